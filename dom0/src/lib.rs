@@ -1,0 +1,2 @@
+//! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
+pub mod host;

@@ -1,0 +1,1 @@
+//! Tests, benches and fuzz targets that cross rooms.
