@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# ci/xen build [c|rust]: the hypervisor only, from a copy of the unpacked source in the cache.
+# XEN_DEBUG=1 builds Xen with its assertions on, beside the ordinary one.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+flavour=${1:-c}
+check_flavour "$flavour"
+need_fetched
+lock_cache
+name=$flavour${XEN_DEBUG:+-debug}
+tree=$cache/build/$name
+log=$cache/build-$name.log
+jobs=${XEN_JOBS:-$(nproc)}
+
+# What the tree was made from; another source or seed means a fresh copy.
+stamp() {
+    { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:-}" "$flavour"; gcc -dumpfullversion; } |
+        sha256sum | cut -d' ' -f1
+}
+
+fresh_tree() {
+    say "copying Xen's source to $tree"
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    cp -a "$cache/xen-source/." "$tree/"
+    cp "$here/xen.config" "$tree/xen/.config"
+    [ -z "${XEN_DEBUG:-}" ] || echo CONFIG_DEBUG=y >>"$tree/xen/.config"
+}
+
+# The Rust hypervisor is the same tree with the crate fitted in; the installer says what it changed and may run again.
+install_rust() {
+    local installer=$root/xen-glue/install
+    [ -x "$installer" ] || die "no xen-glue/install in this checkout: only the C hypervisor can be built"
+    "$installer" "$tree" >>"$log" 2>&1 || die "xen-glue/install refused the tree: see $log"
+}
+
+# A half-built tree has no 'built' file, a half-copied one no 'stamp': both are taken up where that is safe.
+if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$(stamp)" ]; then
+    fresh_tree
+    stamp >"$tree/stamp"
+elif [ "$flavour" = c ] && [ -e "$tree/built" ]; then
+    say "hypervisor $name is up to date"
+    exit 0
+fi
+
+rm -f "$tree/built"
+: >"$log"
+[ "$flavour" = rust ] && install_rust
+say "building hypervisor $name (log: $log)"
+started=$SECONDS
+make -C "$tree/xen" olddefconfig >>"$log" 2>&1 || die "Xen's configuration failed: see $log"
+grep -qx CONFIG_MEM_PAGING=y "$tree/xen/.config" || die "this Xen has no CONFIG_MEM_PAGING: see $tree/xen/.config"
+nice timeout 1800 make -C "$tree/xen" -j"$jobs" >>"$log" 2>&1 || die "Xen does not build: $(grep -m1 -E 'error:|Error [0-9]' "$log" || true) (all of it: $log)"
+[ -s "$tree/xen/xen" ] || die "the build made no hypervisor: see $log"
+touch "$tree/built"
+say "hypervisor $name: $tree/xen/xen, $(stat -c %s "$tree/xen/xen") bytes, $((SECONDS - started)) s"

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# ci/xen clean: builds, images and logs go, downloads stay.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+lock_cache
+rm -rf "$cache/build" "$cache/images" "$cache/runs" "$cache"/build-*.log
+say "removed builds, images and logs from $cache"

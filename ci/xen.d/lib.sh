@@ -1,0 +1,39 @@
+# Shared by every ci/xen script: where things are, and how to fail with one clear line.
+# shellcheck shell=bash
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+cache=${XEN_CACHE:-$root/.cache/xen}
+# A relative XEN_CACHE is relative to where the caller stands; the scripts change directory later.
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
+
+say() { printf 'ci/xen: %s\n' "$*"; }
+die() { printf 'ci/xen: error: %s\n' "$*" >&2; exit 1; }
+
+# Two runs in one cache would unpack and build over each other.
+lock_cache() {
+    mkdir -p "$cache"
+    exec 9>"$cache/lock"
+    flock -w 600 9 || die "another ci/xen works in $cache for 10 minutes now: wait for it or set XEN_CACHE to another place"
+}
+
+need_fetched() {
+    [ -e "$cache/fetched" ] || die "nothing fetched yet in $cache: run 'ci/xen fetch' first"
+}
+
+# Which hypervisor: c (Xen's own mem_paging.c) or rust (the crate in its place).
+check_flavour() {
+    case $1 in c | rust) ;; *) die "unknown hypervisor '$1': say c or rust" ;; esac
+}
+
+# The Debian packages are unpacked into $cache/root, never installed: no conflict with what the machine
+# has, and the same versions everywhere. Its own loader and libraries run its programs.
+debroot() { printf '%s' "$cache/root"; }
+debroot_libs() {
+    local r; r=$(debroot)
+    printf '%s' "$r/lib/x86_64-linux-gnu:$r/usr/lib/x86_64-linux-gnu:$r/usr/lib/xen-4.17/lib/x86_64-linux-gnu"
+}
+debroot_run() {
+    local program=$1; shift
+    "$(debroot)/lib64/ld-linux-x86-64.so.2" --library-path "$(debroot_libs)" "$(debroot)/$program" "$@"
+}

@@ -1,0 +1,16 @@
+# What fetch brings, by name. shellcheck shell=bash disable=SC2034
+
+# Installed on the machine (the compiler and tools that build Xen and the images).
+build_tools=(dpkg-dev gcc make bc bison flex libelf-dev acpica-tools python3 cpio xz-utils lz4 binutils)
+
+# Unpacked privately with everything they depend on: QEMU 7.2 (10.0 loses the PVH guest without a word), and
+# dom0's programs and libraries, with the headers that the dom0 test programs are compiled against.
+rooted=(qemu-system-x86 xen-utils-4.17 xenstore-utils libxen-dev busybox-static)
+
+# Unpacked privately without what they depend on (that would be a whole installer for an initramfs). The
+# versions come from these packages' dependencies.
+kernels=(linux-image-amd64 linux-image-cloud-amd64)
+
+# The source every build starts from. Tried first, so that a tree does not change under our patches because a
+# mirror has caught up; then whatever else apt lists (a mirror drops sources that a newer one replaced).
+xen_source=${XEN_SOURCE_VERSION:-4.17.5+72-g01140da4e8-1}
