@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# ci/xen boot [c|rust] [SCRIPT]: boots Xen and dom0, runs SCRIPT (a shell script) inside dom0, shows the console and
+# exits with the script's status. Without SCRIPT: boots, lists the domains, powers off.
+# XEN_TIMEOUT: seconds allowed (default 300). 124: too slow, 125: Xen or dom0 died.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$here/qemu.sh"
+
+flavour=c
+case ${1:-} in c | rust) flavour=$1; shift ;; esac
+script=${1:-}
+[ -z "$script" ] || [ -r "$script" ] || die "no script '$script' to run in dom0"
+"$here/build.sh" "$flavour"
+"$here/image.sh"
+
+test=$(mktemp -d)
+trap 'rm -rf "$test"' EXIT
+cp "$here/dom0/lib.sh" "$test/lib.sh"
+if [ -n "$script" ]; then cp "$script" "$test/run"; else echo 'xl list; xl info | grep -E "xen_version|virt_caps"' >"$test/run"; fi
+
+log=$(new_run "boot-$flavour")
+say "booting (log: $log)"
+status=0
+qemu_boot "$flavour" "$test" "$log" "${XEN_TIMEOUT:-300}" || status=$?
+case $status in
+    124) die "no end after ${XEN_TIMEOUT:-300} s: see $log" ;;
+    125) die "Xen, dom0 or QEMU died: see $log" ;;
+esac
+say "dom0's script exited with $status after $SECONDS s"
+exit "$status"

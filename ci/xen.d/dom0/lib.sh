@@ -1,0 +1,1 @@
+# Helpers for test scripts inside dom0 (busybox sh).

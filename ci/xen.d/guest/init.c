@@ -1,0 +1,154 @@
+/*
+ * The only program of the test guest. It fills memory with a pattern, then threads go over it again and again:
+ * check every word, write its next value. A page that came back wrong, stale or from somewhere else cannot hold
+ * the word that its address and pass number ask for.
+ *
+ * Parameters, from the kernel's command line (unknown key=value pairs become init's environment):
+ *   mib=N      memory to work on (default 32)
+ *   threads=N  how many threads (default 1), one per vcpu in turn
+ *   share=1    all threads work on every page, on alternate words (else each has its own pages)
+ *   report=N   seconds between progress lines (default 1)
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PAGE_WORDS = 512, MAX_THREADS = 16 };
+
+static uint64_t *area;
+static uint64_t pages;
+static unsigned threads, share, report;
+static pthread_barrier_t barrier;
+static struct { uint64_t bad, worst_ns, first_bad; char pad[40]; } result[MAX_THREADS];
+
+static uint64_t expected(uint64_t word, uint64_t pass)
+{
+    uint64_t x = (word + 1) * 0x9e3779b97f4a7c15u + pass * 0xbf58476d1ce4e5b9u;
+    x ^= x >> 29;
+    return x * 0x94d049bb133111ebu;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static unsigned long number(const char *name, unsigned long otherwise)
+{
+    const char *s = getenv(name);
+    return s && *s ? strtoul(s, NULL, 10) : otherwise;
+}
+
+static void one_pass(unsigned me, uint64_t pass)
+{
+    uint64_t first = share ? 0 : pages * me / threads, end = share ? pages : pages * (me + 1) / threads;
+    unsigned step = share ? threads : 1, start = share ? me : 0;
+
+    for (uint64_t p = first; p < end; p++) {
+        volatile uint64_t *page = area + p * PAGE_WORDS;
+        uint64_t began = now_ns(), took;
+
+        for (unsigned w = start; w < PAGE_WORDS; w += step) {
+            uint64_t word = p * PAGE_WORDS + w;
+            if (page[w] != expected(word, pass)) {
+                if (!result[me].bad++)
+                    result[me].first_bad = word;
+            }
+            page[w] = expected(word, pass + 1);
+        }
+        took = now_ns() - began;
+        if (took > result[me].worst_ns)
+            result[me].worst_ns = took;
+    }
+}
+
+static void *worker(void *arg)
+{
+    unsigned me = (unsigned)(uintptr_t)arg;
+    uint64_t last = now_ns();
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    CPU_SET(me % (unsigned)sysconf(_SC_NPROCESSORS_ONLN), &set);
+    sched_setaffinity(0, sizeof set, &set);
+    for (uint64_t pass = 0;; pass++) {
+        one_pass(me, pass);
+        pthread_barrier_wait(&barrier);
+        if (me == 0 && (pass == 0 || now_ns() - last >= report * 1000000000ull)) {
+            uint64_t bad = 0, worst = 0, first = 0;
+            for (unsigned t = 0; t < threads; t++) {
+                if (result[t].bad && !bad)
+                    first = result[t].first_bad;
+                bad += result[t].bad;
+                if (result[t].worst_ns > worst)
+                    worst = result[t].worst_ns;
+                result[t].worst_ns = 0;
+            }
+            printf("pattern pass %llu bad %llu worst_us %llu", (unsigned long long)pass + 1,
+                   (unsigned long long)bad, (unsigned long long)worst / 1000);
+            if (bad)
+                printf(" first_bad_word %llu", (unsigned long long)first);
+            printf("\n");
+            last = now_ns();
+        }
+        pthread_barrier_wait(&barrier);
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv)
+{
+    pthread_t thread[MAX_THREADS];
+    size_t bytes;
+    int console;
+
+    (void)argc;
+    /* The kernel runs /sbin/poweroff when dom0 asks for a shutdown. */
+    if (strstr(argv[0], "poweroff")) {
+        reboot(RB_POWER_OFF);
+        return 1;
+    }
+    mount("dev", "/dev", "devtmpfs", 0, NULL);
+    if ((console = open("/dev/console", O_RDWR)) >= 0) {
+        dup2(console, 1);
+        dup2(console, 2);
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+
+    threads = number("threads", 1);
+    if (threads < 1 || threads > MAX_THREADS)
+        threads = 1;
+    share = number("share", 0);
+    report = number("report", 1);
+    bytes = number("mib", 32) << 20;
+    pages = bytes / (PAGE_WORDS * sizeof *area);
+    area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (area == MAP_FAILED) {
+        printf("pattern error: no %zu bytes\n", bytes);
+        pause();
+    }
+    for (uint64_t w = 0; w < pages * PAGE_WORDS; w++)
+        area[w] = expected(w, 0);
+    printf("pattern filled %zu MiB, %u threads%s\n", bytes >> 20, threads, share ? ", shared pages" : "");
+
+    pthread_barrier_init(&barrier, NULL, threads);
+    for (unsigned t = 1; t < threads; t++)
+        if (pthread_create(&thread[t], NULL, worker, (void *)(uintptr_t)t)) {
+            printf("pattern error: no thread %u\n", t);
+            pause();
+        }
+    worker(0);
+    return 0;
+}

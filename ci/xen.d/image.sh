@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Makes dom0's initramfs and kernel, and the guest's, in $cache/images. Rebuilt when a package, a source or a script
+# changed. Needs no root: device nodes come from devtmpfs inside.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+need_fetched
+lock_cache
+
+images=$cache/images
+modules=(xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc)
+programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx} usr/bin/xenstore)
+
+stamp() {
+    { cat "$cache/fetched" "$cache/source-version"
+      find "$here/guest" "$here/dom0" "$here/image.sh" "$here/packages.sh" -type f -print0 | sort -z | xargs -0 sha256sum; } |
+        sha256sum | cut -d' ' -f1
+}
+
+kernel_of() {
+    local kernel
+    for kernel in "$(debroot)"/boot/vmlinuz-*; do
+        # Debian's cloud kernel is built without dom0 support.
+        case $1:$kernel in
+            cloud:*-cloud-amd64) printf '%s' "$kernel"; return ;;
+            dom0:*-cloud-amd64) ;;
+            dom0:*-amd64) printf '%s' "$kernel"; return ;;
+        esac
+    done
+    die "no $1 kernel in $(debroot)/boot: remove $cache/fetched and run 'ci/xen fetch'"
+}
+
+# A bzImage's payload, unpacked: dom0 boots seconds sooner under emulation when it need not unpack itself.
+extract_kernel() {
+    local from=$1 to=$2 sects offset length magic
+    number_at() { od -An -j"$1" -N"$2" -tu"$2" "$from" | tr -d ' '; }
+    sects=$(number_at 497 1) offset=$(number_at 584 4) length=$(number_at 588 4)
+    # The last 4 bytes are the unpacked size, not part of the stream.
+    head -c $(((sects + 1) * 512 + offset + length - 4)) "$from" | tail -c $((length - 4)) >"$to.packed"
+    magic=$(od -An -N4 -tx1 "$to.packed" | tr -d ' ')
+    case $magic in
+        02214c18) lz4 -q -d -f "$to.packed" "$to" ;;
+        fd377a58) xz -dc --single-stream <"$to.packed" >"$to" ;;
+        1f8b*) gzip -dc <"$to.packed" >"$to" ;;
+        28b52ffd) zstd -q -d -f "$to.packed" -o "$to" ;;
+        *) die "cannot tell how $from is compressed (magic $magic)" ;;
+    esac
+    rm -f "$to.packed"
+    [ "$(head -c 4 "$to" | tail -c 3)" = ELF ] || die "$from holds no ELF kernel"
+}
+
+pack() { (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0) >"$2"; }
+
+# Puts the libraries that the programs name (and those that these name) into the image.
+copy_libraries() {
+    local dir=$1 lib; shift
+    mkdir -p "$dir/lib64" "$dir/lib"
+    cp "$(debroot)/lib64/ld-linux-x86-64.so.2" "$dir/lib64/"
+    local program
+    for program in "$@"; do
+        "$(debroot)/lib64/ld-linux-x86-64.so.2" --library-path "$(debroot_libs)" --list "$program" |
+            awk '$2 == "=>" { print $3 }'
+    done | sort -u | while read -r lib; do
+        [ -e "$lib" ] || die "a library is missing: $lib"
+        cp -L "$lib" "$dir/lib/"
+    done
+    # xl cancels threads, for which glibc loads this by name.
+    cp -L "$(debroot)/lib/x86_64-linux-gnu/libgcc_s.so.1" "$dir/lib/"
+}
+
+build_guest() {
+    local dir=$images/guest
+    mkdir -p "$dir/sbin" "$dir/dev"
+    gcc -static -O2 -Wall -Wextra -pthread -o "$dir/init" "$here/guest/init.c" || die "the guest's program does not compile"
+    strip "$dir/init"
+    ln "$dir/init" "$dir/sbin/poweroff"
+    pack "$dir" "$images/guest.cpio"
+}
+
+# Programs of ours that run in dom0: against the packaged headers and libraries, not the machine's.
+compile_dom0() {
+    local out=$1 source name flags
+    local lib; lib=$(debroot)/usr/lib/x86_64-linux-gnu
+    for source in "$here"/dom0/*.c; do
+        [ -e "$source" ] || continue
+        name=$(basename "$source" .c)
+        flags=(-O2 -Wall -Wextra -I"$(debroot)/usr/include" -L"$lib" -Wl,-rpath-link,"$lib:$(debroot)/lib/x86_64-linux-gnu")
+        case $name in
+            *-preload) gcc "${flags[@]}" -shared -fPIC -o "$out/lib/$name.so" "$source" -ldl ;;
+            *) gcc "${flags[@]}" -o "$out/bin/$name" "$source" -lxenctrl -lxenevtchn -lxenforeignmemory -lxencall -lxentoollog ;;
+        esac || die "dom0 program $name does not compile"
+    done
+}
+
+build_dom0() {
+    local dir=$images/dom0 m p
+    mkdir -p "$dir"/{bin,usr/bin,lib,modules,guest,test,etc/xen,proc,sys,dev,tmp,var,run/{xen,lock,xenstored}} \
+        "$dir"/var/{lib/{xen,xenstored},log/xen/console}
+    ln -s ../run "$dir/var/run"
+    ln -s ../run/lock "$dir/var/lock"
+    cp "$(debroot)/bin/busybox" "$dir/bin/busybox"
+    for p in "${programs[@]}"; do cp -L "$(debroot)/$p" "$dir/usr/bin/"; done
+    for p in read write ls list exists rm; do ln -s xenstore "$dir/usr/bin/xenstore-$p"; done
+    for m in "${modules[@]}"; do
+        p=$(find "$(debroot)/lib/modules" -path '*-amd64/*' ! -path '*cloud*' -name "$m.ko" -print -quit)
+        [ -n "$p" ] || die "the dom0 kernel package has no module $m"
+        cp "$p" "$dir/modules/"
+    done
+    echo 'autoballoon="off"' >"$dir/etc/xen/xl.conf"
+    cp "$here/dom0/init" "$dir/init"
+    chmod 755 "$dir/init"
+    [ ! -e "$here/dom0/lib.sh" ] || cp "$here/dom0/lib.sh" "$dir/test/lib.sh"
+    cp "$images/guest.cpio" "$(kernel_of cloud)" "$dir/guest/"
+    mv "$dir"/guest/vmlinuz-* "$dir/guest/vmlinuz"
+    compile_dom0 "$dir"
+    copy_libraries "$dir" "$dir"/usr/bin/* $(find "$dir/bin" -type f ! -name busybox)
+    pack "$dir" "$images/dom0.cpio"
+}
+
+if [ "$(cat "$images/stamp" 2>/dev/null)" = "$(stamp)" ]; then exit 0; fi
+say "building dom0's and the guest's images"
+rm -rf "$images"
+mkdir -p "$images"
+build_guest
+extract_kernel "$(kernel_of dom0)" "$images/vmlinux"
+build_dom0
+rm -rf "$images/guest" "$images/dom0"
+stamp >"$images/stamp"
