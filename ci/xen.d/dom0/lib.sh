@@ -1,1 +1,100 @@
-# Helpers for test scripts inside dom0 (busybox sh).
+# Helpers for test scripts inside dom0 (busybox sh). Every wait has a deadline; a test that fails says why on one line.
+
+bad() {
+    echo "reason: $*"
+    for log in /var/log/xen/console/guest-*.log; do
+        [ -e "$log" ] && { echo "end of $log:"; tail -n 6 "$log"; }
+    done
+    for log in /tmp/pager-*.log; do
+        [ -s "$log" ] && { echo "end of $log:"; tail -n 4 "$log"; }
+    done
+    exit 1
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+    local end=$(($(cut -d. -f1 /proc/uptime) + $1)); shift
+    until "$@"; do
+        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || return 1
+        sleep 0.2
+    done
+}
+
+# guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
+# The guest keeps to CPU 1 (ci/xen.d/qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
+guest_create() {
+    local name=$1 mib=$2 vcpus=$3 parameters=$4; shift 4
+    cat >"/tmp/$name.cfg" <<CFG
+type="pvh"
+name="$name"
+kernel="/guest/vmlinuz"
+ramdisk="/guest/guest.cpio"
+cmdline="console=hvc0 earlyprintk=xen loglevel=4 nokaslr mitigations=off $parameters"
+memory=$mib
+maxmem=$mib
+vcpus=$vcpus
+cpus="1"
+tsc_mode="native"
+on_crash="preserve"
+on_poweroff="destroy"
+CFG
+    rm -f "/var/log/xen/console/guest-$name.log"
+    xl create "$@" "/tmp/$name.cfg" >/tmp/create.log 2>&1 || { cat /tmp/create.log; bad "cannot create guest $name"; }
+    domid=$(xl domid "$name")
+}
+
+guest_log() { cat "/var/log/xen/console/guest-$1.log" 2>/dev/null | tr -d '\r'; }
+guest_filled() { guest_log "$1" | grep -q '^pattern filled'; }
+# The last number after a word in the guest's last progress line.
+guest_number() { guest_log "$1" | sed -n "s/^pattern pass.* *$2 \([0-9]*\).*/\1/p" | tail -n 1; }
+guest_pass() { local n; n=$(guest_log "$1" | sed -n 's/^pattern pass \([0-9]*\) .*/\1/p' | tail -n 1); echo "${n:-0}"; }
+guest_lost() { guest_log "$1" | grep -E 'Kernel panic|BUG:|kernel BUG|Oops'; }
+past_pass() { [ "$(guest_pass "$1")" -ge "$2" ]; }
+
+# guest_passes NAME N SECONDS: N more passes over all its memory, none of them with a wrong word.
+guest_passes() {
+    local goal=$(($(guest_pass "$1") + $2))
+    wait_for "$3" past_pass "$1" "$goal" || bad "guest $1 stood still: pass $(guest_pass "$1"), wanted $goal within $3 s"
+    guest_intact "$1"
+}
+guest_intact() {
+    ! guest_lost "$1" >/dev/null || bad "guest $1 died: $(guest_lost "$1" | head -n 1)"
+    ! guest_log "$1" | grep -E '^pattern (pass.* bad [1-9]|error)' || bad "guest $1 found wrong words"
+}
+guest_ready() { wait_for "${2:-60}" guest_filled "$1" || bad "guest $1 did not come up"; }
+
+# Numbers of a domain: tot_pages paged_pages max_pages flags.
+pages() { set -- $(dominfo "$1"); echo "${1:-0}"; }
+paged() { set -- $(dominfo "$1"); echo "${2:-0}"; }
+paged_at_least() { [ "$(paged "$1")" -ge "$2" ]; }
+paged_at_most() { [ "$(paged "$1")" -le "$2" ]; }
+
+target() { xenstore-write "/local/domain/$1/memory/target-tot_pages" "$2"; }
+
+# pager_start NAME DOMID [fixed]: Debian's pager; "fixed" fills in the response fields that it forgets. Sets $pager.
+pager_start() {
+    local preload=''
+    [ "${3:-}" != fixed ] || preload=/lib/respond-preload.so
+    LD_PRELOAD=$preload xenpaging -d "$2" -f "/tmp/pagefile-$1" >"/tmp/pager-$1.log" 2>&1 &
+    pager=$!
+    echo "$pager" >>/tmp/pagers
+}
+pager_gone() { ! kill -0 "$pager" 2>/dev/null; }
+
+# SIGTERM: everything comes back, exit 0.
+pager_stop() {
+    kill -TERM "$pager" || bad "the pager is not there any more"
+    wait_for "$1" pager_gone || bad "the pager did not end within $1 s of SIGTERM, $(paged "$domid") pages still out"
+    wait "$pager"
+    local status=$?
+    [ $status = 0 ] || bad "the pager exited with $status"
+    [ "$(paged "$domid")" = 0 ] || bad "the pager ended with $(paged "$domid") pages still out"
+}
+
+# What a test leaves behind goes, whatever state it is in.
+clean_up() {
+    for p in $(cat /tmp/pagers 2>/dev/null); do kill -9 "$p" 2>/dev/null; done
+    for d in $(xl list 2>/dev/null | awk 'NR > 2 { print $2 }'); do xl destroy "$d" >/dev/null 2>&1; done
+    for d in $(dominfo all); do domkill "$d"; done
+    rm -rf /tmp/pagefile-* /tmp/pager* /tmp/*.cfg /var/log/xen/console/*
+}

@@ -1,0 +1,13 @@
+# Two vcpus fault at once, both on every page (alternate words): pattern intact, exit 0.
+# deadline: 300
+guest_create c 96 2 "mib=32 threads=2 share=1"
+guest_ready c
+guest_passes c 2 60
+target "$domid" 65536
+pager_start c "$domid" fixed
+wait_for 60 paged_at_least "$domid" 6000 || bad "only $(paged "$domid") pages went out in 60 s"
+guest_passes c 2 120
+target "$domid" 98304
+pager_stop 60
+guest_passes c 3 60
+echo "note: $(grep responses /tmp/pager-c.log | tail -n 1), guest intact at pass $(guest_pass c)"
