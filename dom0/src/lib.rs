@@ -1,2 +1,4 @@
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
+pub mod core;
 pub mod host;
+pub mod store;

@@ -1,0 +1,258 @@
+//! What goes into the core and what comes out: the seam between it and a shell.
+
+use p2m_paging::ring::abi::{Request, Response};
+use p2m_paging::{Errno, Gfn};
+
+use crate::store::{Slot, StoreError};
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Requests that came off the ring, in order. The shell takes no more at a time than
+    /// [`Pager::room`](super::Pager::room); each is answered by one [`Action::Respond`].
+    Requests(&'a [Request]),
+    /// A batch that [`Action::Run`] gave out comes back, each page's outcome set.
+    Done(Batch),
+    /// How many pages the guest is to have resident (`memory/target-tot_pages`). Below zero or
+    /// above the maximum means the maximum: nothing is to be out (row B1).
+    Target(i64),
+    /// How many pages the hypervisor counts as resident now (`tot_pages`), so that a guest that
+    /// balloons is not paged out for memory it already gave back (row B10).
+    Resident(u64),
+    /// Some time passed: a shell sends this about ten times a second. Whatever failed for want of
+    /// memory, room or a readable page is tried again.
+    Tick,
+    /// Bring everything back, then [`Action::Finished`] (row B3).
+    Stop,
+    /// The guest is gone: nothing is worth doing any more.
+    DomainGone,
+}
+
+/// What a shell is to do, in the order given.
+#[derive(Debug)]
+pub enum Action {
+    /// Do [`Batch::step`] to every page of the batch, set the outcomes, and hand the batch back with
+    /// [`Event::Done`], whatever happened. Batches may run at the same time and end in any order.
+    Run(Batch),
+    /// Put this answer on the ring. One notification after all answers of a call is enough.
+    Respond(Response),
+    /// The slot's contents are not needed any more ([`PageStore::free`]). To be done before any
+    /// later [`Action::Run`], which may write the same slot.
+    ///
+    /// [`PageStore::free`]: crate::store::PageStore::free
+    Free(Slot),
+    /// For the log.
+    Report(Report),
+    /// After [`Event::Stop`] or [`Event::DomainGone`]: no batch is under way, nothing more will come.
+    Finished(Summary),
+}
+
+/// What to do to the pages of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Hypervisor: nominate (`ram_rw → paging_out`). An error leaves the page as it was.
+    Nominate,
+    /// Map each frame, write it to its slot, unmap. Nothing may stay mapped: a user makes the evict
+    /// fail. A frame that cannot be mapped fails alone ([`PageError::Unmapped`]); mapping is retried
+    /// per frame, because the whole call may succeed and single frames not.
+    Save,
+    /// Hypervisor: evict (`paging_out → paged`).
+    Evict,
+    /// The page was nominated and stays: let the hypervisor take it home. Touching it (mapping it as
+    /// a foreign page) makes Xen ask for it, and the answer to that request brings it home. A page
+    /// that is home already is no error.
+    Restore,
+    /// Read each slot into the page's buffer.
+    Load,
+    /// Hypervisor: prep with the page's buffer (`paged | paging_in_start → ram_rw`). Many of these
+    /// pages may not have been asked for.
+    Prep,
+}
+
+/// What a batch is for. A shell with several batches to run takes the lanes in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Somebody waits for these pages.
+    Demand,
+    /// Pages coming back ahead of need (row B4).
+    Ahead,
+    /// Pages going out (row B5).
+    Out,
+}
+
+/// Many pages to which the same thing is done.
+///
+/// It goes out in an action and comes back in an event; the core keeps no second copy, and it
+/// cannot be cloned, so that a batch ends exactly once.
+#[derive(Debug)]
+#[must_use = "a batch has to come back with Event::Done"]
+pub struct Batch {
+    pub(super) index: usize,
+    pub(super) lane: Lane,
+    pub(super) step: Step,
+    pub(super) pages: Vec<Page>,
+}
+
+impl Batch {
+    /// Which set of buffers belongs to it: below [`Pager::batches`](super::Pager::batches), and no
+    /// two batches under way have the same. The set is the same one from Load to Prep.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What it is for.
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// What is to be done.
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// The pages.
+    pub fn pages(&self) -> &[Page] {
+        &self.pages
+    }
+
+    /// The pages, to set their outcomes.
+    pub fn pages_mut(&mut self) -> &mut [Page] {
+        &mut self.pages
+    }
+}
+
+/// One page of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub(super) gfn: Gfn,
+    pub(super) slot: Slot,
+    pub(super) buffer: usize,
+    /// Set by the shell. [`PageError::NotDone`] when the batch goes out.
+    pub outcome: Result<(), PageError>,
+}
+
+impl Page {
+    /// Which page of the guest.
+    pub fn gfn(&self) -> Gfn {
+        self.gfn
+    }
+
+    /// Its place in the store.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Which buffer of the batch's set is its own, from Load to Prep. Not its place in the batch: pages
+    /// that fail in between leave gaps.
+    pub fn buffer(&self) -> usize {
+        self.buffer
+    }
+}
+
+/// Why a step did not work for one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// The hypervisor refused.
+    #[error("refused: {0}")]
+    Refused(Errno),
+    /// The frame could not be mapped.
+    #[error("not mapped: {0}")]
+    Unmapped(Errno),
+    /// The store could not write or read it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The shell did not get to it.
+    #[error("not done")]
+    NotDone,
+}
+
+/// Something an operator wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Report {
+    /// Page-out goes no further until there is room. Said once until it goes on.
+    #[error("the page store is full with {pages_out} pages out: page-out waits for room")]
+    StoreFull {
+        /// Pages out at that moment.
+        pages_out: u64,
+    },
+    /// The store cannot write; the page stayed in the guest. Said once until it goes on.
+    #[error("{gfn} cannot be saved, page-out waits: {error}")]
+    StoreFailed {
+        /// The first page it happened to.
+        gfn: Gfn,
+        /// What happened.
+        error: StoreError,
+    },
+    /// The store takes pages again.
+    #[error("the page store takes pages again")]
+    StoreBack,
+    /// A page did not read back. It is not given to the guest; its slot is kept.
+    #[error("{gfn} cannot be read back ({error}), attempt {attempt}")]
+    Unreadable {
+        /// The page.
+        gfn: Gfn,
+        /// What happened.
+        error: PageError,
+        /// 1 for the first.
+        attempt: u32,
+    },
+    /// A page could not be given to the guest, though it was read. It is tried again.
+    #[error("{gfn} cannot be brought in now: {error}")]
+    Delayed {
+        /// The page.
+        gfn: Gfn,
+        /// What happened.
+        error: PageError,
+    },
+    /// A nominated page could not be restored: the guest's next write to it needs a pager.
+    #[error("{gfn} stays nominated: {error}")]
+    StaysNominated {
+        /// The page.
+        gfn: Gfn,
+        /// What happened.
+        error: PageError,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// False if the guest was gone.
+    pub domain_alive: bool,
+    /// Pages still out because they cannot be read; [`Pager::unreadable`](super::Pager::unreadable)
+    /// names them. While there are any, paging must stay enabled and the pagefile be kept.
+    pub unreadable_pages: u64,
+    /// Pages that stayed nominated.
+    pub nominated_pages: u64,
+}
+
+/// The actions of one [`Pager::handle`](super::Pager::handle), in the order to do them.
+///
+/// One is made at the start and used for ever, so that handling a fault allocates nothing.
+#[derive(Debug)]
+pub struct Actions {
+    list: Vec<Action>,
+}
+
+impl Actions {
+    /// With room for `capacity` actions before it has to grow.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            list: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// Takes the actions out, in order.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Action> {
+        self.list.drain(..)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn push(&mut self, action: Action) {
+        self.list.push(action);
+    }
+}

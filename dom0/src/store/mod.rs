@@ -1,0 +1,98 @@
+//! Where pages are kept while they are out (row B2).
+//!
+//! A store knows slots and bytes, nothing of guests: which page lies in which slot is the business
+//! of the [core](crate::core). What must hold: a page that was written without an error is read
+//! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
+
+use p2m_paging::PAGE_SIZE;
+
+/// A place for one page. Slots are handed out lowest first, so a store sees them densely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// Byte offset in a file that holds nothing but slots.
+    pub const fn offset_bytes(self) -> u64 {
+        self.0 as u64 * PAGE_SIZE as u64
+    }
+}
+
+/// The bytes of one page, aligned as a page.
+#[derive(Clone, Copy)]
+#[repr(C, align(4096))]
+pub struct PageBuf(pub [u8; PAGE_SIZE]);
+
+impl PageBuf {
+    /// All zeros.
+    pub const ZERO: Self = Self([0; PAGE_SIZE]);
+}
+
+/// Why one page could not be written, or is not to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No room for another page (ENOSPC, EDQUOT, EFBIG, or the limit of the store).
+    #[error("the store is full")]
+    Full,
+    /// The device or the file system refused; `errno` is Linux's.
+    #[error("input/output error {errno} on slot {}", slot.0)]
+    Io {
+        /// The slot.
+        slot: Slot,
+        /// Linux's number.
+        errno: i32,
+    },
+    /// The file ends before the end of the slot, or a write stopped short for good.
+    #[error("only {bytes} bytes of slot {}", slot.0)]
+    Short {
+        /// The slot.
+        slot: Slot,
+        /// How much of it was there.
+        bytes: usize,
+    },
+    /// The bytes are not those that were written.
+    #[error("checksum of slot {} is {found:#08x}, not {expected:#08x}", slot.0)]
+    Corrupt {
+        /// The slot.
+        slot: Slot,
+        /// As remembered from the write.
+        expected: u32,
+        /// As computed from what was read.
+        found: u32,
+    },
+    /// Nothing was ever written there, or it was freed.
+    #[error("slot {} holds no page", slot.0)]
+    Empty {
+        /// The slot.
+        slot: Slot,
+    },
+}
+
+/// What became of one page.
+pub type Outcome = Result<(), StoreError>;
+
+/// Copies the contents of the n-th page of a write into a buffer.
+///
+/// A guest may change a frame while it is copied; whoever implements this copies in a way that
+/// allows for that. The store calls it once per page and works on the copy alone, so that what it
+/// checksums is what it writes.
+pub type Fill<'a> = dyn FnMut(usize, &mut PageBuf) + 'a;
+
+/// Keeps pages by slot.
+///
+/// `slots`, `pages` and `outcomes` of one call have the same length; entry n of each belongs to page
+/// n. Each entry of `outcomes` is set by the call. Errors are per page: one bad page does not fail
+/// its neighbours.
+pub trait PageStore: Send {
+    /// Writes many pages. A slot that held a page before holds the new one or, after an error, none.
+    fn write(&mut self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]);
+
+    /// Reads many pages. After an error the buffer's contents mean nothing.
+    fn read(&mut self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]);
+
+    /// Forgets a page. Freeing a slot that holds none does nothing.
+    fn free(&mut self, slot: Slot);
+
+    /// Brings everything written so far onto the device, if there is one.
+    fn flush(&mut self) -> Outcome;
+}
