@@ -1,0 +1,164 @@
+//! What a nested page fault says, and what paging does about it (row A7).
+//!
+//! Intel reports an EPT violation with an exit qualification, AMD a nested page fault with an error
+//! code. Both come down to an [`Access`] to a gfn; [`decide`] looks at the gfn's type.
+
+use bitflags::bitflags;
+
+use crate::p2m::{Access, P2mType};
+
+bitflags! {
+    /// Exit qualification of an EPT violation (Intel SDM vol. 3, table 28-7).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ExitQualification: u64 {
+        /// The access was a data read.
+        const READ = 1 << 0;
+        /// The access was a data write.
+        const WRITE = 1 << 1;
+        /// The access was an instruction fetch.
+        const FETCH = 1 << 2;
+        /// The entry allowed reads.
+        const ENTRY_READ = 1 << 3;
+        /// The entry allowed writes.
+        const ENTRY_WRITE = 1 << 4;
+        /// The entry allowed fetches.
+        const ENTRY_EXECUTE = 1 << 5;
+        /// The guest linear address field is valid.
+        const LINEAR_VALID = 1 << 7;
+        /// The violation was at the translation of that linear address, not at a page walk.
+        const LINEAR_FINAL = 1 << 8;
+        const _ = !0;
+    }
+
+    /// Error code of an AMD nested page fault, EXITINFO1 (AMD APM vol. 2, 15.25.6).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct NpfErrorCode: u64 {
+        /// The nested entry was present.
+        const PRESENT = 1 << 0;
+        /// The access was a write.
+        const WRITE = 1 << 1;
+        /// The access was made in user mode; always set for nested walks.
+        const USER = 1 << 2;
+        /// A reserved bit was set in the nested entry.
+        const RESERVED = 1 << 3;
+        /// The access was an instruction fetch.
+        const FETCH = 1 << 4;
+        /// The fault was at the final translation.
+        const FINAL = 1 << 32;
+        /// The fault was at a walk of the guest's page tables.
+        const GUEST_WALK = 1 << 33;
+        const _ = !0;
+    }
+}
+
+impl ExitQualification {
+    /// What the guest wanted. Hardware may report a read-modify-write as a write alone; it reads too.
+    pub fn access(self) -> Access {
+        let mut access = Access::empty();
+        access.set(Access::READ, self.intersects(Self::READ | Self::WRITE));
+        access.set(Access::WRITE, self.contains(Self::WRITE));
+        access.set(Access::FETCH, self.contains(Self::FETCH));
+        access
+    }
+
+    /// Whether the guest's own translation was done, so that the linear address names the page.
+    pub fn has_linear_address(self) -> bool {
+        self.contains(Self::LINEAR_VALID)
+    }
+}
+
+impl NpfErrorCode {
+    /// What the guest wanted. What is no fetch is a read at least.
+    pub fn access(self) -> Access {
+        let mut access = Access::empty();
+        access.set(Access::READ, !self.contains(Self::FETCH));
+        access.set(Access::WRITE, self.contains(Self::WRITE));
+        access.set(Access::FETCH, self.contains(Self::FETCH));
+        access
+    }
+}
+
+/// What to do about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Not paging's business.
+    NotOurs,
+    /// The entry allows the access by now: run the instruction again.
+    Retry,
+    /// Ask the pager for the page, and wait for it.
+    PopulateAndPause,
+    /// The pager has been asked: wait for the same answer.
+    Pause,
+}
+
+/// Decides on an access to a gfn of this type.
+pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
+    let Some(allowed) = p2mt.paging_access() else {
+        return Decision::NotOurs;
+    };
+    if allowed.contains(access) {
+        return Decision::Retry;
+    }
+    match p2mt {
+        P2mType::RamPagingInStart | P2mType::RamPagingIn => Decision::Pause,
+        _ => Decision::PopulateAndPause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ept_violation_says_what_was_wanted() {
+        let read = ExitQualification::READ | ExitQualification::LINEAR_VALID;
+        assert_eq!(read.access(), Access::READ);
+        assert!(read.has_linear_address());
+        let write = ExitQualification::WRITE | ExitQualification::ENTRY_READ;
+        assert_eq!(write.access(), Access::READ | Access::WRITE);
+        assert_eq!(ExitQualification::FETCH.access(), Access::FETCH);
+        assert_eq!(
+            ExitQualification::from_bits_retain(1 << 63).access(),
+            Access::empty()
+        );
+    }
+
+    #[test]
+    fn a_nested_page_fault_says_what_was_wanted() {
+        let user = NpfErrorCode::USER | NpfErrorCode::FINAL;
+        assert_eq!(user.access(), Access::READ);
+        assert_eq!(
+            (user | NpfErrorCode::WRITE).access(),
+            Access::READ | Access::WRITE
+        );
+        assert_eq!((user | NpfErrorCode::FETCH).access(), Access::FETCH);
+    }
+
+    /// Row A7, whole: every type of paging with every access.
+    #[test]
+    fn a7_decisions() {
+        use Decision::{NotOurs, Pause, PopulateAndPause, Retry};
+        let (r, w, x) = (Access::READ, Access::READ | Access::WRITE, Access::FETCH);
+        let expected = [
+            (P2mType::RamRw, [NotOurs, NotOurs, NotOurs]),
+            // Defect 2: in C a mere read of a nominated page goes to the pager.
+            (P2mType::RamPagingOut, [Retry, PopulateAndPause, Retry]),
+            (
+                P2mType::RamPaged,
+                [PopulateAndPause, PopulateAndPause, PopulateAndPause],
+            ),
+            // Defect 3: in C a vcpu that faults on a page in flight spins.
+            (P2mType::RamPagingInStart, [Pause, Pause, Pause]),
+            (P2mType::RamPagingIn, [Pause, Pause, Pause]),
+            (P2mType::MmioDm, [NotOurs, NotOurs, NotOurs]),
+            (P2mType::RamShared, [NotOurs, NotOurs, NotOurs]),
+        ];
+        for (t, decisions) in expected {
+            assert_eq!(
+                [r, w, x].map(|access| decide(t, access)),
+                decisions,
+                "{t:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! A p2m entry under the lock, with its state in its type.
+//!
+//! [`lookup`] reads the runtime type once and yields a [`Slot`] of the matching state. A transition
+//! consumes the slot and yields the next one; on refusal the caller gets the slot back unchanged.
+//! Transitions that do not exist do not compile. A slot borrows the locked p2m, so it cannot
+//! outlive the lock, and no second slot can exist beside it.
+
+use static_assertions::assert_not_impl_any;
+
+use super::types::P2mType;
+use crate::errno::Errno;
+use crate::frame::{Gfn, Mfn};
+use crate::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+
+/// One gfn in state `S`, under the p2m lock.
+#[derive(Debug)]
+pub struct Slot<'g, M, S> {
+    p2m: &'g mut M,
+    gfn: Gfn,
+    state: S,
+}
+
+/// Ordinary memory, home (`ram_rw`, or log-dirty).
+#[derive(Debug)]
+pub struct Ram {
+    mfn: Mfn,
+}
+
+/// Nominated: the pager copies it out.
+#[derive(Debug)]
+pub struct PagingOut {
+    mfn: Mfn,
+}
+
+/// Out.
+#[derive(Debug)]
+pub struct Paged;
+
+/// Asked for (`paging_in_start`). Populated after a mere nomination, it still has its frame.
+#[derive(Debug)]
+pub struct InFlight {
+    mfn: Option<Mfn>,
+}
+
+/// Has a frame again; the pager fills it and answers.
+#[derive(Debug)]
+pub struct PagingIn {
+    mfn: Mfn,
+}
+
+assert_not_impl_any!(Slot<'static, (), Paged>: Clone, Copy);
+
+/// What a gfn was found to be.
+#[derive(Debug)]
+pub enum Found<'g, M> {
+    /// Pageable memory with a valid frame.
+    Ram(Slot<'g, M, Ram>),
+    /// Nominated.
+    PagingOut(Slot<'g, M, PagingOut>),
+    /// Out.
+    Paged(Slot<'g, M, Paged>),
+    /// Asked for.
+    InFlight(Slot<'g, M, InFlight>),
+    /// Allocated for the way in.
+    PagingIn(Slot<'g, M, PagingIn>),
+    /// None of paging's business, or an entry that contradicts itself (a type that needs a frame,
+    /// without one).
+    Other(Entry),
+}
+
+/// Reads a gfn's entry.
+pub fn lookup<M: P2m>(p2m: &mut M, gfn: Gfn) -> Found<'_, M> {
+    let entry = p2m.get(gfn);
+    match (entry.p2mt, entry.mfn) {
+        (t, Some(mfn)) if t.is_pageable() => Found::Ram(Slot {
+            p2m,
+            gfn,
+            state: Ram { mfn },
+        }),
+        (P2mType::RamPagingOut, Some(mfn)) => Found::PagingOut(Slot {
+            p2m,
+            gfn,
+            state: PagingOut { mfn },
+        }),
+        (P2mType::RamPaged, _) => Found::Paged(Slot {
+            p2m,
+            gfn,
+            state: Paged,
+        }),
+        (P2mType::RamPagingInStart, mfn) => Found::InFlight(Slot {
+            p2m,
+            gfn,
+            state: InFlight { mfn },
+        }),
+        (P2mType::RamPagingIn, Some(mfn)) => Found::PagingIn(Slot {
+            p2m,
+            gfn,
+            state: PagingIn { mfn },
+        }),
+        _ => Found::Other(entry),
+    }
+}
+
+/// A change that CPUs may not have seen yet, and the frame that must not be freed before they have.
+#[must_use = "the flush is owed, and the frame with it is only freed after it"]
+#[derive(Debug)]
+pub struct FlushOwed<F>(Option<F>);
+
+/// A slot in its next state, or the refused slot with the reason.
+pub type Moved<'g, M, To, From, E> = Result<Slot<'g, M, To>, (Slot<'g, M, From>, E)>;
+
+/// A slot in its next state and what is owed for it, or the refused slot with the reason.
+pub type MovedOwing<'g, M, To, From, E> =
+    Result<(Slot<'g, M, To>, FlushOwed<<M as P2m>::Frame>), (Slot<'g, M, From>, E)>;
+
+impl<'g, M: P2m, S> Slot<'g, M, S> {
+    /// The page.
+    pub fn gfn(&self) -> Gfn {
+        self.gfn
+    }
+
+    fn to<T>(self, state: T) -> Slot<'g, M, T> {
+        Slot {
+            p2m: self.p2m,
+            gfn: self.gfn,
+            state,
+        }
+    }
+
+    /// Changes the type and keeps the frame.
+    fn retype<T>(self, to: P2mType, state: T) -> Moved<'g, M, T, S, Errno> {
+        match self.p2m.set_type(self.gfn, to) {
+            Ok(()) => Ok(self.to(state)),
+            Err(errno) => Err((self, errno)),
+        }
+    }
+
+    fn go_home(self, mfn: Mfn) -> Moved<'g, M, Ram, S, Errno> {
+        let home = self.p2m.home_type();
+        let slot = self.retype(home, Ram { mfn })?;
+        slot.p2m.restore_m2p(mfn, slot.gfn);
+        Ok(slot)
+    }
+
+    /// Puts a new frame in, and counts the gfn back in.
+    fn furnish(
+        &mut self,
+        contents: Contents<'_, M::Buffer>,
+        to: P2mType,
+    ) -> Result<Mfn, FurnishError> {
+        let frame = self.p2m.alloc(contents).map_err(FurnishError::Alloc)?;
+        let mfn = self
+            .p2m
+            .install(self.gfn, frame, to)
+            .map_err(FurnishError::Platform)?;
+        self.p2m.restore_m2p(mfn, self.gfn);
+        self.p2m.count_in();
+        Ok(mfn)
+    }
+
+    fn furnish_filled(mut self, buffer: &M::Buffer) -> Moved<'g, M, Ram, S, FurnishError> {
+        let home = self.p2m.home_type();
+        match self.furnish(Contents::From(buffer), home) {
+            Ok(mfn) => Ok(self.to(Ram { mfn })),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    fn furnish_empty(mut self) -> Moved<'g, M, PagingIn, S, FurnishError> {
+        match self.furnish(Contents::Zero, P2mType::RamPagingIn) {
+            Ok(mfn) => Ok(self.to(PagingIn { mfn })),
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    /// Removes the entry; a gfn without a frame was counted out, and is not any more.
+    fn remove(self, mfn: Option<Mfn>) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
+        let removed = match mfn {
+            Some(mfn) => {
+                match self
+                    .p2m
+                    .take(self.gfn, mfn, P2mType::Invalid, Demand::Nothing)
+                {
+                    Ok(frame) => Ok(Some(frame)),
+                    Err(TakeError::Platform(errno)) => Err(errno),
+                    Err(TakeError::InUse { .. }) => Err(Errno::EBUSY),
+                }
+            }
+            None => self.p2m.set_type(self.gfn, P2mType::Invalid).map(|()| None),
+        };
+        match removed {
+            Ok(frame) => {
+                if frame.is_none() {
+                    self.p2m.count_in();
+                }
+                Ok(FlushOwed(frame))
+            }
+            Err(errno) => Err((self, errno)),
+        }
+    }
+}
+
+/// Why a gfn got no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FurnishError {
+    /// No frame, or no contents for it.
+    Alloc(AllocError),
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl<'g, M: P2m> Slot<'g, M, Ram> {
+    /// Who uses the frame.
+    pub fn facts(&self) -> FrameFacts {
+        self.p2m.facts(self.state.mfn)
+    }
+
+    /// `ram_rw → paging_out`. The flush is owed before the pager may copy the page: until then a
+    /// CPU may still write through a stale entry.
+    pub fn nominate(self) -> MovedOwing<'g, M, PagingOut, Ram, Errno> {
+        let mfn = self.state.mfn;
+        let slot = self.retype(P2mType::RamPagingOut, PagingOut { mfn })?;
+        Ok((slot, FlushOwed(None)))
+    }
+}
+
+impl<'g, M: P2m> Slot<'g, M, PagingOut> {
+    /// `paging_out → paged`. The frame is freed once the flush is paid.
+    pub fn evict(self) -> MovedOwing<'g, M, Paged, PagingOut, TakeError> {
+        let mfn = self.state.mfn;
+        match self
+            .p2m
+            .take(self.gfn, mfn, P2mType::RamPaged, Demand::SoleOwner)
+        {
+            Ok(frame) => {
+                self.p2m.count_out();
+                Ok((self.to(Paged), FlushOwed(Some(frame))))
+            }
+            Err(e) => Err((self, e)),
+        }
+    }
+
+    /// `paging_out → paging_in_start`, with the frame in place: the evict will fail.
+    pub fn populate(self) -> Moved<'g, M, InFlight, PagingOut, Errno> {
+        let mfn = Some(self.state.mfn);
+        self.retype(P2mType::RamPagingInStart, InFlight { mfn })
+    }
+
+    /// Gives the page back to the hypervisor for good.
+    pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
+        let mfn = Some(self.state.mfn);
+        self.remove(mfn)
+    }
+}
+
+impl<'g, M: P2m> Slot<'g, M, Paged> {
+    /// `paged → paging_in_start`.
+    pub fn populate(self) -> Moved<'g, M, InFlight, Paged, Errno> {
+        self.retype(P2mType::RamPagingInStart, InFlight { mfn: None })
+    }
+
+    /// `paged → ram_rw`, filled: the prefetch of a page that nobody asked for.
+    pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, Paged, FurnishError> {
+        self.furnish_filled(buffer)
+    }
+
+    /// `paged → paging_in`, to be filled by the pager through a mapping.
+    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, Paged, FurnishError> {
+        self.furnish_empty()
+    }
+
+    /// Forgets the gfn.
+    pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
+        self.remove(None)
+    }
+}
+
+impl<'g, M: P2m> Slot<'g, M, InFlight> {
+    /// The frame of a page that was populated before it was evicted.
+    pub fn mfn(&self) -> Option<Mfn> {
+        self.state.mfn
+    }
+
+    /// `paging_in_start → ram_rw`, filled. A frame that is still in place keeps its contents: they
+    /// are newer than any copy.
+    pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, InFlight, FurnishError> {
+        match self.state.mfn {
+            Some(mfn) => self
+                .go_home(mfn)
+                .map_err(|(s, e)| (s, FurnishError::Platform(e))),
+            None => self.furnish_filled(buffer),
+        }
+    }
+
+    /// `paging_in_start → paging_in`, to be filled by the pager through a mapping, unless the frame
+    /// is still in place.
+    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, InFlight, FurnishError> {
+        match self.state.mfn {
+            Some(mfn) => self
+                .retype(P2mType::RamPagingIn, PagingIn { mfn })
+                .map_err(|(s, e)| (s, FurnishError::Platform(e))),
+            None => self.furnish_empty(),
+        }
+    }
+
+    /// `paging_in_start → ram_rw` for a page that was populated before it was evicted; one that has
+    /// no frame is refused with `None`.
+    pub fn resume(self) -> Moved<'g, M, Ram, InFlight, Option<Errno>> {
+        match self.state.mfn {
+            Some(mfn) => self.go_home(mfn).map_err(|(s, e)| (s, Some(e))),
+            None => Err((self, None)),
+        }
+    }
+
+    /// Gives the page back to the hypervisor for good.
+    pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
+        let mfn = self.state.mfn;
+        self.remove(mfn)
+    }
+}
+
+impl<'g, M: P2m> Slot<'g, M, PagingIn> {
+    /// `paging_in → ram_rw`.
+    pub fn resume(self) -> Moved<'g, M, Ram, PagingIn, Errno> {
+        let mfn = self.state.mfn;
+        self.go_home(mfn)
+    }
+
+    /// Gives the page back to the hypervisor for good.
+    pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
+        let mfn = Some(self.state.mfn);
+        self.remove(mfn)
+    }
+}
+
+/// Flushes owed by a batch of up to `N` transitions, paid together.
+#[must_use = "pay before the lock is released"]
+#[derive(Debug)]
+pub struct Debts<F, const N: usize> {
+    frames: [Option<F>; N],
+    len: usize,
+    flush: bool,
+}
+
+impl<F, const N: usize> Debts<F, N> {
+    /// Nothing owed.
+    pub fn new() -> Self {
+        Self {
+            frames: [const { None }; N],
+            len: 0,
+            flush: false,
+        }
+    }
+
+    /// Takes a debt on. A frame beyond the `N`th is not freed but lost: a batch has at most `N`.
+    pub fn add(&mut self, owed: FlushOwed<F>) {
+        self.flush = true;
+        if let Some(frame) = owed.0 {
+            debug_assert!(self.len < N, "more debts than the batch has gfns");
+            if let Some(room) = self.frames.get_mut(self.len) {
+                *room = Some(frame);
+                self.len += 1;
+            }
+        }
+    }
+
+    /// One flush, then the frames are freed.
+    pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
+        if self.flush {
+            p2m.flush();
+            p2m.free(self.frames.into_iter().flatten());
+        }
+    }
+}
+
+impl<F, const N: usize> Default for Debts<F, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F> FlushOwed<F> {
+    /// Flushes, then frees the frame.
+    pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
+        p2m.flush();
+        p2m.free(self.0.into_iter());
+    }
+}

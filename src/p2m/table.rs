@@ -1,0 +1,213 @@
+//! Every move of the state machine, and every refusal, in one table.
+//!
+//! [`step`] says what an event does to a gfn in a state. The operations in [`crate::paging`] are held
+//! against it by tests, and the picture of the states is drawn from it ([`mermaid`]).
+
+use core::fmt;
+
+use super::P2mType;
+
+/// What a gfn is, as far as paging tells states apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// Ordinary memory.
+    RamRw,
+    /// Ordinary memory whose writes are being logged.
+    RamLogDirty,
+    /// Nominated.
+    PagingOut,
+    /// Out.
+    Paged,
+    /// Asked for, after it was out.
+    PagingInStart,
+    /// Asked for when it was only nominated: the frame is still in place.
+    PagingInStartWithFrame,
+    /// Allocated, to be filled by the pager.
+    PagingIn,
+    /// Gone, or never there.
+    Invalid,
+}
+
+/// What can happen to a gfn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Event {
+    /// The pager nominates it; nobody else uses the frame.
+    Nominate,
+    /// The pager nominates it while somebody uses the frame.
+    NominateInUse,
+    /// The pager evicts it.
+    Evict,
+    /// The pager evicts it while somebody uses the frame.
+    EvictInUse,
+    /// A vcpu of the guest reads it or runs code in it.
+    GuestRead,
+    /// A vcpu of the guest writes it.
+    GuestWrite,
+    /// Somebody outside the guest needs it.
+    ForeignPopulate,
+    /// The pager brings it back with its contents.
+    PrepFilled,
+    /// The pager wants a frame to fill.
+    PrepEmpty,
+    /// The pager answers a request for it.
+    Respond,
+    /// The pager answers that it has forgotten it.
+    RespondDropped,
+    /// The guest gives it back.
+    Drop,
+}
+
+/// What an event does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The gfn moves (or stays where it is, as it should).
+    To(State),
+    /// The caller is refused, and the gfn stays.
+    Refused,
+    /// Not paging's business, or an answer to nothing: nobody is told, and the gfn stays.
+    Ignored,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::RamRw,
+        Self::RamLogDirty,
+        Self::PagingOut,
+        Self::Paged,
+        Self::PagingInStart,
+        Self::PagingInStartWithFrame,
+        Self::PagingIn,
+        Self::Invalid,
+    ];
+
+    /// The state of a gfn of this type; `None` for types that paging leaves alone.
+    pub const fn of(p2mt: P2mType, has_frame: bool) -> Option<Self> {
+        Some(match p2mt {
+            P2mType::RamRw => Self::RamRw,
+            P2mType::RamLogDirty => Self::RamLogDirty,
+            P2mType::RamPagingOut => Self::PagingOut,
+            P2mType::RamPaged => Self::Paged,
+            P2mType::RamPagingInStart if has_frame => Self::PagingInStartWithFrame,
+            P2mType::RamPagingInStart => Self::PagingInStart,
+            P2mType::RamPagingIn => Self::PagingIn,
+            P2mType::Invalid => Self::Invalid,
+            _ => return None,
+        })
+    }
+
+    /// Whether the gfn has a frame.
+    pub const fn has_frame(self) -> bool {
+        !matches!(self, Self::Paged | Self::PagingInStart | Self::Invalid)
+    }
+
+    /// The type of a gfn in this state.
+    pub const fn p2mt(self) -> P2mType {
+        match self {
+            Self::RamRw => P2mType::RamRw,
+            Self::RamLogDirty => P2mType::RamLogDirty,
+            Self::PagingOut => P2mType::RamPagingOut,
+            Self::Paged => P2mType::RamPaged,
+            Self::PagingInStart | Self::PagingInStartWithFrame => P2mType::RamPagingInStart,
+            Self::PagingIn => P2mType::RamPagingIn,
+            Self::Invalid => P2mType::Invalid,
+        }
+    }
+}
+
+impl Event {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Nominate,
+        Self::NominateInUse,
+        Self::Evict,
+        Self::EvictInUse,
+        Self::GuestRead,
+        Self::GuestWrite,
+        Self::ForeignPopulate,
+        Self::PrepFilled,
+        Self::PrepEmpty,
+        Self::Respond,
+        Self::RespondDropped,
+        Self::Drop,
+    ];
+}
+
+/// What `event` does to a gfn in `state`. `log_dirty`: the domain's writes are being logged, which
+/// decides what a page is that comes home.
+pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
+    use Event as E;
+    use Outcome::{Ignored, Refused, To};
+    use State as S;
+    let home = if log_dirty { S::RamLogDirty } else { S::RamRw };
+    match (state, event) {
+        // Row A1.
+        (S::RamRw | S::RamLogDirty, E::Nominate) => To(S::PagingOut),
+        (_, E::Nominate | E::NominateInUse) => Refused,
+        // Row A2.
+        (S::PagingOut, E::Evict) => To(S::Paged),
+        (_, E::Evict | E::EvictInUse) => Refused,
+        // Rows A3 and A7. A nominated page may be read.
+        (S::PagingOut, E::GuestRead) => To(S::PagingOut),
+        (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStartWithFrame),
+        (S::Paged, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStart),
+        (
+            S::PagingInStart | S::PagingInStartWithFrame | S::PagingIn,
+            E::GuestRead | E::GuestWrite | E::ForeignPopulate,
+        ) => To(state),
+        (_, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => Ignored,
+        // Row A4.
+        (S::Paged | S::PagingInStart | S::PagingInStartWithFrame, E::PrepFilled) => To(home),
+        (S::Paged | S::PagingInStart | S::PagingInStartWithFrame, E::PrepEmpty) => To(S::PagingIn),
+        (_, E::PrepFilled | E::PrepEmpty) => Refused,
+        // Row A5.
+        (S::PagingIn | S::PagingInStartWithFrame, E::Respond) => To(home),
+        (_, E::Respond | E::RespondDropped) => Ignored,
+        // Row A6.
+        (
+            S::PagingOut | S::Paged | S::PagingInStart | S::PagingInStartWithFrame | S::PagingIn,
+            E::Drop,
+        ) => To(S::Invalid),
+        (_, E::Drop) => Refused,
+    }
+}
+
+/// The whole table: one line for each state and event.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    /// As in [`step`].
+    pub log_dirty: bool,
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for state in State::ALL {
+            for event in Event::ALL {
+                writeln!(
+                    f,
+                    "{state:?} + {event:?} => {:?}",
+                    step(state, event, self.log_dirty)
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The moves as a Mermaid state diagram: what the README shows.
+pub fn mermaid(out: &mut impl fmt::Write) -> fmt::Result {
+    writeln!(out, "stateDiagram-v2")?;
+    for from in State::ALL {
+        for to in State::ALL {
+            let leads = |event: &Event| from != to && step(from, *event, false) == Outcome::To(to);
+            let mut events = Event::ALL.into_iter().filter(leads);
+            let Some(first) = events.next() else { continue };
+            write!(out, "    {from:?} --> {to:?}: {first:?}")?;
+            for event in events {
+                write!(out, ", {event:?}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}

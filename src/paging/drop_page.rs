@@ -1,0 +1,133 @@
+//! Row A6: the guest gives back a page that is out, or on its way.
+
+use core::fmt;
+
+use super::line::{Kind, NotSent, Sent, Want};
+use super::populate::Caller;
+use super::{Count, Paging};
+use crate::errno::Errno;
+use crate::frame::Gfn;
+use crate::p2m::{FlushOwed, Found, P2mType, lookup};
+use crate::platform::{P2m, Platform};
+
+/// Why the page was not dropped. Nothing has changed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropError {
+    /// The gfn is of no paging type: it is removed like any other.
+    NotPaging(P2mType),
+    /// The pager could not be told now: try again later.
+    RingFull,
+    /// There is no pager to be told.
+    NoRing,
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl DropError {
+    /// The number for callers in the hypervisor.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::NotPaging(_) => Errno::EINVAL,
+            Self::RingFull => Errno::EAGAIN,
+            Self::NoRing => Errno::EOPNOTSUPP,
+            Self::Platform(errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for DropError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPaging(t) => write!(f, "not being paged ({t:?})"),
+            Self::RingFull => f.write_str("the ring is full"),
+            Self::NoRing => f.write_str("no pager is attached"),
+            Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for DropError {}
+
+impl<P: Platform> Paging<'_, P> {
+    /// Removes a gfn of any paging type and tells the pager to forget its copy. Vcpus that wait for
+    /// it are woken, and find it gone.
+    ///
+    /// A vcpu of the guest that finds the ring full is paused until the pager has been told; its
+    /// page is gone all the same. No locks held.
+    pub fn drop_page(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
+        let claim = {
+            let mut line = self.line.lock();
+            match (line.claim_in_turn(caller.asker()), caller) {
+                (Ok(claim), _) => Some(claim),
+                (Err(NotSent::NoRing), _) => return Err(DropError::NoRing),
+                (Err(NotSent::Full), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => None,
+                (Err(NotSent::Full), _) => {
+                    self.counters.add(Count::RingFull, 1);
+                    return Err(DropError::RingFull);
+                }
+            }
+        };
+        let removed = {
+            let mut p2m = self.platform.lock_p2m();
+            remove(&mut p2m, gfn).map(|(p2mt, owed)| {
+                owed.pay(&mut p2m);
+                p2mt
+            })
+        };
+        let p2mt = match removed {
+            Ok(p2mt) => p2mt,
+            Err(e) => {
+                if let Some(claim) = claim {
+                    self.cancel(claim);
+                }
+                return Err(e);
+            }
+        };
+        self.counters.add(Count::Dropped, 1);
+        self.wake(gfn);
+        let want = Want {
+            gfn,
+            p2mt,
+            kind: Kind::Drop,
+        };
+        let sent = match (claim, caller) {
+            (Some(claim), _) => self.line.lock().push(claim, want, caller),
+            (None, Caller::Guest(vcpu)) => {
+                // Paused first: whoever serves the line unpauses it, perhaps at once.
+                let paused = self.pause(vcpu);
+                let sent = self.line.lock().send(self.vcpus(), vcpu, want);
+                if !matches!(sent, Sent::InLine) {
+                    paused.into_iter().for_each(|paused| self.unpause(paused));
+                }
+                sent
+            }
+            (None, Caller::Foreign(_)) => Sent::Not(NotSent::Full),
+        };
+        match sent {
+            Sent::Pushed(notify) => {
+                self.counters.add(Count::Requests, 1);
+                self.notify(notify);
+            }
+            Sent::InLine => self.counters.add(Count::Queued, 1),
+            // The ring was torn down meanwhile: nobody is left who has a copy to forget.
+            Sent::Not(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn remove<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(P2mType, FlushOwed<M::Frame>), DropError> {
+    let (p2mt, removed) = match lookup(p2m, gfn) {
+        Found::PagingOut(slot) => (P2mType::RamPagingOut, slot.discard().map_err(|(_, e)| e)),
+        Found::Paged(slot) => (P2mType::RamPaged, slot.discard().map_err(|(_, e)| e)),
+        Found::InFlight(slot) => (
+            P2mType::RamPagingInStart,
+            slot.discard().map_err(|(_, e)| e),
+        ),
+        Found::PagingIn(slot) => (P2mType::RamPagingIn, slot.discard().map_err(|(_, e)| e)),
+        Found::Ram(_) => return Err(DropError::NotPaging(P2mType::RamRw)),
+        Found::Other(entry) => return Err(DropError::NotPaging(entry.p2mt)),
+    };
+    Ok((p2mt, removed.map_err(DropError::Platform)?))
+}

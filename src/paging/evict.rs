@@ -1,0 +1,94 @@
+//! Row A2: the pager has a copy, the frame goes.
+
+use core::fmt;
+
+use super::{CHUNK, Count, Job, Paging};
+use crate::errno::Errno;
+use crate::frame::Gfn;
+use crate::p2m::{Debts, FlushOwed, Found, P2mType, lookup};
+use crate::platform::{P2m, Platform, TakeError};
+
+/// Why a page stays. Nothing has changed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvictError {
+    /// It was never nominated, or has gone already.
+    NotNominated(P2mType),
+    /// Somebody needed it since it was nominated: the guest may have changed it, and the pager's
+    /// copy is worth nothing.
+    Populated(P2mType),
+    /// Somebody uses the frame since it was nominated.
+    InUse {
+        /// References, the allocation itself included.
+        references: u32,
+        /// Typed uses.
+        typed: u32,
+    },
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl EvictError {
+    /// `EBUSY` for every refusal (`evict` in Xen 4.17's `mem_paging.c`).
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::Platform(errno) => errno,
+            _ => Errno::EBUSY,
+        }
+    }
+}
+
+impl fmt::Display for EvictError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNominated(t) => write!(f, "not nominated ({t:?})"),
+            Self::Populated(t) => write!(f, "needed since it was nominated ({t:?})"),
+            Self::InUse { references, typed } => {
+                write!(f, "in use: {references} references, {typed} typed uses")
+            }
+            Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for EvictError {}
+
+impl<P: Platform> Paging<'_, P> {
+    /// Evicts nominated pages: their frames are freed, scrubbed, once no CPU can reach them. The
+    /// pager's copies are the pages' only home from here on. No locks held.
+    pub fn evict(&self, batch: &mut [Job<EvictError>]) {
+        for chunk in batch.chunks_mut(CHUNK) {
+            let mut p2m = self.platform.lock_p2m();
+            let mut debts: Debts<_, CHUNK> = Debts::new();
+            for job in chunk {
+                let done = evict_one(&mut p2m, job.gfn).map(|owed| debts.add(owed));
+                self.counters.add(
+                    if done.is_ok() {
+                        Count::Evicted
+                    } else {
+                        Count::EvictRefused
+                    },
+                    1,
+                );
+                job.done = Some(done);
+            }
+            debts.pay(&mut p2m);
+        }
+    }
+}
+
+fn evict_one<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<FlushOwed<M::Frame>, EvictError> {
+    let slot = match lookup(p2m, gfn) {
+        Found::PagingOut(slot) => slot,
+        Found::InFlight(_) => return Err(EvictError::Populated(P2mType::RamPagingInStart)),
+        Found::PagingIn(_) => return Err(EvictError::Populated(P2mType::RamPagingIn)),
+        Found::Paged(_) => return Err(EvictError::NotNominated(P2mType::RamPaged)),
+        Found::Ram(_) => return Err(EvictError::NotNominated(P2mType::RamRw)),
+        Found::Other(entry) => return Err(EvictError::NotNominated(entry.p2mt)),
+    };
+    let (_, owed) = slot.evict().map_err(|(_, e)| match e {
+        TakeError::InUse { references, typed } => EvictError::InUse { references, typed },
+        TakeError::Platform(errno) => EvictError::Platform(errno),
+    })?;
+    Ok(owed)
+}

@@ -1,0 +1,140 @@
+//! One paged domain: the operations of rows A1 to A10 over a [`Platform`].
+//!
+//! Every pager-side operation takes a batch of [`Job`]s and notes each one's result. A batch is
+//! worked off [`CHUNK`] gfns at a time, each chunk under one hold of the p2m lock with one flush, so
+//! that the lock is never held for long.
+//!
+//! Locks: the p2m lock and the ring lock are never held together.
+//!
+//! **Waiting and waking.** A vcpu is noted as waiting for a gfn and paused under the p2m lock, while
+//! the gfn is on its way in; whoever brings the gfn home (or removes it) does so under the same lock
+//! and then wakes all who wait for it. So nobody waits for a page that is home. The response of the
+//! pager frees its ring slot; it is not what the wake-up hangs on, so a response that comes late,
+//! twice or never for a page that is home changes nothing.
+
+mod counters;
+mod drop_page;
+mod enable;
+mod evict;
+mod line;
+mod nominate;
+mod populate;
+mod prep;
+mod respond;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use lock_api::Mutex;
+
+pub use counters::{Count, Counters};
+pub use drop_page::DropError;
+pub use enable::{DisableError, DomainFacts, EnableError};
+pub use evict::EvictError;
+pub use nominate::NominateError;
+pub use populate::{Caller, PopulateError, Populated};
+pub use prep::{PrepError, PrepJob};
+pub use respond::{Handled, Ignored, RingState};
+
+use crate::frame::{Gfn, VcpuId};
+use crate::pause::{Switch, VcpuCell, VcpuPaused, Vcpus};
+use crate::platform::Platform;
+use crate::ring::Notify;
+use line::Line;
+
+/// Gfns worked off under one hold of the p2m lock.
+pub const CHUNK: usize = 64;
+
+/// One gfn of a batch, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job<E> {
+    /// The page.
+    pub gfn: Gfn,
+    /// The outcome; `None` until the batch has been worked off.
+    pub done: Option<Result<(), E>>,
+}
+
+impl<E> Job<E> {
+    /// A page to be worked on.
+    pub const fn new(gfn: Gfn) -> Self {
+        Self { gfn, done: None }
+    }
+}
+
+/// A paged domain.
+#[derive(Debug)]
+pub struct Paging<'d, P: Platform> {
+    platform: P,
+    cells: &'d [VcpuCell],
+    waiting: AtomicU32,
+    /// Whether there is a ring: the quick look, without the lock.
+    enabled: AtomicBool,
+    line: Mutex<P::RingLock, Line>,
+    counters: Counters,
+}
+
+impl<'d, P: Platform> Paging<'d, P> {
+    /// A domain whose paging is not enabled yet. `cells` has one cell for each vcpu.
+    pub fn new(platform: P, cells: &'d [VcpuCell]) -> Self {
+        Self {
+            platform,
+            cells,
+            waiting: AtomicU32::new(0),
+            enabled: AtomicBool::new(false),
+            line: Mutex::new(Line::new()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The domain's vcpus: who is paused, who waits for what.
+    pub fn vcpus(&self) -> Vcpus<'_> {
+        Vcpus::new(self.cells, &self.waiting)
+    }
+
+    /// Whether a pager is attached.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Pauses a vcpu for a reason of the caller's own, besides any that paging has (row A8).
+    /// `None`: the domain has no such vcpu.
+    pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused> {
+        let (paused, switch) = self.vcpus().pause(vcpu)?;
+        if switch == Switch::Change {
+            self.platform.pause_vcpu(vcpu);
+        }
+        Some(paused)
+    }
+
+    /// Undoes one pause. No locks held.
+    pub fn unpause(&self, paused: VcpuPaused) {
+        let vcpu = paused.vcpu();
+        if self.vcpus().unpause(paused) == Switch::Change {
+            self.platform.unpause_vcpu(vcpu);
+        }
+    }
+
+    /// Wakes all who wait for a page that is home or gone. No locks held.
+    fn wake(&self, gfn: Gfn) {
+        for paused in self.vcpus().woken(gfn) {
+            self.counters.add(Count::Woken, 1);
+            self.unpause(paused);
+        }
+    }
+
+    fn notify(&self, notify: Notify) {
+        if notify == Notify::Owed {
+            self.counters.add(Count::Notified, 1);
+            self.platform.notify_pager();
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Row A3: somebody needs a page that is not there.
+
+use core::fmt;
+
+use super::line::{Kind, Line, NotSent, Sent, Want};
+use super::{Count, Paging};
+use crate::errno::Errno;
+use crate::fault::{Decision, decide};
+use crate::frame::{Gfn, VcpuId};
+use crate::p2m::{Access, Found, P2mType, lookup};
+use crate::pause::VcpuPaused;
+use crate::platform::{P2m, Platform};
+use crate::ring::Asker;
+
+/// Who needs the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A vcpu of the guest: it waits until the page is home.
+    Guest(VcpuId),
+    /// Another domain (or the hypervisor for it), with the number of its own vcpu: it is told to
+    /// try again and never made to wait.
+    Foreign(VcpuId),
+}
+
+impl Caller {
+    pub(super) fn vcpu(self) -> VcpuId {
+        match self {
+            Self::Guest(vcpu) | Self::Foreign(vcpu) => vcpu,
+        }
+    }
+
+    pub(super) fn asker(self) -> Asker {
+        match self {
+            Self::Guest(_) => Asker::Guest,
+            Self::Foreign(_) => Asker::Foreign,
+        }
+    }
+}
+
+/// What a populate came to.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Populated {
+    /// The gfn is of no paging type: nothing was done.
+    NotPaging,
+    /// The page may be accessed as it is (a nominated page, for reading): try again at once.
+    Present,
+    /// The vcpu is paused, and is woken when the page is home; then it tries again.
+    Waiting,
+    /// The page is on its way in and the caller is not paused: try again later.
+    OnItsWay,
+}
+
+/// Why nothing was asked of the pager. Nothing has changed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PopulateError {
+    /// No pager is attached. For a guest's vcpu this is the end: nobody will bring the page.
+    NoRing,
+    /// No slot for this caller now: try again later. Vcpus of the guest stand in line instead.
+    RingFull,
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl PopulateError {
+    /// As `vm_event_claim_slot` and `p2m_set_entry` report it in Xen.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::NoRing => Errno::EOPNOTSUPP,
+            Self::RingFull => Errno::EBUSY,
+            Self::Platform(errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for PopulateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRing => f.write_str("no pager is attached"),
+            Self::RingFull => f.write_str("the ring is full"),
+            Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for PopulateError {}
+
+impl<P: Platform> Paging<'_, P> {
+    /// A vcpu of the guest hit an entry that does not allow its access (row A7).
+    ///
+    /// `Waiting`: it has been paused. `Present` and `OnItsWay`: let it run the instruction again.
+    /// No locks held.
+    pub fn fault(
+        &self,
+        vcpu: VcpuId,
+        gfn: Gfn,
+        access: Access,
+    ) -> Result<Populated, PopulateError> {
+        self.bring_in(gfn, Caller::Guest(vcpu), access)
+    }
+
+    /// Somebody looked the gfn up and needs it with all rights (row A3). No locks held.
+    pub fn populate(&self, gfn: Gfn, caller: Caller) -> Result<Populated, PopulateError> {
+        self.bring_in(gfn, caller, Access::WRITE)
+    }
+
+    fn bring_in(
+        &self,
+        gfn: Gfn,
+        caller: Caller,
+        access: Access,
+    ) -> Result<Populated, PopulateError> {
+        let mut p2m = self.platform.lock_p2m();
+        let p2mt = p2m.get(gfn).p2mt;
+        let ask = match decide(p2mt, access) {
+            Decision::NotOurs => return Ok(Populated::NotPaging),
+            Decision::Retry => return Ok(Populated::Present),
+            Decision::Pause => false,
+            Decision::PopulateAndPause => true,
+        };
+        if !self.is_enabled() {
+            return Err(PopulateError::NoRing);
+        }
+        let waiter = match caller {
+            Caller::Guest(vcpu) if !self.is_being_paused(vcpu) => Some(vcpu),
+            // A foreign caller, or a vcpu that is being paused for something else and goes on until
+            // that takes effect: it comes back for this page.
+            _ => None,
+        };
+        match waiter {
+            Some(vcpu) => {
+                if ask {
+                    self.depart(&mut p2m, gfn)?;
+                }
+                let waits = self.wait(vcpu, gfn);
+                drop(p2m);
+                match waits {
+                    Ok(()) if ask => self.ask(
+                        vcpu,
+                        Want {
+                            gfn,
+                            p2mt,
+                            kind: Kind::Page,
+                        },
+                    ),
+                    Ok(()) => self.stay_waiting(vcpu, gfn),
+                    Err(paused) => {
+                        // No such vcpu, or one that faults twice at a time: the caller breaks the
+                        // rules, and nobody waits.
+                        paused.into_iter().for_each(|paused| self.unpause(paused));
+                        Ok(Populated::OnItsWay)
+                    }
+                }
+            }
+            None if ask => {
+                drop(p2m);
+                self.populate_unpaused(gfn, caller)
+            }
+            None => Ok(Populated::OnItsWay),
+        }
+    }
+
+    /// With the p2m locked: the gfn leaves for `paging_in_start`.
+    fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn) -> Result<P2mType, PopulateError> {
+        let departed = match lookup(p2m, gfn) {
+            Found::PagingOut(slot) => match slot.populate() {
+                Ok(_) => P2mType::RamPagingOut,
+                Err((_, errno)) => return Err(PopulateError::Platform(errno)),
+            },
+            Found::Paged(slot) => match slot.populate() {
+                Ok(_) => P2mType::RamPaged,
+                Err((_, errno)) => return Err(PopulateError::Platform(errno)),
+            },
+            // An entry that says it has a frame and has none.
+            _ => return Err(PopulateError::Platform(Errno::EIO)),
+        };
+        self.counters.add(Count::Populated, 1);
+        if departed == P2mType::RamPagingOut {
+            self.counters.add(Count::EvictFailed, 1);
+        }
+        Ok(departed)
+    }
+
+    /// With the p2m locked: the vcpu is paused and noted as waiting.
+    fn wait(&self, vcpu: VcpuId, gfn: Gfn) -> Result<(), Option<VcpuPaused>> {
+        let paused = self.pause(vcpu).ok_or(None)?;
+        self.vcpus().wait(paused, gfn).map_err(Some)?;
+        self.counters.add(Count::Paused, 1);
+        Ok(())
+    }
+
+    /// A pause of this crate's is about to take effect on the vcpu.
+    pub(super) fn is_being_paused(&self, vcpu: VcpuId) -> bool {
+        self.vcpus().waits_for(vcpu).is_some() || Line::is_dropping(self.vcpus(), vcpu)
+    }
+
+    /// Asks for the page that the vcpu waits for.
+    fn ask(&self, vcpu: VcpuId, want: Want) -> Result<Populated, PopulateError> {
+        let sent = self.line.lock().send(self.vcpus(), vcpu, want);
+        match sent {
+            Sent::Pushed(notify) => {
+                self.counters.add(Count::Requests, 1);
+                self.notify(notify);
+                Ok(Populated::Waiting)
+            }
+            Sent::InLine => {
+                self.counters.add(Count::Queued, 1);
+                Ok(Populated::Waiting)
+            }
+            // Full cannot be: it is in line for nothing else, or it would not have been made to wait.
+            Sent::Not(NotSent::NoRing | NotSent::Full) => self.stay_waiting(vcpu, want.gfn),
+        }
+    }
+
+    /// The ring may have been torn down since it was looked at. Whoever tears it down wakes all who
+    /// wait; a vcpu that began to wait after that wakes itself.
+    fn stay_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
+        if self.is_enabled() {
+            return Ok(Populated::Waiting);
+        }
+        if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
+            self.unpause(paused);
+        }
+        Err(PopulateError::NoRing)
+    }
+
+    /// For callers that are not paused: the slot first, so that a full ring changes nothing.
+    fn populate_unpaused(&self, gfn: Gfn, caller: Caller) -> Result<Populated, PopulateError> {
+        let claim = self
+            .line
+            .lock()
+            .claim_in_turn(caller.asker())
+            .map_err(|not| match not {
+                NotSent::NoRing => PopulateError::NoRing,
+                NotSent::Full => {
+                    self.counters.add(Count::RingFull, 1);
+                    PopulateError::RingFull
+                }
+            })?;
+        let departed = {
+            let mut p2m = self.platform.lock_p2m();
+            match decide(p2m.get(gfn).p2mt, Access::WRITE) {
+                Decision::PopulateAndPause => self.depart(&mut p2m, gfn).map(Some),
+                // It has left, or come home, since.
+                _ => Ok(None),
+            }
+        };
+        let p2mt = match departed {
+            Ok(Some(p2mt)) => p2mt,
+            Ok(None) => {
+                self.cancel(claim);
+                return Ok(Populated::OnItsWay);
+            }
+            Err(e) => {
+                self.cancel(claim);
+                return Err(e);
+            }
+        };
+        let sent = self.line.lock().push(
+            claim,
+            Want {
+                gfn,
+                p2mt,
+                kind: Kind::Page,
+            },
+            caller,
+        );
+        match sent {
+            Sent::Pushed(notify) => {
+                self.counters.add(Count::Requests, 1);
+                self.notify(notify);
+                Ok(Populated::OnItsWay)
+            }
+            Sent::InLine | Sent::Not(_) => Err(PopulateError::NoRing),
+        }
+    }
+}

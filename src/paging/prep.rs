@@ -1,0 +1,164 @@
+//! Row A4: the pager brings a page back.
+
+use core::fmt;
+
+use bitvec::array::BitArray;
+use bitvec::order::Lsb0;
+
+use super::{CHUNK, Count, Paging};
+use crate::errno::Errno;
+use crate::frame::Gfn;
+use crate::p2m::{Found, FurnishError, P2mType, lookup};
+use crate::platform::{AllocError, P2m, Platform};
+
+/// One gfn of a batch to bring back, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrepJob<B> {
+    /// The page.
+    pub gfn: Gfn,
+    /// Its contents. With them the page is filled and goes home in one step. Without, it gets a
+    /// zeroed frame that only the pager may map; it goes home with the pager's response.
+    pub buffer: Option<B>,
+    /// The outcome; `None` until the batch has been worked off.
+    pub done: Option<Result<(), PrepError>>,
+}
+
+/// Why a page is not back. It is as it was, and the pager may try again.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrepError {
+    /// It is not out: never was, has been brought back already, or was dropped.
+    NotOut(P2mType),
+    /// No memory for it now.
+    NoMemory,
+    /// The buffer cannot be read from: misaligned, or beyond what the pager may name.
+    InvalidBuffer,
+    /// Reading the buffer faulted.
+    BufferFault,
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl PrepError {
+    /// As `prepare` in Xen 4.17's `mem_paging.c`.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::NotOut(_) => Errno::ENOENT,
+            Self::NoMemory => Errno::ENOMEM,
+            Self::InvalidBuffer => Errno::EINVAL,
+            Self::BufferFault => Errno::EFAULT,
+            Self::Platform(errno) => errno,
+        }
+    }
+}
+
+impl From<FurnishError> for PrepError {
+    fn from(e: FurnishError) -> Self {
+        match e {
+            FurnishError::Alloc(AllocError::NoMemory) => Self::NoMemory,
+            FurnishError::Alloc(AllocError::InvalidBuffer) => Self::InvalidBuffer,
+            FurnishError::Alloc(AllocError::BufferFault) => Self::BufferFault,
+            FurnishError::Platform(errno) => Self::Platform(errno),
+        }
+    }
+}
+
+impl fmt::Display for PrepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOut(t) => write!(f, "not out ({t:?})"),
+            Self::NoMemory => f.write_str("no memory"),
+            Self::InvalidBuffer => f.write_str("not a buffer that a page can be read from"),
+            Self::BufferFault => f.write_str("reading the buffer faulted"),
+            Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for PrepError {}
+
+impl<B> PrepJob<B> {
+    /// A page whose contents are at hand.
+    pub const fn filled(gfn: Gfn, buffer: B) -> Self {
+        Self {
+            gfn,
+            buffer: Some(buffer),
+            done: None,
+        }
+    }
+
+    /// A page that the pager fills through a mapping.
+    pub const fn empty(gfn: Gfn) -> Self {
+        Self {
+            gfn,
+            buffer: None,
+            done: None,
+        }
+    }
+}
+
+impl<P: Platform> Paging<'_, P> {
+    /// Brings pages back, asked for or not, and wakes the vcpus that wait for those that are home.
+    /// Contents are in place before anybody can see a page. A page that still has its frame keeps
+    /// the contents it has. No locks held.
+    pub fn prep(&self, batch: &mut [PrepJob<P::Buffer>]) {
+        for chunk in batch.chunks_mut(CHUNK) {
+            let mut home: BitArray<[u64; CHUNK / 64], Lsb0> = BitArray::ZERO;
+            {
+                let mut p2m = self.platform.lock_p2m();
+                for (job, mut home) in chunk.iter_mut().zip(home.iter_mut()) {
+                    let done = prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
+                    *home = done == Ok(Place::Home);
+                    self.counters.add(
+                        if done.is_ok() {
+                            Count::Prepped
+                        } else {
+                            Count::PrepRefused
+                        },
+                        1,
+                    );
+                    job.done = Some(done.map(|_| ()));
+                }
+            }
+            for (job, home) in chunk.iter().zip(home.iter()) {
+                if *home {
+                    self.wake(job.gfn);
+                }
+            }
+        }
+    }
+}
+
+/// Where a prepared page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Home,
+    PagingIn,
+}
+
+fn prep_one<M: P2m>(p2m: &mut M, gfn: Gfn, buffer: Option<&M::Buffer>) -> Result<Place, PrepError> {
+    match (lookup(p2m, gfn), buffer) {
+        (Found::InFlight(slot), Some(buffer)) => {
+            slot.prep_filled(buffer)
+                .map_err(|(_, e)| PrepError::from(e))?;
+            Ok(Place::Home)
+        }
+        (Found::Paged(slot), Some(buffer)) => {
+            slot.prep_filled(buffer)
+                .map_err(|(_, e)| PrepError::from(e))?;
+            Ok(Place::Home)
+        }
+        (Found::InFlight(slot), None) => {
+            slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
+            Ok(Place::PagingIn)
+        }
+        (Found::Paged(slot), None) => {
+            slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
+            Ok(Place::PagingIn)
+        }
+        (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),
+        (Found::PagingOut(_), _) => Err(PrepError::NotOut(P2mType::RamPagingOut)),
+        (Found::PagingIn(_), _) => Err(PrepError::NotOut(P2mType::RamPagingIn)),
+        (Found::Other(entry), _) => Err(PrepError::NotOut(entry.p2mt)),
+    }
+}

@@ -1,0 +1,149 @@
+//! Row A5: the pager has answered.
+
+use super::line::Served;
+use super::{Count, Paging};
+use crate::frame::Gfn;
+use crate::p2m::{Found, lookup};
+use crate::platform::Platform;
+use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
+
+/// What one look at the ring has brought.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handled {
+    /// Responses taken.
+    pub responses: u32,
+    /// How the ring was left.
+    pub state: RingState,
+}
+
+/// How the ring was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingState {
+    /// Empty: the pager sends an event for its next response.
+    Empty,
+    /// There may be more: look again. A look takes a bounded number of responses.
+    More,
+    /// The pager's index cannot be. Nothing more is taken until it is mended.
+    Overrun(Overrun),
+    /// There is no ring.
+    NoRing,
+}
+
+/// Why a response changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// It makes no sense by itself.
+    Entry(EntryError),
+    /// It is for a paused vcpu that does not exist.
+    NoSuchVcpu,
+    /// The gfn is not on its way in, or has no frame to go home with.
+    NotOnItsWay,
+    /// The entry could not be changed.
+    Platform,
+}
+
+impl<P: Platform> Paging<'_, P> {
+    /// The pager sent its event: takes responses, sends their pages home, wakes who waits, and lets
+    /// those in line have the slots that fell free. At most [`SLOTS`] responses at a time, however
+    /// many the pager claims. No locks held.
+    pub fn on_event(&self) -> Handled {
+        let mut responses = 0;
+        for _ in 0..SLOTS {
+            let (taken, served) = {
+                let mut line = self.line.lock();
+                let taken = match line.front().map(|front| front.take()) {
+                    Some(Ok(Some(taken))) => taken,
+                    Some(Ok(None)) => {
+                        return Handled {
+                            responses,
+                            state: RingState::Empty,
+                        };
+                    }
+                    Some(Err(overrun)) => {
+                        self.counters.add(Count::Overruns, 1);
+                        return Handled {
+                            responses,
+                            state: RingState::Overrun(overrun),
+                        };
+                    }
+                    None => {
+                        return Handled {
+                            responses,
+                            state: RingState::NoRing,
+                        };
+                    }
+                };
+                (taken, line.serve(self.vcpus()))
+            };
+            responses += 1;
+            self.counters.add(Count::Responses, 1);
+            if taken
+                .map_err(Ignored::Entry)
+                .and_then(|response| self.resume(&response))
+                .is_err()
+            {
+                self.counters.add(Count::Ignored, 1);
+            }
+            self.after_serving(served);
+        }
+        Handled {
+            responses,
+            state: RingState::More,
+        }
+    }
+
+    /// Gives a slot back unused: the next in line may have it.
+    pub(super) fn cancel(&self, claim: Claim) {
+        let served = {
+            let mut line = self.line.lock();
+            line.cancel(claim);
+            line.serve(self.vcpus())
+        };
+        self.after_serving(served);
+    }
+
+    fn after_serving(&self, served: Served) {
+        self.counters.add(Count::Requests, served.pushed.into());
+        self.notify(served.notify);
+        served
+            .woken
+            .into_iter()
+            .flatten()
+            .for_each(|paused| self.unpause(paused));
+    }
+
+    /// Sends a page home by the pager's word, and wakes who waits for it.
+    fn resume(&self, response: &Response) -> Result<(), Ignored> {
+        if response.flags.contains(EntryFlags::VCPU_PAUSED) && !self.vcpus().contains(response.vcpu)
+        {
+            return Err(Ignored::NoSuchVcpu);
+        }
+        if response.paging.contains(PagingFlags::DROP_PAGE) {
+            return Ok(());
+        }
+        self.resume_gfn(response.gfn)?;
+        self.wake(response.gfn);
+        Ok(())
+    }
+
+    fn resume_gfn(&self, gfn: Gfn) -> Result<(), Ignored> {
+        let mut p2m = self.platform.lock_p2m();
+        match lookup(&mut p2m, gfn) {
+            Found::PagingIn(slot) => match slot.resume() {
+                Ok(_) => {}
+                Err(_) => return Err(Ignored::Platform),
+            },
+            Found::InFlight(slot) => match slot.resume() {
+                Ok(_) => {}
+                Err((_, None)) => return Err(Ignored::NotOnItsWay),
+                Err((_, Some(_))) => return Err(Ignored::Platform),
+            },
+            // Filled by a prep: it is home already.
+            Found::Ram(_) => return Ok(()),
+            _ => return Err(Ignored::NotOnItsWay),
+        }
+        self.counters.add(Count::Resumed, 1);
+        Ok(())
+    }
+}

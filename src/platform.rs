@@ -1,0 +1,162 @@
+//! The seam: what the state machine asks of whoever owns the p2m, the frames and the vcpus.
+//!
+//! Three platforms implement it: Xen (through C shims), the embedded host (real memory, through
+//! userfaultfd) and a plain machine in memory, for tests.
+
+use lock_api::RawMutex;
+
+use crate::errno::Errno;
+use crate::frame::{Gfn, Mfn, VcpuId};
+use crate::p2m::P2mType;
+
+/// One paged domain, as the hypervisor sees it.
+pub trait Platform {
+    /// The domain's p2m while it is locked; unlocks when dropped.
+    type P2m<'a>: P2m<Buffer = Self::Buffer>
+    where
+        Self: 'a;
+    /// Where the contents for a page-in are: a claim of the pager's, checked by the platform when
+    /// it copies.
+    type Buffer;
+    /// The lock around the ring: a leaf, nothing else is locked under it. Xen's spinlock in Xen,
+    /// `spin`'s or one that sleeps elsewhere.
+    type RingLock: RawMutex;
+
+    /// Locks the p2m. Lock order: p2m, then nothing of this crate's.
+    fn lock_p2m(&self) -> Self::P2m<'_>;
+
+    /// Stops a vcpu before it runs another instruction of the guest. Called with the p2m locked, for
+    /// a vcpu that this crate has not paused already; other pauses of the platform's own may exist.
+    fn pause_vcpu(&self, vcpu: VcpuId);
+
+    /// Undoes one [`Self::pause_vcpu`]. Called without locks.
+    fn unpause_vcpu(&self, vcpu: VcpuId);
+
+    /// Sends the pager its event. Called without locks.
+    fn notify_pager(&self);
+}
+
+/// A locked p2m.
+pub trait P2m {
+    /// A frame that is in no p2m entry: not yet, or not any more. Dropping one frees it.
+    type Frame;
+    /// As in [`Platform::Buffer`].
+    type Buffer;
+
+    /// Looks a gfn up. A gfn beyond the guest's memory is [`P2mType::Invalid`].
+    fn get(&self, gfn: Gfn) -> Entry;
+
+    /// What is known of a mapped frame.
+    fn facts(&self, mfn: Mfn) -> FrameFacts;
+
+    /// Changes the type and keeps the frame. More permissive types take effect by the time this
+    /// returns; for less permissive ones a flush is owed.
+    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno>;
+
+    /// Takes the frame out, leaving `to`. With [`Demand::SoleOwner`] it is checked once more, in
+    /// one step with taking, that nobody else uses it. On error the entry is as before.
+    fn take(
+        &mut self,
+        gfn: Gfn,
+        mfn: Mfn,
+        to: P2mType,
+        demand: Demand,
+    ) -> Result<Self::Frame, TakeError>;
+
+    /// Allocates a frame for the domain, with these contents and never another owner's data.
+    fn alloc(&mut self, contents: Contents<'_, Self::Buffer>) -> Result<Self::Frame, AllocError>;
+
+    /// Puts a frame in. Takes effect by the time this returns; nobody sees the gfn with the frame
+    /// before its contents. On error the frame is freed and the entry as before.
+    fn install(&mut self, gfn: Gfn, frame: Self::Frame, to: P2mType) -> Result<Mfn, Errno>;
+
+    /// Writes the machine-to-physical entry (row A5; lost in Xen before daf20794ed).
+    fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn);
+
+    /// The type of ordinary memory now: [`P2mType::RamLogDirty`] while the domain logs dirty pages
+    /// (lost in Xen before 2ad467f6a3), else [`P2mType::RamRw`].
+    fn home_type(&self) -> P2mType;
+
+    /// Makes every change so far take effect on all CPUs.
+    fn flush(&mut self);
+
+    /// Scrubs and frees frames that were taken out. Called after the flush.
+    fn free(&mut self, frames: impl Iterator<Item = Self::Frame>);
+
+    /// Counts a gfn out (`paged_pages` goes up by one).
+    fn count_out(&mut self);
+
+    /// Counts a gfn back in, or gone.
+    fn count_in(&mut self);
+}
+
+/// A p2m entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What the gfn is.
+    pub p2mt: P2mType,
+    /// The frame behind it, if it has a valid one.
+    pub mfn: Option<Mfn>,
+}
+
+/// Who uses a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameFacts {
+    /// I/O memory.
+    pub mmio: bool,
+    /// References, the allocation itself included.
+    pub references: u32,
+    /// Uses as something special: a page table, a writable mapping.
+    pub typed: u32,
+}
+
+impl FrameFacts {
+    /// Nobody but the owner uses it.
+    pub const fn sole_owner(self) -> bool {
+        self.references <= 1 && self.typed == 0
+    }
+}
+
+/// What must hold for a frame to be taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nobody else uses it: its contents are about to be lost.
+    SoleOwner,
+    /// Nothing: the owner gives it up, and it is freed once its last user is gone.
+    Nothing,
+}
+
+/// Why a frame was not taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeError {
+    /// Somebody else uses it.
+    InUse {
+        /// References, the allocation itself included.
+        references: u32,
+        /// Typed uses.
+        typed: u32,
+    },
+    /// The platform could not change the entry.
+    Platform(Errno),
+}
+
+/// What a new frame contains.
+#[derive(Debug)]
+pub enum Contents<'b, B> {
+    /// Zeros.
+    Zero,
+    /// What the pager supplies.
+    From(&'b B),
+}
+
+/// Why no frame was allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// No memory now.
+    NoMemory,
+    /// The buffer is not what a page can be copied from: not page-aligned, or beyond what the
+    /// caller may name.
+    InvalidBuffer,
+    /// Copying from the buffer faulted.
+    BufferFault,
+}

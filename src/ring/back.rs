@@ -1,0 +1,190 @@
+//! The pager's half: reads questions, and answers.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::abi::{EntryError, RawEntry, Request, Response, SLOTS};
+use super::page::{Index, SharedPage};
+use super::{Notify, Overrun};
+
+/// The answering half of the ring.
+#[derive(Debug)]
+pub struct Back {
+    page: SharedPage,
+    req_cons: u32,
+    /// Responses written, and those of them that the other side has been shown.
+    rsp_prod: u32,
+    published: u32,
+}
+
+/// More answers than questions: the caller answered something twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRequestToAnswer;
+
+impl core::fmt::Display for NoRequestToAnswer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("every request has been answered already")
+    }
+}
+
+impl core::error::Error for NoRequestToAnswer {}
+
+impl Back {
+    /// Starts at the first request of a ring that has just been set up.
+    pub fn new(page: SharedPage) -> Self {
+        Self {
+            page,
+            req_cons: 0,
+            rsp_prod: 0,
+            published: 0,
+        }
+    }
+
+    /// Takes the next request.
+    ///
+    /// `Ok(None)`: none there, and the hypervisor will notify for the next one. A request that makes
+    /// no sense is handed out as an error and is owed no answer.
+    pub fn take(&mut self) -> Result<Option<Result<Request, EntryError>>, Overrun> {
+        if self.pending()? == 0 {
+            self.page.store(
+                Index::ReqEvent,
+                self.req_cons.wrapping_add(1),
+                Ordering::Relaxed,
+            );
+            // The wish for an event before the last look; pairs with the fence in `Front::push`.
+            fence(Ordering::SeqCst);
+            if self.pending()? == 0 {
+                return Ok(None);
+            }
+        }
+        let request = Request::try_from(&self.page.read(self.req_cons));
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Ok(Some(request))
+    }
+
+    /// Whether a request can be taken: for a pager that polls instead of waiting for the event.
+    pub fn has_request(&self) -> bool {
+        self.page.load(Index::ReqProd, Ordering::Relaxed) != self.req_cons
+    }
+
+    /// Requests taken that wait for their answer.
+    pub fn unanswered(&self) -> u32 {
+        self.req_cons.wrapping_sub(self.rsp_prod)
+    }
+
+    /// Writes an answer; it is seen once [`Self::publish`] is called.
+    pub fn answer(&mut self, response: &Response) -> Result<(), NoRequestToAnswer> {
+        if self.unanswered() == 0 {
+            return Err(NoRequestToAnswer);
+        }
+        // Answers overwrite questions that have been copied out: rsp_prod < req_cons.
+        self.page.write(self.rsp_prod, &RawEntry::from(response));
+        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Shows the hypervisor the answers written since the last call.
+    pub fn publish(&mut self) -> Notify {
+        let old = self.published;
+        self.published = self.rsp_prod;
+        // Entries before the index: pairs with the acquire load in `Front`.
+        self.page
+            .store(Index::RspProd, self.rsp_prod, Ordering::Release);
+        // The index before the look at rsp_event; pairs with the fence in `Front::take`.
+        fence(Ordering::SeqCst);
+        let event = self.page.load(Index::RspEvent, Ordering::Relaxed);
+        Notify::when_reached(old, self.rsp_prod, event)
+    }
+
+    /// Requests that wait to be taken, checked: slots with unread answers hold no request.
+    fn pending(&self) -> Result<u32, Overrun> {
+        // Pairs with the hypervisor's release store: entries before index.
+        let prod = self.page.load(Index::ReqProd, Ordering::Acquire);
+        let pending = prod.wrapping_sub(self.req_cons);
+        let possible = SLOTS - self.unanswered().min(SLOTS);
+        if pending > possible {
+            Err(Overrun { pending, possible })
+        } else {
+            Ok(pending)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestPage, request};
+    use super::super::{Asker, Front};
+    use super::*;
+    use crate::Gfn;
+
+    #[test]
+    fn questions_come_in_order_and_answers_in_any() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let mut back = Back::new(page.map());
+        for round in 0..1000_u64 {
+            let gfns = [round * 3, round * 3 + 1, round * 3 + 2];
+            for gfn in gfns {
+                let claim = front.claim(Asker::Guest).unwrap();
+                let _ = front.push(claim, &request(gfn)).unwrap();
+            }
+            let taken = gfns.map(|gfn| {
+                let taken = back.take().unwrap().unwrap().unwrap();
+                assert_eq!(taken.gfn, Gfn::new_truncate(gfn));
+                taken
+            });
+            assert_eq!(back.take(), Ok(None));
+            for taken in taken.iter().rev() {
+                back.answer(&Response::to(taken)).unwrap();
+            }
+            assert_eq!(back.publish(), Notify::Owed);
+            for gfn in gfns.iter().rev() {
+                let response = front.take().unwrap().unwrap().unwrap();
+                assert_eq!(response.gfn, Gfn::new_truncate(*gfn));
+            }
+            assert_eq!(front.take(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn no_event_is_owed_to_a_side_that_has_not_slept() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let mut back = Back::new(page.map());
+        let mut push = |gfn| {
+            let claim = front.claim(Asker::Guest).unwrap();
+            front.push(claim, &request(gfn)).unwrap()
+        };
+        assert_eq!(push(1), Notify::Owed, "asleep since the ring was set up");
+        assert_eq!(push(2), Notify::NotOwed, "awake, has not looked yet");
+        while back.take().unwrap().is_some() {}
+        assert_eq!(push(3), Notify::Owed, "said that it goes to sleep");
+    }
+
+    #[test]
+    fn an_answer_too_many_is_refused() {
+        let page = TestPage::new();
+        let _front = Front::new(page.map(), 0);
+        let mut back = Back::new(page.map());
+        assert_eq!(
+            back.answer(&Response::to(&request(0))),
+            Err(NoRequestToAnswer)
+        );
+    }
+
+    #[test]
+    fn a_hostile_hypervisor_index_is_an_error() {
+        let page = TestPage::new();
+        let mut back = Back::new(page.map());
+        page.map().initialise();
+        for garbage in [SLOTS + 1, 1 << 31, u32::MAX] {
+            page.map().store(Index::ReqProd, garbage, Ordering::Relaxed);
+            assert_eq!(
+                back.take(),
+                Err(Overrun {
+                    pending: garbage,
+                    possible: SLOTS
+                })
+            );
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The hypervisor's half: asks, and reads answers.
+
+use core::sync::atomic::{Ordering, fence};
+
+use super::abi::{EntryError, EntryFlags, RawEntry, Request, Response, SLOTS};
+use super::page::{Index, SharedPage};
+use super::{Notify, Overrun};
+use crate::frame::Gfn;
+
+/// Slots that vcpus of the guest may hold at a time: one is left to foreign callers, who would
+/// otherwise never be served while the guest thrashes.
+pub const GUEST_SLOTS: u32 = SLOTS - 1;
+/// Slots that foreign callers may hold at a time: a dom0 that maps a whole guest cannot keep the
+/// guest's own vcpus waiting.
+pub const FOREIGN_SLOTS: u32 = SLOTS / 2;
+
+/// On whose behalf a request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A vcpu of the paged guest.
+    Guest,
+    /// Another domain, or the hypervisor for it.
+    Foreign,
+}
+
+/// A reserved slot: to be pushed into, or given back.
+#[must_use = "a claimed slot is lost unless it is pushed or cancelled"]
+#[derive(Debug)]
+pub struct Claim {
+    asker: Asker,
+    epoch: u32,
+}
+
+/// The claim was made on a ring that has been torn down since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale;
+
+/// No slot for this asker now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The requesting half of the ring. Everything here runs under the ring lock.
+#[derive(Debug)]
+pub struct Front {
+    page: SharedPage,
+    /// Tells this ring from those before and after it.
+    epoch: u32,
+    req_prod: u32,
+    rsp_cons: u32,
+    /// Claims not yet pushed, and requests not yet answered, by asker.
+    guest: u32,
+    foreign: u32,
+    /// The requests not yet answered.
+    asked: [Option<(Gfn, Asker)>; SLOTS as usize],
+}
+
+impl Front {
+    /// Sets the page up and starts asking. `epoch` differs from one ring of a domain to the next.
+    pub fn new(page: SharedPage, epoch: u32) -> Self {
+        page.initialise();
+        Self {
+            page,
+            epoch,
+            req_prod: 0,
+            rsp_cons: 0,
+            guest: 0,
+            foreign: 0,
+            asked: [None; SLOTS as usize],
+        }
+    }
+
+    /// Gives the page back.
+    pub fn into_page(self) -> SharedPage {
+        self.page
+    }
+
+    /// Requests that have been pushed and not been answered.
+    pub fn outstanding(&self) -> u32 {
+        self.req_prod.wrapping_sub(self.rsp_cons)
+    }
+
+    /// Slots in use: claimed or outstanding.
+    pub fn held(&self) -> u32 {
+        self.guest + self.foreign
+    }
+
+    /// Reserves a slot.
+    pub fn claim(&mut self, asker: Asker) -> Result<Claim, Full> {
+        let room = self.held() < SLOTS;
+        let (held, most) = match asker {
+            Asker::Guest => (&mut self.guest, GUEST_SLOTS),
+            Asker::Foreign => (&mut self.foreign, FOREIGN_SLOTS),
+        };
+        if !room || *held >= most {
+            return Err(Full);
+        }
+        *held += 1;
+        Ok(Claim {
+            asker,
+            epoch: self.epoch,
+        })
+    }
+
+    /// Gives a reserved slot back unused. Of a ring that is gone there is nothing to give back.
+    pub fn cancel(&mut self, claim: Claim) {
+        if claim.epoch == self.epoch {
+            *self.held_by(claim.asker) -= 1;
+        }
+    }
+
+    /// Writes a request into a reserved slot and publishes it.
+    pub fn push(&mut self, claim: Claim, request: &Request) -> Result<Notify, Stale> {
+        let Claim { asker, epoch } = claim;
+        if epoch != self.epoch {
+            return Err(Stale);
+        }
+        let mut entry = RawEntry::from(request);
+        if asker == Asker::Foreign {
+            entry.flags |= EntryFlags::FOREIGN.bits();
+        }
+        // A claim guarantees that fewer than SLOTS requests are outstanding.
+        if let Some(free) = self.asked.iter_mut().find(|a| a.is_none()) {
+            *free = Some((request.gfn, asker));
+        }
+        self.page.write(self.req_prod, &entry);
+        let old = self.req_prod;
+        self.req_prod = old.wrapping_add(1);
+        // The entry before the index: pairs with the pager's acquire load of req_prod.
+        self.page
+            .store(Index::ReqProd, self.req_prod, Ordering::Release);
+        // The index before the look at req_event: pairs with the fence between the pager's store
+        // of req_event and its last look at req_prod. One of the two sees the other.
+        fence(Ordering::SeqCst);
+        let event = self.page.load(Index::ReqEvent, Ordering::Relaxed);
+        Ok(Notify::when_reached(old, self.req_prod, event))
+    }
+
+    /// Takes the next response. The slot is free from here on, whatever the response says: an
+    /// answer that means nothing ([`EntryError`]) is an answer nevertheless.
+    ///
+    /// `Ok(None)`: none there, and the pager will notify for the next one.
+    pub fn take(&mut self) -> Result<Option<Result<Response, EntryError>>, Overrun> {
+        if self.pending()? == 0 {
+            self.page.store(
+                Index::RspEvent,
+                self.rsp_cons.wrapping_add(1),
+                Ordering::Relaxed,
+            );
+            // As in `push`, the other way round: the wish for an event before the last look.
+            fence(Ordering::SeqCst);
+            if self.pending()? == 0 {
+                return Ok(None);
+            }
+        }
+        let response = Response::try_from(&self.page.read(self.rsp_cons));
+        self.rsp_cons = self.rsp_cons.wrapping_add(1);
+        self.release(response.as_ref().ok().map(|r| r.gfn));
+        Ok(Some(response))
+    }
+
+    /// Responses that wait to be taken, checked: only what was asked can be answered.
+    fn pending(&self) -> Result<u32, Overrun> {
+        // Pairs with the pager's release store: entries before index.
+        let prod = self.page.load(Index::RspProd, Ordering::Acquire);
+        let pending = prod.wrapping_sub(self.rsp_cons);
+        let possible = self.outstanding();
+        if pending > possible {
+            Err(Overrun { pending, possible })
+        } else {
+            Ok(pending)
+        }
+    }
+
+    /// Frees the slot of the request that was answered: the one for this gfn, or any one if the
+    /// answer names none that was asked.
+    fn release(&mut self, gfn: Option<Gfn>) {
+        let by_gfn = |a: &Option<(Gfn, Asker)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
+        let slot = self.asked.iter().position(by_gfn);
+        let slot = slot.or_else(|| self.asked.iter().position(Option::is_some));
+        if let Some((_, asker)) = slot.and_then(|slot| self.asked[slot].take()) {
+            *self.held_by(asker) -= 1;
+        }
+    }
+
+    fn held_by(&mut self, asker: Asker) -> &mut u32 {
+        match asker {
+            Asker::Guest => &mut self.guest,
+            Asker::Foreign => &mut self.foreign,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestPage, request};
+    use super::*;
+
+    #[test]
+    fn guest_and_foreign_slots_are_apart() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let guests = [(); GUEST_SLOTS as usize].map(|()| front.claim(Asker::Guest).unwrap());
+        assert_eq!(front.claim(Asker::Guest).unwrap_err(), Full);
+        let foreign = front.claim(Asker::Foreign).unwrap();
+        assert_eq!(front.claim(Asker::Foreign).unwrap_err(), Full);
+        guests.into_iter().for_each(|claim| front.cancel(claim));
+        front.cancel(foreign);
+        let foreign = [(); FOREIGN_SLOTS as usize].map(|()| front.claim(Asker::Foreign).unwrap());
+        assert_eq!(front.claim(Asker::Foreign).unwrap_err(), Full);
+        foreign.into_iter().for_each(|claim| front.cancel(claim));
+        assert_eq!(front.held(), 0);
+    }
+
+    #[test]
+    fn a_claim_on_a_ring_that_is_gone_does_nothing() {
+        let (old_page, new_page) = (TestPage::new(), TestPage::new());
+        let mut old = Front::new(old_page.map(), 0);
+        let (push, cancel) = (
+            old.claim(Asker::Guest).unwrap(),
+            old.claim(Asker::Foreign).unwrap(),
+        );
+        let mut new = Front::new(new_page.map(), 1);
+        assert_eq!(new.push(push, &request(1)), Err(Stale));
+        new.cancel(cancel);
+        assert_eq!((new.held(), new.outstanding()), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_that_names_nothing_asked_frees_one_slot_all_the_same() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let mut back = super::super::Back::new(page.map());
+        let claim = front.claim(Asker::Guest).unwrap();
+        assert_eq!(front.push(claim, &request(7)), Ok(Notify::Owed));
+        let asked = back.take().unwrap().unwrap().unwrap();
+        let other = Response {
+            gfn: Gfn::new_truncate(8),
+            ..Response::to(&asked)
+        };
+        back.answer(&other).unwrap();
+        assert_eq!(back.publish(), Notify::Owed);
+        assert_eq!(front.take(), Ok(Some(Ok(other))));
+        assert_eq!((front.held(), front.outstanding()), (0, 0));
+        assert_eq!(front.take(), Ok(None));
+    }
+
+    /// Defect: C's front half takes `rsp_prod` as it stands and walks up to 2^32 responses.
+    #[test]
+    fn defect_12_more_answers_than_questions_is_an_error() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        for garbage in [1, SLOTS, SLOTS + 1, u32::MAX] {
+            page.map().store(Index::RspProd, garbage, Ordering::Relaxed);
+            let overrun = front.take().unwrap_err();
+            assert_eq!(
+                overrun,
+                Overrun {
+                    pending: garbage,
+                    possible: 0
+                }
+            );
+        }
+        page.map().store(Index::RspProd, 0, Ordering::Relaxed);
+        assert_eq!(
+            front.take(),
+            Ok(None),
+            "a pager that mends its index is served again"
+        );
+    }
+
+    #[test]
+    fn an_answer_of_another_version_frees_its_slot_and_says_why() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let claim = front.claim(Asker::Foreign).unwrap();
+        assert_eq!(front.push(claim, &request(7)), Ok(Notify::Owed));
+        let mut entry = RawEntry::ZERO;
+        entry.version = 3;
+        page.map().write(0, &entry);
+        page.map().store(Index::RspProd, 1, Ordering::Release);
+        assert_eq!(front.take(), Ok(Some(Err(EntryError::Version(3)))));
+        assert_eq!(front.held(), 0);
+    }
+}

@@ -1,0 +1,124 @@
+//! Access to the ring page: the only `unsafe` of this crate.
+//!
+//! The other side may write any byte at any time. Indices are therefore accessed as atomics and
+//! entries word by word through atomics too, copied out as a whole before anybody looks at them.
+
+#![allow(unsafe_code)]
+
+use core::mem::{align_of, offset_of, size_of};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use static_assertions::const_assert;
+
+use super::abi::{RawEntry, RingHeader, SLOTS};
+use crate::frame::PAGE_SIZE;
+
+const ENTRY_WORDS: usize = size_of::<RawEntry>() / size_of::<u64>();
+
+const_assert!(size_of::<RingHeader>() + SLOTS as usize * size_of::<RawEntry>() <= PAGE_SIZE);
+const_assert!(size_of::<RingHeader>().is_multiple_of(align_of::<AtomicU64>()));
+const_assert!(size_of::<RawEntry>().is_multiple_of(size_of::<u64>()));
+
+/// The ring page, mapped.
+#[derive(Debug)]
+pub struct SharedPage {
+    // INVARIANT: readable and writable for PAGE_SIZE bytes, 8-aligned, as long as `self` lives.
+    base: NonNull<u8>,
+}
+
+// SAFETY: every access goes through atomics, and the mapping is not tied to a thread.
+unsafe impl Send for SharedPage {}
+// SAFETY: as above; `&SharedPage` only gives atomic accesses.
+unsafe impl Sync for SharedPage {}
+
+/// An index in the header.
+#[derive(Clone, Copy)]
+pub(super) enum Index {
+    ReqProd,
+    ReqEvent,
+    RspProd,
+    RspEvent,
+}
+
+impl SharedPage {
+    /// Takes a mapped ring page.
+    ///
+    /// # Safety
+    ///
+    /// `base` must be aligned to 8 bytes and stay mapped, readable and writable, for [`PAGE_SIZE`]
+    /// bytes until the returned value is dropped; on this side nobody else may access the page
+    /// other than atomically. The other side may do as it likes.
+    pub const unsafe fn new(base: NonNull<u8>) -> Self {
+        Self { base }
+    }
+
+    /// `SHARED_RING_INIT`: no entries, both sides want an event for the first one.
+    pub fn initialise(&self) {
+        for index in [Index::ReqProd, Index::RspProd] {
+            self.store(index, 0, Ordering::Relaxed);
+        }
+        for index in [Index::ReqEvent, Index::RspEvent] {
+            self.store(index, 1, Ordering::Relaxed);
+        }
+        // Nothing of the page's former use reaches the other side.
+        for word in offset_of!(RingHeader, rsp_event) / 4 + 1..PAGE_SIZE / 4 {
+            self.word32(word * 4).store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn load(&self, index: Index, ordering: Ordering) -> u32 {
+        self.index(index).load(ordering)
+    }
+
+    pub(super) fn store(&self, index: Index, value: u32, ordering: Ordering) {
+        self.index(index).store(value, ordering);
+    }
+
+    /// Copies out the entry that ring position `position` falls on.
+    pub(super) fn read(&self, position: u32) -> RawEntry {
+        let mut words = [0_u64; ENTRY_WORDS];
+        for (word, out) in words.iter_mut().enumerate() {
+            *out = self.entry_word(position, word).load(Ordering::Relaxed);
+        }
+        // SAFETY: `RawEntry` is `repr(C)`, as large as `words`, and made of integers only without
+        // implicit padding, so any bytes are a value of it.
+        unsafe { core::mem::transmute::<[u64; ENTRY_WORDS], RawEntry>(words) }
+    }
+
+    /// Overwrites the entry that ring position `position` falls on.
+    pub(super) fn write(&self, position: u32, entry: &RawEntry) {
+        // SAFETY: the same size, and no padding that would be uninitialised.
+        let words = unsafe { core::mem::transmute::<RawEntry, [u64; ENTRY_WORDS]>(*entry) };
+        for (word, value) in words.into_iter().enumerate() {
+            self.entry_word(position, word)
+                .store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn index(&self, index: Index) -> &AtomicU32 {
+        self.word32(match index {
+            Index::ReqProd => offset_of!(RingHeader, req_prod),
+            Index::ReqEvent => offset_of!(RingHeader, req_event),
+            Index::RspProd => offset_of!(RingHeader, rsp_prod),
+            Index::RspEvent => offset_of!(RingHeader, rsp_event),
+        })
+    }
+
+    fn word32(&self, offset: usize) -> &AtomicU32 {
+        debug_assert!(offset < PAGE_SIZE && offset.is_multiple_of(4));
+        // SAFETY: callers pass offsets inside the page.
+        let at = unsafe { self.base.add(offset) };
+        // SAFETY: in the page and aligned by the type's invariant; all access is atomic.
+        unsafe { AtomicU32::from_ptr(at.cast().as_ptr()) }
+    }
+
+    fn entry_word(&self, position: u32, word: usize) -> &AtomicU64 {
+        let slot = (position % SLOTS) as usize;
+        let offset = size_of::<RingHeader>() + slot * size_of::<RawEntry>() + word * 8;
+        // SAFETY: `slot < SLOTS` and `word < ENTRY_WORDS`, so inside the page (asserted above).
+        let at = unsafe { self.base.add(offset) };
+        // SAFETY: in the page and aligned by the type's invariant; all access is atomic.
+        unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }
+    }
+}
