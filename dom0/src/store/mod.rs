@@ -83,16 +83,20 @@ pub type Fill<'a> = dyn FnMut(usize, &mut PageBuf) + 'a;
 /// `slots`, `pages` and `outcomes` of one call have the same length; entry n of each belongs to page
 /// n. Each entry of `outcomes` is set by the call. Errors are per page: one bad page does not fail
 /// its neighbours.
-pub trait PageStore: Send {
+///
+/// A shell writes from one thread while another reads what a fault waits for, so every call takes
+/// `&self` and a long write must not keep a read waiting. The core never has two calls under way
+/// that name the same slot.
+pub trait PageStore: Send + Sync {
     /// Writes many pages. A slot that held a page before holds the new one or, after an error, none.
-    fn write(&mut self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]);
+    fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]);
 
     /// Reads many pages. After an error the buffer's contents mean nothing.
-    fn read(&mut self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]);
+    fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]);
 
     /// Forgets a page. Freeing a slot that holds none does nothing.
-    fn free(&mut self, slot: Slot);
+    fn free(&self, slot: Slot);
 
     /// Brings everything written so far onto the device, if there is one.
-    fn flush(&mut self) -> Outcome;
+    fn flush(&self) -> Outcome;
 }
