@@ -210,8 +210,8 @@ mod tests {
     fn a_feature_that_no_kernel_has_is_named() {
         let unknown = Features::from_bits_retain(1 << 63);
         let options = Options {
-            features: GUEST.features | unknown,
-            ..GUEST
+            features: Options::GUEST.features | unknown,
+            ..Options::GUEST
         };
         let error = Userfaultfd::open(options).expect_err("no such feature");
         assert_eq!(error, OpenError::MissingFeatures { missing: unknown });
@@ -241,7 +241,7 @@ mod tests {
     fn faults_of_system_calls_take_a_permission_and_a_refusal_names_it() {
         let opened = without_permissions(Options {
             kernel_faults: true,
-            ..GUEST
+            ..Options::GUEST
         });
         let sysctl = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
         if sysctl.is_ok_and(|value| value.trim() == "1") {
