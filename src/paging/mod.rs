@@ -105,6 +105,12 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.enabled.load(Ordering::Acquire)
     }
 
+    /// Slots of the ring that are claimed, or whose request has not been answered. A guest's vcpu
+    /// stands in line only while [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS) of them are the guest's.
+    pub fn slots_held(&self) -> u32 {
+        self.line.lock().front().map_or(0, |front| front.held())
+    }
+
     /// Pauses a vcpu for a reason of the caller's own, besides any that paging has (row A8).
     /// `None`: the domain has no such vcpu.
     pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused> {
