@@ -4,6 +4,7 @@ mod slot;
 pub mod table;
 mod types;
 
+pub(crate) use slot::classify;
 pub use slot::{
     Debts, FlushOwed, Found, FurnishError, InFlight, Moved, MovedOwing, Paged, PagingIn, PagingOut,
     Ram, Slot, lookup,

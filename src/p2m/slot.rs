@@ -71,6 +71,11 @@ pub enum Found<'g, M> {
 /// Reads a gfn's entry.
 pub fn lookup<M: P2m>(p2m: &mut M, gfn: Gfn) -> Found<'_, M> {
     let entry = p2m.get(gfn);
+    classify(p2m, gfn, entry)
+}
+
+/// As [`lookup`], for an entry that was read under the same hold of the lock.
+pub(crate) fn classify<M: P2m>(p2m: &mut M, gfn: Gfn, entry: Entry) -> Found<'_, M> {
     match (entry.p2mt, entry.mfn) {
         (t, Some(mfn)) if t.is_pageable() => Found::Ram(Slot {
             p2m,

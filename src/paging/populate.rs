@@ -7,9 +7,9 @@ use super::{Count, Paging};
 use crate::errno::Errno;
 use crate::fault::{Decision, decide};
 use crate::frame::{Gfn, VcpuId};
-use crate::p2m::{Access, Found, P2mType, lookup};
+use crate::p2m::{Access, Found, P2mType, classify};
 use crate::pause::VcpuPaused;
-use crate::platform::{P2m, Platform};
+use crate::platform::{Entry, P2m, Platform};
 use crate::ring::Asker;
 
 /// Who needs the page.
@@ -112,8 +112,8 @@ impl<P: Platform> Paging<'_, P> {
         access: Access,
     ) -> Result<Populated, PopulateError> {
         let mut p2m = self.platform.lock_p2m();
-        let p2mt = p2m.get(gfn).p2mt;
-        let ask = match decide(p2mt, access) {
+        let entry = p2m.get(gfn);
+        let ask = match decide(entry.p2mt, access) {
             Decision::NotOurs => return Ok(Populated::NotPaging),
             Decision::Retry => return Ok(Populated::Present),
             Decision::Pause => false,
@@ -131,7 +131,7 @@ impl<P: Platform> Paging<'_, P> {
         match waiter {
             Some(vcpu) => {
                 if ask {
-                    self.depart(&mut p2m, gfn)?;
+                    self.depart(&mut p2m, gfn, entry)?;
                 }
                 let waits = self.wait(vcpu, gfn);
                 drop(p2m);
@@ -140,7 +140,7 @@ impl<P: Platform> Paging<'_, P> {
                         vcpu,
                         Want {
                             gfn,
-                            p2mt,
+                            p2mt: entry.p2mt,
                             kind: Kind::Page,
                         },
                     ),
@@ -162,8 +162,13 @@ impl<P: Platform> Paging<'_, P> {
     }
 
     /// With the p2m locked: the gfn leaves for `paging_in_start`.
-    fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn) -> Result<P2mType, PopulateError> {
-        let departed = match lookup(p2m, gfn) {
+    fn depart(
+        &self,
+        p2m: &mut P::P2m<'_>,
+        gfn: Gfn,
+        entry: Entry,
+    ) -> Result<P2mType, PopulateError> {
+        let departed = match classify(p2m, gfn, entry) {
             Found::PagingOut(slot) => match slot.populate() {
                 Ok(_) => P2mType::RamPagingOut,
                 Err((_, errno)) => return Err(PopulateError::Platform(errno)),
@@ -240,8 +245,9 @@ impl<P: Platform> Paging<'_, P> {
             })?;
         let departed = {
             let mut p2m = self.platform.lock_p2m();
-            match decide(p2m.get(gfn).p2mt, Access::WRITE) {
-                Decision::PopulateAndPause => self.depart(&mut p2m, gfn).map(Some),
+            let entry = p2m.get(gfn);
+            match decide(entry.p2mt, Access::WRITE) {
+                Decision::PopulateAndPause => self.depart(&mut p2m, gfn, entry).map(Some),
                 // It has left, or come home, since.
                 _ => Ok(None),
             }
