@@ -1,11 +1,11 @@
 # A running guest's own faults bring its pages back (Debian's pager, its responses filled in): pattern intact, exit 0.
-# deadline: 240
-guest_create b 96 1 "mib=40"
+# deadline: 200
+guest_create b 96 1 "mib=32"
 guest_ready b
 guest_passes b 2 60
-target "$domid" 65536
+target "$domid" 73728
 pager_start b "$domid" fixed
-wait_for 60 paged_at_least "$domid" 6000 || bad "only $(paged "$domid") pages went out in 60 s"
+wait_for 60 paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out in 60 s"
 guest_passes b 2 90
 target "$domid" 98304
 pager_stop 60

@@ -3,9 +3,9 @@
 guest_create c 96 2 "mib=32 threads=2 share=1"
 guest_ready c
 guest_passes c 2 60
-target "$domid" 65536
+target "$domid" 73728
 pager_start c "$domid" fixed
-wait_for 60 paged_at_least "$domid" 6000 || bad "only $(paged "$domid") pages went out in 60 s"
+wait_for 60 paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out in 60 s"
 guest_passes c 2 120
 target "$domid" 98304
 pager_stop 60

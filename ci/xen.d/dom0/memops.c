@@ -1,0 +1,223 @@
+/*
+ * What Xen says to every paging operation on a page in every state: a table on standard output, one line a case. The table
+ * of Xen's own C hypervisor is the measure for another one (ci/xen.d/tests/memops.table).
+ *
+ *   STATE OPERATION = ERRNO [pages±N] [paged±N] [request p2mt/flags]...
+ *
+ * With any argument: only the cases that kill the C hypervisor.
+ */
+#include "dummy.h"
+
+static struct dummy dom;
+static uint64_t next_gfn;
+static unsigned char *buffer;
+
+enum state { HOLE, RW, OUT, OUT_MAPPED, PAGED, IN_NO_FRAME, IN_FRAME, HOME, LOGDIRTY, STATES };
+static const char *const state_name[STATES] = { "hole", "ram", "nominated", "nominated+mapped", "paged", "asked-for",
+                                                "nominated+asked-for", "back-home", "logdirty" };
+
+enum operation { NOMINATE, EVICT, PREP, PREP_NULL, PREP_UNMAPPED, PREP_KERNEL, MAP, ASK, RESPOND, DROP_RESPONSE, RELEASE, ADD,
+                 OPERATIONS };
+static const char *const operation_name[OPERATIONS] = { "nominate", "evict", "prep", "prep-no-buffer", "prep-unmapped-buffer",
+                                                        "prep-kernel-buffer", "foreign-map", "ask", "response",
+                                                        "drop-response", "release", "add-page" };
+
+static void answer_requests(int print)
+{
+    vm_event_request_t req;
+
+    while (get_request(&dom, &req)) {
+        if (print)
+            printf(" request %u/%u%s%s", req.u.mem_paging.p2mt, req.u.mem_paging.flags,
+                   req.flags & VM_EVENT_FLAG_FOREIGN ? " foreign" : "", req.flags & VM_EVENT_FLAG_VCPU_PAUSED ? " paused" : "");
+        /* Consumes the slot and changes nothing: a wrong version. */
+        vm_event_response_t rsp = req;
+        rsp.version = 0;
+        respond(&dom, &rsp);
+    }
+}
+
+static void must(int error, int wanted, const char *what)
+{
+    if ((errno = error) != wanted)
+        stop("%s: wanted %s, got", what, errno_name(wanted));
+}
+
+static uint64_t make(enum state state, void **map)
+{
+    uint64_t gfn = state == HOLE ? GFNS + 64 + next_gfn : next_gfn++;
+
+    *map = NULL;
+    if (state == HOLE || state == RW || state == LOGDIRTY)
+        return gfn;
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
+    if (state == OUT_MAPPED)
+        must(map_page(dom.id, gfn, map), 0, "map of a nominated page");
+    if (state == PAGED || state == IN_NO_FRAME || state == HOME)
+        must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
+    if (state == IN_NO_FRAME || state == IN_FRAME)
+        must(ask_for(dom.id, gfn), EAGAIN, "ask for a page");
+    if (state == HOME)
+        must(memop(dom.id, XENMEM_paging_op_prep, gfn, buffer), 0, "prep");
+    answer_requests(0);
+    return gfn;
+}
+
+static int carry_out(enum operation operation, uint64_t gfn)
+{
+    vm_event_response_t rsp = { .version = VM_EVENT_INTERFACE_VERSION, .reason = VM_EVENT_REASON_MEM_PAGING };
+    xen_pfn_t frame = gfn;
+    int done;
+
+    switch (operation) {
+    case NOMINATE: return memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL);
+    case EVICT: return memop(dom.id, XENMEM_paging_op_evict, gfn, NULL);
+    case PREP: return memop(dom.id, XENMEM_paging_op_prep, gfn, buffer);
+    case PREP_NULL: return memop(dom.id, XENMEM_paging_op_prep, gfn, NULL);
+    case PREP_UNMAPPED: return memop(dom.id, XENMEM_paging_op_prep, gfn, (void *)0x10000);
+    case PREP_KERNEL: return memop(dom.id, XENMEM_paging_op_prep, gfn, (void *)0xffff880000000000);
+    case MAP: return map_page(dom.id, gfn, NULL);
+    case ASK: return ask_for(dom.id, gfn);
+    case DROP_RESPONSE: rsp.u.mem_paging.flags = MEM_PAGING_DROP_PAGE; /* fall through */
+    case RESPOND:
+        rsp.u.mem_paging.gfn = gfn;
+        respond(&dom, &rsp);
+        return 0;
+    case RELEASE:
+        done = xc_domain_decrease_reservation(xch, dom.id, 1, 0, &frame);
+        return done < 0 ? errno : done == 1 ? 0 : ENODATA; /* ENODATA: Xen took nothing */
+    case ADD:
+        done = xc_domain_populate_physmap(xch, dom.id, 1, 0, 0, &frame);
+        return done < 0 ? errno : done == 1 ? 0 : ENODATA;
+    default: return OP_NONE;
+    }
+}
+
+/* A page added where one is asked for and has no frame: kills the C hypervisor, so it is a run of its own. */
+static int deadly(enum state s, enum operation o) { return s == IN_NO_FRAME && o == ADD; }
+
+static void matrix(enum state first, enum state last, int deadly_ones)
+{
+    for (enum state s = first; s <= last; s++)
+        for (enum operation o = 0; o < OPERATIONS; o++) {
+            if (deadly(s, o) != deadly_ones)
+                continue;
+            long total, paged, total_after, paged_after;
+            void *map;
+            uint64_t gfn = make(s, &map);
+
+            /* A release is sent as a response with nothing on the ring before it: never more responses than requests, so
+             * that the indices stay those of a well-behaved pager. */
+            if (o == RESPOND || o == DROP_RESPONSE) {
+                uint64_t other = next_gfn++;
+                vm_event_request_t req;
+                must(memop(dom.id, XENMEM_paging_op_nominate, other, NULL), 0, "nominate");
+                must(ask_for(dom.id, other), EAGAIN, "ask for a page");
+                if (!get_request(&dom, &req))
+                    stop("no request for a nominated page");
+            }
+            counts(dom.id, &total, &paged);
+            printf("%s %s = %s", state_name[s], operation_name[o], errno_name(carry_out(o, gfn)));
+            counts(dom.id, &total_after, &paged_after);
+            if (total_after != total)
+                printf(" pages%+ld", total_after - total);
+            if (paged_after != paged)
+                printf(" paged%+ld", paged_after - paged);
+            answer_requests(1);
+            printf("\n");
+            if (map)
+                munmap(map, XC_PAGE_SIZE);
+        }
+}
+
+static void line(const char *what, int error) { printf("%s = %s\n", what, errno_name(error)); }
+
+/* A page goes out and home with what the pager gives; an evicted frame is somebody else's from then on. */
+static void contents(void)
+{
+    void *map;
+    uint64_t gfn = next_gfn++;
+
+    must(map_page(dom.id, gfn, &map), 0, "map");
+    memset(map, 0x5a, XC_PAGE_SIZE);
+    munmap(map, XC_PAGE_SIZE);
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
+    must(map_page(dom.id, gfn, &map), 0, "map of a nominated page");
+    memcpy(buffer, map, XC_PAGE_SIZE);
+    munmap(map, XC_PAGE_SIZE);
+    must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
+    must(memop(dom.id, XENMEM_paging_op_prep, gfn, buffer), 0, "prep");
+    must(map_page(dom.id, gfn, &map), 0, "map of a page back home");
+    line("contents after out and in", memcmp(map, buffer, XC_PAGE_SIZE) || ((char *)map)[77] != 0x5a ? EIO : 0);
+    munmap(map, XC_PAGE_SIZE);
+    memset(buffer, 0xa5, XC_PAGE_SIZE);
+}
+
+static void enabling(void)
+{
+    uint32_t id = create_domain(WITH_HAP), bare = create_domain(WITH_HAP | WITHOUT_VCPU), shadow = create_domain(0),
+             pv = create_domain(IS_PV), pod = create_domain(WITH_HAP);
+
+    line("enable: the caller itself", vm_event(0, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: no such domain", vm_event(30000, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: no vcpu", vm_event(bare, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: without HAP", vm_event(shadow, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: a PV domain", vm_event(pv, XEN_VM_EVENT_ENABLE, NULL));
+    populate(pod, 0, 1, XENMEMF_populate_on_demand);
+    line("enable: populate-on-demand", vm_event(pod, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: no ring gfn", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
+    if (xc_hvm_param_set(xch, id, HVM_PARAM_PAGING_RING_PFN, 7))
+        stop("cannot set the ring gfn");
+    line("enable: ring gfn has no page", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
+    line("disable: not enabled", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
+    line("resume: not enabled", vm_event(id, XEN_VM_EVENT_RESUME, NULL));
+    line("version", vm_event(id, XEN_VM_EVENT_GET_VERSION, NULL));
+    line("unknown operation", vm_event(id, 77, NULL));
+    for (unsigned op = 0; op <= 3; op++) {
+        printf("no ring: memop %u", op);
+        line("", memop(id, op, 0, NULL));
+    }
+    line("memop: the caller itself", memop(0, XENMEM_paging_op_nominate, 0, NULL));
+    line("memop: DOMID_SELF", memop(DOMID_SELF, XENMEM_paging_op_nominate, 0, NULL));
+    line("memop: no such domain", memop(30000, XENMEM_paging_op_nominate, 0, NULL));
+    populate(id, 7, 1, 0);
+    line("enable", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
+    line("enable: twice", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
+    line("memop: unknown operation", memop(id, 3, 0, NULL));
+    line("memop: gfn beyond everything", memop(id, XENMEM_paging_op_nominate, ~0ull, NULL));
+    line("memop: gfn above the limit", memop(id, XENMEM_paging_op_nominate, 1ull << 40, NULL));
+    line("memop: prep of gfn beyond everything", memop(id, XENMEM_paging_op_prep, ~0ull, buffer));
+    line("nominate: the ring page", memop(id, XENMEM_paging_op_nominate, 7, NULL));
+    line("resume", vm_event(id, XEN_VM_EVENT_RESUME, NULL));
+    line("disable", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
+    line("disable: twice", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
+    line("enable: again", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
+    line("disable: again", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
+    uint32_t all[] = { id, bare, shadow, pv, pod };
+    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+        if (xc_domain_destroy(xch, all[i]))
+            stop("cannot destroy domain %u", all[i]);
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    open_everything();
+    buffer = xencall_alloc_buffer(xcall, XC_PAGE_SIZE);
+    memset(buffer, 0xa5, XC_PAGE_SIZE);
+    if (argc > 1) {
+        attach(&dom);
+        matrix(HOLE, HOME, 1);
+        return 0;
+    }
+    enabling();
+    attach(&dom);
+    contents();
+    matrix(HOLE, HOME, 0);
+    if (xc_shadow_control(xch, dom.id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0) < 0)
+        stop("cannot turn log-dirty on");
+    matrix(LOGDIRTY, LOGDIRTY, 0);
+    line("destroy with pages out", xc_domain_destroy(xch, dom.id) ? errno : 0);
+    return 0;
+}
