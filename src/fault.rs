@@ -105,9 +105,57 @@ pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
     }
 }
 
+/// Who maps a guest's frame from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapper {
+    /// The guest's pager.
+    Pager,
+    /// Anybody else: a device back end, an emulator, a toolstack.
+    Other,
+}
+
+/// What to do about a foreign map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapDecision {
+    /// Not paging's business.
+    NotOurs,
+    /// Map it, with a reference: while that is held the page cannot be evicted.
+    Map,
+    /// Ask the pager for the page; the mapper tries again.
+    Populate,
+    /// It is on its way in; the mapper tries again.
+    Retry,
+}
+
+/// Decides on a foreign map of a gfn of this type.
+///
+/// A page that was allocated for its pager to fill is shown to nobody else: in Xen 4.1 a device
+/// emulator could read one before it was filled.
+pub const fn decide_map(p2mt: P2mType, mapper: Mapper) -> MapDecision {
+    match (p2mt, mapper) {
+        (P2mType::RamPagingOut, _) | (P2mType::RamPagingIn, Mapper::Pager) => MapDecision::Map,
+        (P2mType::RamPaged, _) => MapDecision::Populate,
+        (P2mType::RamPagingInStart | P2mType::RamPagingIn, _) => MapDecision::Retry,
+        _ => MapDecision::NotOurs,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unfilled_page_is_mapped_by_its_pager_alone() {
+        let decide = |t| [Mapper::Pager, Mapper::Other].map(|mapper| decide_map(t, mapper));
+        assert_eq!(
+            decide(P2mType::RamPagingIn),
+            [MapDecision::Map, MapDecision::Retry]
+        );
+        assert_eq!(decide(P2mType::RamPagingOut), [MapDecision::Map; 2]);
+        assert_eq!(decide(P2mType::RamPaged), [MapDecision::Populate; 2]);
+        assert_eq!(decide(P2mType::RamPagingInStart), [MapDecision::Retry; 2]);
+        assert_eq!(decide(P2mType::RamRw), [MapDecision::NotOurs; 2]);
+    }
 
     #[test]
     fn an_ept_violation_says_what_was_wanted() {
