@@ -1,1 +1,3 @@
 //! Tests, benches and fuzz targets that cross rooms.
+
+pub mod floors;
