@@ -1,5 +1,12 @@
 //! The embedded host: a machine whose guest memory is real and paged through userfaultfd.
 
+mod fault;
 pub mod frame_run;
 pub mod guest_memory;
+mod hypercall;
+pub mod machine;
+pub mod p2m;
+mod prep;
 pub mod uffd;
+
+pub use machine::{Departure, Machine, MachineError, MachineOptions};

@@ -1,0 +1,222 @@
+//! The hypercall thread: what is not a fault. Serves one pager after the other, and notices when one
+//! is gone.
+
+use std::os::fd::AsFd as _;
+
+use p2m_paging::paging::{DomainFacts, EvictError, Job, NominateError, PopulateError, PrepJob};
+use p2m_paging::{Errno, Gfn};
+
+use super::machine::{Departure, Machine};
+use super::p2m::BufferClaim;
+use super::prep;
+use crate::link::packet::{MAX_BATCH, PACKET_WORDS};
+use crate::link::socket::Received;
+use crate::link::{Connection, Listener, Op, PROTOCOL, SharedArea};
+
+/// The embedded host's guest as row A10 looks at it: nothing speaks against paging it.
+const FACTS: DomainFacts = DomainFacts {
+    hvm_control_domain: false,
+    hap: true,
+    iommu: false,
+    populate_on_demand: false,
+};
+
+/// Buffers of a pager at most, in pages: 256 MiB.
+const MAX_BUFFER_PAGES: u64 = 1 << 16;
+
+/// The two ends of a call, kept from call to call for their memory.
+struct Call {
+    words: Box<[u64; PACKET_WORDS]>,
+    reply: Vec<u64>,
+}
+
+impl Machine {
+    /// Serves pagers for ever.
+    pub(super) fn serve_pagers(&self, listener: &Listener) {
+        let mut call = Call {
+            words: Box::new([0; PACKET_WORDS]),
+            reply: Vec::with_capacity(MAX_BATCH + 1),
+        };
+        loop {
+            match listener.accept() {
+                Ok(connection) => self.serve_pager(&connection, &mut call),
+                Err(error) => return self.crash(format!("no more pagers can attach: {error}")),
+            }
+        }
+    }
+
+    fn serve_pager(&self, connection: &Connection, call: &mut Call) {
+        loop {
+            match connection.receive(&mut call.words) {
+                Ok(Some(received)) => {
+                    if let Err(errno) = self.serve_call(connection, received, call) {
+                        tracing::warn!(%errno, "the pager takes no reply");
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(errno) => {
+                    tracing::warn!(%errno, "the pager's connection is broken");
+                    break;
+                }
+            }
+        }
+        self.pager_left();
+    }
+
+    fn serve_call(
+        &self,
+        connection: &Connection,
+        received: Received,
+        call: &mut Call,
+    ) -> Result<(), rustix::io::Errno> {
+        let (op, arguments) = match &call.words[..received.words] {
+            [op, arguments @ ..] => (Op::try_from_raw(*op), arguments),
+            [] => (None, &[][..]),
+        };
+        if op == Some(Op::Attach) {
+            return self.attach(connection, arguments, received);
+        }
+        call.reply.clear();
+        call.reply.push(0);
+        let outcome = match op {
+            Some(Op::Info) if arguments == [PROTOCOL] => {
+                let cpu = self.cpu().map_or(0, |cpu| cpu as u64 + 1);
+                call.reply.extend([self.memory().size_pages(), cpu]);
+                Ok(())
+            }
+            Some(Op::Enable) => self
+                .paging()
+                .enable(&FACTS, || Some(self.shared.ring_page()))
+                .map_err(|e| e.errno()),
+            Some(Op::Disable) => self.disable(),
+            Some(op) => self.batch(op, arguments, &mut call.reply),
+            None => Err(Errno::ENOSYS),
+        };
+        if let Err(errno) = outcome {
+            call.reply.clear();
+            call.reply.push(errno as u64);
+        }
+        connection.send(&call.reply, &[])
+    }
+
+    fn attach(
+        &self,
+        connection: &Connection,
+        arguments: &[u64],
+        mut received: Received,
+    ) -> Result<(), rustix::io::Errno> {
+        let refuse = |errno: Errno| connection.send(&[errno as u64], &[]);
+        let &[pages] = arguments else {
+            return refuse(Errno::EINVAL);
+        };
+        if self.paging().is_enabled() {
+            return refuse(Errno::EBUSY);
+        }
+        let buffers = match (received.fds.pop(), usize::try_from(pages)) {
+            (Some(fd), Ok(pages @ 1..)) if pages as u64 <= MAX_BUFFER_PAGES => {
+                SharedArea::open(fd, pages)
+            }
+            _ => return refuse(Errno::EINVAL),
+        };
+        let Ok(buffers) = buffers else {
+            return refuse(Errno::EINVAL);
+        };
+        let (watch, watched) = Connection::pair()?;
+        self.mailbox.clear();
+        self.paging().platform().set_buffers(Some(buffers));
+        let fds = [
+            self.memory().as_fd(),
+            self.shared.as_fd(),
+            self.paging().platform().events().as_fd(),
+            self.doorbell.as_fd(),
+            watched.as_fd(),
+        ];
+        connection.send(&[0], &fds)?;
+        self.attached(watch);
+        Ok(())
+    }
+
+    fn disable(&self) -> Result<(), Errno> {
+        if self.counts().paged > 0 {
+            // Xen would let it: and the guest would meet pages that nobody brings back.
+            return Err(Errno::EBUSY);
+        }
+        self.paging().disable().map_err(|e| e.errno())?;
+        self.paging().platform().wake_all();
+        self.detached(Departure::Detached);
+        Ok(())
+    }
+
+    fn batch(&self, op: Op, arguments: &[u64], reply: &mut Vec<u64>) -> Result<(), Errno> {
+        let gfns = || arguments.iter().map(|&raw| Gfn::try_new(raw));
+        match op {
+            Op::Nominate => {
+                let mut jobs = jobs::<NominateError>(arguments)?;
+                self.paging().nominate(&mut jobs);
+                reply.extend(
+                    jobs.iter()
+                        .map(|job| status(job.done, NominateError::errno)),
+                );
+            }
+            Op::Evict => {
+                let mut jobs = jobs::<EvictError>(arguments)?;
+                self.paging().evict(&mut jobs);
+                reply.extend(jobs.iter().map(|job| status(job.done, EvictError::errno)));
+            }
+            Op::Prep => {
+                let mut jobs = prep_jobs(arguments)?;
+                self.paging().prep(&mut jobs);
+                reply.extend(jobs.iter().map(|job| number(prep::result(job))));
+            }
+            Op::Restore => reply.extend(gfns().map(|gfn| {
+                number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| {
+                    let asked = self.populate(gfn);
+                    asked.map(|_| ()).map_err(PopulateError::errno)
+                }))
+            })),
+            Op::Map => reply.extend(
+                gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.map(gfn)))),
+            ),
+            Op::Unmap => reply.extend(
+                gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.unmap(gfn)))),
+            ),
+            Op::Attach | Op::Enable | Op::Disable | Op::Info => return Err(Errno::ENOSYS),
+        }
+        Ok(())
+    }
+
+    fn pager_left(&self) {
+        if self.paging().is_enabled() {
+            let lost_pages = self.counts().paged;
+            self.paging().shut_down();
+            self.detached(Departure::Died { lost_pages });
+            self.paging().platform().wake_all();
+        }
+        self.paging().platform().set_buffers(None);
+    }
+}
+
+fn jobs<E>(arguments: &[u64]) -> Result<Vec<Job<E>>, Errno> {
+    let gfn = |&raw: &u64| Gfn::try_new(raw).map(Job::new).ok_or(Errno::EINVAL);
+    arguments.iter().map(gfn).collect()
+}
+
+fn prep_jobs(arguments: &[u64]) -> Result<Vec<PrepJob<BufferClaim>>, Errno> {
+    let (pairs, []) = arguments.as_chunks::<2>() else {
+        return Err(Errno::EINVAL);
+    };
+    let job = |&[gfn, buffer]: &[u64; 2]| {
+        let gfn = Gfn::try_new(gfn).ok_or(Errno::EINVAL)?;
+        Ok(PrepJob::filled(gfn, BufferClaim(buffer)))
+    };
+    pairs.iter().map(job).collect()
+}
+
+fn status<E: Copy>(done: Option<Result<(), E>>, errno: impl Fn(E) -> Errno) -> u64 {
+    number(done.map_or(Err(Errno::EIO), |done| done.map_err(errno)))
+}
+
+fn number(result: Result<(), Errno>) -> u64 {
+    result.map_or_else(|errno| errno as u64, |()| 0)
+}

@@ -1,0 +1,209 @@
+use std::sync::atomic::Ordering::Relaxed;
+
+use p2m_paging::Paging;
+use p2m_paging::p2m::Access;
+use p2m_paging::paging::{
+    Caller, DomainFacts, DropError, EvictError, Job, NominateError, Populated, PrepError, PrepJob,
+};
+use p2m_paging::pause::VcpuCell;
+
+use super::super::uffd::{Modes, Options};
+use super::*;
+
+const FACTS: DomainFacts = DomainFacts {
+    hvm_control_domain: false,
+    hap: true,
+    iommu: false,
+    populate_on_demand: false,
+};
+
+fn gfn(raw: u64) -> Gfn {
+    Gfn::try_new(raw).expect("a frame number")
+}
+
+/// A guest of `pages` pages, each filled with its number plus one, with paging enabled.
+fn guest(pages: u64) -> Paging<'static, HostPlatform> {
+    let memory = GuestMemory::create(pages).unwrap();
+    for page in 0..pages {
+        memory.store(gfn(page), &contents(page)).unwrap();
+    }
+    let uffd = Userfaultfd::open(Options::GUEST).unwrap();
+    let modes = Modes::MISSING | Modes::WRITE_PROTECT;
+    uffd.register(&memory, modes).unwrap();
+    let events = EventChannel::new().unwrap();
+    let platform = HostPlatform::new(memory, uffd, 1, events);
+    platform.set_buffers(Some(SharedArea::create("buffers", 4).unwrap()));
+    let paging = Paging::new(platform, Box::leak(Box::new([VcpuCell::new()])));
+    let ring: &'static SharedArea = Box::leak(Box::new(SharedArea::create("ring", 1).unwrap()));
+    paging.enable(&FACTS, || Some(ring.ring_page())).unwrap();
+    paging
+}
+
+fn contents(page: u64) -> [u8; PAGE_SIZE] {
+    [u8::try_from(page + 1).unwrap(); PAGE_SIZE]
+}
+
+fn nominate(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), NominateError> {
+    let mut jobs = [Job::new(gfn(page))];
+    paging.nominate(&mut jobs);
+    jobs[0].done.unwrap()
+}
+
+fn evict(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), EvictError> {
+    let mut jobs = [Job::new(gfn(page))];
+    paging.evict(&mut jobs);
+    jobs[0].done.unwrap()
+}
+
+fn prep(paging: &Paging<'_, HostPlatform>, page: u64, buffer: u64) -> Result<(), PrepError> {
+    let mut jobs = [PrepJob::filled(gfn(page), BufferClaim(buffer))];
+    paging.prep(&mut jobs);
+    jobs[0].done.unwrap()
+}
+
+/// What the pager supplies in a buffer.
+fn supply(paging: &Paging<'_, HostPlatform>, buffer: usize, byte: u8) {
+    let table = paging.platform().table.lock();
+    let words = table.buffers.as_ref().unwrap().page(buffer).unwrap();
+    let word = u64::from_ne_bytes([byte; 8]);
+    words.iter().for_each(|w| w.store(word, Relaxed));
+}
+
+fn resident(paging: &Paging<'_, HostPlatform>) -> u64 {
+    paging.platform().memory().resident_pages().unwrap()
+}
+
+fn read(paging: &Paging<'_, HostPlatform>, page: u64) -> [u8; PAGE_SIZE] {
+    let mut bytes = [0; PAGE_SIZE];
+    let run = FrameRun::one(gfn(page));
+    paging.platform().memory().read(run, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn an_evicted_page_frees_its_memory_and_comes_back_with_what_the_pager_supplies() {
+    let paging = guest(4);
+    nominate(&paging, 1).unwrap();
+    assert_eq!(read(&paging, 1), contents(1), "the contents stay in place");
+    evict(&paging, 1).unwrap();
+    assert_eq!(resident(&paging), 3);
+    let counts = paging.platform().counts();
+    assert_eq!((counts.paged, counts.resident()), (1, 3));
+    supply(&paging, 2, 9);
+    prep(&paging, 1, 2 * PAGE_SIZE as u64).unwrap();
+    assert_eq!(read(&paging, 1), [9; PAGE_SIZE]);
+    assert_eq!(paging.platform().counts().resident(), 4);
+}
+
+#[test]
+fn a_mapped_frame_is_neither_nominated_nor_evicted() {
+    let paging = guest(2);
+    let platform = paging.platform();
+    platform.map(gfn(0)).unwrap();
+    platform.map(gfn(0)).unwrap();
+    let in_use = |references| NominateError::InUse {
+        references,
+        typed: 0,
+    };
+    assert_eq!(nominate(&paging, 0), Err(in_use(3)));
+    assert!(platform.unmap(gfn(0)) && platform.unmap(gfn(0)) && !platform.unmap(gfn(0)));
+    nominate(&paging, 0).unwrap();
+    platform.map(gfn(0)).unwrap();
+    let refused = evict(&paging, 0).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EBUSY);
+    assert_eq!(read(&paging, 0), contents(0));
+    // Nor is it taken from under its user by the guest's balloon.
+    let dropped = paging.drop_page(gfn(0), Caller::Foreign(VcpuId(0)));
+    assert_eq!(dropped, Err(DropError::Platform(Errno::EBUSY)));
+    assert!(platform.unmap(gfn(0)));
+    evict(&paging, 0).unwrap();
+    assert_eq!(platform.map(gfn(0)), Err(P2mType::RamPaged));
+}
+
+#[test]
+fn a_buffer_beyond_the_pagers_memory_is_refused_and_the_page_stays_out() {
+    let paging = guest(2);
+    nominate(&paging, 0).unwrap();
+    evict(&paging, 0).unwrap();
+    for wrong in [1, 4 * PAGE_SIZE as u64, u64::MAX, u64::MAX - 4095] {
+        assert_eq!(
+            prep(&paging, 0, wrong),
+            Err(PrepError::InvalidBuffer),
+            "{wrong:#x}"
+        );
+    }
+    paging.platform().set_buffers(None);
+    assert_eq!(prep(&paging, 0, 0), Err(PrepError::InvalidBuffer));
+    assert_eq!(paging.platform().counts().paged, 1);
+    let mut empty = [PrepJob::empty(gfn(0))];
+    paging.prep(&mut empty);
+    assert_eq!(empty[0].done, Some(Err(PrepError::InvalidBuffer)));
+}
+
+#[test]
+fn frames_beyond_the_guest_are_no_memory() {
+    let paging = guest(2);
+    for beyond in [2, Gfn::MAX.get()] {
+        let refused = nominate(&paging, beyond).unwrap_err();
+        assert_eq!(refused, NominateError::NoFrame(P2mType::Invalid));
+        assert_eq!(paging.platform().map(gfn(beyond)), Err(P2mType::Invalid));
+    }
+}
+
+#[test]
+fn a_page_put_where_one_is_already_replaces_it() {
+    let paging = guest(2);
+    nominate(&paging, 0).unwrap();
+    evict(&paging, 0).unwrap();
+    // Somebody touched the hole past the p2m.
+    let memory = paging.platform().memory();
+    let file = std::os::fd::AsFd::as_fd(&**memory);
+    rustix::io::pwrite(file, &[7; PAGE_SIZE], 0).unwrap();
+    supply(&paging, 0, 5);
+    prep(&paging, 0, 0).unwrap();
+    assert_eq!(read(&paging, 0), [5; PAGE_SIZE]);
+}
+
+#[test]
+fn a_page_given_back_while_out_counts_as_neither_in_nor_out() {
+    let paging = guest(3);
+    nominate(&paging, 0).unwrap();
+    evict(&paging, 0).unwrap();
+    nominate(&paging, 1).unwrap();
+    for page in [0, 1] {
+        let foreign = Caller::Foreign(VcpuId(0));
+        paging.drop_page(gfn(page), foreign).unwrap();
+    }
+    let counts = paging.platform().counts();
+    assert_eq!(
+        (counts.paged, counts.given_back, counts.resident()),
+        (0, 2, 1)
+    );
+    assert_eq!(resident(&paging), 1);
+    assert!(paging.platform().refill(gfn(0)).unwrap());
+    assert!(!paging.platform().refill(gfn(0)).unwrap(), "once");
+    assert_eq!(read(&paging, 0), [0; PAGE_SIZE]);
+    assert_eq!(paging.platform().counts().resident(), 2);
+}
+
+#[test]
+fn a_write_to_a_nominated_page_takes_it_home_and_the_evict_fails() {
+    let paging = guest(1);
+    nominate(&paging, 0).unwrap();
+    let vcpu = VcpuId(0);
+    paging.platform().note_blocked(vcpu, gfn(0));
+    assert_eq!(
+        paging.fault(vcpu, gfn(0), Access::READ),
+        Ok(Populated::Present)
+    );
+    let write = Access::READ | Access::WRITE;
+    assert_eq!(paging.fault(vcpu, gfn(0), write), Ok(Populated::Waiting));
+    assert_eq!(evict(&paging, 0).unwrap_err().errno(), Errno::EBUSY);
+    // A prep finds the frame in place and keeps its contents.
+    supply(&paging, 0, 99);
+    prep(&paging, 0, 0).unwrap();
+    assert_eq!(read(&paging, 0), contents(0));
+    assert_eq!(paging.vcpus().pauses(vcpu), 0);
+    let blocked = paging.platform().blocked[0].load(Relaxed);
+    assert_eq!(blocked, 0, "unprotecting has woken it");
+}

@@ -1,0 +1,102 @@
+//! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
+//! is `[kind, argument]` and has no reply.
+
+/// Both sides must be of the same make: checked by [`Op::Info`].
+pub const PROTOCOL: u64 = 1;
+/// Pages of a batch at most.
+pub const MAX_BATCH: usize = 1024;
+/// Words of a packet at most: an op, and a prep (frame and buffer) for each page of a batch.
+pub const PACKET_WORDS: usize = 1 + 2 * MAX_BATCH;
+
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u64)]
+        pub enum $name { $($(#[$variant_doc])* $variant = $number,)* }
+
+        impl $name {
+            /// The one with this number.
+            pub const fn try_from_raw(raw: u64) -> Option<Self> {
+                match raw { $($number => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What a pager can ask for. Batches yield one errno (or 0) for each page.
+    Op {
+        /// `[pages of buffers]` with the buffers' memory → `[]` with guest memory, shared pages,
+        /// events, doorbell, and a socket for notices.
+        Attach = 1,
+        /// `[]` → `[]`
+        Enable = 2,
+        /// `[]` → `[]`
+        Disable = 3,
+        /// `[gfn…]`
+        Nominate = 4,
+        /// `[gfn…]`
+        Evict = 5,
+        /// `[gfn, buffer in bytes…]`
+        Prep = 6,
+        /// `[gfn…]`: has the hypervisor ask for a nominated page, so that it goes home.
+        Restore = 7,
+        /// `[gfn…]`: the caller uses the frame from here on. ENOENT: out, asked for; try again.
+        Map = 8,
+        /// `[gfn…]`
+        Unmap = 9,
+        /// `[PROTOCOL]` → `[max_pages, cpu + 1 or 0]`: the first call of every pager.
+        Info = 10,
+    }
+}
+
+/// What the machine tells a pager unasked, as a watch on xenstore would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// How many pages the guest is to have resident (`memory/target-tot_pages`).
+    Target(i64),
+    /// How many it has (`tot_pages`).
+    Resident(u64),
+    /// The guest has shut down (`@releaseDomain`).
+    DomainGone,
+}
+
+impl Notice {
+    /// As a packet.
+    pub const fn words(self) -> [u64; 2] {
+        match self {
+            Self::Target(pages) => [1, pages.cast_unsigned()],
+            Self::Resident(pages) => [2, pages],
+            Self::DomainGone => [3, 0],
+        }
+    }
+
+    /// What a packet says, if anything.
+    pub const fn parse(words: &[u64]) -> Option<Self> {
+        match words {
+            [1, pages] => Some(Self::Target(pages.cast_signed())),
+            [2, pages] => Some(Self::Resident(*pages)),
+            [3, _] => Some(Self::DomainGone),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_round_trip_and_garbage_is_none() {
+        for notice in [Notice::Target(-5), Notice::Resident(7), Notice::DomainGone] {
+            assert_eq!(Notice::parse(&notice.words()), Some(notice));
+        }
+        for garbage in [&[][..], &[1], &[9, 9], &[1, 2, 3]] {
+            assert_eq!(Notice::parse(garbage), None);
+        }
+        assert_eq!(Op::try_from_raw(Op::Unmap as u64), Some(Op::Unmap));
+        assert_eq!(Op::try_from_raw(0), None);
+        assert_eq!(Op::try_from_raw(u64::MAX), None);
+    }
+}

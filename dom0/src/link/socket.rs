@@ -1,0 +1,261 @@
+//! The socket between machine and pager: packets of 64-bit words, and descriptors with them.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use zerocopy::IntoBytes as _;
+
+use super::packet::PACKET_WORDS;
+
+/// Descriptors that go with one packet at most.
+pub const MAX_FDS: usize = 8;
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody listens under that name.
+    #[error("no embedded host listens as {name:?}: {errno}")]
+    NoHost {
+        /// The name.
+        name: String,
+        /// The kernel's error.
+        errno: Errno,
+    },
+    /// The kernel refused a step.
+    #[error("{step}: {errno}")]
+    System {
+        /// The system call.
+        step: &'static str,
+        /// Its error.
+        errno: Errno,
+    },
+}
+
+fn at(step: &'static str) -> impl Fn(Errno) -> ConnectError {
+    move |errno| ConnectError::System { step, errno }
+}
+
+/// Where pagers connect: a name in the abstract namespace, so that nothing is left behind.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+/// One end of a connection. Dropping it closes it.
+#[derive(Debug)]
+pub struct Connection(OwnedFd);
+
+/// A packet, received.
+#[derive(Debug)]
+pub struct Received {
+    /// How many words of the buffer it filled.
+    pub words: usize,
+    /// Its descriptors, in the order they were sent.
+    pub fds: Vec<OwnedFd>,
+}
+
+fn socket() -> Result<OwnedFd, ConnectError> {
+    rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(at("socket"))
+}
+
+impl Listener {
+    /// Listens under `name`.
+    pub fn bind(name: &str) -> Result<Self, ConnectError> {
+        let socket = socket()?;
+        let address =
+            SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(at("socket name"))?;
+        rustix::net::bind(&socket, &address).map_err(at("bind"))?;
+        rustix::net::listen(&socket, 1).map_err(at("listen"))?;
+        Ok(Self(socket))
+    }
+
+    /// The next pager that runs as the same user, or as root; others are turned away.
+    pub fn accept(&self) -> Result<Connection, Errno> {
+        loop {
+            let socket = match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC) {
+                Ok(socket) => socket,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+            if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
+                return Ok(Connection(socket));
+            }
+            tracing::warn!(
+                uid = peer.uid.as_raw(),
+                "turned a pager of another user away"
+            );
+        }
+    }
+}
+
+impl Connection {
+    /// Connects to the host that listens as `name`.
+    pub fn connect(name: &str) -> Result<Self, ConnectError> {
+        let socket = socket()?;
+        let address =
+            SocketAddrUnix::new_abstract_name(name.as_bytes()).map_err(at("socket name"))?;
+        rustix::net::connect(&socket, &address).map_err(|errno| ConnectError::NoHost {
+            name: name.to_owned(),
+            errno,
+        })?;
+        Ok(Self(socket))
+    }
+
+    /// Two connected ends: the second one is for the other process.
+    pub fn pair() -> Result<(Self, Self), Errno> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self(ours), Self(theirs)))
+    }
+
+    /// An end that was received.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Another handle on the same end.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Sends a packet, waiting for room.
+    pub fn send(&self, words: &[u64], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        self.send_with(words, fds, SendFlags::NOSIGNAL)
+    }
+
+    /// Sends a packet; EAGAIN if there is no room for it now.
+    pub fn try_send(&self, words: &[u64]) -> Result<(), Errno> {
+        self.send_with(words, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        words: &[u64],
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Errno::INVAL);
+        }
+        loop {
+            let bytes = IoSlice::new(words.as_bytes());
+            match rustix::net::sendmsg(&self.0, &[bytes], &mut control, flags) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Waits for a packet. `None`: the other side is gone. EMSGSIZE: it was no whole number of
+    /// words, or too long.
+    pub fn receive(&self, words: &mut [u64; PACKET_WORDS]) -> Result<Option<Received>, Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut bytes = [IoSliceMut::new(words.as_mut_bytes())];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = match rustix::net::recvmsg(&self.0, &mut bytes, &mut control, flags) {
+                Ok(received) => received,
+                Err(Errno::INTR) => continue,
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(errno) => return Err(errno),
+            };
+            if received.bytes == 0 {
+                return Ok(None);
+            }
+            let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
+            if received.flags.intersects(cut) || !received.bytes.is_multiple_of(8) {
+                return Err(Errno::MSGSIZE);
+            }
+            let fds = control
+                .drain()
+                .filter_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                    _ => None,
+                })
+                .flatten()
+                .collect();
+            return Ok(Some(Received {
+                words: received.bytes / 8,
+                fds,
+            }));
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::super::EventChannel;
+    use super::*;
+
+    #[test]
+    fn packets_arrive_whole_with_their_descriptors() {
+        let (a, b) = Connection::pair().unwrap();
+        let event = EventChannel::new().unwrap();
+        a.send(&[1, 2, 3], &[event.as_fd()]).unwrap();
+        a.send(&[4], &[]).unwrap();
+        let mut words = [0; PACKET_WORDS];
+        let mut first = b.receive(&mut words).unwrap().unwrap();
+        assert_eq!((first.words, first.fds.len()), (3, 1));
+        assert_eq!(words[..3], [1, 2, 3]);
+        EventChannel::from_fd(first.fds.remove(0)).kick().unwrap();
+        event.wait().unwrap();
+        assert_eq!(b.receive(&mut words).unwrap().unwrap().words, 1);
+        drop(a);
+        assert!(b.receive(&mut words).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_packet_of_odd_length_is_an_error_and_no_panic() {
+        let (a, b) = Connection::pair().unwrap();
+        rustix::net::send(&a, &[1, 2, 3], SendFlags::empty()).unwrap();
+        let mut words = [0; PACKET_WORDS];
+        assert_eq!(b.receive(&mut words).unwrap_err(), Errno::MSGSIZE);
+        let long = vec![0_u64; PACKET_WORDS + 1];
+        a.send(&long, &[]).unwrap();
+        assert_eq!(b.receive(&mut words).unwrap_err(), Errno::MSGSIZE);
+    }
+
+    #[test]
+    fn a_listener_is_found_by_name_and_its_absence_is_clear() {
+        let name = format!("xenpaging-test-{}", std::process::id());
+        let listener = Listener::bind(&name).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| listener.accept().unwrap().send(&[9], &[]).unwrap());
+            let mut words = [0; PACKET_WORDS];
+            let connection = Connection::connect(&name).unwrap();
+            connection.receive(&mut words).unwrap().unwrap();
+            assert_eq!(words[0], 9);
+        });
+        drop(listener);
+        let error = Connection::connect(&name).unwrap_err();
+        assert!(error.to_string().contains(&name), "{error}");
+    }
+}
