@@ -111,7 +111,7 @@ impl<P: Platform> Paging<'_, P> {
             }
             Sent::InLine => self.counters.add(Count::Queued, 1),
             // The ring was torn down meanwhile: nobody is left who has a copy to forget.
-            Sent::Not(_) => {}
+            Sent::Already | Sent::Not(_) => {}
         }
         Ok(())
     }

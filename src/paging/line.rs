@@ -60,6 +60,8 @@ pub(super) enum Sent {
     Pushed(Notify),
     /// Its vcpu stands in line.
     InLine,
+    /// It need not be: the page has been asked for.
+    Already,
     /// There is no ring, or the vcpu stands in line already.
     Not(NotSent),
 }
@@ -148,6 +150,50 @@ impl Line {
             };
         }
         self.stand(vcpus, vcpu, want)
+    }
+
+    /// As [`Self::send`], for a page that is on its way in: sent only if nobody has asked for it on
+    /// this ring, as after a pager has been replaced. A vcpu that stands in line with an outdated
+    /// request replaces it all the same: what it says there would not be true any more.
+    pub(super) fn send_again(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
+        if wanted(vcpus, vcpu).is_none() && self.is_asked(vcpus, want.gfn) {
+            return Sent::Already;
+        }
+        self.send(vcpus, vcpu, want)
+    }
+
+    /// As [`Self::send_again`], for callers that do not wait.
+    pub(super) fn push_again(&mut self, vcpus: Vcpus<'_>, want: Want, caller: Caller) -> Sent {
+        if self.is_asked(vcpus, want.gfn) {
+            return Sent::Already;
+        }
+        match self.claim_in_turn(caller.asker()) {
+            Ok(claim) => self.push(claim, want, caller),
+            Err(not) => Sent::Not(not),
+        }
+    }
+
+    /// Whether the pager has been asked for this page, or will be when somebody's turn comes. Looks
+    /// at each vcpu in line, and there is nearly always none.
+    fn is_asked(&self, vcpus: Vcpus<'_>, gfn: Gfn) -> bool {
+        if self.front.as_ref().is_some_and(|front| front.asks(gfn)) {
+            return true;
+        }
+        let mut place = self.first;
+        while let Some(vcpu) = place {
+            let asks = matches!(
+                wanted(vcpus, vcpu),
+                Some(Want { gfn: wanted, kind: Kind::Page, .. }) if wanted == gfn
+            );
+            if asks && vcpus.waits_for(vcpu) == Some(gfn) {
+                return true;
+            }
+            place = vcpus
+                .cell(vcpu)
+                .and_then(|cell| cell.next.load(Ordering::Relaxed).checked_sub(1))
+                .map(VcpuId);
+        }
+        false
     }
 
     /// Pushes what those in line want, as far as there are slots.

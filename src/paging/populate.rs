@@ -128,6 +128,11 @@ impl<P: Platform> Paging<'_, P> {
             // that takes effect: it comes back for this page.
             _ => None,
         };
+        let want = Want {
+            gfn,
+            p2mt: entry.p2mt,
+            kind: Kind::Page,
+        };
         match waiter {
             Some(vcpu) => {
                 if ask {
@@ -136,15 +141,7 @@ impl<P: Platform> Paging<'_, P> {
                 let waits = self.wait(vcpu, gfn);
                 drop(p2m);
                 match waits {
-                    Ok(()) if ask => self.ask(
-                        vcpu,
-                        Want {
-                            gfn,
-                            p2mt: entry.p2mt,
-                            kind: Kind::Page,
-                        },
-                    ),
-                    Ok(()) => self.stay_waiting(vcpu, gfn),
+                    Ok(()) => self.ask(vcpu, want, ask),
                     Err(paused) => {
                         // No such vcpu, or one that faults twice at a time: the caller breaks the
                         // rules, and nobody waits.
@@ -157,7 +154,10 @@ impl<P: Platform> Paging<'_, P> {
                 drop(p2m);
                 self.populate_unpaused(gfn, caller)
             }
-            None => Ok(Populated::OnItsWay),
+            None => {
+                drop(p2m);
+                self.ask_again_unpaused(want, caller)
+            }
         }
     }
 
@@ -200,9 +200,22 @@ impl<P: Platform> Paging<'_, P> {
         self.vcpus().waits_for(vcpu).is_some() || Line::is_dropping(self.vcpus(), vcpu)
     }
 
-    /// Asks for the page that the vcpu waits for.
-    fn ask(&self, vcpu: VcpuId, want: Want) -> Result<Populated, PopulateError> {
-        let sent = self.line.lock().send(self.vcpus(), vcpu, want);
+    /// Asks for the page that the vcpu waits for. If it has not just left, somebody has asked
+    /// already, unless that was on a ring that is gone.
+    fn ask(
+        &self,
+        vcpu: VcpuId,
+        want: Want,
+        has_just_left: bool,
+    ) -> Result<Populated, PopulateError> {
+        let sent = {
+            let mut line = self.line.lock();
+            if has_just_left {
+                line.send(self.vcpus(), vcpu, want)
+            } else {
+                line.send_again(self.vcpus(), vcpu, want)
+            }
+        };
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);
@@ -213,21 +226,38 @@ impl<P: Platform> Paging<'_, P> {
                 self.counters.add(Count::Queued, 1);
                 Ok(Populated::Waiting)
             }
-            // Full cannot be: it is in line for nothing else, or it would not have been made to wait.
-            Sent::Not(NotSent::NoRing | NotSent::Full) => self.stay_waiting(vcpu, want.gfn),
+            Sent::Already => Ok(Populated::Waiting),
+            Sent::Not(_) => self.stop_waiting(vcpu, want.gfn),
         }
     }
 
-    /// The ring may have been torn down since it was looked at. Whoever tears it down wakes all who
-    /// wait; a vcpu that began to wait after that wakes itself.
-    fn stay_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
-        if self.is_enabled() {
-            return Ok(Populated::Waiting);
-        }
+    /// The ring has been torn down since it was looked at. Whoever tears it down wakes all who wait;
+    /// a vcpu that began to wait after that wakes itself, even if there is a new ring by now: nobody
+    /// has asked on that one.
+    fn stop_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
         if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
             self.unpause(paused);
         }
-        Err(PopulateError::NoRing)
+        if self.is_enabled() {
+            Ok(Populated::OnItsWay)
+        } else {
+            Err(PopulateError::NoRing)
+        }
+    }
+
+    /// For callers that are not paused and find the page on its way in.
+    fn ask_again_unpaused(&self, want: Want, caller: Caller) -> Result<Populated, PopulateError> {
+        let sent = self.line.lock().push_again(self.vcpus(), want, caller);
+        match sent {
+            Sent::Pushed(notify) => {
+                self.counters.add(Count::Requests, 1);
+                self.notify(notify);
+            }
+            Sent::Not(NotSent::NoRing) => return Err(PopulateError::NoRing),
+            // Asked for; or there is no slot now, and the caller comes back anyway.
+            Sent::Already | Sent::InLine | Sent::Not(NotSent::Full) => {}
+        }
+        Ok(Populated::OnItsWay)
     }
 
     /// For callers that are not paused: the slot first, so that a full ring changes nothing.
@@ -278,7 +308,7 @@ impl<P: Platform> Paging<'_, P> {
                 self.notify(notify);
                 Ok(Populated::OnItsWay)
             }
-            Sent::InLine | Sent::Not(_) => Err(PopulateError::NoRing),
+            Sent::InLine | Sent::Already | Sent::Not(_) => Err(PopulateError::NoRing),
         }
     }
 }

@@ -84,6 +84,11 @@ impl Front {
         self.guest + self.foreign
     }
 
+    /// Whether a request about this page has not been answered.
+    pub fn asks(&self, gfn: Gfn) -> bool {
+        self.asked.iter().flatten().any(|(asked, _)| *asked == gfn)
+    }
+
     /// Reserves a slot.
     pub fn claim(&mut self, asker: Asker) -> Result<Claim, Full> {
         let room = self.held() < SLOTS;
