@@ -113,13 +113,16 @@ impl<'d> Vcpus<'d> {
     /// back if it waits for a page already: one at a time, the other it will ask for again.
     pub(crate) fn wait(&self, paused: VcpuPaused, gfn: Gfn) -> Result<(), VcpuPaused> {
         let cell = &self.cells[paused.0.index()];
+        // Counted before it can be seen, so that the count is never below the number that wait:
+        // whoever ends the wait counts down, perhaps at once.
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         let noted =
             cell.waits_for
                 .compare_exchange(0, gfn.get() + 1, Ordering::AcqRel, Ordering::Acquire);
         if noted.is_err() {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(paused);
         }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
