@@ -4,7 +4,18 @@
 //! of the [core](crate::core). What must hold: a page that was written without an error is read
 //! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
 
+mod checksums;
+pub mod faulty;
+mod memory;
+mod pagefile;
+#[cfg(test)]
+mod testing;
+
 use p2m_paging::PAGE_SIZE;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use memory::MemoryStore;
+pub use pagefile::{Keep, Pagefile, PagefileError};
 
 /// A place for one page. Slots are handed out lowest first, so a store sees them densely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,9 +29,16 @@ impl Slot {
 }
 
 /// The bytes of one page, aligned as a page.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 pub struct PageBuf(pub [u8; PAGE_SIZE]);
+
+/// Says nothing of the contents: they are a guest's.
+impl std::fmt::Debug for PageBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PageBuf")
+    }
+}
 
 impl PageBuf {
     /// All zeros.

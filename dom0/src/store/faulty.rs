@@ -1,0 +1,165 @@
+//! A store that fails as told, for tests and drills.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use p2m_paging::PAGE_SIZE;
+use parking_lot::Mutex;
+
+use super::{Fill, Outcome, PageBuf, PageStore, Slot, StoreError};
+
+/// What goes wrong, counted in pages since the store was made.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The n-th page written (0 for the first) fails with EIO.
+    pub write_error_at: Option<u64>,
+    /// The n-th page written stops short after so many bytes.
+    pub short_write_at: Option<(u64, usize)>,
+    /// So many pages fit, whatever their slots.
+    pub full_at_pages: Option<u64>,
+    /// The n-th page read fails with EIO, once.
+    pub read_error_at: Option<u64>,
+    /// These slots never read back.
+    pub unreadable: Vec<Slot>,
+}
+
+/// Another store, with errors put in.
+#[derive(Debug)]
+pub struct FaultyStore<S> {
+    inner: S,
+    plan: Mutex<Plan>,
+    writes: AtomicU64,
+    reads: AtomicU64,
+    held: Mutex<crate::core::sparse::SparseSet>,
+}
+
+impl<S: PageStore> FaultyStore<S> {
+    /// `inner`, which fails by `plan`.
+    pub fn new(inner: S, plan: Plan) -> Self {
+        Self {
+            inner,
+            plan: Mutex::new(plan),
+            writes: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Changes what goes wrong from now on; the counts go on.
+    pub fn set_plan(&self, plan: Plan) {
+        *self.plan.lock() = plan;
+    }
+
+    fn write_fault(&self, slot: Slot) -> Outcome {
+        let n = self.writes.fetch_add(1, Ordering::Relaxed);
+        let plan = self.plan.lock();
+        if plan.write_error_at == Some(n) {
+            return Err(StoreError::Io {
+                slot,
+                errno: rustix::io::Errno::IO.raw_os_error(),
+            });
+        }
+        if let Some((at, bytes)) = plan.short_write_at
+            && at == n
+        {
+            return Err(StoreError::Short {
+                slot,
+                bytes: bytes % PAGE_SIZE,
+            });
+        }
+        let held = self.held.lock();
+        let is_full = plan.full_at_pages.is_some_and(|pages| held.len() >= pages);
+        if is_full && !held.contains(slot.0.into()) {
+            Err(StoreError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn read_fault(&self, slot: Slot) -> Outcome {
+        let n = self.reads.fetch_add(1, Ordering::Relaxed);
+        let plan = self.plan.lock();
+        if plan.read_error_at == Some(n) || plan.unreadable.contains(&slot) {
+            return Err(StoreError::Io {
+                slot,
+                errno: rustix::io::Errno::IO.raw_os_error(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<S: PageStore> PageStore for FaultyStore<S> {
+    fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]) {
+        for (n, (slot, outcome)) in slots.iter().zip(outcomes).enumerate() {
+            *outcome = self.write_fault(*slot);
+            if outcome.is_err() {
+                self.free(*slot);
+                continue;
+            }
+            self.held.lock().insert(slot.0.into(), ());
+            let mut fill_one = |_: usize, page: &mut PageBuf| fill(n, page);
+            self.inner
+                .write(&[*slot], &mut fill_one, std::slice::from_mut(outcome));
+        }
+    }
+
+    fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
+        self.inner.read(slots, pages, outcomes);
+        for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
+            if let Err(fault) = self.read_fault(*slot) {
+                // What a failed read leaves behind is not the page.
+                page.0.fill(0xdb);
+                *outcome = Err(fault);
+            }
+        }
+    }
+
+    fn free(&self, slot: Slot) {
+        self.held.lock().remove(slot.0.into());
+        self.inner.free(slot);
+    }
+
+    fn flush(&self) -> Outcome {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+    use crate::store::testing::{read, write};
+
+    #[test]
+    fn each_fault_hits_the_page_it_is_meant_for() {
+        let plan = Plan {
+            write_error_at: Some(1),
+            short_write_at: Some((2, 512)),
+            full_at_pages: Some(2),
+            read_error_at: Some(0),
+            unreadable: vec![Slot(3)],
+        };
+        let store = FaultyStore::new(MemoryStore::new(), plan);
+        let outcomes = write(&store, &[0, 1, 2, 3, 4, 0].map(Slot));
+        assert_eq!(outcomes[0], Ok(()));
+        assert!(matches!(
+            outcomes[1],
+            Err(StoreError::Io { slot: Slot(1), .. })
+        ));
+        assert_eq!(
+            outcomes[2],
+            Err(StoreError::Short {
+                slot: Slot(2),
+                bytes: 512
+            })
+        );
+        assert_eq!(outcomes[3..], [Ok(()), Err(StoreError::Full), Ok(())]);
+        let fails = |slot| read(&store, &[Slot(slot)]).1[0].is_err();
+        assert_eq!(
+            [fails(0), fails(0), fails(3), fails(3)],
+            [true, false, true, true]
+        );
+        store.set_plan(Plan::default());
+        assert!(!fails(3) && fails(1));
+    }
+}
