@@ -60,7 +60,7 @@ pub enum Step {
     Evict,
     /// The page was nominated and stays: let the hypervisor take it home. Touching it (mapping it as
     /// a foreign page) makes Xen ask for it, and the answer to that request brings it home. A page
-    /// that is home already is no error.
+    /// that is home already is no error; `ENOENT` says that the guest gave it back.
     Restore,
     /// Read each slot into the page's buffer.
     Load,
@@ -181,7 +181,7 @@ pub enum Report {
         /// The first page it happened to.
         gfn: Gfn,
         /// What happened.
-        error: StoreError,
+        error: PageError,
     },
     /// The store takes pages again.
     #[error("the page store takes pages again")]
@@ -254,5 +254,9 @@ impl Actions {
 
     pub(super) fn push(&mut self, action: Action) {
         self.list.push(action);
+    }
+
+    pub(super) fn extend(&mut self, actions: impl IntoIterator<Item = Action>) {
+        self.list.extend(actions);
     }
 }

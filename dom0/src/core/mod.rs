@@ -1,10 +1,85 @@
-//! The pager without its hands: what to page out, what to bring back, what to answer, and when.
+//! The pager without its hands: what to page out, what to bring back, what to answer, and when (rows
+//! B1, B3 to B8, B10).
 //!
 //! Pure: no I/O, no clock, no threads. A shell feeds [`Event`]s to [`Pager::handle`] and executes the
-//! [`Action`]s that come out.
+//! [`Action`]s that come out; the same core runs in dom0, on the embedded host and in simulations. It
+//! leaves out when to tick, how to reach the hypervisor, and where slots lie ([`crate::store`]).
+//!
+//! # How pages move
+//!
+//! A page is *resident*, *out* (its copy lies in a slot) or *under way* (in a batch that the shell
+//! has). Out goes one batch at a time: nominate, save, evict, and restore for those that were
+//! nominated and stay. In come as many batches of asked-for pages as there are requests, and one
+//! of pages brought back ahead of need: load, prep. A batch is a value that goes out in an action and
+//! comes back in an event, so each ends exactly once. Pages in it have a *fate*, which requests
+//! that arrive meanwhile may change; it is looked at when the step is done.
+//!
+//! What must hold, and is tested against a simulated hypervisor in random interleavings:
+//!
+//! - the bytes of a page are in exactly one trusted place: the guest until the evict was reported
+//!   to have worked, the slot from then until the prep was;
+//! - every request is answered exactly once, when its page is home (or gone, or never left);
+//! - a slot is taken by at most one page, and free again only when no batch can touch it any more;
+//! - after a stop nothing is out but what cannot be read, and nothing stays nominated.
+//!
+//! # What can meet what
+//!
+//! | request | page | what happens |
+//! |---|---|---|
+//! | any but drop | resident | answered at once, no I/O |
+//! | any but drop | out | loaded, prepped, answered; a second one waits for the same load |
+//! | any but drop | on its way in, asked for or not | waits for that prep |
+//! | `EVICT_FAIL` | on its way out, any step | answered at once: the contents are in place, and an evict already given out will fail; no further step but restore |
+//! | not `EVICT_FAIL` | on its way out | the page may be evicted already, or the request overtook the one that says `EVICT_FAIL`. Waits for the end of the step: the page was evicted, then it is loaded; or it was not, then it stays and the request is answered |
+//! | drop | resident | answered |
+//! | drop | out | slot free, policy told, answered |
+//! | drop, after the evict | on its way out | answered; slot free when the step is done, never before: a late write would hit the slot's next owner |
+//! | drop, of a nominated page | on its way out | answered; the evict will fail |
+//! | drop | on its way in | answered, as is everybody who waits for the page; slot free when the load is done; prep fails with `ENOENT` or is not tried |
+//!
+//! **Stale requests.** A request may stand in line for the ring while its page goes home by another
+//! way and out again. One to bring a page in does no harm then. An `EVICT_FAIL` may have been sent
+//! during an earlier nomination: it is answered, and as the hypervisor may not take that for an answer
+//! to the present one, the page is restored all the same. A late drop would take the new contents of a
+//! page that became memory again under the same number. So a drop counts only for a page that
+//! was out when the guest gave it back, by the type in the request: one of a nominated page never
+//! does, one of a page on its way in only if a request for it has been heard and not answered. And a
+//! page for which prep says `ENOENT` is no victim again before its drop was heard.
+//!
+//! | failure | what happens |
+//! |---|---|
+//! | nominate, map or evict refused | slot given back, the page stays and is not chosen again for a while |
+//! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
+//! | load fails | never prepped; slot kept; read again at each tick, so many times for those who wait, then only ahead of need (on a stop or a raised target) or for a new request |
+//! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
+//! | restore fails | reported, counted in the summary |
+//! | the shell does not get to a page | as if it had not been tried |
+//!
+//! The target may change at any moment. Raised while a batch goes out: pages that are no longer
+//! wanted out are not evicted but restored. Lowered while one comes in: it comes in. A stop is a
+//! target of everything, and page-out ends at the next step.
+//!
+//! # Memory
+//!
+//! Per page of the guest, all of them out: 4 bytes for its slot and 4 bits (out, eligible, refused, slot
+//! free), 3 bytes and a bit for the checksum in the store; 7.7 bytes with all nodes. Beside that 8
+//! bytes for each MRU page, and buffers for the batches. Handling a request, from ring to answer,
+//! allocates nothing.
 
+mod config;
 mod event;
+mod flight;
+mod inward;
+mod outward;
 mod pager;
+pub mod policy;
+mod requests;
+mod room;
+mod slots;
+pub mod sparse;
+#[cfg(test)]
+mod tests;
 
+pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
-pub use pager::{Config, Pager, Progress};
+pub use pager::Pager;

@@ -1,114 +1,336 @@
-//! The pager itself.
-
-use std::ops::RangeInclusive;
+//! The pager itself: what it knows, and what it does about an event. What a request does to it is
+//! in `requests`, how a batch goes from step to step in `outward` and `inward`.
 
 use p2m_paging::Gfn;
-use p2m_paging::ring::abi::SLOTS;
 
-use super::event::{Actions, Event};
-
-/// What a pager is told at the start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the guest has memory. May include holes: the hypervisor refuses what is not memory.
-    pub memory: Vec<RangeInclusive<u64>>,
-    /// The guest's size in pages (`max_pages`), the bound of any target.
-    pub max_pages: u64,
-    /// Pages that go out together at most.
-    pub out_batch: usize,
-    /// Pages that come in together ahead of need at most. A fault waits for such a batch at worst.
-    pub ahead_batch: usize,
-    /// Page-out starts when at least so many pages are to go, or at the next tick: single pages are
-    /// not worth a batch each.
-    pub out_threshold: u64,
-    /// Requests that can be under way together: the slots of the ring.
-    pub requests: usize,
-    /// How often an unreadable page is read before it counts as lost to this run.
-    pub read_attempts: u32,
-}
-
-impl Config {
-    /// The usual figures for a guest of so many pages, all below one another from gfn 0.
-    pub fn new(max_pages: u64) -> Self {
-        Self {
-            memory: vec![0..=max_pages.saturating_sub(1)],
-            max_pages,
-            out_batch: 256,
-            ahead_batch: 64,
-            out_threshold: 32,
-            requests: SLOTS as usize,
-            read_attempts: 5,
-        }
-    }
-}
-
-/// How far it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Pages out now.
-    pub out_pages: u64,
-    /// Pages that are to be out.
-    pub wanted_out_pages: u64,
-    /// Of those out, the ones that do not read back.
-    pub unreadable_pages: u64,
-    /// Pages evicted since the start.
-    pub evicted: u64,
-    /// Pages brought home since the start, asked for or not.
-    pub paged_in: u64,
-    /// Of those, the ones that nobody had asked for.
-    pub prefetched: u64,
-    /// Copies forgotten because the guest gave the page back.
-    pub dropped: u64,
-    /// Nominations or evictions that the hypervisor refused.
-    pub refused: u64,
-    /// Requests that needed no I/O.
-    pub answered_resident: u64,
-}
+use super::config::{Config, Progress, clamp_num_pages};
+use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Step, Summary};
+use super::flight::{Asks, Flights};
+use super::policy::Policy;
+use super::room::StoreRoom;
+use super::slots::{Homes, Slots};
+use super::sparse::SparseSet;
+use crate::store::Slot;
 
 /// The pager's core. See the [module](super) for how pages move through it.
 #[derive(Debug)]
 pub struct Pager {
-    config: Config,
-    progress: Progress,
+    pub(super) config: Config,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) slots: Slots,
+    pub(super) homes: Homes,
+    pub(super) flights: Flights,
+    pub(super) asks: Asks,
+    pub(super) room: StoreRoom,
+    /// Batches that are not under way, by index: demand, then one ahead, then one out.
+    parked: Vec<Option<Batch>>,
+    /// Pages of the batch going out that stay after all, nominated.
+    pub(super) to_restore: Vec<Page>,
+    /// Out, and did not read back when last tried.
+    pub(super) unreadable: SparseSet,
+    /// Found gone when they were brought in: the drop is still to be told.
+    pub(super) gone: SparseSet,
+    /// Stayed nominated although told to be restored.
+    pub(super) nominated: SparseSet,
+    pub(super) ahead: Ahead,
+    phase: Phase,
+    target_pages: Option<u64>,
+    /// What the guest has altogether, in and out.
+    pub(super) size_pages: u64,
+    /// The policy had no victim; not asked again before the next tick or page home.
+    pub(super) dry: bool,
+    /// Even a page-out below the threshold is to start.
+    pub(super) eager: bool,
+    pub(super) delay_reported: bool,
+    pub(super) progress: Progress,
+}
+
+/// Where page-in ahead of need stands: rounds over the pages that are out, lowest first.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    pub(super) cursor: u64,
+    /// Not before the next tick.
+    pub(super) waits: bool,
+    /// This round passed over pages that it could not bring in.
+    pub(super) failed: bool,
+    /// This round brought some in.
+    pub(super) fruitful: bool,
+    /// Rounds in a row that brought in nothing.
+    pub(super) vain_rounds: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping,
+    /// Everything that can be is home; requests are still answered.
+    Stopped,
+    /// The guest is gone.
+    Gone,
+    /// The same, and said so.
+    Over,
 }
 
 impl Pager {
-    /// A pager with nothing out.
-    pub fn new(config: Config) -> Self {
+    /// A pager with nothing out. It pages nothing out before the first [`Event::Target`].
+    pub fn new(config: Config, policy: Box<dyn Policy>) -> Self {
+        let config = config.cut_to_reason();
+        let (out, ahead, requests) = (config.out_batch, config.ahead_batch, config.requests);
+        let mut parked: Vec<_> = (0..requests)
+            .map(|index| Some(Batch::new(index, Lane::Demand, requests)))
+            .collect();
+        parked.push(Some(Batch::new(requests, Lane::Ahead, ahead)));
+        parked.push(Some(Batch::new(requests + 1, Lane::Out, out)));
         Self {
-            config,
+            size_pages: config.max_pages,
+            policy,
+            slots: Slots::default(),
+            homes: Homes::default(),
+            flights: Flights::with_room_for(out + ahead + requests),
+            asks: Asks::with_room_for(requests),
+            room: StoreRoom::default(),
+            parked,
+            to_restore: Vec::with_capacity(out),
+            unreadable: SparseSet::default(),
+            gone: SparseSet::default(),
+            nominated: SparseSet::default(),
+            ahead: Ahead::default(),
+            phase: Phase::Running,
+            target_pages: None,
+            dry: false,
+            eager: false,
+            delay_reported: false,
             progress: Progress::default(),
+            config,
         }
+    }
+
+    /// A list for the actions, large enough that no fault makes it grow.
+    pub fn actions(&self) -> Actions {
+        let batch = self.config.out_batch.max(self.config.ahead_batch);
+        Actions::with_capacity(4 * (batch + self.config.requests))
     }
 
     /// Takes one event; what is to be done about it is added to `actions`.
     pub fn handle(&mut self, event: Event<'_>, actions: &mut Actions) {
-        let _ = (event, actions);
+        match event {
+            Event::Requests(requests) if self.is_alive() => {
+                for request in requests {
+                    self.request(request, actions);
+                }
+            }
+            Event::Requests(_) => {}
+            Event::Done(batch) => self.done(batch, actions),
+            Event::Target(pages) => {
+                self.target_pages = Some(clamp_num_pages(pages, self.config.max_pages));
+                self.eager = true;
+                self.ahead.waits = false;
+            }
+            Event::Resident(pages) => self.resident(pages),
+            Event::Tick => self.tick(),
+            Event::Stop => self.stop(),
+            Event::DomainGone if self.is_alive() => {
+                self.phase = Phase::Gone;
+                self.asks.clear();
+            }
+            Event::DomainGone => {}
+        }
+        self.go_on(actions);
     }
 
     /// How many more requests may be taken off the ring now.
+    ///
+    /// A shell that takes more makes the list of requests grow; none is lost.
     pub fn room(&self) -> usize {
-        self.config.requests
+        self.config.requests.saturating_sub(self.asks.len())
     }
 
     /// How many batches can be under way: the number of buffer sets that a shell prepares.
     pub fn batches(&self) -> usize {
-        self.config.requests + 2
+        self.parked.len()
     }
 
     /// How many buffers the set of batch `index` needs; 0 where no pages are loaded.
     pub fn buffers(&self, index: usize) -> usize {
-        let _ = index;
-        self.config.ahead_batch
+        match index.cmp(&self.config.requests) {
+            std::cmp::Ordering::Less => self.config.requests,
+            std::cmp::Ordering::Equal => self.config.ahead_batch,
+            std::cmp::Ordering::Greater => 0,
+        }
     }
 
     /// Figures.
     pub fn progress(&self) -> Progress {
-        self.progress
+        Progress {
+            out_pages: self.homes.len(),
+            wanted_out_pages: self.wanted_out(),
+            unreadable_pages: self.unreadable.len(),
+            waiting_requests: self.asks.len() as u64,
+            ..self.progress
+        }
     }
 
-    /// The pages that are out and do not read back, in order.
+    /// The pages that are out and did not read back, in order.
     pub fn unreadable(&self) -> impl Iterator<Item = Gfn> + '_ {
-        std::iter::empty()
+        self.unreadable
+            .iter()
+            .filter_map(|(gfn, ())| Gfn::try_new(gfn))
+    }
+
+    /// Memory in use for what is kept per page, in bytes. The store adds its own.
+    pub fn table_bytes(&self) -> usize {
+        let sets = [&self.unreadable, &self.gone, &self.nominated];
+        self.policy.table_bytes()
+            + self.slots.table_bytes()
+            + self.homes.table_bytes()
+            + sets.into_iter().map(SparseSet::table_bytes).sum::<usize>()
+    }
+
+    /// Where the copy of a page lies, if it is out.
+    pub fn home_of(&self, gfn: Gfn) -> Option<Slot> {
+        self.homes.get(gfn)
+    }
+
+    /// Slots of the store in use, those of pages under way included.
+    pub fn slots_taken(&self) -> u64 {
+        self.slots.taken()
+    }
+
+    fn done(&mut self, mut batch: Batch, actions: &mut Actions) {
+        if !self.is_alive() {
+            batch.pages.clear();
+            return self.park(batch);
+        }
+        match batch.lane {
+            Lane::Out => self.advance_out(batch, actions),
+            Lane::Demand | Lane::Ahead => self.advance_in(batch, actions),
+        }
+    }
+
+    fn resident(&mut self, pages: u64) {
+        // Pages under way may be counted on either side: a difference that they explain is none.
+        let size = pages
+            .saturating_add(self.homes.len())
+            .min(self.config.max_pages);
+        if size.abs_diff(self.size_pages) > self.flights.len() as u64 {
+            self.size_pages = size;
+        }
+    }
+
+    fn tick(&mut self) {
+        self.policy.tick();
+        self.asks.tick();
+        self.room.tick();
+        self.ahead.waits = false;
+        self.dry = false;
+        self.eager = true;
+        self.delay_reported = false;
+    }
+
+    fn stop(&mut self) {
+        if matches!(self.phase, Phase::Running | Phase::Stopped) {
+            self.phase = Phase::Stopping;
+            self.ahead = Ahead::default();
+        }
+    }
+
+    /// Starts whatever can be started now: faults first.
+    fn go_on(&mut self, actions: &mut Actions) {
+        if self.is_alive() {
+            self.start_demand(actions);
+            self.start_ahead(actions);
+            self.start_out(actions);
+        }
+        self.finish_if_done(actions);
+    }
+
+    fn finish_if_done(&mut self, actions: &mut Actions) {
+        let idle = self.parked.iter().all(Option::is_some);
+        let unreadable = self.unreadable.len();
+        match self.phase {
+            Phase::Gone if idle => {
+                self.flights.clear();
+                self.phase = Phase::Over;
+            }
+            Phase::Stopping
+                if idle
+                    && self.homes.len() == unreadable
+                    && !self.asks.any_hope()
+                    && (unreadable == 0 || self.ahead.vain_rounds >= self.config.read_attempts) =>
+            {
+                self.phase = Phase::Stopped;
+            }
+            _ => return,
+        }
+        actions.push(Action::Finished(Summary {
+            domain_alive: self.is_alive(),
+            unreadable_pages: unreadable,
+            nominated_pages: self.nominated.len(),
+        }));
+    }
+
+    fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Gone | Phase::Over)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped
+    }
+
+    /// How many pages the target wants out.
+    pub(super) fn wanted_out(&self) -> u64 {
+        match (self.phase, self.target_pages) {
+            (Phase::Running, Some(target)) => self.size_pages.saturating_sub(target),
+            _ => 0,
+        }
+    }
+
+    /// How many more pages may go out now.
+    pub(super) fn out_deficit(&self) -> u64 {
+        self.room
+            .allowed(self.wanted_out())
+            .saturating_sub(self.homes.len())
+    }
+
+    /// A batch of this lane that is not under way.
+    pub(super) fn unpark(&mut self, lane: Lane) -> Option<Batch> {
+        let of_lane =
+            |batch: &&mut Option<Batch>| batch.as_ref().is_some_and(|batch| batch.lane == lane);
+        self.parked.iter_mut().find(of_lane)?.take()
+    }
+
+    pub(super) fn park(&mut self, batch: Batch) {
+        if let Some(place) = self.parked.get_mut(batch.index) {
+            *place = Some(batch);
+        }
+    }
+}
+
+impl Batch {
+    fn new(index: usize, lane: Lane, capacity: usize) -> Self {
+        Self {
+            index,
+            lane,
+            step: Step::Nominate,
+            pages: Vec::with_capacity(capacity),
+        }
+    }
+
+    pub(super) fn add(&mut self, gfn: Gfn, slot: Slot) {
+        let buffer = self.pages.len();
+        self.pages.push(Page {
+            gfn,
+            slot,
+            buffer,
+            outcome: Err(PageError::NotDone),
+        });
+    }
+
+    pub(super) fn run(mut self, step: Step, actions: &mut Actions) {
+        self.step = step;
+        for page in &mut self.pages {
+            page.outcome = Err(PageError::NotDone);
+        }
+        actions.push(Action::Run(self));
     }
 }

@@ -1,0 +1,93 @@
+//! What a pager is told at the start, and the figures it keeps.
+
+use std::ops::RangeInclusive;
+
+use p2m_paging::ring::abi::SLOTS;
+
+/// The longest batch: more pages together gain nothing and make a fault wait.
+const MAX_BATCH: usize = 4096;
+
+/// What a pager is told at the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the guest has memory. May include holes: the hypervisor refuses what is not memory.
+    pub memory: Vec<RangeInclusive<u64>>,
+    /// The guest's size in pages (`max_pages`), the bound of any target.
+    pub max_pages: u64,
+    /// Pages that go out together at most.
+    pub out_batch: usize,
+    /// Pages that come in together ahead of need at most. A fault waits for such a batch at worst.
+    pub ahead_batch: usize,
+    /// Page-out starts when at least so many pages are to go, or at the next tick: single pages are
+    /// not worth a batch each.
+    pub out_threshold: u64,
+    /// Requests that can be under way together: the slots of the ring.
+    pub requests: usize,
+    /// How often an unreadable page is read before it counts as lost to this run.
+    pub read_attempts: u32,
+}
+
+impl Config {
+    /// The usual figures for a guest of so many pages, all of them from gfn 0 on.
+    pub fn new(max_pages: u64) -> Self {
+        Self {
+            memory: vec![0..=max_pages.saturating_sub(1)],
+            max_pages,
+            out_batch: 256,
+            ahead_batch: 64,
+            out_threshold: 32,
+            requests: SLOTS as usize,
+            read_attempts: 5,
+        }
+    }
+
+    /// Sizes of zero or beyond reason, cut to what works.
+    pub(super) fn cut_to_reason(mut self) -> Self {
+        self.out_batch = self.out_batch.clamp(1, MAX_BATCH);
+        self.ahead_batch = self.ahead_batch.clamp(1, MAX_BATCH);
+        self.requests = self.requests.clamp(1, MAX_BATCH);
+        self
+    }
+}
+
+/// Row B1: a number of pages below zero or above the maximum means the maximum.
+pub fn clamp_num_pages(num_pages: i64, max_pages: u64) -> u64 {
+    u64::try_from(num_pages).map_or(max_pages, |pages| pages.min(max_pages))
+}
+
+/// How far it is, and what happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Pages out now.
+    pub out_pages: u64,
+    /// Pages that are to be out.
+    pub wanted_out_pages: u64,
+    /// Of those out, the ones that did not read back.
+    pub unreadable_pages: u64,
+    /// Requests that wait for their page.
+    pub waiting_requests: u64,
+    /// Pages evicted since the start.
+    pub evicted: u64,
+    /// Pages brought home since the start, asked for or not.
+    pub paged_in: u64,
+    /// Of those, the ones that nobody had asked for.
+    pub prefetched: u64,
+    /// Copies forgotten because the guest gave the page back (row B10).
+    pub dropped: u64,
+    /// Nominations and evictions that the hypervisor refused.
+    pub refused: u64,
+    /// Requests that needed no I/O (row B8).
+    pub answered_resident: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_num_pages_out_of_range_is_the_maximum() {
+        for (asked, got) in [(-1, 100), (i64::MIN, 100), (0, 0), (100, 100), (101, 100)] {
+            assert_eq!(clamp_num_pages(asked, 100), got);
+        }
+    }
+}

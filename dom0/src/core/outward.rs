@@ -1,0 +1,232 @@
+//! The way out: nominate, save, evict, and restore what stays (rows B5, B7).
+
+use p2m_paging::Errno;
+
+use super::event::{Action, Actions, Batch, Lane, Page, PageError, Report, Step};
+use super::flight::{Fate, Way};
+use super::pager::Pager;
+use crate::store::StoreError;
+
+impl Pager {
+    /// Starts a batch towards the target, of as many victims as there are.
+    pub(super) fn start_out(&mut self, actions: &mut Actions) {
+        let deficit = self.out_deficit();
+        if deficit == 0 {
+            self.eager = false;
+        }
+        if deficit == 0 || self.dry || (deficit < self.config.out_threshold && !self.eager) {
+            return;
+        }
+        let Some(mut batch) = self.unpark(Lane::Out) else {
+            return;
+        };
+        let want = usize::try_from(deficit)
+            .unwrap_or(usize::MAX)
+            .min(self.config.out_batch);
+        for _ in 0..want {
+            let Some(gfn) = self.policy.choose() else {
+                self.dry = true;
+                break;
+            };
+            let Some(slot) = self.slots.take() else {
+                self.policy.abandoned(gfn);
+                self.dry = true;
+                break;
+            };
+            self.flights.start(gfn, Way::Out);
+            batch.add(gfn, slot);
+        }
+        if batch.pages.is_empty() {
+            self.park(batch)
+        } else {
+            batch.run(Step::Nominate, actions)
+        }
+    }
+
+    /// A step is done: the next one for the pages that go on.
+    pub(super) fn advance_out(&mut self, mut batch: Batch, actions: &mut Actions) {
+        let step = batch.step;
+        let mut pages = std::mem::take(&mut batch.pages);
+        // What the target still wants: it may have been raised meanwhile.
+        let mut wanted = self.out_deficit();
+        match step {
+            Step::Nominate => {
+                pages.retain(|page| self.nominated(page, &mut wanted, actions));
+            }
+            Step::Save => {
+                self.note_room(&pages, actions);
+                pages.retain(|page| self.saved(page, &mut wanted, actions));
+            }
+            Step::Evict => {
+                pages
+                    .drain(..)
+                    .for_each(|page| self.evicted(&page, actions));
+                self.asks.memory_freed();
+            }
+            Step::Restore | Step::Load | Step::Prep => {
+                pages
+                    .drain(..)
+                    .for_each(|page| self.restored(&page, actions));
+            }
+        }
+        batch.pages = pages;
+        if !batch.pages.is_empty() {
+            let next = if step == Step::Nominate {
+                Step::Save
+            } else {
+                Step::Evict
+            };
+            return batch.run(next, actions);
+        }
+        if self.to_restore.is_empty() {
+            return self.park(batch);
+        }
+        batch.pages.append(&mut self.to_restore);
+        // Pages that were asked for while they were evicted can be loaded now, and go first.
+        self.start_demand(actions);
+        batch.run(Step::Restore, actions);
+    }
+
+    /// Whether a page goes on to be saved.
+    fn nominated(&mut self, page: &Page, wanted: &mut u64, actions: &mut Actions) -> bool {
+        if page.outcome.is_ok() {
+            self.nominated.remove(page.gfn.get());
+        }
+        match (page.outcome, self.flights.fate(page.gfn)) {
+            (Ok(()), Fate::Going) if self.goes_on(page, wanted) => return true,
+            (Ok(()), Fate::Dropped) => self.stays(page),
+            (Ok(()), _) => self.stays_nominated(page, true, actions),
+            (Err(error), _) => {
+                self.asks.answer(page.gfn, actions);
+                self.mark_unmoved(page, error);
+                self.stays(page);
+            }
+        }
+        // Nothing was written to it.
+        self.slots.give(page.slot);
+        false
+    }
+
+    /// Whether a page goes on to be evicted.
+    fn saved(&mut self, page: &Page, wanted: &mut u64, actions: &mut Actions) -> bool {
+        let fate = self.flights.fate(page.gfn);
+        if page.outcome.is_ok() && fate == Fate::Going && self.goes_on(page, wanted) {
+            return true;
+        }
+        match page.outcome {
+            // The slot is no good: taken again, it would fail again.
+            Err(PageError::Store(error)) if error != StoreError::Full => {
+                self.slots.retire(page.slot);
+                actions.push(Action::Free(page.slot));
+            }
+            _ => self.give_back(page.slot, actions),
+        }
+        if fate == Fate::Dropped {
+            self.stays(page);
+        } else {
+            let again = !matches!(page.outcome, Err(PageError::Unmapped(_)));
+            self.stays_nominated(page, again, actions);
+        }
+        false
+    }
+
+    fn evicted(&mut self, page: &Page, actions: &mut Actions) {
+        match (page.outcome, self.flights.fate(page.gfn)) {
+            // Whatever was said of it meanwhile, unless it was dropped: the slot is its only home.
+            (Ok(()), Fate::Going | Fate::Stays { .. }) => {
+                self.flights.end(page.gfn);
+                self.homes.insert(page.gfn, page.slot);
+                self.policy.paged_out(page.gfn);
+                self.progress.evicted += 1;
+            }
+            (Ok(()), Fate::Dropped) => {
+                self.give_back(page.slot, actions);
+                self.stays(page);
+            }
+            (Err(error), fate) => {
+                self.give_back(page.slot, actions);
+                self.mark_unmoved(page, error);
+                if fate == Fate::Dropped {
+                    self.stays(page);
+                } else {
+                    self.stays_nominated(page, error == PageError::NotDone, actions);
+                }
+            }
+        }
+    }
+
+    fn restored(&mut self, page: &Page, actions: &mut Actions) {
+        // A page that the guest gave back meanwhile is not there to be restored.
+        let is_gone = matches!(
+            page.outcome,
+            Err(PageError::Refused(Errno::ENOENT) | PageError::Unmapped(Errno::ENOENT))
+        );
+        if let Err(error) = page.outcome
+            && !is_gone
+            && self.flights.fate(page.gfn) != Fate::Dropped
+        {
+            self.nominated.insert(page.gfn.get(), ());
+            actions.push(Action::Report(Report::StaysNominated {
+                gfn: page.gfn,
+                error,
+            }));
+        }
+        self.asks.answer(page.gfn, actions);
+        self.stays(page);
+    }
+
+    /// A page that somebody asked for, or that the target does not want out any more, does not go on.
+    fn goes_on(&mut self, page: &Page, wanted: &mut u64) -> bool {
+        if *wanted == 0 || self.asks.has(page.gfn) {
+            return false;
+        }
+        *wanted -= 1;
+        true
+    }
+
+    /// The page's contents stay in the guest and whoever waits for it is answered. Its type is still
+    /// to be put right, even where a request with `EVICT_FAIL` has been answered: that one may have
+    /// been sent during an earlier nomination.
+    fn stays_nominated(&mut self, page: &Page, again: bool, actions: &mut Actions) {
+        let asked = self.asks.answer(page.gfn, actions) > 0;
+        if self.flights.fate(page.gfn) == Fate::Going {
+            let again = again && !asked;
+            self.flights.set_fate(page.gfn, Fate::Stays { again });
+        }
+        self.to_restore.push(*page);
+    }
+
+    /// The hypervisor would not take this step; a step that was not taken at all says nothing about
+    /// the page.
+    fn mark_unmoved(&mut self, page: &Page, error: PageError) {
+        let again = error == PageError::NotDone;
+        if self.flights.fate(page.gfn) == Fate::Going {
+            self.flights.set_fate(page.gfn, Fate::Stays { again });
+        }
+        self.progress.refused += u64::from(!again);
+    }
+
+    /// The end of a flight that led nowhere.
+    fn stays(&mut self, page: &Page) {
+        match self.flights.end(page.gfn) {
+            Fate::Dropped => self.forget(page.gfn),
+            Fate::Stays { again: true } | Fate::Going => self.policy.abandoned(page.gfn),
+            Fate::Stays { again: false } => self.policy.refused(page.gfn),
+        }
+    }
+
+    /// What a save says about the store.
+    fn note_room(&mut self, pages: &[Page], actions: &mut Actions) {
+        let saved = pages.iter().filter(|page| page.outcome.is_ok()).count() as u64;
+        let held = self.homes.len() + saved;
+        let failed = pages.iter().find_map(|page| match page.outcome {
+            Err(error @ PageError::Store(_)) => Some((page.gfn, error)),
+            _ => None,
+        });
+        let report = match failed {
+            Some((gfn, error)) => self.room.refused(held, gfn, error),
+            None => self.room.written(held, self.config.out_batch as u64),
+        };
+        actions.extend(report.map(Action::Report));
+    }
+}

@@ -1,0 +1,94 @@
+//! Requests from the ring: what can be answered at once, and what waits (rows B8, B10).
+
+use p2m_paging::ring::abi::{PagingFlags, Request, Response};
+use p2m_paging::{Gfn, P2mType};
+
+use super::event::{Action, Actions};
+use super::flight::{Fate, Flight, Way};
+use super::pager::Pager;
+use crate::store::Slot;
+
+impl Pager {
+    pub(super) fn request(&mut self, request: &Request, actions: &mut Actions) {
+        let gfn = request.gfn;
+        // Whatever it asks: the answer takes a page that was left nominated home.
+        self.nominated.remove(gfn.get());
+        if request.paging.contains(PagingFlags::DROP_PAGE) {
+            actions.push(Action::Respond(Response::to(request)));
+            return self.guest_dropped(request, actions);
+        }
+        let evict_fails = request.paging.contains(PagingFlags::EVICT_FAIL);
+        match self.flights.get(gfn) {
+            None if self.homes.contains(gfn) => return self.asks.push(*request),
+            Some(Flight {
+                way: Way::In,
+                fate: Fate::Going,
+            }) => return self.asks.push(*request),
+            Some(Flight {
+                way: Way::Out,
+                fate: Fate::Going,
+            }) if !evict_fails => {
+                return self.asks.push(*request);
+            }
+            Some(Flight {
+                way: Way::Out,
+                fate: Fate::Going,
+            }) => {
+                self.flights.set_fate(gfn, Fate::Stays { again: false });
+                self.asks.answer(gfn, actions);
+            }
+            None | Some(_) => {}
+        }
+        self.progress.answered_resident += 1;
+        actions.push(Action::Respond(Response::to(request)));
+    }
+
+    /// The guest gave a page back (rows A6, B10). The copy is forgotten, unless the request is about
+    /// an earlier life of the page: see "stale requests" in the [module](super).
+    fn guest_dropped(&mut self, request: &Request, actions: &mut Actions) {
+        let gfn = request.gfn;
+        self.size_pages = self.size_pages.saturating_sub(1);
+        let was_out = match request.p2mt {
+            _ if request.paging.contains(PagingFlags::EVICT_FAIL) => false,
+            P2mType::RamPagingOut => false,
+            // It had been asked for. If it was out, that request came before this one.
+            P2mType::RamPagingInStart | P2mType::RamPagingIn => self.asks.has(gfn),
+            _ => true,
+        };
+        self.asks.answer(gfn, actions);
+        match self.flights.get(gfn) {
+            Some(_) if was_out => self.flights.set_fate(gfn, Fate::Dropped),
+            Some(Flight {
+                way: Way::Out,
+                fate: Fate::Going,
+            }) => {
+                self.flights.set_fate(gfn, Fate::Stays { again: true });
+            }
+            Some(_) => {}
+            None if self.gone.remove(gfn.get()).is_some() => self.policy.dropped(gfn),
+            None if was_out => {
+                if let Some(slot) = self.homes.remove(gfn) {
+                    self.give_back(slot, actions);
+                    self.forget(gfn);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The end of a page that was dropped: of its flight, or of its stay in the store.
+    pub(super) fn forget(&mut self, gfn: Gfn) {
+        self.count_dropped(gfn);
+        self.policy.dropped(gfn);
+    }
+
+    pub(super) fn count_dropped(&mut self, gfn: Gfn) {
+        self.unreadable.remove(gfn.get());
+        self.progress.dropped += 1;
+    }
+
+    pub(super) fn give_back(&mut self, slot: Slot, actions: &mut Actions) {
+        self.slots.give(slot);
+        actions.push(Action::Free(slot));
+    }
+}

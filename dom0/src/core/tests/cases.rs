@@ -1,0 +1,344 @@
+//! One thing at a time: the rows of the description.
+
+use p2m_paging::p2m::P2mType;
+use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request};
+use p2m_paging::{Gfn, VcpuId};
+
+use super::sim::{Entry, Sim};
+use crate::core::policy::{Sweep, SweepOptions};
+use crate::core::sparse::SparseMap;
+use crate::core::{Action, Actions, Config, Event, Pager, Report, Step};
+
+/// A guest of so many pages with nothing out.
+pub(super) fn guest(pages: usize) -> Sim {
+    Sim::new(pages, 16, Config::new(pages as u64), 0)
+}
+
+/// The same, paged out down to `resident` pages.
+pub(super) fn paged(pages: usize, resident: i64) -> Sim {
+    let mut sim = guest(pages);
+    sim.event(Event::Target(resident));
+    sim.settle();
+    assert_eq!(
+        sim.pager.progress().out_pages,
+        pages as u64 - resident as u64
+    );
+    sim
+}
+
+fn step(sim: &Sim) -> Vec<Step> {
+    sim.running.iter().map(|(batch, _)| batch.step()).collect()
+}
+
+/// Does one whole step of the only batch under way.
+fn one_step(sim: &mut Sim) {
+    sim.execute(0, usize::MAX);
+    sim.execute(0, usize::MAX);
+}
+
+pub(super) fn request(gfn: u64, paging: PagingFlags) -> Request {
+    Request {
+        gfn: Gfn::new_truncate(gfn),
+        vcpu: VcpuId(0),
+        flags: EntryFlags::empty(),
+        p2mt: P2mType::RamPaged,
+        paging,
+    }
+}
+
+#[test]
+fn b5_pages_go_out_in_batches_down_to_the_target_and_come_back_when_it_rises() {
+    let mut sim = paged(1000, 300);
+    assert_eq!(sim.store.len(), 700);
+    sim.event(Event::Target(900));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 100);
+    sim.event(Event::Target(i64::MAX));
+    sim.settle();
+    assert_eq!((sim.pager.progress().out_pages, sim.store.len()), (0, 0));
+}
+
+#[test]
+fn b5_fewer_victims_than_wanted_go_out_all_the_same() {
+    let mut sim = guest(100);
+    sim.faults.nominate = 60;
+    sim.event(Event::Target(0));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 40);
+    sim.event(Event::Tick);
+    sim.event(Event::Tick);
+    sim.settle();
+    assert_eq!(
+        sim.pager.progress().out_pages,
+        100,
+        "the refused ones are tried again"
+    );
+}
+
+#[test]
+fn b7_a_refusal_at_any_step_gives_the_slot_back_and_leaves_the_page() {
+    for which in 0..4 {
+        let mut sim = guest(40);
+        let faults = &mut sim.faults;
+        let fault = match which {
+            0 => &mut faults.nominate,
+            1 => &mut faults.unmapped,
+            2 => &mut faults.evict,
+            _ => &mut faults.not_done,
+        };
+        *fault = 1;
+        sim.event(Event::Target(0));
+        sim.settle();
+        assert!(sim.pager.progress().out_pages >= 39, "fault {which}");
+        assert_eq!(
+            sim.pager.slots_taken(),
+            sim.pager.progress().out_pages,
+            "fault {which}"
+        );
+        assert!(
+            sim.entries
+                .iter()
+                .all(|entry| matches!(entry, Entry::Paged | Entry::Ram(_)))
+        );
+    }
+}
+
+#[test]
+fn b8_a_request_for_a_page_never_evicted_is_answered_without_io() {
+    let mut sim = guest(10);
+    for gfn in [3, 9, 10, 1 << 39] {
+        sim.unanswered.push(request(gfn, PagingFlags::empty()));
+        let requests = sim.unanswered.clone();
+        sim.event(Event::Requests(&requests));
+        assert!(sim.running.is_empty() && sim.unanswered.is_empty());
+    }
+}
+
+#[test]
+fn b8_requests_that_come_together_are_loaded_together_and_each_is_answered() {
+    let mut sim = paged(100, 20);
+    let out: Vec<_> = (0..100)
+        .filter(|&n| sim.entries[n] == Entry::Paged)
+        .collect();
+    for vcpu in 0..6 {
+        sim.access(vcpu, out[vcpu / 2], true);
+    }
+    sim.drain_ring();
+    assert_eq!(sim.running.len(), 1);
+    assert_eq!(
+        sim.running[0].0.pages().len(),
+        3,
+        "two vcpus wait for each page"
+    );
+    sim.settle();
+    assert!(sim.waits.iter().all(Option::is_none));
+}
+
+#[test]
+fn b8_faults_go_before_page_in_ahead_and_page_out() {
+    let mut sim = paged(300, 100);
+    let out = sim
+        .entries
+        .iter()
+        .position(|entry| *entry == Entry::Paged)
+        .unwrap();
+    sim.access(0, out, false);
+    sim.event(Event::Target(50));
+    assert_eq!(step(&sim), [Step::Nominate]);
+    sim.drain_ring();
+    assert_eq!(
+        step(&sim),
+        [Step::Nominate, Step::Load],
+        "it does not wait for the page-out"
+    );
+}
+
+#[test]
+fn a_page_wanted_back_on_its_way_out_is_answered_at_once() {
+    for steps in 0..2 {
+        let mut sim = guest(40);
+        sim.event(Event::Target(0));
+        sim.execute(0, usize::MAX);
+        (0..steps).for_each(|_| one_step(&mut sim));
+        sim.access(0, 7, true);
+        sim.drain_ring();
+        assert_eq!(sim.waits[0], None, "after {steps} steps");
+        sim.access(0, 7, true);
+        sim.settle();
+        assert!(
+            matches!(sim.entries[7], Entry::Ram(_)),
+            "{:?} after {steps}",
+            sim.entries[7]
+        );
+    }
+}
+
+#[test]
+fn a_page_wanted_back_while_its_evict_is_under_way_is_loaded_after_it() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    one_step(&mut sim);
+    assert_eq!(step(&sim), [Step::Evict]);
+    sim.execute(0, usize::MAX);
+    sim.access(0, 7, true);
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Evict], "the outcome is not known yet");
+    sim.execute(0, usize::MAX);
+    assert_eq!(step(&sim), [Step::Load]);
+    sim.settle();
+    assert_eq!(sim.waits[0], None);
+}
+
+#[test]
+fn b10_a_drop_forgets_the_copy_and_lowers_what_is_to_be_out() {
+    let mut sim = paged(100, 40);
+    let out: Vec<_> = (0..100)
+        .filter(|&n| sim.entries[n] == Entry::Paged)
+        .collect();
+    out[..10].iter().for_each(|&page| sim.balloon(page));
+    sim.settle();
+    let progress = sim.pager.progress();
+    assert_eq!(
+        (
+            progress.out_pages,
+            progress.wanted_out_pages,
+            progress.dropped
+        ),
+        (50, 50, 10)
+    );
+    assert_eq!(sim.store.len(), 50);
+}
+
+#[test]
+fn b10_a_slot_dropped_during_its_save_is_not_reused_before_the_save_is_done() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    let taken = sim.pager.slots_taken();
+    sim.balloon(7);
+    sim.drain_ring();
+    assert_eq!(
+        (step(&sim), sim.pager.slots_taken()),
+        (vec![Step::Save], taken)
+    );
+    sim.settle();
+    assert_eq!(sim.pager.slots_taken(), 39);
+}
+
+/// A drop that stood in line while its page became memory again and went out anew.
+#[test]
+fn a_late_drop_does_not_take_the_new_contents() {
+    for p2mt in [P2mType::RamPagingOut, P2mType::RamPagingInStart] {
+        let mut sim = paged(40, 0);
+        let late = Request {
+            p2mt,
+            ..request(7, PagingFlags::DROP_PAGE)
+        };
+        sim.unanswered.push(late);
+        sim.event(Event::Requests(&[late]));
+        assert!(sim.unanswered.is_empty());
+        sim.finish();
+        assert!(
+            sim.entries
+                .iter()
+                .all(|entry| matches!(entry, Entry::Ram(_)))
+        );
+    }
+}
+
+#[test]
+fn b3_stopping_in_the_middle_of_a_page_out_leaves_nothing_out_and_nothing_nominated() {
+    for steps in 0..7 {
+        let mut sim = guest(100);
+        sim.event(Event::Target(10));
+        (0..steps).for_each(|_| sim.execute(0, usize::MAX));
+        assert_eq!(sim.finish().unreadable_pages, 0);
+        assert!(
+            sim.entries
+                .iter()
+                .all(|entry| matches!(entry, Entry::Ram(_))),
+            "{steps}"
+        );
+        assert_eq!(sim.pager.slots_taken(), 0);
+    }
+}
+
+#[test]
+fn a_full_store_stops_page_out_says_so_once_and_goes_on_when_there_is_room() {
+    let mut sim = guest(1000);
+    sim.store_pages = 300;
+    sim.event(Event::Target(100));
+    sim.settle();
+    for _ in 0..5 {
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+    assert_eq!(sim.pager.progress().out_pages, 300);
+    assert_eq!(sim.reports, [Report::StoreFull { pages_out: 300 }]);
+    // A page that comes home makes room for another.
+    let out = sim
+        .entries
+        .iter()
+        .position(|entry| *entry == Entry::Paged)
+        .unwrap();
+    sim.access(0, out, true);
+    sim.settle();
+    sim.event(Event::Tick);
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 300);
+    sim.store_pages = 2000;
+    for _ in 0..20 {
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+    assert_eq!(sim.pager.progress().out_pages, 900);
+    assert_eq!(sim.reports.last(), Some(&Report::StoreBack));
+}
+
+#[test]
+fn what_is_kept_per_page_is_less_than_eight_bytes() {
+    const PAGES: u64 = 1 << 18;
+    let policy = Sweep::new(
+        &[0..=PAGES - 1],
+        &SweepOptions {
+            mru_pages: 0,
+            ..SweepOptions::default()
+        },
+    );
+    let mut pager = Pager::new(Config::new(PAGES), Box::new(policy));
+    let mut actions = pager.actions();
+    run(&mut pager, &mut actions, Event::Target(0));
+    assert_eq!(pager.progress().out_pages, PAGES);
+    let mut checksums = SparseMap::<[u8; 3]>::default();
+    checksums.insert_range(0..=PAGES - 1, [0; 3]);
+    let mut refused = SparseMap::<()>::default();
+    refused.insert_range(0..=PAGES - 1, ());
+    let bytes = pager.table_bytes() + checksums.table_bytes() + refused.table_bytes();
+    let per_page = bytes as f64 / PAGES as f64;
+    assert!((7.0..8.0).contains(&per_page), "{per_page} bytes per page");
+}
+
+/// Feeds an event to a pager whose shell always succeeds at once.
+pub(super) fn run(pager: &mut Pager, actions: &mut Actions, event: Event<'_>) {
+    pager.handle(event, actions);
+    loop {
+        let batches: Vec<_> = actions
+            .drain()
+            .filter_map(|action| match action {
+                Action::Run(batch) => Some(batch),
+                _ => None,
+            })
+            .collect();
+        if batches.is_empty() {
+            return;
+        }
+        for mut batch in batches {
+            batch
+                .pages_mut()
+                .iter_mut()
+                .for_each(|page| page.outcome = Ok(()));
+            pager.handle(Event::Done(batch), actions);
+        }
+    }
+}

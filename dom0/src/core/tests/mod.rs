@@ -1,0 +1,8 @@
+//! The core against a simulated hypervisor and store.
+
+mod cases;
+mod defects;
+mod guest;
+mod judge;
+mod random;
+mod sim;

@@ -1,0 +1,330 @@
+//! A hypervisor, a guest, a ring and a store, small and strict: what the core does wrong panics here.
+//!
+//! A page's contents are one number. Batches are executed a page at a time, so that guests and other
+//! batches get in between, and are handed back in any order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request, Response};
+use p2m_paging::{Errno, Gfn};
+
+use super::judge::Judge;
+use crate::core::{
+    Action, Actions, Batch, Config, Event, Page, PageError, Pager, Report, Step, Summary,
+};
+use crate::store::{Slot, StoreError};
+
+/// What the hypervisor knows of a gfn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Ram(u64),
+    PagingOut(u64),
+    Paged,
+    /// Asked for; with its contents if it was only nominated.
+    InStart(Option<u64>),
+    Gone,
+}
+
+/// What goes wrong next time something of the kind is done; each is used up by one page.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) nominate: u32,
+    pub(super) evict: u32,
+    pub(super) restore: u32,
+    pub(super) unmapped: u32,
+    pub(super) write: u32,
+    pub(super) read: u32,
+    pub(super) no_memory: u32,
+    pub(super) not_done: u32,
+}
+
+pub(super) struct Sim {
+    pub(super) pager: Pager,
+    actions: Actions,
+    pub(super) entries: Vec<Entry>,
+    /// What the guest last wrote: the truth. `None`: not its memory now.
+    pub(super) truth: Vec<Option<u64>>,
+    /// Which page each vcpu waits for.
+    pub(super) waits: Vec<Option<Gfn>>,
+    /// Requests that wait for a ring slot, in order.
+    pub(super) line: VecDeque<Request>,
+    /// Requests on the ring.
+    pub(super) ring: VecDeque<Request>,
+    /// Requests sent and not answered.
+    pub(super) unanswered: Vec<Request>,
+    /// Batches given out, and how many of their pages have been done.
+    pub(super) running: Vec<(Batch, usize)>,
+    buffers: BTreeMap<(usize, usize), u64>,
+    pub(super) store: BTreeMap<Slot, u64>,
+    pub(super) store_pages: usize,
+    pub(super) bad_slots: Vec<Slot>,
+    pub(super) faults: Faults,
+    /// Whether restoring asks through the ring, as Xen does.
+    pub(super) restore_asks: bool,
+    pub(super) reports: Vec<Report>,
+    pub(super) finished: Option<Summary>,
+    pub(super) guest_gone: bool,
+    pub(super) next_value: u64,
+}
+
+fn take(fault: &mut u32) -> bool {
+    let hit = *fault > 0;
+    *fault = fault.saturating_sub(1);
+    hit
+}
+
+impl Sim {
+    pub(super) fn new(pages: usize, vcpus: usize, config: Config, mru_pages: usize) -> Self {
+        let judge = Judge::new(pages as u64, mru_pages);
+        let pager = Pager::new(config, Box::new(judge));
+        Self {
+            actions: pager.actions(),
+            pager,
+            entries: (0..pages as u64).map(Entry::Ram).collect(),
+            truth: (0..pages as u64).map(Some).collect(),
+            waits: vec![None; vcpus],
+            line: VecDeque::new(),
+            ring: VecDeque::new(),
+            unanswered: Vec::new(),
+            running: Vec::new(),
+            buffers: BTreeMap::new(),
+            store: BTreeMap::new(),
+            store_pages: usize::MAX,
+            bad_slots: Vec::new(),
+            faults: Faults::default(),
+            restore_asks: true,
+            reports: Vec::new(),
+            finished: None,
+            guest_gone: false,
+            next_value: 1 << 32,
+        }
+    }
+
+    /// Feeds one event, does what is to be done at once, and checks everything.
+    pub(super) fn event(&mut self, event: Event<'_>) {
+        self.pager.handle(event, &mut self.actions);
+        let mut actions = std::mem::replace(&mut self.actions, Actions::with_capacity(0));
+        for action in actions.drain() {
+            match action {
+                Action::Run(batch) => self.accept(batch),
+                Action::Respond(response) => self.respond(&response),
+                Action::Free(slot) => self.free(slot),
+                Action::Report(report) => self.reports.push(report),
+                Action::Finished(summary) => {
+                    assert!(self.running.is_empty(), "finished with batches under way");
+                    self.finished = Some(summary);
+                }
+            }
+        }
+        self.actions = actions;
+        self.check();
+    }
+
+    /// The pager looks at the ring.
+    pub(super) fn drain_ring(&mut self) {
+        let take = self.ring.len().min(self.pager.room());
+        let requests: Vec<_> = self.ring.drain(..take).collect();
+        self.event(Event::Requests(&requests));
+    }
+
+    fn respond(&mut self, response: &Response) {
+        let asked = self
+            .unanswered
+            .iter()
+            .position(|r| Response::to(r) == *response);
+        let request = self.unanswered.remove(asked.expect("an answer to nothing"));
+        assert!(!self.line.contains(&request) || self.unanswered.contains(&request));
+        let page = usize::try_from(request.gfn.get()).unwrap();
+        if !request.paging.contains(PagingFlags::DROP_PAGE) && page < self.entries.len() {
+            match self.entries[page] {
+                Entry::InStart(Some(value)) => self.entries[page] = Entry::Ram(value),
+                Entry::Paged | Entry::InStart(None) => panic!("{request:?} answered too early"),
+                Entry::Ram(_) | Entry::PagingOut(_) | Entry::Gone => {}
+            }
+        }
+        if request.flags.contains(EntryFlags::VCPU_PAUSED) {
+            let waited = self.waits[request.vcpu.index()].take();
+            assert_eq!(waited, Some(request.gfn), "woken without a pause");
+        }
+        self.serve_line();
+    }
+
+    fn free(&mut self, slot: Slot) {
+        for (batch, done) in &self.running {
+            let uses = matches!(batch.step(), Step::Save | Step::Load);
+            assert!(
+                !uses
+                    || batch.pages()[*done..]
+                        .iter()
+                        .all(|page| page.slot() != slot)
+            );
+        }
+        self.store.remove(&slot);
+    }
+
+    fn accept(&mut self, batch: Batch) {
+        assert!(!batch.pages().is_empty(), "an empty batch");
+        assert!(batch.index() < self.pager.batches());
+        assert!(
+            self.running
+                .iter()
+                .all(|(other, _)| other.index() != batch.index())
+        );
+        for page in batch.pages() {
+            assert_eq!(page.outcome, Err(PageError::NotDone));
+            if matches!(batch.step(), Step::Load | Step::Prep) {
+                assert!(page.buffer() < self.pager.buffers(batch.index()));
+            }
+        }
+        self.running.push((batch, 0));
+    }
+
+    /// Does the next pages of a batch that is under way; hands it back once all are done.
+    pub(super) fn execute(&mut self, which: usize, pages: usize) {
+        if self.running.is_empty() {
+            return;
+        }
+        let which = which % self.running.len();
+        let (mut batch, mut done) = self.running.swap_remove(which);
+        if done == batch.pages().len() {
+            return self.event(Event::Done(batch));
+        }
+        for _ in 0..pages.max(1) {
+            let (index, step) = (batch.index(), batch.step());
+            let Some(page) = batch.pages_mut().get_mut(done) else {
+                break;
+            };
+            if !take(&mut self.faults.not_done) {
+                page.outcome = self.execute_page(index, step, page);
+            }
+            done += 1;
+        }
+        self.running.push((batch, done));
+    }
+
+    fn execute_page(&mut self, index: usize, step: Step, page: &Page) -> Result<(), PageError> {
+        let n = usize::try_from(page.gfn().get()).unwrap();
+        let refused = |errno| Err(PageError::Refused(errno));
+        let buffer = (index, page.buffer());
+        match (step, self.entries[n]) {
+            (Step::Nominate, _) if take(&mut self.faults.nominate) => refused(Errno::EBUSY),
+            (Step::Nominate, Entry::Ram(value)) => {
+                self.entries[n] = Entry::PagingOut(value);
+                Ok(())
+            }
+            (Step::Evict, _) if take(&mut self.faults.evict) => refused(Errno::EBUSY),
+            (Step::Evict, Entry::PagingOut(_)) => {
+                self.entries[n] = Entry::Paged;
+                Ok(())
+            }
+            (Step::Nominate | Step::Evict, _) => refused(Errno::EBUSY),
+            (Step::Save, _) if take(&mut self.faults.unmapped) => {
+                Err(PageError::Unmapped(Errno::ENOENT))
+            }
+            (Step::Save, Entry::Paged | Entry::InStart(None) | Entry::Gone) => {
+                Err(PageError::Unmapped(Errno::ENOENT))
+            }
+            (Step::Save, Entry::Ram(v) | Entry::PagingOut(v) | Entry::InStart(Some(v))) => {
+                self.write(page.slot(), v)
+            }
+            (Step::Restore, _) if take(&mut self.faults.restore) => refused(Errno::EAGAIN),
+            (Step::Restore, Entry::PagingOut(_)) if self.restore_asks => {
+                self.foreign(n);
+                Ok(())
+            }
+            (Step::Restore, Entry::PagingOut(value)) => {
+                self.entries[n] = Entry::Ram(value);
+                Ok(())
+            }
+            (Step::Restore, Entry::Gone) => refused(Errno::ENOENT),
+            (Step::Restore, _) => Ok(()),
+            (Step::Load, _) => {
+                let slot = page.slot();
+                if self.bad_slots.contains(&slot) || take(&mut self.faults.read) {
+                    return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
+                }
+                let value = *self
+                    .store
+                    .get(&slot)
+                    .expect("a slot that holds nothing is read");
+                self.buffers.insert(buffer, value);
+                Ok(())
+            }
+            (Step::Prep, Entry::InStart(Some(_))) => panic!("prep over a page that is in place"),
+            (Step::Prep, Entry::Paged | Entry::InStart(None)) => {
+                if take(&mut self.faults.no_memory) {
+                    return refused(Errno::ENOMEM);
+                }
+                self.entries[n] = Entry::Ram(self.buffers[&buffer]);
+                Ok(())
+            }
+            (Step::Prep, _) => refused(Errno::ENOENT),
+        }
+    }
+
+    fn write(&mut self, slot: Slot, value: u64) -> Result<(), PageError> {
+        if take(&mut self.faults.write) {
+            return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
+        }
+        if self.store.len() >= self.store_pages && !self.store.contains_key(&slot) {
+            return Err(PageError::Store(StoreError::Full));
+        }
+        self.store.insert(slot, value);
+        Ok(())
+    }
+
+    /// Every page of the guest is in exactly one trusted place, and has the right contents there.
+    fn check(&self) {
+        if self.guest_gone {
+            return;
+        }
+        for (n, (&entry, &truth)) in self.entries.iter().zip(&self.truth).enumerate() {
+            let gfn = Gfn::new_truncate(n as u64);
+            match entry {
+                Entry::Ram(value) | Entry::PagingOut(value) | Entry::InStart(Some(value)) => {
+                    assert_eq!(Some(value), truth, "{gfn} is wrong in the guest");
+                }
+                Entry::Paged | Entry::InStart(None) => {
+                    let slot = self.pager.home_of(gfn).or_else(|| self.evicting(gfn));
+                    let value = slot.and_then(|slot| self.store.get(&slot)).copied();
+                    assert_eq!(value, truth, "{gfn} is wrong in the store");
+                }
+                Entry::Gone => {}
+            }
+        }
+    }
+
+    fn evicting(&self, gfn: Gfn) -> Option<Slot> {
+        let pages = self
+            .running
+            .iter()
+            .filter(|(batch, _)| batch.step() == Step::Evict);
+        let mut pages = pages.flat_map(|(batch, _)| batch.pages());
+        pages.find(|page| page.gfn() == gfn).map(Page::slot)
+    }
+
+    /// Lets everything under way end, without ticks.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.ring.is_empty() && self.running.is_empty() {
+                return;
+            }
+            self.drain_ring();
+            self.execute(0, usize::MAX);
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// As [`Self::settle`], with ticks, until the pager has finished.
+    pub(super) fn finish(&mut self) -> Summary {
+        self.event(Event::Stop);
+        for _ in 0..1_000 {
+            self.settle();
+            if let Some(summary) = self.finished {
+                return summary;
+            }
+            self.event(Event::Tick);
+        }
+        panic!("it never finishes: {:?}", self.pager);
+    }
+}
