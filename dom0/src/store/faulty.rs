@@ -127,7 +127,7 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::MemoryStore;
+    use crate::store::memory::MemoryStore;
     use crate::store::testing::{read, write};
 
     #[test]

@@ -6,16 +6,13 @@
 
 mod checksums;
 pub mod faulty;
-mod memory;
-mod pagefile;
+pub mod memory;
+pub mod pagefile;
 #[cfg(test)]
 mod testing;
 
 use p2m_paging::PAGE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-pub use memory::MemoryStore;
-pub use pagefile::{Keep, Pagefile, PagefileError};
 
 /// A place for one page. Slots are handed out lowest first, so a store sees them densely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,326 @@
+//! The command line of `xenpaging`: what Xen's tool takes, and a little more.
+//!
+//! Bad input is one line on standard error that names it. How the program ends says what became of
+//! the guest:
+//!
+//! | code | [`Exit`] | meaning |
+//! |---|---|---|
+//! | 0 | `Done` | every page is home and paging is disabled, the guest is gone, or help was asked for |
+//! | 1 | `Failed` | stopped by an error after it had started; every page is home |
+//! | 2 | `Usage` | the arguments make no sense; nothing was done |
+//! | 3 | `NotStarted` | the domain, the pagefile or Xen refused; nothing was paged out |
+//! | 4 | `PagesOut` | pages are out that could not be brought home: paging stays enabled, the pagefile must be kept |
+
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use p2m_paging::{Gfn, PAGE_SIZE};
+use tracing::level_filters::LevelFilter;
+
+use crate::core::Config;
+use crate::core::policy::{DEFAULT_MRU_PAGES, SweepOptions};
+
+/// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
+const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
+
+/// How the program ends. See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything is home.
+    Done = 0,
+    /// An error, everything is home.
+    Failed = 1,
+    /// Bad arguments.
+    Usage = 2,
+    /// Could not start.
+    NotStarted = 3,
+    /// Pages are out that do not read back.
+    PagesOut = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Keeps a guest below its memory target: pages its memory out to a file and back.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "xenpaging", version, infer_long_args = true)]
+pub struct Cli {
+    /// Number of the domain to be paged.
+    #[arg(short, long, value_name = "DOMID", required_unless_present = "embedded_host",
+          value_parser = clap::value_parser!(u16).range(1..DOMID_FIRST_RESERVED))]
+    pub domain: Option<u16>,
+
+    /// File to keep pages in. Must not exist: it is created, for the pager alone.
+    #[arg(
+        short = 'f',
+        long,
+        value_name = "FILE",
+        required_unless_present = "embedded_host"
+    )]
+    pub pagefile: Option<PathBuf>,
+
+    /// How much of the guest's memory to handle, from its start on, in KiB [default: all].
+    #[arg(short = 'm', long = "max_memkb", value_name = "KIB",
+          value_parser = clap::value_parser!(u64).range(4..))]
+    pub max_memkb: Option<u64>,
+
+    /// How many of the pages that came back last are not paged out again. Any number, 0 for none.
+    #[arg(short = 'r', long = "mru_size", value_name = "PAGES",
+          default_value_t = DEFAULT_MRU_PAGES)]
+    pub mru_size: usize,
+
+    /// Log more; twice for each batch, three times for everything.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
+    #[arg(long, value_name = "A-B", value_parser = gfns)]
+    pub gfns: Vec<RangeInclusive<u64>>,
+
+    /// Frame numbers that are the only ones to be paged out (repeatable).
+    #[arg(long, value_name = "A-B", value_parser = gfns)]
+    pub only_gfns: Vec<RangeInclusive<u64>>,
+
+    /// Keep the pagefile's name until the end; otherwise the file has none from the start.
+    #[arg(long)]
+    pub keep_pagefile: bool,
+
+    /// Where an embedded host listens, in place of Xen.
+    #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with = "domain")]
+    pub embedded_host: Option<String>,
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first. Where there is nothing more to do (help, bad
+    /// arguments) everything has been said, and the program ends like this.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
+        Self::try_parse_from(args).map_err(|error| {
+            if error.use_stderr() {
+                eprintln!("xenpaging: {}", one_line(&error));
+                return Exit::Usage;
+            }
+            // Standard output may be closed; help that nobody reads is no failure.
+            let _ = error.print();
+            Exit::Done
+        })
+    }
+
+    /// What is logged.
+    pub fn log_level(&self) -> LevelFilter {
+        match self.verbose {
+            0 => LevelFilter::WARN,
+            1 => LevelFilter::INFO,
+            2 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        }
+    }
+
+    /// The core's settings, for a guest with memory at these frame numbers.
+    pub fn config(&self, max_pages: u64, memory: &[RangeInclusive<u64>]) -> Config {
+        let page_kib = PAGE_SIZE as u64 / 1024;
+        let handled = self.max_memkb.map_or(u64::MAX, |kib| kib / page_kib);
+        Config {
+            memory: first_pages(memory, handled),
+            ..Config::new(max_pages)
+        }
+    }
+
+    /// What the sweep leaves alone.
+    pub fn sweep(&self) -> SweepOptions {
+        SweepOptions {
+            mru_pages: self.mru_size,
+            never: self.gfns.clone(),
+            only: self.only_gfns.clone(),
+        }
+    }
+}
+
+/// Clap's message without what follows it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = message.split_whitespace().collect();
+    words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// A range like `0-0xff`, or one number.
+fn gfns(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (gfn(first)?, gfn(last)?);
+    if first > last {
+        return Err(format!("{first} is above {last}"));
+    }
+    Ok(first..=last)
+}
+
+fn gfn(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number
+        .ok()
+        .and_then(Gfn::try_new)
+        .map(Gfn::get)
+        .ok_or_else(|| format!("'{text}' is no frame number (0 to {:#x})", Gfn::MAX.get()))
+}
+
+/// So many pages of a guest's memory, lowest first.
+fn first_pages(memory: &[RangeInclusive<u64>], mut pages: u64) -> Vec<RangeInclusive<u64>> {
+    let mut handled = Vec::new();
+    for range in memory {
+        if pages == 0 || range.is_empty() {
+            continue;
+        }
+        let last = range.start().saturating_add(pages - 1).min(*range.end());
+        pages -= (last - range.start()).saturating_add(1).min(pages);
+        handled.push(*range.start()..=last);
+    }
+    handled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, String> {
+        Cli::try_parse_from(["xenpaging"].iter().chain(args)).map_err(|error| one_line(&error))
+    }
+
+    /// The C pager's `--mru_size` sets max_memkb, and its `--max_memkb` does not exist.
+    #[test]
+    fn defect_8_every_long_form_means_what_its_short_form_means() {
+        let short = ["-d", "3", "-f", "p", "-m", "4096", "-r", "100", "-v"];
+        let long = [
+            "--domain=3",
+            "--pagefile=p",
+            "--max_memkb=4096",
+            "--mru_size=100",
+            "--verbose",
+        ];
+        let apart = [
+            "--domain",
+            "3",
+            "--pagefile",
+            "p",
+            "--max_memkb",
+            "4096",
+            "--mru_size",
+            "100",
+            "-v",
+        ];
+        let cli = parse(&short).unwrap();
+        assert_eq!(
+            (cli.domain, cli.max_memkb, cli.mru_size),
+            (Some(3), Some(4096), 100)
+        );
+        assert_eq!(
+            (cli.pagefile.as_deref(), cli.verbose),
+            (Some("p".as_ref()), 1)
+        );
+        assert_eq!(parse(&long).unwrap(), cli);
+        assert_eq!(parse(&apart).unwrap(), cli);
+        assert_eq!(
+            parse(&[
+                "--dom",
+                "3",
+                "--page",
+                "p",
+                "--max",
+                "4096",
+                "--mru=100",
+                "-v"
+            ]),
+            Ok(cli)
+        );
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_description() {
+        let cli = parse(&["-d1", "-fp"]).unwrap();
+        assert_eq!(
+            (cli.mru_size, cli.max_memkb, cli.verbose),
+            (16_384, None, 0)
+        );
+        assert_eq!(cli.config(10, &[0..=9]).memory, [0..=9]);
+    }
+
+    #[test]
+    fn bad_input_is_one_line_that_names_it() {
+        let cases: [(&[&str], &str); 10] = [
+            (&[], "--domain"),
+            (&["-d", "1"], "--pagefile"),
+            (&["-d", "0", "-f", "p"], "'0'"),
+            (&["-d", "32752", "-f", "p"], "32752"),
+            (&["-d", "one", "-f", "p"], "'one'"),
+            (&["-d", "1", "-f", "p", "-m", "0"], "'0'"),
+            (&["-d", "1", "-f", "p", "-r", "-1"], "'-1'"),
+            (&["-d", "1", "-f", "p", "--gfns", "9-3"], "9 is above 3"),
+            (
+                &["-d", "1", "-f", "p", "--gfns", "0x10000000000"],
+                "no frame number",
+            ),
+            (&["-d", "1", "-f", "p", "extra"], "'extra'"),
+        ];
+        for (args, named) in cases {
+            let line = parse(args).unwrap_err();
+            assert!(
+                line.contains(named) && !line.contains('\n'),
+                "{args:?}: {line}"
+            );
+        }
+    }
+
+    #[test]
+    fn help_is_no_error_and_bad_usage_is() {
+        let read = |args: &[&str]| {
+            Cli::read(["xenpaging"].iter().chain(args).map(OsString::from)).map(|_| ())
+        };
+        for help in ["-h", "--help", "--version"] {
+            assert_eq!(read(&[help]), Err(Exit::Done));
+        }
+        assert_eq!(read(&["--no-such-thing"]), Err(Exit::Usage));
+        assert_eq!(read(&["--embedded-host", "fd:3"]), Ok(()));
+    }
+
+    #[test]
+    fn ranges_of_frame_numbers_add_up() {
+        let args = [
+            "-d1",
+            "-fp",
+            "--gfns",
+            "0-0xff",
+            "--gfns",
+            "4096",
+            "--only-gfns=0-9999",
+        ];
+        let sweep = parse(&args).unwrap().sweep();
+        assert_eq!(
+            (sweep.never, sweep.only),
+            (vec![0..=255, 4096..=4096], vec![0..=9999])
+        );
+    }
+
+    #[test]
+    fn max_memkb_is_memory_from_the_start_on_across_holes() {
+        let memory = [0..=9, 100..=109];
+        let handled = |kib: &str| {
+            parse(&["-d1", "-fp", "-m", kib])
+                .unwrap()
+                .config(20, &memory)
+                .memory
+        };
+        assert_eq!(handled("4"), [0..=0]);
+        assert_eq!(handled("40"), [0..=9]);
+        assert_eq!(handled("48"), [0..=9, 100..=101]);
+        assert_eq!(handled("99999999"), memory);
+        assert_eq!(handled(&u64::MAX.to_string()), memory);
+    }
+}
