@@ -1,0 +1,150 @@
+"""What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
+
+An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
+that they stand in.
+"""
+from dataclasses import dataclass
+
+ON = "#ifdef CONFIG_MEM_PAGING_RUST\n"
+ELSE = "#else\n"
+END = "#endif\n"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change."""
+    file: str
+    scope: str
+    words: str
+    how: str
+    text: str
+
+
+def include(file, words):
+    return Edit(file, "", words, "after", f"{ON}#include <asm/mem_paging_rust.h>\n{END}")
+
+
+def instead(file, scope, words, lines):
+    """Other lines in place of the one with these words."""
+    return [Edit(file, scope, words, "before", ON + lines + ELSE), Edit(file, scope, words, "after", "#endif /* !MEM_PAGING_RUST */\n")]
+
+
+def also(file, scope, words, how, lines):
+    return Edit(file, scope, words, how, ON + lines + END)
+
+
+KCONFIG = """
+choice
+	prompt "Memory paging implementation"
+	depends on MEM_PAGING
+	default MEM_PAGING_RUST
+
+config MEM_PAGING_RUST
+	bool "Rust (the p2m-paging crate)"
+	help
+	  The state machine, the fault decision, vcpu pauses and the paging ring
+	  come from the p2m-paging crate. Needs cargo and a Rust with the source
+	  of its library to build.
+
+config MEM_PAGING_C
+	bool "C (mem_paging.c)"
+
+endchoice
+"""
+
+P2M_TYPES = """
+/* Asked for and on its way in; it has a frame only if it had not left yet. */
+#ifdef CONFIG_MEM_PAGING_RUST
+#define P2M_IN_START_TYPES p2m_to_mask(p2m_ram_paging_in_start)
+#else
+#define P2M_IN_START_TYPES 0
+#endif
+"""
+
+FRAMELESS = """/* RAM of a paging type that has no frame now */
+#ifdef CONFIG_MEM_PAGING_RUST
+#define p2m_is_frameless(_t, _m) (p2m_is_paging(_t) && !mfn_valid(_m))
+#else
+#define p2m_is_frameless(_t, _m) p2m_is_paged(_t)
+#endif
+"""
+
+REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
+    {
+        put_gfn(d, gmfn);
+        rc = mem_paging_remove_page(d, gmfn);
+
+        /* It came home meanwhile: then it is removed like any other. */
+        return rc > 0 ? guest_remove_page(d, gmfn) : rc;
+    }
+"""
+
+AGAIN = """            case -EAGAIN:
+                /*
+                 * The pager cannot be told now, because the vcpu is already
+                 * being paused for it: go on when it runs again.
+                 */
+                if ( !j && a->domain == current->domain )
+                    a->preempted = 1;
+                goto out;
+"""
+
+P2M_H = "arch/x86/include/asm/p2m.h"
+HVM = "arch/x86/hvm/hvm.c"
+FAULT = "int hvm_hap_nested_page_fault("
+EPT, EPT_FLAGS = "arch/x86/mm/p2m-ept.c", "switch ( entry->sa_p2mt )"
+NPT, NPT_FLAGS = "arch/x86/mm/p2m-pt.c", "p2m_type_to_flags("
+OUT = "case p2m_ram_paging_out:"
+VM_EVENT = "common/vm_event.c"
+
+EDITS = [
+    Edit("arch/x86/Kconfig", "config MEM_PAGING\n", "depends on HVM", "after", KCONFIG),
+    Edit("arch/x86/mm/Makefile", "", "CONFIG_MEM_PAGING)", "replace", "CONFIG_MEM_PAGING_C)"),
+    Edit("arch/x86/mm/Makefile", "", "mem_paging.o", "after", "obj-$(CONFIG_MEM_PAGING_RUST) += p2mp/\n"),
+
+    # The type, and where it belongs.
+    Edit(P2M_H, "", "p2m_ioreq_server = 15,", "after",
+         "    p2m_ram_paging_in_start = 16, /* MEM_PAGING_RUST: asked for, on its way in */\n"),
+    Edit(P2M_H, "", "#define p2m_to_mask(_t)", "after", P2M_TYPES),
+    Edit(P2M_H, "", "P2M_RAM_TYPES (", "replace", "P2M_RAM_TYPES (P2M_IN_START_TYPES | "),
+    Edit(P2M_H, "", "P2M_HOLE_TYPES (", "replace", "P2M_HOLE_TYPES (P2M_IN_START_TYPES | "),
+    Edit(P2M_H, "", "P2M_PAGING_TYPES (", "replace", "P2M_PAGING_TYPES (P2M_IN_START_TYPES | "),
+    Edit(P2M_H, "", "P2M_PAGED_TYPES (", "replace", "P2M_PAGED_TYPES (P2M_IN_START_TYPES | "),
+    Edit(P2M_H, "", "#define p2m_is_paged(_t)", "after", FRAMELESS),
+    *[Edit("arch/x86/mm/p2m.c", "", "!p2m_is_paged(ot)", "replace", "!p2m_is_frameless(ot, omfn)")] * 3,
+
+    # A nominated page can be read and run.
+    also(EPT, EPT_FLAGS, "case p2m_ram_ro:", "after", "        case p2m_ram_paging_out:\n"),
+    Edit(EPT, EPT_FLAGS, OUT, "before", "#ifndef CONFIG_MEM_PAGING_RUST\n"),
+    Edit(EPT, EPT_FLAGS, OUT, "after", "#endif /* !MEM_PAGING_RUST */\n"),
+    also(NPT, NPT_FLAGS, "case p2m_ram_ro:", "after", "    case p2m_ram_paging_out:\n"),
+    Edit(NPT, NPT_FLAGS, OUT, "before", "#ifndef CONFIG_MEM_PAGING_RUST\n"),
+    Edit(NPT, NPT_FLAGS, OUT, "after", "#endif /* !MEM_PAGING_RUST */\n"),
+
+    # The domain's state.
+    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n"),
+    include("common/domain.c", "#include <xen/vm_event.h>"),
+    also("common/domain.c", "", "xfree(d->vm_event_paging);", "after", "    mem_paging_free(d);\n"),
+    include("common/keyhandler.c", "#include <asm/div64.h>"),
+    also("common/keyhandler.c", "static void cf_check dump_domains(", 'printk("    handle=', "before",
+         "        mem_paging_dump(d);\n"),
+
+    # The ring and its pager.
+    include(VM_EVENT, "#include <xsm/xsm.h>"),
+    also(VM_EVENT, "int vm_event_domctl(", "case XEN_DOMCTL_VM_EVENT_OP_PAGING:", "after",
+         "        return mem_paging_domctl(d, vec);\n"),
+    also(VM_EVENT, "void vm_event_cleanup(", "#ifdef CONFIG_MEM_PAGING", "before", "    mem_paging_cleanup(d);\n"),
+    Edit("arch/x86/include/asm/mem_paging.h", "", "#ifdef CONFIG_MEM_PAGING", "replace",
+         "#ifdef CONFIG_MEM_PAGING_RUST\n# include <asm/mem_paging_rust.h>\n"
+         "# define mem_paging_enabled(d) mem_paging_active(d)\n#elif defined(CONFIG_MEM_PAGING)"),
+
+    # The nested page fault.
+    include(HVM, "#include <asm/vm_event.h>"),
+    *instead(HVM, FAULT, "if ( p2m_is_paged(p2mt) ||", "    if ( p2m_is_paging(p2mt) )\n"),
+    *instead(HVM, FAULT, "p2m_mem_paging_populate(currd,", "        mem_paging_fault(currd, gfn, npfec);\n"),
+
+    # A page that is given back.
+    include("common/memory.c", "#include <xsm/xsm.h>"),
+    also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
+    also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
+]

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Memory paging for the rest of Xen: what used to be mem_paging.c and the
+ * paging half of vm_event.c.
+ */
+
+#include <xen/guest_access.h>
+#include <xen/sched.h>
+#include <xen/vm_event.h>
+#include <xen/xmalloc.h>
+
+#include <asm/mem_paging.h>
+#include <asm/mem_paging_rust.h>
+#include <asm/p2m.h>
+#include <asm/p2mp.h>
+
+#include <xsm/xsm.h>
+
+/* Caller holds: the domctl lock. */
+static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
+{
+    int rc;
+
+    if ( !d->p2mp )
+    {
+        void *state = xzalloc_bytes(p2mp_state_size(d->max_vcpus));
+
+        if ( !state )
+            return -ENOMEM;
+
+        p2mp_state_init(state, d, d->max_vcpus);
+        /* Set up before anybody can see it; it stays until the domain is freed. */
+        smp_wmb();
+        d->p2mp = state;
+    }
+
+    rc = p2mp_enable(d->p2mp);
+    if ( rc < 0 )
+        return rc;
+
+    vec->u.enable.port = rc;
+
+    return 0;
+}
+
+/* Caller holds: the domctl lock. */
+int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
+{
+    int rc = -EINVAL;
+
+    switch ( vec->op )
+    {
+    case XEN_VM_EVENT_ENABLE:
+        return enable(d, vec);
+
+    case XEN_VM_EVENT_DISABLE:
+        if ( mem_paging_active(d) )
+        {
+            domain_pause(d);
+            rc = p2mp_disable(d->p2mp);
+            domain_unpause(d);
+        }
+        return rc;
+
+    case XEN_VM_EVENT_RESUME:
+        if ( !mem_paging_active(d) )
+            return -ENODEV;
+        p2mp_on_event(d->p2mp);
+        return 0;
+
+    default:
+        return -ENOSYS;
+    }
+}
+
+/* Caller holds: nothing. */
+int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
+{
+    xen_mem_paging_op_t mpo;
+    struct domain *d;
+    int rc;
+
+    if ( copy_from_guest(&mpo, arg, 1) )
+        return -EFAULT;
+
+    rc = rcu_lock_live_remote_domain_by_id(mpo.domain, &d);
+    if ( rc )
+        return rc;
+
+    rc = xsm_mem_paging(XSM_DM_PRIV, d);
+    if ( !rc && !mem_paging_active(d) )
+        rc = -ENODEV;
+    if ( !rc )
+        rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
+
+    rcu_unlock_domain(d);
+
+    return rc;
+}
+
+/* The guest cannot go on, and nobody will bring its page. */
+static void no_pager(struct domain *d, unsigned long gfn)
+{
+    gdprintk(XENLOG_ERR, "%pd paging gfn %"PRI_gfn" yet no ring in place\n",
+             d, gfn);
+    /* The vcpu must not fault on the page for ever until the crash takes effect. */
+    if ( current->domain == d )
+        vcpu_pause_nosync(current);
+    domain_crash(d);
+}
+
+/* Caller holds: possibly the p2m lock, and locks that may be held around it. */
+void p2m_mem_paging_populate(struct domain *d, gfn_t gfn)
+{
+    if ( !d->p2mp || p2mp_populate(d->p2mp, gfn_x(gfn)) )
+        no_pager(d, gfn_x(gfn));
+}
+
+/* Caller holds: nothing. */
+void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
+{
+    uint8_t access = (npfec.read_access ? 1 : 0) |
+                     (npfec.write_access ? 2 : 0) |
+                     (npfec.insn_fetch ? 4 : 0);
+
+    if ( !d->p2mp || p2mp_fault(d->p2mp, gfn, access) )
+        no_pager(d, gfn);
+}
+
+/*
+ * Caller holds: possibly the p2m lock. 0: removed; > 0: not of a paging type
+ * (any more), look again; < 0: -EAGAIN if the pager cannot be told now.
+ */
+int mem_paging_remove_page(struct domain *d, unsigned long gfn)
+{
+    /* Without state nothing was ever paged. */
+    return d->p2mp ? p2mp_drop(d->p2mp, gfn) : -EINVAL;
+}
+
+/*
+ * Caller holds: nothing. Responses on the rings of monitor and sharing have no
+ * word in paging.
+ */
+void p2m_mem_paging_resume(struct domain *d, struct vm_event_st *rsp)
+{
+}
+
+/* Not called: guest_remove_page() goes to mem_paging_remove_page(). */
+void p2m_mem_paging_drop_page(struct domain *d, gfn_t gfn, p2m_type_t p2mt)
+{
+    ASSERT_UNREACHABLE();
+}
+
+/* Caller holds: the domain is dying, paused, and still has its vcpus. */
+void mem_paging_cleanup(struct domain *d)
+{
+    if ( d->p2mp )
+        p2mp_shut_down(d->p2mp);
+}
+
+/* Caller: the last reference to the domain is gone. */
+void mem_paging_free(struct domain *d)
+{
+    XFREE(d->p2mp);
+}
+
+/* Caller holds: the domain list's read lock. */
+void mem_paging_dump(const struct domain *d)
+{
+    if ( d->p2mp )
+        p2mp_print(d->p2mp);
+}
+
+bool mem_paging_active(const struct domain *d)
+{
+    return d->p2mp && p2mp_is_enabled(d->p2mp);
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

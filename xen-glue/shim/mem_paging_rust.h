@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Memory paging in Rust, as the rest of Xen sees it. Locks: see the definitions.
+ */
+#ifndef __ASM_X86_MEM_PAGING_RUST_H__
+#define __ASM_X86_MEM_PAGING_RUST_H__
+
+#include <xen/types.h>
+
+struct domain;
+struct npfec;
+struct vm_event_st;
+struct xen_domctl_vm_event_op;
+
+int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec);
+void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec);
+int mem_paging_remove_page(struct domain *d, unsigned long gfn);
+void mem_paging_cleanup(struct domain *d);
+void mem_paging_free(struct domain *d);
+void mem_paging_dump(const struct domain *d);
+bool mem_paging_active(const struct domain *d);
+
+#endif /* __ASM_X86_MEM_PAGING_RUST_H__ */
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

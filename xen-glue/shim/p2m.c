@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The host p2m: its lock, its entries, its flushes.
+ */
+
+#include <xen/ioreq.h>
+#include <xen/sched.h>
+
+#include <asm/p2m.h>
+#include <asm/p2mp.h>
+#include <asm/paging.h>
+
+#include "../mm-locks.h"
+
+/* Caller holds: nothing of a higher order; possibly this lock, which is recursive. */
+void p2mx_p2m_lock(struct domain *d)
+{
+    gfn_lock(p2m_get_hostp2m(d), _gfn(0), 0);
+}
+
+/* Caller holds: the p2m lock. A flush that is still owed is done. */
+void p2mx_p2m_unlock(struct domain *d)
+{
+    gfn_unlock(p2m_get_hostp2m(d), _gfn(0), 0);
+}
+
+/* Caller holds: the p2m lock. */
+uint32_t p2mx_get_entry(struct domain *d, uint64_t gfn, uint64_t *mfn,
+                        uint32_t *access)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+    p2m_type_t t;
+    p2m_access_t a;
+    mfn_t m = p2m->get_entry(p2m, _gfn(gfn), &t, &a, 0, NULL, NULL);
+
+    BUILD_BUG_ON(p2m_ram_paging_in_start != 16);
+
+    *mfn = mfn_valid(m) ? mfn_x(m) : P2MP_NO_MFN;
+    *access = a;
+
+    return t;
+}
+
+/*
+ * Caller holds: the p2m lock. An entry that is removed gets the default access
+ * rights, any other keeps those that it has.
+ */
+int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
+                   uint32_t p2mt, uint32_t access)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    if ( p2mt == p2m_invalid )
+    {
+        access = p2m->default_access;
+        ioreq_request_mapcache_invalidate(d);
+    }
+
+    return p2m_set_entry(p2m, _gfn(gfn),
+                         mfn == P2MP_NO_MFN ? INVALID_MFN : _mfn(mfn),
+                         PAGE_ORDER_4K, p2mt, access);
+}
+
+/* Caller holds: the p2m lock. */
+void p2mx_flush(struct domain *d)
+{
+    p2m_tlb_flush_sync(p2m_get_hostp2m(d));
+}
+
+/* Caller holds: the p2m lock. */
+void p2mx_set_m2p(uint64_t mfn, uint64_t gfn)
+{
+    set_gpfn_from_mfn(mfn, gfn);
+}
+
+/* Caller holds: the p2m lock, and a reference to the frame. */
+void p2mx_clear_m2p(uint64_t mfn)
+{
+    set_gpfn_from_mfn(mfn, INVALID_M2P_ENTRY);
+}
+
+/* Caller holds: the p2m lock. */
+bool p2mx_log_dirty(struct domain *d)
+{
+    return paging_mode_log_dirty(d);
+}
+
+/* Caller holds: the p2m lock. */
+void p2mx_count_out(struct domain *d)
+{
+    atomic_inc(&d->paged_pages);
+}
+
+/* Caller holds: the p2m lock. */
+void p2mx_count_in(struct domain *d)
+{
+    atomic_dec(&d->paged_pages);
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Frames: who uses them, where they come from, where they go.
+ */
+
+#include <xen/domain_page.h>
+#include <xen/guest_access.h>
+#include <xen/mm.h>
+#include <xen/sched.h>
+
+#include <asm/p2m.h>
+#include <asm/p2mp.h>
+
+#include "../mm-locks.h"
+
+/*
+ * Caller holds: the p2m lock. Yields whether it is I/O memory. A frame whose
+ * allocation has been given up lives on for somebody else's sake alone: it
+ * counts as used, however few references it has.
+ */
+bool p2mx_page_facts(uint64_t mfn, uint64_t *references, uint64_t *typed)
+{
+    const struct page_info *page = mfn_to_page(_mfn(mfn));
+    unsigned long count = read_atomic(&page->count_info);
+    unsigned long type = read_atomic(&page->u.inuse.type_info);
+
+    *references = (count & PGC_count_mask) +
+                  ((count & PGC_allocated) ? 0 : 2);
+    *typed = type & PGT_count_mask;
+
+    return is_iomem_page(_mfn(mfn));
+}
+
+/* Caller holds: the p2m lock. NULL: not a frame of the domain's any more. */
+struct page_info *p2mx_page_get(struct domain *d, uint64_t mfn)
+{
+    struct page_info *page = mfn_to_page(_mfn(mfn));
+
+    return get_page(page, d) ? page : NULL;
+}
+
+/* Caller holds: a reference; possibly the p2m lock. */
+void p2mx_page_put(struct page_info *page)
+{
+    put_page(page);
+}
+
+/*
+ * Caller holds: a reference; possibly the p2m lock. No entry refers to the
+ * frame, and if one did, the flush has been done.
+ */
+void p2mx_page_release(struct page_info *page)
+{
+    put_page_alloc_ref(page);
+    put_page(page);
+}
+
+/* Caller holds: the last reference but the allocation's own; the p2m lock. */
+void p2mx_page_scrub(struct page_info *page)
+{
+    scrub_one_page(page);
+}
+
+/* Caller holds: nothing. */
+uint64_t p2mx_page_mfn(struct page_info *page)
+{
+    return mfn_x(page_to_mfn(page));
+}
+
+/*
+ * Caller holds: the p2m lock, nothing of a higher order. Yields a reference
+ * beside the allocation.
+ */
+struct page_info *p2mx_page_alloc(struct domain *d)
+{
+    struct page_info *page;
+
+    page_alloc_mm_pre_lock(d);
+    page = alloc_domheap_page(d, 0);
+    if ( unlikely(!page) )
+        return NULL;
+
+    if ( unlikely(!get_page(page, d)) )
+    {
+        /* Nobody can know the frame yet: something is badly wrong. */
+        gprintk(XENLOG_ERR, "%pd: fresh page in unexpected state\n", d);
+        domain_crash(d);
+        return NULL;
+    }
+
+    return page;
+}
+
+/* Caller holds: the p2m lock; nobody else knows the frame. */
+void p2mx_page_clear(struct page_info *page)
+{
+    clear_domain_page(page_to_mfn(page));
+}
+
+static XEN_GUEST_HANDLE_64(const_uint8) buffer_handle(uint64_t buffer)
+{
+    xen_mem_paging_op_t mpo;
+
+    mpo.buffer.p = (void *)buffer;
+
+    return mpo.buffer;
+}
+
+/*
+ * Caller holds: the p2m lock of a domain that is not the current one. The
+ * current domain is the control domain and PV: copying from it may fault, but
+ * takes none of the locks that its own p2m would need, nor does it sleep.
+ */
+bool p2mx_page_fill(struct page_info *page, uint64_t buffer)
+{
+    void *map = map_domain_page(page_to_mfn(page));
+    bool filled = !copy_from_guest(map, buffer_handle(buffer), PAGE_SIZE);
+
+    unmap_domain_page(map);
+
+    return filled;
+}
+
+/* Caller holds: nothing. */
+bool p2mx_buffer_okay(uint64_t buffer)
+{
+    return guest_handle_okay(buffer_handle(buffer), PAGE_SIZE);
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */

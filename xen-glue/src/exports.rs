@@ -1,0 +1,168 @@
+//! What Xen's C calls. `include/p2mp.h` is generated from the signatures and comments here.
+//!
+//! Every function but the first two takes the state of one domain, which Xen keeps from the first
+//! attempt to enable paging until the domain is freed. None of them sleeps.
+
+use core::fmt::Write;
+use core::ptr::NonNull;
+
+use p2m_paging::p2m::Access;
+use p2m_paging::paging::{Caller, Job, PopulateError, PrepError, PrepJob};
+use p2m_paging::ring::abi::MemPagingOp;
+use p2m_paging::{Errno, Gfn, paging::DropError};
+
+use crate::platform::Buffer;
+use crate::shim::{self, Domain};
+use crate::state::State;
+use crate::words::Console;
+
+/// Bytes of the state of a domain with this many vcpus.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_state_size(max_vcpus: u32) -> usize {
+    State::size(max_vcpus)
+}
+
+/// Sets up the state of a domain in memory of that size. Once, before anybody else sees it.
+///
+/// # Safety
+///
+/// As `State::init`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mp_state_init(memory: *mut u8, d: *mut Domain, max_vcpus: u32) {
+    if let Some(memory) = NonNull::new(memory) {
+        // SAFETY: the caller's promise.
+        unsafe { State::init(memory, d, max_vcpus) }
+    }
+}
+
+/// Attaches a pager: the port of its event channel, or a negative errno. Domctl lock held, so
+/// that it is alone.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_enable(state: &State) -> i32 {
+    match state.enable() {
+        Ok(port) => i32::try_from(port).unwrap_or(Errno::EIO.as_return()),
+        Err(rc) => rc,
+    }
+}
+
+/// Whether a pager is attached. Any locks.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_is_enabled(state: &State) -> bool {
+    state.paging.is_enabled()
+}
+
+/// Detaches the pager: 0, or -EBUSY while vcpus stand in line for the ring. Domctl lock held, the
+/// domain paused.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_disable(state: &State) -> i32 {
+    state.disable().map_or_else(Errno::as_return, |()| 0)
+}
+
+/// The domain is dying: detaches the pager, whoever waits. The vcpus still exist; the domain is
+/// paused and gets no new state.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_shut_down(state: &State) {
+    state.shut_down();
+}
+
+/// One `XENMEM_paging_op`: 0 or a negative errno. No locks held.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
+    // What can be no gfn is treated as the last one, which no guest has.
+    let gfn = Gfn::try_new(gfn).unwrap_or(Gfn::MAX);
+    let paging = &state.paging;
+    let done = match op {
+        MemPagingOp::OP_NOMINATE => {
+            let mut job = [Job::new(gfn)];
+            paging.nominate(&mut job);
+            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+        }
+        MemPagingOp::OP_EVICT => {
+            let mut job = [Job::new(gfn)];
+            paging.evict(&mut job);
+            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+        }
+        MemPagingOp::OP_PREP => {
+            // SAFETY: only looks at the address.
+            if !unsafe { shim::p2mx_buffer_okay(buffer) } {
+                return PrepError::InvalidBuffer.errno().as_return();
+            }
+            let mut job = [match buffer {
+                0 => PrepJob::empty(gfn),
+                _ => PrepJob::filled(gfn, Buffer(buffer)),
+            }];
+            paging.prep(&mut job);
+            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+        }
+        _ => Err(Errno::ENOSYS),
+    };
+    done.map_or_else(Errno::as_return, |()| 0)
+}
+
+fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {
+    done.unwrap_or(Err(Errno::EIO))
+}
+
+/// The running vcpu (of this domain or another) needs a page with all rights: 0 if it shall try
+/// again, -EOPNOTSUPP if there is nobody to bring the page. A vcpu of the domain itself has been
+/// paused until the page is home. The p2m lock may be held, but need not be.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_populate(state: &State, gfn: u64) -> i32 {
+    let gfn = Gfn::new_truncate(gfn);
+    let paging = &state.paging;
+    retry(paging.populate(gfn, paging.platform().caller()).map(drop))
+}
+
+/// The running vcpu hit an entry of a paging type. `access`: 1 read, 2 write, 4 fetch. As
+/// p2mp_populate, but a read of a nominated page asks for nothing. No locks held.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_fault(state: &State, gfn: u64, access: u8) -> i32 {
+    let paging = &state.paging;
+    let Caller::Guest(vcpu) = paging.platform().caller() else {
+        return 0;
+    };
+    let access = Access::from_bits_truncate(access);
+    retry(
+        paging
+            .fault(vcpu, Gfn::new_truncate(gfn), access)
+            .map(drop),
+    )
+}
+
+/// All but a missing pager is over by itself: the caller comes back.
+fn retry(outcome: Result<(), PopulateError>) -> i32 {
+    match outcome {
+        Err(e @ PopulateError::NoRing) => e.errno().as_return(),
+        _ => 0,
+    }
+}
+
+/// The running vcpu gives back a page of a paging type: 0; 1 if it is of none any more, so that the
+/// caller looks again; -EAGAIN if the pager cannot be told now; another negative errno if the
+/// entry cannot be changed. The p2m lock may be held, but need not be.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_drop(state: &State, gfn: u64) -> i32 {
+    match state.drop_page(Gfn::new_truncate(gfn)) {
+        Ok(()) => 0,
+        Err(DropError::NotPaging(_)) => 1,
+        Err(e) => e.errno().as_return(),
+    }
+}
+
+/// The pager sent its event. No locks held.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_on_event(state: &State) {
+    state.on_event();
+}
+
+/// Prints what has happened so far. Any locks.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_print(state: &State) {
+    let enabled = if state.paging.is_enabled() {
+        "attached"
+    } else {
+        "none"
+    };
+    let counters = state.paging.counters();
+    let _ = writeln!(Console, "    paging: pager {enabled}, {counters}");
+}

@@ -1,0 +1,61 @@
+//! Xen's spinlock as a [`RawMutex`].
+
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use lock_api::{GuardNoSend, RawMutex};
+
+use crate::shim;
+
+/// A `spinlock_t`.
+///
+/// What an unlocked one looks like depends on how Xen was configured, so it cannot be a constant of
+/// Rust's. The first [`lock`](RawMutex::lock) sets it up; it must happen before the lock is shared.
+pub struct XenLock {
+    ready: AtomicBool,
+    lock: UnsafeCell<[u64; shim::LOCK_BYTES / 8]>,
+}
+
+// SAFETY: the cell is only handed to Xen's spinlock functions, which are made for sharing.
+unsafe impl Sync for XenLock {}
+// SAFETY: a spinlock that nobody holds can be moved; one that is held is borrowed.
+unsafe impl Send for XenLock {}
+
+impl XenLock {
+    fn raw(&self) -> *mut c_void {
+        let lock = self.lock.get().cast();
+        if !self.ready.load(Ordering::Relaxed) {
+            // SAFETY: large enough (the shim asserts it), aligned, and not shared yet.
+            unsafe { shim::p2mx_lock_init(lock) };
+            self.ready.store(true, Ordering::Relaxed);
+        }
+        lock
+    }
+}
+
+// SAFETY: exclusion is that of Xen's spinlock.
+unsafe impl RawMutex for XenLock {
+    type GuardMarker = GuardNoSend;
+
+    #[allow(clippy::declare_interior_mutable_const)]
+    const INIT: Self = Self {
+        ready: AtomicBool::new(false),
+        lock: UnsafeCell::new([0; shim::LOCK_BYTES / 8]),
+    };
+
+    fn lock(&self) {
+        // SAFETY: a spinlock, set up.
+        unsafe { shim::p2mx_lock(self.raw()) }
+    }
+
+    fn try_lock(&self) -> bool {
+        // SAFETY: a spinlock, set up.
+        unsafe { shim::p2mx_trylock(self.raw()) }
+    }
+
+    unsafe fn unlock(&self) {
+        // SAFETY: a spinlock that the caller holds.
+        unsafe { shim::p2mx_unlock(self.raw()) }
+    }
+}

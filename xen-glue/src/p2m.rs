@@ -1,0 +1,244 @@
+//! The host p2m of a domain while `gfn_lock` is held.
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, TakeError};
+use p2m_paging::{Errno, Gfn, Mfn, P2m, P2mType};
+
+use crate::platform::{Buffer, Xen};
+use crate::shim::{self, Domain, NO_MFN, PageInfo};
+
+/// `gfn_lock` on the host p2m. Recursive, as Xen's is: a caller of ours may hold it already.
+pub struct LockedP2m<'a> {
+    xen: &'a Xen,
+    /// The entry read last: what is changed is nearly always what was looked up just before.
+    seen: Cell<Option<Seen>>,
+}
+
+/// An entry as Xen has it. Access rights of `mem_access` stay as they are through all states.
+#[derive(Clone, Copy)]
+struct Seen {
+    gfn: Gfn,
+    p2mt: u32,
+    mfn: u64,
+    access: u32,
+}
+
+/// A frame that no entry refers to: the allocation and one reference are ours.
+#[derive(Debug)]
+pub struct Frame {
+    page: NonNull<PageInfo>,
+    /// Its contents are gone with it, so nobody else may find them.
+    scrub: bool,
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // SAFETY: the allocation and a reference are ours.
+        unsafe { shim::p2mx_page_release(self.page.as_ptr()) }
+    }
+}
+
+impl Frame {
+    /// The frame is in an entry now, which keeps its allocation.
+    fn into_entry(self) {
+        let page = self.page;
+        core::mem::forget(self);
+        // SAFETY: our reference; the allocation's own stays.
+        unsafe { shim::p2mx_page_put(page.as_ptr()) }
+    }
+}
+
+impl<'a> LockedP2m<'a> {
+    pub(crate) fn lock(xen: &'a Xen) -> Self {
+        // SAFETY: a live domain.
+        unsafe { shim::p2mx_p2m_lock(xen.domain()) };
+        Self {
+            xen,
+            seen: Cell::new(None),
+        }
+    }
+
+    fn domain(&self) -> *mut Domain {
+        self.xen.domain()
+    }
+
+    fn see(&self, gfn: Gfn) -> Seen {
+        match self.seen.get() {
+            Some(seen) if seen.gfn == gfn => seen,
+            _ => self.look(gfn),
+        }
+    }
+
+    fn look(&self, gfn: Gfn) -> Seen {
+        let (mut mfn, mut access) = (NO_MFN, 0);
+        let (at, rights) = (&raw mut mfn, &raw mut access);
+        // SAFETY: the p2m is locked, and there is room for the answers.
+        let p2mt = unsafe { shim::p2mx_get_entry(self.domain(), gfn.get(), at, rights) };
+        let seen = Seen {
+            gfn,
+            p2mt,
+            mfn,
+            access,
+        };
+        self.seen.set(Some(seen));
+        seen
+    }
+
+    fn set(&mut self, gfn: Gfn, mfn: u64, to: P2mType) -> Result<(), Errno> {
+        let access = self.see(gfn).access;
+        self.seen.set(None);
+        let to = to.raw().into();
+        // SAFETY: the p2m is locked; `mfn` is a frame of the domain, or none.
+        let rc = unsafe { shim::p2mx_set_entry(self.domain(), gfn.get(), mfn, to, access) };
+        Errno::from_return(rc).map_or(Ok(()), Err)
+    }
+
+    /// Who uses a frame of which we hold `held` references ourselves.
+    fn facts_of(mfn: Mfn, held: u64) -> FrameFacts {
+        let (mut references, mut typed) = (0, 0);
+        let (r, t) = (&raw mut references, &raw mut typed);
+        // SAFETY: a valid frame number, and room for the answers.
+        let mmio = unsafe { shim::p2mx_page_facts(mfn.get(), r, t) };
+        let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        FrameFacts {
+            mmio,
+            references: fit(references.saturating_sub(held)),
+            typed: fit(typed),
+        }
+    }
+}
+
+impl Drop for LockedP2m<'_> {
+    fn drop(&mut self) {
+        // SAFETY: locked by us.
+        unsafe { shim::p2mx_p2m_unlock(self.domain()) }
+    }
+}
+
+impl P2m for LockedP2m<'_> {
+    type Frame = Frame;
+    type Buffer = Buffer;
+
+    fn get(&self, gfn: Gfn) -> Entry {
+        let seen = self.look(gfn);
+        Entry {
+            p2mt: P2mType::try_from_raw(seen.p2mt).unwrap_or(P2mType::Invalid),
+            mfn: Mfn::try_new(seen.mfn),
+        }
+    }
+
+    fn facts(&self, mfn: Mfn) -> FrameFacts {
+        Self::facts_of(mfn, 0)
+    }
+
+    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+        let mfn = match to {
+            P2mType::Invalid => NO_MFN,
+            _ => self.see(gfn).mfn,
+        };
+        self.set(gfn, mfn, to)
+    }
+
+    fn take(
+        &mut self,
+        gfn: Gfn,
+        mfn: Mfn,
+        to: P2mType,
+        demand: Demand,
+    ) -> Result<Frame, TakeError> {
+        // SAFETY: a live domain; a valid frame number, read from its p2m under the lock.
+        let page = NonNull::new(unsafe { shim::p2mx_page_get(self.domain(), mfn.get()) });
+        let facts = Self::facts_of(mfn, page.is_some().into());
+        let in_use = TakeError::InUse {
+            references: facts.references,
+            typed: facts.typed,
+        };
+        // Not the domain's own, or on its way to being freed.
+        let page = page.ok_or(in_use)?;
+        let scrub = demand == Demand::SoleOwner;
+        let taken = if scrub && !facts.sole_owner() {
+            Err(in_use)
+        } else {
+            self.set(gfn, NO_MFN, to).map_err(TakeError::Platform)
+        };
+        if let Err(e) = taken {
+            // SAFETY: the reference from above.
+            unsafe { shim::p2mx_page_put(page.as_ptr()) };
+            return Err(e);
+        }
+        // SAFETY: a frame of the domain that is in no entry any more.
+        unsafe { shim::p2mx_clear_m2p(mfn.get()) };
+        Ok(Frame { page, scrub })
+    }
+
+    fn alloc(&mut self, contents: Contents<'_, Buffer>) -> Result<Frame, AllocError> {
+        // SAFETY: a live domain; the lock order is checked by the shim.
+        let page = NonNull::new(unsafe { shim::p2mx_page_alloc(self.domain()) });
+        let page = page.ok_or(AllocError::NoMemory)?;
+        // Freed on the way out if it cannot be filled.
+        let frame = Frame { page, scrub: false };
+        let filled = match contents {
+            Contents::Zero => {
+                // SAFETY: a frame that nobody else knows.
+                unsafe { shim::p2mx_page_clear(page.as_ptr()) };
+                true
+            }
+            // SAFETY: as above; Xen checks the address.
+            Contents::From(buffer) => unsafe { shim::p2mx_page_fill(page.as_ptr(), buffer.0) },
+        };
+        if filled {
+            Ok(frame)
+        } else {
+            Err(AllocError::BufferFault)
+        }
+    }
+
+    fn install(&mut self, gfn: Gfn, frame: Frame, to: P2mType) -> Result<Mfn, Errno> {
+        // SAFETY: a frame of ours.
+        let raw = unsafe { shim::p2mx_page_mfn(frame.page.as_ptr()) };
+        let mfn = Mfn::try_new(raw).ok_or(Errno::EIO)?;
+        self.set(gfn, raw, to)?;
+        frame.into_entry();
+        Ok(mfn)
+    }
+
+    fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn) {
+        // SAFETY: the frame is in the gfn's entry, and the p2m is locked.
+        unsafe { shim::p2mx_set_m2p(mfn.get(), gfn.get()) }
+    }
+
+    fn home_type(&self) -> P2mType {
+        // SAFETY: a live domain.
+        if unsafe { shim::p2mx_log_dirty(self.domain()) } {
+            P2mType::RamLogDirty
+        } else {
+            P2mType::RamRw
+        }
+    }
+
+    fn flush(&mut self) {
+        // SAFETY: the p2m is locked.
+        unsafe { shim::p2mx_flush(self.domain()) }
+    }
+
+    fn free(&mut self, frames: impl Iterator<Item = Frame>) {
+        for frame in frames {
+            if frame.scrub {
+                // SAFETY: in no entry, and no CPU has it in its TLB; the allocation is ours.
+                unsafe { shim::p2mx_page_scrub(frame.page.as_ptr()) };
+            }
+        }
+    }
+
+    fn count_out(&mut self) {
+        // SAFETY: a live domain.
+        unsafe { shim::p2mx_count_out(self.domain()) }
+    }
+
+    fn count_in(&mut self) {
+        // SAFETY: a live domain.
+        unsafe { shim::p2mx_count_in(self.domain()) }
+    }
+}

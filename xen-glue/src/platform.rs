@@ -1,0 +1,102 @@
+//! Xen as the crate's [`Platform`]: one domain, its vcpus, and the way to its pager.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use p2m_paging::paging::{Caller, DomainFacts};
+use p2m_paging::{Platform, VcpuId};
+
+use crate::lock::XenLock;
+use crate::p2m::LockedP2m;
+use crate::shim::{self, Domain};
+
+/// Where the pager has a page's contents: a guest handle of the calling domain. Every copy from it
+/// is checked by Xen; a bad one is an error number and nothing more.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer(pub(crate) u64);
+
+/// One domain.
+#[derive(Debug)]
+pub struct Xen {
+    // INVARIANT: the domain this state belongs to; it outlives the state, which is freed with it.
+    domain: *mut Domain,
+    /// The event channel to the pager. Only used while a ring exists.
+    port: AtomicU32,
+}
+
+// SAFETY: Xen's functions may be called for a domain from every CPU; the pointer is never written.
+unsafe impl Send for Xen {}
+// SAFETY: as above.
+unsafe impl Sync for Xen {}
+
+impl Xen {
+    /// # Safety
+    ///
+    /// `domain` must be a domain that lives as long as the returned value.
+    pub(crate) unsafe fn new(domain: *mut Domain) -> Self {
+        Self {
+            domain,
+            port: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn domain(&self) -> *mut Domain {
+        self.domain
+    }
+
+    pub(crate) fn port(&self) -> u32 {
+        self.port.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_port(&self, port: u32) {
+        self.port.store(port, Ordering::Relaxed);
+    }
+
+    /// Who is running on this CPU, as seen from this domain.
+    pub(crate) fn caller(&self) -> Caller {
+        let mut own = false;
+        // SAFETY: a live domain, and room for the answer.
+        let vcpu = VcpuId(unsafe { shim::p2mx_caller(self.domain, &raw mut own) });
+        if own {
+            Caller::Guest(vcpu)
+        } else {
+            Caller::Foreign(vcpu)
+        }
+    }
+
+    /// What enabling depends on.
+    pub(crate) fn facts(&self) -> DomainFacts {
+        // SAFETY: a live domain.
+        let bits = unsafe { shim::p2mx_facts(self.domain) };
+        DomainFacts {
+            hvm_control_domain: bits & 1 != 0,
+            hap: bits & 2 != 0,
+            iommu: bits & 4 != 0,
+            populate_on_demand: bits & 8 != 0,
+        }
+    }
+}
+
+impl Platform for Xen {
+    type P2m<'a> = LockedP2m<'a>;
+    type Buffer = Buffer;
+    type RingLock = XenLock;
+
+    fn lock_p2m(&self) -> LockedP2m<'_> {
+        LockedP2m::lock(self)
+    }
+
+    fn pause_vcpu(&self, vcpu: VcpuId) {
+        // SAFETY: a live domain; the shim looks the vcpu up.
+        unsafe { shim::p2mx_vcpu_pause(self.domain, vcpu.0) }
+    }
+
+    fn unpause_vcpu(&self, vcpu: VcpuId) {
+        // SAFETY: as above, and paused by us before.
+        unsafe { shim::p2mx_vcpu_unpause(self.domain, vcpu.0) }
+    }
+
+    fn notify_pager(&self) {
+        // SAFETY: a live domain; a port that has been closed meanwhile is ignored by Xen.
+        unsafe { shim::p2mx_notify(self.domain, self.port()) }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a paged domain has: the crate's state, and Xen's side of the ring.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use p2m_paging::p2m::{FlushOwed, Found, lookup};
+use p2m_paging::paging::{DropError, EnableError, RingState};
+use p2m_paging::pause::VcpuCell;
+use p2m_paging::ring::SharedPage;
+use p2m_paging::{Errno, Gfn, P2m, Paging, Platform};
+
+use crate::p2m::Frame;
+use crate::platform::Xen;
+use crate::shim::{self, Domain, PageInfo};
+
+/// Looks at the ring that one event may cause. Each takes what the pager has answered of at most a
+/// ring full of requests; a second one is needed only where it answers as fast as it is read.
+const LOOKS: usize = 16;
+
+/// One domain's paging. In memory that Xen frees with the domain; the vcpus' cells follow it.
+pub struct State {
+    pub(crate) paging: Paging<'static, Xen>,
+    /// The ring page and its mapping. Changed by enable, disable and shut_down only, which Xen
+    /// calls one at a time for a domain.
+    page: AtomicPtr<PageInfo>,
+    va: AtomicPtr<c_void>,
+}
+
+impl State {
+    const CELLS_AT: usize = size_of::<Self>().next_multiple_of(align_of::<VcpuCell>());
+
+    /// Bytes for a domain with this many vcpus; the alignment is 8.
+    pub(crate) const fn size(max_vcpus: u32) -> usize {
+        const { assert!(align_of::<State>() <= 8 && align_of::<VcpuCell>() <= 8) };
+        Self::CELLS_AT + max_vcpus as usize * size_of::<VcpuCell>()
+    }
+
+    /// # Safety
+    ///
+    /// `memory` must be [`Self::size`] bytes, aligned to 8, that live as long as `domain`; nobody
+    /// else uses them yet.
+    pub(crate) unsafe fn init(memory: NonNull<u8>, domain: *mut Domain, max_vcpus: u32) {
+        // SAFETY: inside the memory.
+        let cells: NonNull<VcpuCell> = unsafe { memory.add(Self::CELLS_AT) }.cast();
+        for i in 0..max_vcpus as usize {
+            // SAFETY: inside the memory, which `size` has counted.
+            let cell = unsafe { cells.add(i) };
+            // SAFETY: aligned, and nobody else's.
+            unsafe { cell.write(VcpuCell::new()) };
+        }
+        // SAFETY: written above, never written again, and there as long as the state itself.
+        let cells =
+            unsafe { core::slice::from_raw_parts(cells.as_ptr().cast_const(), max_vcpus as usize) };
+        // SAFETY: the domain outlives its state.
+        let platform = unsafe { Xen::new(domain) };
+        let state = Self {
+            paging: Paging::new(platform, cells),
+            page: AtomicPtr::new(core::ptr::null_mut()),
+            va: AtomicPtr::new(core::ptr::null_mut()),
+        };
+        // The first use of the ring lock sets it up, while nobody else has it.
+        let _ = state.paging.disable();
+        // SAFETY: aligned and large enough.
+        unsafe { memory.cast().write(state) };
+    }
+
+    /// Attaches a pager; yields the event channel's port. Refusals in the order of Xen's own.
+    pub(crate) fn enable(&self) -> Result<u32, i32> {
+        let refused = |e: EnableError| e.errno().as_return();
+        let xen = self.paging.platform();
+        let facts = xen.facts();
+        facts.check().map_err(refused)?;
+        if self.paging.is_enabled() {
+            return Err(refused(EnableError::Enabled));
+        }
+        // SAFETY: a live domain.
+        if !unsafe { shim::p2mx_has_ring_gfn(xen.domain()) } {
+            return Err(refused(EnableError::NoRingPage));
+        }
+        let (mut page, mut va) = (core::ptr::null_mut(), core::ptr::null_mut());
+        let (p, v) = (&raw mut page, &raw mut va);
+        // SAFETY: a live domain, and room for the answers.
+        let rc = unsafe { shim::p2mx_ring_map(xen.domain(), p, v) };
+        if rc < 0 {
+            return Err(rc);
+        }
+        self.page.store(page, Ordering::Relaxed);
+        self.va.store(va, Ordering::Relaxed);
+        // SAFETY: a live domain.
+        let port = unsafe { shim::p2mx_channel_open(xen.domain()) };
+        let Ok(port) = u32::try_from(port) else {
+            self.unmap();
+            return Err(port);
+        };
+        xen.set_port(port);
+        // SAFETY: mapped as a whole page until `unmap`, and accessed on this side by the crate only.
+        let ring = NonNull::new(va.cast()).map(|base| unsafe { SharedPage::new(base) });
+        match self.paging.enable(&facts, || ring) {
+            Ok(()) => Ok(port),
+            Err(e) => {
+                self.close();
+                Err(refused(e))
+            }
+        }
+    }
+
+    /// Detaches the pager.
+    pub(crate) fn disable(&self) -> Result<(), Errno> {
+        self.paging
+            .disable()
+            .map_err(p2m_paging::paging::DisableError::errno)?;
+        self.close();
+        Ok(())
+    }
+
+    /// The domain goes away.
+    pub(crate) fn shut_down(&self) {
+        let _ = self.paging.shut_down();
+        self.close();
+    }
+
+    /// The crate has let go of the ring.
+    fn close(&self) {
+        let xen = self.paging.platform();
+        if !self.va.load(Ordering::Relaxed).is_null() {
+            // SAFETY: a live domain, and the port that `enable` has opened.
+            unsafe { shim::p2mx_channel_close(xen.domain(), xen.port()) };
+            self.unmap();
+        }
+    }
+
+    fn unmap(&self) {
+        let page = self.page.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: what `p2mx_ring_map` has yielded; nothing refers to it any more.
+        unsafe { shim::p2mx_ring_unmap(page, va) };
+    }
+
+    /// The pager sent its event.
+    pub(crate) fn on_event(&self) {
+        for _ in 0..LOOKS {
+            if self.paging.on_event().state != RingState::More {
+                return;
+            }
+        }
+    }
+
+    /// The guest gives a page back. `NotPaging`: it changed meanwhile, look again.
+    pub(crate) fn drop_page(&self, gfn: Gfn) -> Result<(), DropError> {
+        match self.paging.drop_page(gfn, self.paging.platform().caller()) {
+            Err(DropError::NoRing) => self.discard(gfn),
+            dropped => dropped,
+        }
+    }
+
+    /// Removes a page while no pager is attached: nobody has a copy to forget, nobody waits.
+    fn discard(&self, gfn: Gfn) -> Result<(), DropError> {
+        let mut p2m = self.paging.platform().lock_p2m();
+        let owed: Result<FlushOwed<Frame>, Errno> = match lookup(&mut p2m, gfn) {
+            Found::PagingOut(slot) => slot.discard().map_err(|(_, e)| e),
+            Found::Paged(slot) => slot.discard().map_err(|(_, e)| e),
+            Found::InFlight(slot) => slot.discard().map_err(|(_, e)| e),
+            Found::PagingIn(slot) => slot.discard().map_err(|(_, e)| e),
+            Found::Ram(_) => return Err(DropError::NotPaging(P2m::home_type(&p2m))),
+            Found::Other(entry) => return Err(DropError::NotPaging(entry.p2mt)),
+        };
+        owed.map_err(DropError::Platform)?.pay(&mut p2m);
+        Ok(())
+    }
+}

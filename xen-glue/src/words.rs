@@ -1,0 +1,26 @@
+//! What people get to read: the console, and the last words of a panic.
+
+use core::fmt::{self, Write};
+
+use crate::shim;
+
+/// Xen's console. Each `write!` to it should be a line: Xen may put others' lines in between.
+pub(crate) struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        let len = u32::try_from(s.len()).unwrap_or(u32::MAX);
+        // SAFETY: `len` bytes that stay where they are during the call.
+        unsafe { shim::p2mx_print(s.as_ptr(), len) };
+        Ok(())
+    }
+}
+
+/// A broken invariant, found while Xen's locks may be held: there is no way back to the caller, so
+/// the host stops. Where, first, and then Xen's own register and stack dump.
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let _ = writeln!(Console, "memory paging: {info}");
+    // SAFETY: does not return.
+    unsafe { shim::p2mx_die() }
+}
