@@ -3,4 +3,6 @@ pub mod cli;
 pub mod core;
 pub mod host;
 pub mod link;
+pub mod pager_main;
+pub mod shell;
 pub mod store;

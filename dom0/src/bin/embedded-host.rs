@@ -1,2 +1,127 @@
-//! Program entry.
-fn main() {}
+//! A machine with a guest that is paged, without Xen: the main job, and a place to try the pager.
+//!
+//! Executed as `xenpaging` it is the pager, which is how it starts the second process.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tracing::level_filters::LevelFilter;
+use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
+use xenpaging::host::workload::Pattern;
+use xenpaging::pager_main;
+
+/// Runs a guest whose memory is paged by a second process, verifies every page, and says what happened.
+///
+/// Ends with 0 if nothing was lost, with 2 if userfaultfd is refused (or an option makes no sense),
+/// else with 1.
+#[derive(Debug, Parser)]
+#[command(name = "embedded-host", version)]
+struct Cli {
+    /// Memory of the guest: a number with K, M or G, or of MiB.
+    #[arg(long, default_value = "256M", value_parser = parse_size)]
+    size: u64,
+    /// How much of it is to be resident. [default: half of the size]
+    #[arg(long, value_parser = parse_size)]
+    target: Option<u64>,
+    /// Vcpus.
+    #[arg(long, default_value_t = 4)]
+    vcpus: u32,
+    /// How long they work.
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+    /// Seed of all random choices.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Which pages are visited.
+    #[arg(long, value_enum, default_value_t = Pattern::Zipf)]
+    workload: Pattern,
+    /// Pages that the guest gives back while they are out.
+    #[arg(long, default_value_t = 0, value_name = "PAGES")]
+    balloon: u64,
+    /// Where pages go: `memory`, or a file, which must not exist.
+    #[arg(long, default_value = "memory", value_name = "memory|FILE")]
+    store: PathBuf,
+    /// Stop the pager so long after the start, and go on without.
+    #[arg(long, value_name = "SECONDS")]
+    stop_pager_at: Option<u32>,
+    /// Fill the guest's memory from this file or directory. [default: /usr/lib and /usr/bin]
+    #[arg(long, value_name = "PATH")]
+    load: Option<PathBuf>,
+    /// Leave it to the scheduler where faults are handled.
+    #[arg(long)]
+    no_pin: bool,
+    /// Say more; the pager too. Repeat for more.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next();
+    let name = name.as_deref().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new(pager_main::NAME)) {
+        return pager_main::main(std::env::args_os());
+    }
+    let cli = Cli::parse();
+    pager_main::log_to_stderr(match cli.verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    });
+    match run(cli) {
+        Ok(code) => code,
+        Err(Failed { message, code }) => {
+            eprintln!("embedded-host: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+struct Failed {
+    message: String,
+    code: u8,
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failed> {
+    let program = std::env::current_exe().map_err(|error| Failed {
+        message: format!("this program cannot be found: {error}"),
+        code: 1,
+    })?;
+    let seconds = |s: u32| Duration::from_secs(s.into());
+    let options = JobOptions {
+        size_bytes: cli.size,
+        target_bytes: cli.target.unwrap_or(cli.size / 2),
+        vcpus: cli.vcpus,
+        duration: seconds(cli.seconds),
+        seed: cli.seed,
+        pattern: cli.workload,
+        balloon: cli.balloon,
+        store: if cli.store == Path::new("memory") {
+            StoreChoice::Memory
+        } else {
+            StoreChoice::File(cli.store)
+        },
+        stop_pager_at: cli.stop_pager_at.map(seconds),
+        load: cli.load,
+        pin: !cli.no_pin,
+        verbosity: cli.verbose,
+    };
+    let pager = PagerCommand {
+        program,
+        name: pager_main::NAME,
+    };
+    let report = job::run(&options, &pager).map_err(|error| Failed {
+        message: error.to_string(),
+        code: error.exit_code(),
+    })?;
+    println!("{report}");
+    if report.nothing_lost() {
+        println!("nothing was lost");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("MEMORY OF THE GUEST WAS LOST, or the pager failed");
+        Ok(ExitCode::FAILURE)
+    }
+}

@@ -1,2 +1,5 @@
-//! Program entry.
-fn main() {}
+//! The pager.
+
+fn main() -> std::process::ExitCode {
+    xenpaging::pager_main::main(std::env::args_os())
+}

@@ -4,9 +4,11 @@ mod fault;
 pub mod frame_run;
 pub mod guest_memory;
 mod hypercall;
+pub mod job;
 pub mod machine;
 pub mod p2m;
 mod prep;
 pub mod uffd;
+pub mod workload;
 
 pub use machine::{Departure, Machine, MachineError, MachineOptions};

@@ -1,11 +1,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
-use p2m_paging::Paging;
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{
     Caller, DomainFacts, DropError, EvictError, Job, NominateError, Populated, PrepError, PrepJob,
 };
 use p2m_paging::pause::VcpuCell;
+use p2m_paging::{Errno, PAGE_SIZE, Paging};
 
 use super::super::uffd::{Modes, Options};
 use super::*;

@@ -1,0 +1,118 @@
+//! The pager: a second process.
+
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal};
+
+use super::options::{JobOptions, Sizes, StoreChoice};
+
+/// How a pager is started: this program, under another name.
+#[derive(Clone, Debug)]
+pub struct PagerCommand {
+    /// What to execute.
+    pub program: PathBuf,
+    /// What it is to take itself for.
+    pub name: &'static str,
+}
+
+/// Why there is no pager.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChildError {
+    /// It was not started.
+    #[error("the pager cannot be started: {0}")]
+    NotStarted(io::Error),
+    /// It ended before it attached; what it had to say is above.
+    #[error("the pager did not attach ({0})")]
+    Ended(ExitStatus),
+    /// It does nothing.
+    #[error("the pager did not attach in time")]
+    Silent,
+    /// It cannot be asked or told.
+    #[error("the pager cannot be reached: {0}")]
+    Unreachable(io::Error),
+}
+
+/// A running pager; killed if it is still there when dropped.
+#[derive(Debug)]
+pub(super) struct PagerProcess(Child);
+
+impl PagerProcess {
+    /// Starts one for the host that listens as `host`.
+    pub(super) fn start(
+        pager: &PagerCommand,
+        host: &str,
+        options: &JobOptions,
+        sizes: Sizes,
+    ) -> Result<Self, ChildError> {
+        let mut command = Command::new(&pager.program);
+        command.arg0(pager.name).stdin(Stdio::null());
+        command.args(["--embedded-host", host]);
+        command.args(["--mru_size", &mru_pages(sizes).to_string()]);
+        match &options.store {
+            StoreChoice::Memory => {}
+            StoreChoice::File(path) => {
+                command.arg("--pagefile").arg(path);
+            }
+        }
+        command.args((0..options.verbosity).map(|_| "--verbose"));
+        command.spawn().map(Self).map_err(ChildError::NotStarted)
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn exited(&mut self) -> Result<Option<ExitStatus>, ChildError> {
+        self.0.try_wait().map_err(ChildError::Unreachable)
+    }
+
+    /// Waits for its end.
+    pub(super) fn status(&mut self) -> Option<ExitStatus> {
+        self.0.wait().ok()
+    }
+
+    /// Asks it to bring everything back and go.
+    pub(super) fn terminate(&self) -> Result<(), ChildError> {
+        let pid = Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, Signal::TERM)
+            .map_err(|errno| ChildError::Unreachable(errno.into()))
+    }
+}
+
+impl Drop for PagerProcess {
+    fn drop(&mut self) {
+        // Only this process's own child, and only if it has not been waited for.
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// A quarter of what is to be resident, down to a power of two, and not more than usual: in a small
+/// guest the usual number would leave no victims.
+fn mru_pages(sizes: Sizes) -> u64 {
+    let usual = crate::core::policy::DEFAULT_MRU_PAGES as u64;
+    let quarter = sizes.target / 4;
+    quarter.checked_ilog2().map_or(1, |log| 1 << log).min(usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_guest_keeps_victims() {
+        for (target, mru) in [(0, 1), (3, 1), (32_768, 8192), (1 << 30, 16_384)] {
+            assert_eq!(
+                mru_pages(Sizes {
+                    pages: 1 << 30,
+                    target
+                }),
+                mru,
+                "{target}"
+            );
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The main job: a guest that works while it is paged, and proof that nothing was lost.
+//!
+//! Fill the guest from files, start its vcpus and a pager (a second process), set a target, watch;
+//! in the end SIGTERM to the pager, everything back while the guest goes on, and all memory verified
+//! once more.
+
+mod child;
+mod options;
+mod report;
+mod watch;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use p2m_paging::platform::{P2m as _, Platform as _};
+use p2m_paging::{Gfn, VcpuId};
+
+pub use child::{ChildError, PagerCommand};
+pub use options::{JobOptions, SizeError, Sizes, StoreChoice, parse_size};
+pub use report::{Fate, Report};
+
+use super::guest_memory::{CreateError, GuestMemory};
+use super::machine::{Departure, Machine, MachineError, MachineOptions, usual_fault_cpu};
+use super::uffd::{OpenError, Options, Userfaultfd};
+use super::workload::fill::{self, FillError};
+use super::workload::pattern::Spread;
+use super::workload::{Course, Ledger, Vcpu, VcpuFigures};
+use child::PagerProcess;
+use report::Phases;
+use watch::Line;
+
+/// How often the job looks at what is going on.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a pager may take to attach.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the job could not be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// What was asked for makes no sense here.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// userfaultfd is refused.
+    #[error(transparent)]
+    Userfaultfd(#[from] OpenError),
+    /// No memory for the guest.
+    #[error("guest memory: {0}")]
+    Memory(#[from] CreateError),
+    /// Nothing to fill it with.
+    #[error("--load: {0}")]
+    Fill(#[from] FillError),
+    /// No machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// No pager.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// No threads.
+    #[error("vcpu thread: {0}")]
+    Thread(io::Error),
+}
+
+impl JobError {
+    /// What the process exits with: 2 for a permission that is missing, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Userfaultfd(_) | Self::Machine(MachineError::Userfaultfd(_)) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Does the job. The report says whether anything was lost.
+pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobError> {
+    let sizes = options.check()?;
+    // Asked for again by the machine; but a refusal is to come before the work of filling memory.
+    drop(Userfaultfd::open(Options::GUEST)?);
+    let memory = GuestMemory::create(sizes.pages)?;
+    let line = Line::new(sizes);
+    fill::fill(&memory, &options.places(), &mut |pages| line.filling(pages))?;
+    let ledger = Ledger::take_down(&memory);
+    let machine_options = MachineOptions {
+        vcpus: options.vcpus,
+        cpu: options.pin.then(usual_fault_cpu).flatten(),
+        name: format!("xenpaging-host-{}", std::process::id()),
+    };
+    let machine = Machine::start(memory, &machine_options)?;
+    let course = Course {
+        spread: Spread::new(options.pattern, sizes.pages),
+        ledger,
+        seed: options.seed,
+        stop: AtomicBool::new(false),
+        to_give_back: AtomicU64::new(0),
+        visits: AtomicU64::new(0),
+        bad: AtomicU64::new(0),
+    };
+    let child = PagerProcess::start(pager, &machine_options.name, options, sizes)?;
+    Job {
+        options,
+        sizes,
+        machine,
+        course: Arc::new(course),
+        line,
+        child,
+        phases: Phases::default(),
+    }
+    .run()
+}
+
+struct Job<'a> {
+    options: &'a JobOptions,
+    sizes: Sizes,
+    machine: Arc<Machine>,
+    course: Arc<Course>,
+    line: Line,
+    child: PagerProcess,
+    phases: Phases,
+}
+
+impl Job<'_> {
+    fn run(mut self) -> Result<Report, JobError> {
+        self.await_pager()?;
+        let vcpus = self.start_vcpus()?;
+        self.phases.resident_before = self.resident();
+        let start = Instant::now();
+        self.machine.set_target(self.sizes.target.cast_signed());
+        let stop_at = self.options.stop_pager_at.unwrap_or(self.options.duration);
+        let fate = self.work_until(start, stop_at.min(self.options.duration));
+        self.phases.worked = start.elapsed();
+        self.phases.resident_paged = self.resident();
+        let fate = fate.unwrap_or_else(|| self.stop_pager(start));
+        self.phases.resident_after = self.resident();
+        if fate == Fate::Stopped {
+            // Without a pager, the guest goes on.
+            let left = self.options.duration.saturating_sub(start.elapsed());
+            thread::sleep(left);
+        }
+        self.course.stop.store(true, Ordering::Relaxed);
+        self.line.clear();
+        let figures = if fate == Fate::Stopped {
+            join(vcpus)
+        } else {
+            // Some may be blocked for good, and with them what they have measured.
+            Vec::new()
+        };
+        Ok(self.report(fate, &figures))
+    }
+
+    fn await_pager(&mut self) -> Result<(), JobError> {
+        let start = Instant::now();
+        while !self.machine.paging().is_enabled() {
+            if let Some(status) = self.child.exited()? {
+                return Err(ChildError::Ended(status).into());
+            }
+            if start.elapsed() > ATTACH_PATIENCE {
+                return Err(ChildError::Silent.into());
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn start_vcpus(&self) -> Result<Vec<JoinHandle<Option<VcpuFigures>>>, JobError> {
+        let start = |id| {
+            let (machine, course) = (Arc::clone(&self.machine), Arc::clone(&self.course));
+            let vcpu = move || Some(Vcpu::new(&machine, &course, VcpuId(id))?.run());
+            let builder = thread::Builder::new().name(format!("vcpu {id}"));
+            builder.spawn(vcpu).map_err(JobError::Thread)
+        };
+        (0..self.options.vcpus).map(start).collect()
+    }
+
+    /// Watches until so long after the start; what went wrong, if anything did.
+    fn work_until(&mut self, start: Instant, end: Duration) -> Option<Fate> {
+        let wanted_out = self.sizes.pages - self.sizes.target;
+        let mut balloon = self.options.balloon;
+        while start.elapsed() < end {
+            thread::sleep(LOOK);
+            if let Some(fate) = self.gone_wrong() {
+                return Some(fate);
+            }
+            let counts = self.machine.counts();
+            if self.phases.target_reached.is_none() && counts.paged >= wanted_out {
+                self.phases.target_reached = Some(start.elapsed());
+                self.phases.evicted_first = self.evicted();
+            }
+            if start.elapsed() >= end / 2 && balloon > 0 {
+                self.course.to_give_back.store(balloon, Ordering::Relaxed);
+                balloon = 0;
+            }
+            let (visits, bad) = (&self.course.visits, &self.course.bad);
+            self.line.working(
+                start.elapsed(),
+                &counts,
+                visits.load(Ordering::Relaxed),
+                self.machine.paging().counters(),
+                bad.load(Ordering::Relaxed),
+            );
+        }
+        None
+    }
+
+    fn gone_wrong(&mut self) -> Option<Fate> {
+        if let Some(reason) = self.machine.crashed() {
+            return Some(Fate::Crashed(reason.to_owned()));
+        }
+        match self.machine.departure() {
+            Some(Departure::Died { lost_pages }) => Some(Fate::PagerDied {
+                lost_pages,
+                status: self.child.status(),
+            }),
+            Some(Departure::Detached) => Some(Fate::PagerLeft),
+            None => None,
+        }
+    }
+
+    /// SIGTERM, and everything comes back while the guest goes on.
+    fn stop_pager(&mut self, start: Instant) -> Fate {
+        self.line.clear();
+        let (out, from) = (self.machine.counts().paged, start.elapsed());
+        if let Err(error) = self.child.terminate() {
+            return Fate::Crashed(error.to_string());
+        }
+        let departure = loop {
+            match (self.machine.departure(), self.machine.crashed()) {
+                (_, Some(reason)) => return Fate::Crashed(reason.to_owned()),
+                (Some(departure), _) => break departure,
+                (None, None) => thread::sleep(LOOK / 10),
+            }
+        };
+        self.phases.brought_back = Some((out, start.elapsed().saturating_sub(from)));
+        let status = self.child.status();
+        match departure {
+            Departure::Detached if status.is_some_and(|s| s.success()) => Fate::Stopped,
+            Departure::Detached => Fate::PagerFailed { status },
+            Departure::Died { lost_pages } => Fate::PagerDied { lost_pages, status },
+        }
+    }
+
+    fn report(&self, fate: Fate, vcpus: &[VcpuFigures]) -> Report {
+        let platform = self.machine.paging().platform();
+        let is_there = |gfn: Gfn| platform.lock_p2m().get(gfn).mfn.is_some();
+        let audit = self.course.ledger.audit(self.machine.memory(), is_there);
+        let mut fault_ns: Option<Histogram<u64>> = None;
+        for vcpu in vcpus {
+            match &mut fault_ns {
+                // All have the same bounds.
+                Some(all) => drop(all.add(&vcpu.fault_ns)),
+                None => fault_ns = Some(vcpu.fault_ns.clone()),
+            }
+        }
+        Report {
+            fate,
+            audit,
+            sizes: self.sizes,
+            phases: self.phases.clone(),
+            counters: report::Counts::of(self.machine.paging().counters()),
+            fault_ns,
+            visits: self.course.visits.load(Ordering::Relaxed),
+            writes: vcpus.iter().map(|vcpu| vcpu.writes).sum(),
+            bad_visits: self.course.bad.load(Ordering::Relaxed),
+            stray_accesses: self.machine.stray_accesses(),
+            left_out: self.machine.counts().paged,
+        }
+    }
+
+    fn resident(&self) -> u64 {
+        // A memfd's size in memory can always be asked for.
+        self.machine.memory().resident_pages().unwrap_or(0)
+    }
+
+    fn evicted(&self) -> u64 {
+        let counters = self.machine.paging().counters();
+        counters.get(p2m_paging::paging::Count::Evicted)
+    }
+}
+
+fn join(vcpus: Vec<JoinHandle<Option<VcpuFigures>>>) -> Vec<VcpuFigures> {
+    let joined = vcpus.into_iter().filter_map(|vcpu| vcpu.join().ok());
+    joined.flatten().collect()
+}

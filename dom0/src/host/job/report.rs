@@ -1,0 +1,197 @@
+//! What came of it.
+
+use std::fmt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use p2m_paging::PAGE_SIZE;
+use p2m_paging::paging::{Count, Counters};
+
+use super::options::Sizes;
+use crate::host::workload::ledger::Audit;
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The pager was told to stop and did.
+    Stopped,
+    /// It stopped with everything back, and said that it failed.
+    PagerFailed {
+        /// Its exit status.
+        status: Option<ExitStatus>,
+    },
+    /// It left without being told to, with everything back.
+    PagerLeft,
+    /// It is gone, and what was out with it.
+    PagerDied {
+        /// Pages that were out.
+        lost_pages: u64,
+        /// Its exit status.
+        status: Option<ExitStatus>,
+    },
+    /// The guest cannot go on.
+    Crashed(String),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = |status: &Option<ExitStatus>| {
+            status.map_or_else(|| "unknown status".to_owned(), |s| s.to_string())
+        };
+        match self {
+            Self::Stopped => f.write_str("the pager was stopped and brought everything back"),
+            Self::PagerFailed { status: s } => {
+                write!(
+                    f,
+                    "the pager brought everything back, and failed ({})",
+                    status(s)
+                )
+            }
+            Self::PagerLeft => f.write_str("the pager left by itself, with everything back"),
+            Self::PagerDied {
+                lost_pages,
+                status: s,
+            } => write!(
+                f,
+                "the pager died ({}) and took {lost_pages} pages of the guest with it",
+                status(s)
+            ),
+            Self::Crashed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// What was measured on the way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Phases {
+    pub(super) resident_before: u64,
+    pub(super) resident_paged: u64,
+    pub(super) resident_after: u64,
+    /// From the target to the moment it was reached, and pages evicted until then.
+    pub(super) target_reached: Option<Duration>,
+    pub(super) evicted_first: u64,
+    /// Pages out when the pager was stopped, and the time until they were back.
+    pub(super) brought_back: Option<(u64, Duration)>,
+    pub(super) worked: Duration,
+}
+
+/// The counters that the table shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    evicted: u64,
+    refused: u64,
+    populated: u64,
+    brought_in: u64,
+    dropped: u64,
+    evict_failed: u64,
+    paused: u64,
+    queued: u64,
+}
+
+impl Counts {
+    pub(super) fn of(counters: &Counters) -> Self {
+        Self {
+            evicted: counters.get(Count::Evicted),
+            refused: counters.get(Count::NominateRefused) + counters.get(Count::EvictRefused),
+            populated: counters.get(Count::Populated),
+            brought_in: counters.get(Count::Prepped),
+            dropped: counters.get(Count::Dropped),
+            evict_failed: counters.get(Count::EvictFailed),
+            paused: counters.get(Count::Paused),
+            queued: counters.get(Count::Queued),
+        }
+    }
+}
+
+/// The final table.
+#[derive(Debug)]
+pub struct Report {
+    pub(super) fate: Fate,
+    pub(super) audit: Audit,
+    pub(super) sizes: Sizes,
+    pub(super) phases: Phases,
+    pub(super) counters: Counts,
+    /// `None` if no vcpu could be asked.
+    pub(super) fault_ns: Option<Histogram<u64>>,
+    pub(super) visits: u64,
+    pub(super) writes: u64,
+    pub(super) bad_visits: u64,
+    pub(super) stray_accesses: u64,
+    pub(super) left_out: u64,
+}
+
+impl Report {
+    /// How it ended.
+    pub fn fate(&self) -> &Fate {
+        &self.fate
+    }
+
+    /// Whether every page is where and what it must be, and the pager ended as it should.
+    pub fn nothing_lost(&self) -> bool {
+        self.fate == Fate::Stopped
+            && self.audit.bad == 0
+            && self.bad_visits == 0
+            && self.left_out == 0
+            && self.audit.good + self.audit.given_back == self.sizes.pages
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (c, p) = (&self.counters, &self.phases);
+        let mut row = |name: &str, value: String| writeln!(f, "{name:<28}{value:>14}");
+        row("guest pages", self.sizes.pages.to_string())?;
+        row("target pages", self.sizes.target.to_string())?;
+        row("visits", self.visits.to_string())?;
+        row("  of these writes", self.writes.to_string())?;
+        row("evicted", c.evicted.to_string())?;
+        row("refused", c.refused.to_string())?;
+        row("populated", c.populated.to_string())?;
+        row("brought in", c.brought_in.to_string())?;
+        row("dropped", c.dropped.to_string())?;
+        row("evict-failed", c.evict_failed.to_string())?;
+        row("vcpu pauses", c.paused.to_string())?;
+        row("  in line for the ring", c.queued.to_string())?;
+        match self.fault_ns.as_ref().filter(|h| !h.is_empty()) {
+            None => row("fault latency", "-".to_owned())?,
+            Some(faults) => {
+                for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+                    let us = faults.value_at_quantile(quantile) as f64 / 1000.0;
+                    row(&format!("fault latency {name}"), format!("{us:.1} us"))?;
+                }
+            }
+        }
+        let out = p.target_reached.map(|took| (p.evicted_first, took));
+        row(
+            "out until target",
+            rate(out.or(Some((c.evicted, p.worked)))),
+        )?;
+        row("in after SIGTERM", rate(p.brought_back))?;
+        row("resident before", mib(p.resident_before))?;
+        row("resident while paged", mib(p.resident_paged))?;
+        row("resident after", mib(p.resident_after))?;
+        row("pages verified", self.audit.good.to_string())?;
+        row("pages given back", self.audit.given_back.to_string())?;
+        row("stray accesses", self.stray_accesses.to_string())?;
+        row("pages still out", self.left_out.to_string())?;
+        row("bad pages", (self.audit.bad + self.bad_visits).to_string())?;
+        write!(f, "{}", self.fate)
+    }
+}
+
+fn rate(pages: Option<(u64, Duration)>) -> String {
+    match pages {
+        Some((pages, took)) if !took.is_zero() => {
+            format!("{:.0} pages/s", pages as f64 / took.as_secs_f64())
+        }
+        _ => "-".to_owned(),
+    }
+}
+
+fn mib(pages: u64) -> String {
+    format!(
+        "{:.1} MiB",
+        (pages * PAGE_SIZE as u64) as f64 / f64::from(1 << 20)
+    )
+}

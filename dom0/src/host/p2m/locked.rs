@@ -1,0 +1,212 @@
+//! The p2m while it is locked: what the state machine reads and changes.
+
+use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+use p2m_paging::{Errno, Gfn, Mfn, P2mType, PAGE_SIZE};
+use parking_lot::MutexGuard;
+
+use super::table::{HostEntry, Table};
+use super::{BufferClaim, HostPlatform, KERNEL_RETRIES};
+use crate::host::frame_run::{FrameRun, runs};
+use crate::host::guest_memory::PAGE_WORDS;
+use crate::host::uffd::{CopyError, RangeError, Wake};
+use crate::link::SharedArea;
+
+/// The table, locked.
+#[derive(Debug)]
+pub struct LockedP2m<'a> {
+    pub(super) platform: &'a HostPlatform,
+    pub(super) table: MutexGuard<'a, Table>,
+}
+
+/// A frame in no entry.
+#[derive(Debug)]
+pub struct HostFrame<'a>(FrameState<'a>);
+
+#[derive(Debug)]
+enum FrameState<'a> {
+    /// Taken out and still in the memfd.
+    Taken(&'a HostPlatform, Gfn),
+    /// To be filled from the words of the pager's buffers that start here.
+    Filled { first_word: usize },
+    /// Freed.
+    Freed,
+}
+
+impl HostFrame<'_> {
+    fn into_taken(mut self) -> Option<Gfn> {
+        match std::mem::replace(&mut self.0, FrameState::Freed) {
+            FrameState::Taken(_, gfn) => Some(gfn),
+            FrameState::Filled { .. } | FrameState::Freed => None,
+        }
+    }
+}
+
+impl Drop for HostFrame<'_> {
+    fn drop(&mut self) {
+        if let FrameState::Taken(platform, gfn) = self.0 {
+            platform.discard([gfn]);
+        }
+    }
+}
+
+impl<'a> P2m for LockedP2m<'a> {
+    type Frame = HostFrame<'a>;
+    type Buffer = BufferClaim;
+
+    fn get(&self, gfn: Gfn) -> Entry {
+        let entry = self.table.entry(gfn);
+        Entry {
+            p2mt: entry.p2mt(),
+            mfn: entry.has_frame().then(|| Mfn::try_new(gfn.get())).flatten(),
+        }
+    }
+
+    fn facts(&self, mfn: Mfn) -> FrameFacts {
+        FrameFacts {
+            mmio: false,
+            references: self.table.references(mfn.get()),
+            typed: 0,
+        }
+    }
+
+    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+        let index = self.table.index(gfn).ok_or(Errno::EINVAL)?;
+        let frame = self.table.entries[index].has_frame();
+        match to {
+            P2mType::RamPagingOut => self.table.unprotected.push(gfn),
+            P2mType::RamRw => {
+                let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
+                retried(|| uffd.unprotect(memory, FrameRun::one(gfn), Wake::Now)).map_err(
+                    |error| {
+                        tracing::error!(%gfn, %error, "a page cannot be made writable");
+                        Errno::EIO
+                    },
+                )?;
+                self.platform.went_on(gfn);
+            }
+            P2mType::Invalid => self.table.given_back += 1,
+            _ => {}
+        }
+        self.table.entries[index] = HostEntry::new(to, frame);
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        gfn: Gfn,
+        mfn: Mfn,
+        to: P2mType,
+        _demand: Demand,
+    ) -> Result<HostFrame<'a>, TakeError> {
+        let index = self.table.index(gfn);
+        let index = index.ok_or(TakeError::Platform(Errno::EINVAL))?;
+        // Whatever is demanded: memory that a foreign user still looks at is not discarded under it.
+        let references = self.table.references(mfn.get());
+        if references > 1 {
+            return Err(TakeError::InUse {
+                references,
+                typed: 0,
+            });
+        }
+        if to == P2mType::Invalid {
+            self.table.given_back += 1;
+        }
+        self.table.entries[index] = HostEntry::new(to, false);
+        Ok(HostFrame(FrameState::Taken(self.platform, gfn)))
+    }
+
+    fn alloc(&mut self, contents: Contents<'_, BufferClaim>) -> Result<HostFrame<'a>, AllocError> {
+        let Contents::From(&BufferClaim(byte)) = contents else {
+            // What is put in is seen at once: this host has no frame that only the pager can fill.
+            return Err(AllocError::InvalidBuffer);
+        };
+        let size_pages = self
+            .table
+            .buffers
+            .as_ref()
+            .map_or(0, SharedArea::size_pages);
+        let page =
+            usize::try_from(byte / PAGE_SIZE as u64).map_err(|_| AllocError::InvalidBuffer)?;
+        if !byte.is_multiple_of(PAGE_SIZE as u64) || page >= size_pages {
+            return Err(AllocError::InvalidBuffer);
+        }
+        let first_word = page * PAGE_WORDS;
+        Ok(HostFrame(FrameState::Filled { first_word }))
+    }
+
+    fn install(&mut self, gfn: Gfn, frame: HostFrame<'a>, to: P2mType) -> Result<Mfn, Errno> {
+        let index = self.table.index(gfn).ok_or(Errno::EINVAL)?;
+        let mfn = Mfn::try_new(gfn.get()).ok_or(Errno::EINVAL)?;
+        let FrameState::Filled { first_word } = frame.0 else {
+            return Err(Errno::EINVAL);
+        };
+        let buffers = self.table.buffers.as_ref().ok_or(Errno::EFAULT)?;
+        let words = buffers.words().get(first_word..first_word + PAGE_WORDS);
+        match self.platform.fill(gfn, words.ok_or(Errno::EFAULT)?) {
+            Ok(()) => {
+                self.table.entries[index] = HostEntry::new(to, true);
+                self.platform.went_on(gfn);
+                Ok(mfn)
+            }
+            Err(CopyError::OutOfMemory) => Err(Errno::ENOMEM),
+            Err(error) => {
+                tracing::error!(%gfn, %error, "a page cannot be put in");
+                Err(Errno::EFAULT)
+            }
+        }
+    }
+
+    /// Nothing to do: mfn and gfn are the same number.
+    fn restore_m2p(&mut self, _mfn: Mfn, _gfn: Gfn) {}
+
+    fn home_type(&self) -> P2mType {
+        P2mType::RamRw
+    }
+
+    fn flush(&mut self) {
+        let mut gfns = std::mem::take(&mut self.table.unprotected);
+        gfns.sort_unstable();
+        for run in runs(gfns.drain(..)) {
+            let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
+            if let Err(error) = retried(|| uffd.protect(memory, run)) {
+                tracing::error!(first = %run.first(), pages = run.size_pages(), %error,
+                    "nominated pages cannot be protected: they stay");
+                // The guest may go on writing, so these must not be evicted: they get a user that
+                // never goes.
+                for gfn in run.frames() {
+                    *self.table.users.entry(gfn.get()).or_default() += 1;
+                }
+            }
+        }
+        self.table.unprotected = gfns;
+    }
+
+    fn free(&mut self, frames: impl Iterator<Item = HostFrame<'a>>) {
+        let mut gfns = std::mem::take(&mut self.table.discarding);
+        gfns.extend(frames.filter_map(HostFrame::into_taken));
+        gfns.sort_unstable();
+        self.platform.discard(gfns.drain(..));
+        self.table.discarding = gfns;
+    }
+
+    fn count_out(&mut self) {
+        self.table.paged += 1;
+    }
+
+    fn count_in(&mut self) {
+        self.table.paged -= 1;
+    }
+}
+
+fn retried(mut call: impl FnMut() -> Result<(), RangeError>) -> Result<(), RangeError> {
+    for _ in 0..KERNEL_RETRIES {
+        match call() {
+            Err(RangeError::System {
+                errno: rustix::io::Errno::AGAIN,
+                ..
+            }) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+    call()
+}

@@ -1,0 +1,103 @@
+//! What each page of the guest must contain, kept outside the guest.
+
+use p2m_paging::{Gfn, PAGE_SIZE};
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::host::guest_memory::GuestMemory;
+
+/// What is known of one page. While it is locked nobody else of this machine reads or writes the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expectation {
+    /// CRC-32C of its contents.
+    pub checksum: u32,
+    /// Times it was changed.
+    pub version: u32,
+    /// The guest has it; if not, it has given it back.
+    pub owned: bool,
+}
+
+/// One entry for each page.
+#[derive(Debug)]
+pub struct Ledger(Box<[Mutex<Expectation>]>);
+
+/// What a look at all pages has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Pages that are as they must be.
+    pub good: u64,
+    /// Pages that are not.
+    pub bad: u64,
+    /// Pages that the guest has given back.
+    pub given_back: u64,
+}
+
+impl Ledger {
+    /// Takes down what is in the guest's memory now.
+    pub fn take_down(memory: &GuestMemory) -> Self {
+        let mut page = [0; PAGE_SIZE];
+        let entries = (0..memory.size_pages()).map(|gfn| {
+            // Every gfn of the memory is one of its frames.
+            let _ = memory.load(Gfn::new_truncate(gfn), &mut page);
+            Mutex::new(Expectation {
+                checksum: crc32c::crc32c(&page),
+                version: 0,
+                owned: true,
+            })
+        });
+        Self(entries.collect())
+    }
+
+    /// Locks a page's entry; `None` if there is no such page.
+    pub fn lock(&self, gfn: Gfn) -> Option<MutexGuard<'_, Expectation>> {
+        let index = usize::try_from(gfn.get()).ok()?;
+        Some(self.0.get(index)?.lock())
+    }
+
+    /// Reads all pages that the guest owns; `is_there` says of which the machine has the contents. One
+    /// that it has not is bad.
+    pub fn audit(&self, memory: &GuestMemory, is_there: impl Fn(Gfn) -> bool) -> Audit {
+        let mut audit = Audit::default();
+        let mut page = [0; PAGE_SIZE];
+        for (gfn, entry) in (0..).map(Gfn::new_truncate).zip(&self.0) {
+            let expected = *entry.lock();
+            if !expected.owned {
+                audit.given_back += 1;
+                continue;
+            }
+            let read = is_there(gfn) && memory.load(gfn, &mut page).is_some();
+            if read && crc32c::crc32c(&page) == expected.checksum {
+                audit.good += 1;
+            } else {
+                audit.bad += 1;
+                tracing::error!(%gfn, version = expected.version, there = read, "bad page");
+            }
+        }
+        audit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_a_missing_and_a_given_back_page_are_told_apart() {
+        let memory = GuestMemory::create(4).unwrap();
+        let gfn = Gfn::new_truncate;
+        for page in 0..4 {
+            let byte = u8::try_from(page).unwrap();
+            memory.store(gfn(page), &[byte; PAGE_SIZE]).unwrap();
+        }
+        let ledger = Ledger::take_down(&memory);
+        memory.store(gfn(1), &[9; PAGE_SIZE]).unwrap();
+        ledger.lock(gfn(3)).unwrap().owned = false;
+        assert!(ledger.lock(gfn(4)).is_none());
+        let audit = ledger.audit(&memory, |gfn| gfn.get() != 2);
+        let expected = Audit {
+            good: 1,
+            bad: 2,
+            given_back: 1,
+        };
+        assert_eq!(audit, expected);
+    }
+}

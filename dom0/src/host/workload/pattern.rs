@@ -1,0 +1,179 @@
+//! Which page is visited next.
+
+/// How visits are spread over the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Pattern {
+    /// Every page as often as any other.
+    Uniform,
+    /// Few pages often, most hardly ever: the nth page in proportion to n^-0.99.
+    Zipf,
+    /// One after the other, over and over: the worst case for whoever keeps what was used last.
+    Scan,
+}
+
+/// Skew of [`Pattern::Zipf`], as in YCSB.
+const THETA: f64 = 0.99;
+
+/// Random numbers: SplitMix64. Good enough to spread visits, and the same on every machine.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence of its own for each seed and stream.
+    pub fn new(seed: u64, stream: u64) -> Self {
+        let mut random = Self(seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        random.word();
+        random
+    }
+
+    /// Any word.
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        let wide = u128::from(self.word()) * u128::from(bound);
+        u64::try_from(wide >> 64).unwrap_or(0)
+    }
+
+    /// From 0 up to, not including, 1.
+    fn unit(&mut self) -> f64 {
+        // 53 bits fit a double exactly.
+        (self.word() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// What a pattern needs to know of the guest; shared by its vcpus.
+#[derive(Clone, Debug)]
+pub struct Spread {
+    pattern: Pattern,
+    pages: u64,
+    zipf: Zipf,
+    /// Scatters ranks over memory: coprime to `pages`, so that it is one to one.
+    stride: u64,
+}
+
+/// Gray's method: constant time for each number after one sum over all pages.
+#[derive(Clone, Copy, Debug)]
+struct Zipf {
+    zeta: f64,
+    eta: f64,
+    alpha: f64,
+}
+
+impl Zipf {
+    fn new(pages: u64) -> Self {
+        let zeta = |n: u64| (1..=n).map(|rank| (rank as f64).powf(-THETA)).sum::<f64>();
+        let all = zeta(pages);
+        let eta = (1.0 - (2.0 / pages as f64).powf(1.0 - THETA)) / (1.0 - zeta(2) / all);
+        Self {
+            zeta: all,
+            eta,
+            alpha: 1.0 / (1.0 - THETA),
+        }
+    }
+
+    fn rank(&self, unit: f64, pages: u64) -> u64 {
+        let scaled = unit * self.zeta;
+        if scaled < 1.0 {
+            return 0;
+        }
+        if scaled < 1.0 + 0.5_f64.powf(THETA) {
+            return 1.min(pages - 1);
+        }
+        let rank = pages as f64 * (self.eta * unit - self.eta + 1.0).powf(self.alpha);
+        whole(rank).min(pages - 1)
+    }
+}
+
+impl Spread {
+    /// A pattern over so many pages; at least one.
+    pub fn new(pattern: Pattern, pages: u64) -> Self {
+        let pages = pages.max(1);
+        // Only zipf needs the sum over all pages.
+        let zipf = Zipf::new(if pattern == Pattern::Zipf { pages } else { 2 });
+        let near = whole(pages as f64 * 0.618_033_988_75);
+        let stride = (near.max(1)..).find(|&s| gcd(s, pages) == 1).unwrap_or(1);
+        Self {
+            pattern,
+            pages,
+            zipf,
+            stride,
+        }
+    }
+
+    /// The page of the `nth` visit of a vcpu that started at page `start`.
+    pub fn page(&self, random: &mut Random, start: u64, nth: u64) -> u64 {
+        match self.pattern {
+            Pattern::Uniform => random.below(self.pages),
+            Pattern::Scan => start.wrapping_add(nth) % self.pages,
+            Pattern::Zipf => {
+                let rank = self.zipf.rank(random.unit(), self.pages);
+                let scattered = u128::from(rank) * u128::from(self.stride);
+                u64::try_from(scattered % u128::from(self.pages)).unwrap_or(0)
+            }
+        }
+    }
+}
+
+/// The whole part, 0 for what is below.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "cutting off is what it is for"
+)]
+fn whole(number: f64) -> u64 {
+    number as u64
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn visits(pattern: Pattern, pages: u64, n: u64) -> Vec<u64> {
+        let spread = Spread::new(pattern, pages);
+        let mut random = Random::new(1, 0);
+        let mut counts = vec![0; usize::try_from(pages).unwrap()];
+        for nth in 0..n {
+            counts[usize::try_from(spread.page(&mut random, 3, nth)).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn scan_and_uniform_visit_every_page_about_equally_often() {
+        assert!(visits(Pattern::Scan, 100, 1000).iter().all(|&n| n == 10));
+        let uniform = visits(Pattern::Uniform, 100, 100_000);
+        assert!(
+            uniform.iter().all(|n| (800..1200).contains(n)),
+            "{uniform:?}"
+        );
+    }
+
+    #[test]
+    fn zipf_visits_few_pages_most_of_the_time() {
+        let mut counts = visits(Pattern::Zipf, 10_000, 100_000);
+        counts.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
+        let hot: u64 = counts[..1000].iter().sum();
+        // (ln 1000 + 0.58) / (ln 10000 + 0.58) = 76 % for a skew of 1.
+        assert!((70_000..85_000).contains(&hot), "{hot}");
+        assert!(counts[0] > 8_000, "{}", counts[0]);
+    }
+
+    #[test]
+    fn guests_of_any_size_work() {
+        for pages in [1, 2, 3, 97] {
+            for pattern in [Pattern::Uniform, Pattern::Zipf, Pattern::Scan] {
+                assert_eq!(visits(pattern, pages, 500).iter().sum::<u64>(), 500);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One vcpu of the guest: a thread that visits pages.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use p2m_paging::paging::{Caller, DropError};
+use p2m_paging::platform::{P2m as _, Platform as _};
+use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
+
+use super::ledger::Ledger;
+use super::pattern::{Random, Spread};
+use crate::host::Machine;
+
+/// One visit in so many changes the page.
+const WRITES_ONE_IN: u64 = 2;
+/// Words changed by a write.
+const WORDS_CHANGED: usize = 4;
+/// One visit in so many gives a page back, while there are some to be given back.
+const GIVES_BACK_ONE_IN: u64 = 16;
+/// How long a fault may take to be told from another in the figures: a minute, to 3 digits.
+const LONGEST_FAULT_NS: u64 = 60_000_000_000;
+
+/// What all vcpus share.
+#[derive(Debug)]
+pub struct Course {
+    /// Which pages.
+    pub spread: Spread,
+    /// What is in them.
+    pub ledger: Ledger,
+    /// Seed of all random choices.
+    pub seed: u64,
+    /// All vcpus stop before their next visit.
+    pub stop: AtomicBool,
+    /// Pages still to be given back while they are out.
+    pub to_give_back: AtomicU64,
+    /// Visits so far, of all vcpus.
+    pub visits: AtomicU64,
+    /// Visits that found a page not as it must be.
+    pub bad: AtomicU64,
+}
+
+/// What one vcpu has to say in the end.
+#[derive(Debug)]
+pub struct VcpuFigures {
+    /// How long accesses took that faulted, in nanoseconds.
+    pub fault_ns: Histogram<u64>,
+    /// Visits that changed their page.
+    pub writes: u64,
+    /// Pages given back.
+    pub given_back: u64,
+}
+
+/// A vcpu.
+#[derive(Debug)]
+pub struct Vcpu<'a> {
+    machine: &'a Machine,
+    course: &'a Course,
+    id: VcpuId,
+    random: Random,
+    start: u64,
+    figures: VcpuFigures,
+}
+
+impl<'a> Vcpu<'a> {
+    /// To be run on a thread of its own. `None`: the histogram cannot be made.
+    pub fn new(machine: &'a Machine, course: &'a Course, id: VcpuId) -> Option<Self> {
+        let mut random = Random::new(course.seed, id.0.into());
+        Some(Self {
+            machine,
+            course,
+            id,
+            start: random.below(machine.memory().size_pages()),
+            random,
+            figures: VcpuFigures {
+                fault_ns: Histogram::new_with_bounds(1, LONGEST_FAULT_NS, 3).ok()?,
+                writes: 0,
+                given_back: 0,
+            },
+        })
+    }
+
+    /// Visits pages until told to stop.
+    pub fn run(mut self) -> VcpuFigures {
+        self.machine.become_vcpu(self.id);
+        let mut nth = 0;
+        while !self.course.stop.load(Ordering::Relaxed) {
+            let page = self.course.spread.page(&mut self.random, self.start, nth);
+            nth += 1;
+            self.visit(Gfn::new_truncate(page));
+            self.course.visits.fetch_add(1, Ordering::Relaxed);
+            if self.course.to_give_back.load(Ordering::Relaxed) > 0
+                && self.random.below(GIVES_BACK_ONE_IN) == 0
+            {
+                self.give_back();
+            }
+        }
+        self.figures
+    }
+
+    fn visit(&mut self, gfn: Gfn) {
+        let memory = self.machine.memory();
+        let course = self.course;
+        let owned = |gfn| course.ledger.lock(gfn).is_some_and(|entry| entry.owned);
+        let Some(words) = memory.page(gfn).filter(|_| owned(gfn)) else {
+            return;
+        };
+        // Without the page's lock, so that several vcpus can wait for one page.
+        self.timed(|| words[0].load(Ordering::Relaxed));
+        let Some(mut entry) = course.ledger.lock(gfn).filter(|entry| entry.owned) else {
+            return;
+        };
+        let mut page = [0; PAGE_SIZE];
+        self.timed(|| memory.load(gfn, &mut page));
+        let found = crc32c::crc32c(&page);
+        if found != entry.checksum {
+            course.bad.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%gfn, vcpu = ?self.id, version = entry.version,
+                "bad page: checksum {found:#010x}, not {:#010x}", entry.checksum);
+            // Each mistake is counted once.
+            entry.checksum = found;
+        }
+        if self.random.below(WRITES_ONE_IN) != 0 {
+            return;
+        }
+        let (cells, []) = page.as_chunks_mut::<8>() else {
+            return;
+        };
+        for _ in 0..WORDS_CHANGED {
+            let value = self.random.word();
+            // Below the number of words, which is small.
+            let at = usize::try_from(self.random.below(cells.len() as u64)).unwrap_or(0);
+            cells[at] = value.to_ne_bytes();
+            self.timed(|| words[at].store(value, Ordering::Relaxed));
+        }
+        entry.checksum = crc32c::crc32c(&page);
+        entry.version += 1;
+        self.figures.writes += 1;
+    }
+
+    /// Does an access, and notes how long it took if it faulted.
+    fn timed<T>(&mut self, access: impl FnOnce() -> T) -> T {
+        let (faults, start) = (self.machine.faults(self.id), Instant::now());
+        let value = access();
+        if self.machine.faults(self.id) != faults {
+            self.figures
+                .fault_ns
+                .saturating_record(nanoseconds(start.elapsed()));
+        }
+        value
+    }
+
+    /// Gives a page back that is out, if it finds one: the guest's balloon (row A6).
+    fn give_back(&mut self) {
+        let gfn = Gfn::new_truncate(self.random.below(self.machine.memory().size_pages()));
+        let Some(mut entry) = self.course.ledger.lock(gfn).filter(|entry| entry.owned) else {
+            return;
+        };
+        let platform = self.machine.paging().platform();
+        if platform.lock_p2m().get(gfn).p2mt != P2mType::RamPaged {
+            return;
+        }
+        match self.machine.give_back(gfn, Caller::Guest(self.id)) {
+            Ok(()) => {
+                entry.owned = false;
+                self.figures.given_back += 1;
+                let one_less = |left: u64| left.checked_sub(1);
+                let (order, left) = (Ordering::Relaxed, &self.course.to_give_back);
+                // Another vcpu may have given the last one back: one too many does no harm.
+                let _ = left.fetch_update(order, order, one_less);
+            }
+            // It came home, or the ring is full, or the pager is gone: another page, another time.
+            Err(DropError::NotPaging(_) | DropError::RingFull | DropError::NoRing) => {}
+            Err(error) => tracing::error!(%gfn, %error, "a page could not be given back"),
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

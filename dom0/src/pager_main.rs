@@ -1,0 +1,117 @@
+//! The program `xenpaging`, under whichever name it is executed.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Cli, Exit};
+use crate::core::Pager;
+use crate::core::policy::Sweep;
+use crate::shell::{Hypercalls, Options, Shell, ShellError};
+use crate::store::PageStore;
+use crate::store::memory::MemoryStore;
+use crate::store::pagefile::{Keep, Pagefile};
+
+/// Name of the program, and what the embedded host is executed as to be it.
+pub const NAME: &str = "xenpaging";
+
+/// Runs the pager with these arguments, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::read(args) {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    log_to_stderr(cli.log_level());
+    match start(&cli) {
+        Ok((shell, pagefile)) => serve(shell, pagefile),
+        Err(error) => {
+            complain(&error);
+            Exit::NotStarted
+        }
+    }
+    .into()
+}
+
+/// Lines on standard error, from this level on.
+pub fn log_to_stderr(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+fn complain(error: &anyhow::Error) {
+    eprintln!("{NAME}: {error:#}");
+}
+
+fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
+    let host = cli.embedded_host.as_ref();
+    let host = host.context("Xen's domains are not served yet, only embedded hosts")?;
+    let mut hypercalls = Hypercalls::connect(host)?;
+    let guest = hypercalls.info()?;
+    let config = cli.config(guest.max_pages, &[0..=guest.max_pages.saturating_sub(1)]);
+    let policy = Sweep::new(&config.memory, &cli.sweep());
+    let pager = Pager::new(config, Box::new(policy));
+    let keep = if cli.keep_pagefile {
+        Keep::Named
+    } else {
+        Keep::Unlinked
+    };
+    let pagefile = match &cli.pagefile {
+        Some(path) => Some(Arc::new(Pagefile::create(path, keep).context("pagefile")?)),
+        None => None,
+    };
+    let store: Arc<dyn PageStore> = match &pagefile {
+        Some(pagefile) => Arc::clone(pagefile) as _,
+        None => Arc::new(MemoryStore::new()),
+    };
+    let options = Options {
+        status: cli.verbose > 0,
+    };
+    match Shell::start(&options, pager, store, hypercalls) {
+        Ok(shell) => Ok((shell, pagefile)),
+        Err(error) => {
+            remove(pagefile);
+            Err(error.into())
+        }
+    }
+}
+
+fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {
+    match shell.serve() {
+        Ok(ended) if ended.summary.unreadable_pages > 0 => {
+            let pages = ended.summary.unreadable_pages;
+            tracing::error!("{pages} pages do not read back: paging stays enabled");
+            Exit::PagesOut
+        }
+        Ok(ended) => {
+            remove(pagefile);
+            let p = ended.progress;
+            tracing::info!(evicted = p.evicted, paged_in = p.paged_in, "done");
+            Exit::Done
+        }
+        Err(error @ (ShellError::Events(_) | ShellError::Worker)) => {
+            complain(&error.into());
+            Exit::PagesOut
+        }
+        Err(error) => {
+            complain(&error.into());
+            remove(pagefile);
+            Exit::Failed
+        }
+    }
+}
+
+/// Nothing is in it any more that anybody needs.
+fn remove(pagefile: Option<Arc<Pagefile>>) {
+    let Some(pagefile) = pagefile.and_then(Arc::into_inner) else {
+        return;
+    };
+    if let Err(error) = pagefile.remove() {
+        tracing::warn!("{error}");
+    }
+}

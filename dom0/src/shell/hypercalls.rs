@@ -1,0 +1,189 @@
+//! Calls to the machine: the pager's end of the socket.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use p2m_paging::{Errno, Gfn};
+
+use crate::host::guest_memory::{CreateError, GuestFile};
+use crate::link::area::AreaError;
+use crate::link::packet::{MAX_BATCH, PACKET_WORDS};
+use crate::link::socket::ConnectError;
+use crate::link::{Connection, EventChannel, Op, PROTOCOL, SharedArea};
+
+/// Why a call as a whole failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The machine is gone, or talks nonsense.
+    #[error("the embedded host does not answer: {0}")]
+    Gone(rustix::io::Errno),
+    /// The machine refused.
+    #[error("{op:?} is refused: {errno}")]
+    Refused {
+        /// What was asked.
+        op: Op,
+        /// Its reason.
+        errno: Errno,
+    },
+    /// Guest memory as sent is not what it should be.
+    #[error("guest memory: {0}")]
+    Memory(#[from] CreateError),
+    /// Nor are the shared pages.
+    #[error("ring page: {0}")]
+    Shared(#[from] AreaError),
+}
+
+/// The socket, and room for a packet.
+#[derive(Debug)]
+pub struct Hypercalls {
+    connection: Connection,
+    packet: Vec<u64>,
+    reply: Box<[u64; PACKET_WORDS]>,
+}
+
+/// What a pager gets when it attaches.
+#[derive(Debug)]
+pub struct Attached {
+    /// The guest's memory.
+    pub memory: GuestFile,
+    /// Ring page and mailbox.
+    pub shared: SharedArea,
+    /// Kicked by the machine.
+    pub events: EventChannel,
+    /// Kicked by the pager.
+    pub doorbell: EventChannel,
+    /// Where notices come.
+    pub watch: Connection,
+}
+
+/// What a pager may know before it attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestInfo {
+    /// The guest's size.
+    pub max_pages: u64,
+    /// The CPU on which the machine handles faults, and the pager is to.
+    pub cpu: Option<usize>,
+}
+
+impl Hypercalls {
+    /// Connects to the host of that name.
+    pub fn connect(name: &str) -> Result<Self, ConnectError> {
+        Ok(Self {
+            connection: Connection::connect(name)?,
+            packet: Vec::with_capacity(PACKET_WORDS),
+            reply: Box::new([0; PACKET_WORDS]),
+        })
+    }
+
+    /// What kind of guest this is.
+    pub fn info(&mut self) -> Result<GuestInfo, CallError> {
+        self.packet.clear();
+        self.packet.push(PROTOCOL);
+        if self.exchange(Op::Info)? != 2 {
+            return Err(CallError::Gone(rustix::io::Errno::BADMSG));
+        }
+        Ok(GuestInfo {
+            max_pages: self.reply[0],
+            cpu: usize::try_from(self.reply[1])
+                .ok()
+                .and_then(|cpu| cpu.checked_sub(1)),
+        })
+    }
+
+    /// Becomes the guest's pager, with this memory for pages on their way in.
+    pub fn attach(&mut self, buffers: &OwnedFd, pages: usize) -> Result<Attached, CallError> {
+        self.packet.clear();
+        self.packet.extend([Op::Attach as u64, pages as u64]);
+        let sent = self.connection.send(&self.packet, &[buffers.as_fd()]);
+        sent.map_err(CallError::Gone)?;
+        let (_, fds) = self.receive(Op::Attach)?;
+        let Ok([memory, shared, events, doorbell, watch]) = <[OwnedFd; 5]>::try_from(fds) else {
+            return Err(CallError::Gone(rustix::io::Errno::BADMSG));
+        };
+        Ok(Attached {
+            memory: GuestFile::open(memory)?,
+            shared: SharedArea::open(shared, 2)?,
+            events: EventChannel::from_fd(events),
+            doorbell: EventChannel::from_fd(doorbell),
+            watch: Connection::from_fd(watch),
+        })
+    }
+
+    /// A call without arguments.
+    pub fn call(&mut self, op: Op) -> Result<(), CallError> {
+        self.packet.clear();
+        self.exchange(op).map(|_| ())
+    }
+
+    /// A call on many pages, of any number; `done` is told each one's result in turn.
+    pub fn batch(
+        &mut self,
+        op: Op,
+        gfns: impl IntoIterator<Item = Gfn>,
+        done: impl FnMut(Result<(), Errno>),
+    ) -> Result<(), CallError> {
+        self.items(op, gfns.into_iter().map(|gfn| [gfn.get()]), done)
+    }
+
+    /// Preps, as [`Self::batch`]: each page with its buffer's place in bytes.
+    pub fn prep(
+        &mut self,
+        preps: impl IntoIterator<Item = (Gfn, u64)>,
+        done: impl FnMut(Result<(), Errno>),
+    ) -> Result<(), CallError> {
+        let items = preps.into_iter().map(|(gfn, buffer)| [gfn.get(), buffer]);
+        self.items(Op::Prep, items, done)
+    }
+
+    fn items<const N: usize>(
+        &mut self,
+        op: Op,
+        items: impl Iterator<Item = [u64; N]>,
+        mut done: impl FnMut(Result<(), Errno>),
+    ) -> Result<(), CallError> {
+        let mut items = items.peekable();
+        while items.peek().is_some() {
+            self.packet.clear();
+            for item in items.by_ref().take(MAX_BATCH) {
+                self.packet.extend(item);
+            }
+            let asked = self.packet.len() / N;
+            let answered = self.exchange(op)?;
+            if answered != asked {
+                return Err(CallError::Gone(rustix::io::Errno::BADMSG));
+            }
+            self.reply[..asked]
+                .iter()
+                .for_each(|&raw| done(result(raw)));
+        }
+        Ok(())
+    }
+
+    /// Sends what is in the packet and puts the results to the start of the reply.
+    fn exchange(&mut self, op: Op) -> Result<usize, CallError> {
+        self.packet.insert(0, op as u64);
+        let sent = self.connection.send(&self.packet, &[]);
+        sent.map_err(CallError::Gone)?;
+        Ok(self.receive(op)?.0)
+    }
+
+    /// The number of results, which stand at the start of the reply.
+    fn receive(&mut self, op: Op) -> Result<(usize, Vec<OwnedFd>), CallError> {
+        let received = self.connection.receive(&mut self.reply);
+        let received = received.map_err(CallError::Gone)?;
+        let received = received.ok_or(CallError::Gone(rustix::io::Errno::PIPE))?;
+        let results = received.words.checked_sub(1);
+        let results = results.ok_or(CallError::Gone(rustix::io::Errno::BADMSG))?;
+        result(self.reply[0]).map_err(|errno| CallError::Refused { op, errno })?;
+        self.reply.copy_within(1..received.words, 0);
+        Ok((results, received.fds))
+    }
+}
+
+fn result(raw: u64) -> Result<(), Errno> {
+    let raw = i32::try_from(raw).unwrap_or(i32::MAX);
+    Errno::from_return(-raw).map_or(Ok(()), Err)
+}

@@ -1,0 +1,108 @@
+//! What other threads have for the main thread.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bitflags::bitflags;
+use parking_lot::Mutex;
+
+use crate::core::Batch;
+use crate::link::{EventChannel, Notice};
+
+bitflags! {
+    /// News. Each stands until it is taken; the same twice is once.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct News: u32 {
+        /// Time has passed.
+        const TICK = 1 << 0;
+        /// A signal says to bring everything back.
+        const STOP = 1 << 1;
+        /// The guest is gone, or the machine.
+        const GONE = 1 << 2;
+        /// A batch is done.
+        const DONE = 1 << 3;
+        /// The target has changed.
+        const TARGET = 1 << 4;
+        /// The guest's size has changed.
+        const RESIDENT = 1 << 5;
+    }
+}
+
+/// Shared by all threads of the pager.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    news: AtomicU32,
+    done: Mutex<Vec<Batch>>,
+    figures: Mutex<Figures>,
+    event: EventChannel,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    target: i64,
+    resident: u64,
+}
+
+impl Inbox {
+    /// An empty one, with room for so many batches. `event` is where the main thread waits.
+    pub(super) fn new(event: EventChannel, batches: usize) -> Self {
+        Self {
+            news: AtomicU32::new(0),
+            done: Mutex::new(Vec::with_capacity(batches)),
+            figures: Mutex::default(),
+            event,
+        }
+    }
+
+    /// Tells the main thread.
+    pub(super) fn tell(&self, news: News) {
+        // What the news is about before the news: pairs with the swap in `take`.
+        self.news.fetch_or(news.bits(), Ordering::Release);
+        if let Err(errno) = self.event.kick() {
+            tracing::error!(%errno, "the main thread cannot be woken");
+        }
+    }
+
+    /// Hands a batch back.
+    pub(super) fn hand_back(&self, batch: Batch) {
+        self.done.lock().push(batch);
+        self.tell(News::DONE);
+    }
+
+    /// Passes a notice on.
+    pub(super) fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Target(pages) => {
+                self.figures.lock().target = pages;
+                self.tell(News::TARGET);
+            }
+            Notice::Resident(pages) => {
+                self.figures.lock().resident = pages;
+                self.tell(News::RESIDENT);
+            }
+            Notice::DomainGone => self.tell(News::GONE),
+        }
+    }
+
+    /// Main thread: takes the news.
+    pub(super) fn take(&self) -> News {
+        if self.news.load(Ordering::Relaxed) == 0 {
+            return News::empty();
+        }
+        News::from_bits_retain(self.news.swap(0, Ordering::Acquire))
+    }
+
+    /// Main thread: a batch that is done.
+    pub(super) fn done(&self) -> Option<Batch> {
+        self.done.lock().pop()
+    }
+
+    /// Main thread: the last target.
+    pub(super) fn target(&self) -> i64 {
+        self.figures.lock().target
+    }
+
+    /// Main thread: the last size.
+    pub(super) fn resident(&self) -> u64 {
+        self.figures.lock().resident
+    }
+}

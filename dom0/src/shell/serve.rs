@@ -1,0 +1,279 @@
+//! The main thread: events into the core, actions out of it.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use p2m_paging::ring::{Back, Notify, Overrun, Request};
+
+use super::demand::Demand;
+use super::hypercalls::{CallError, Hypercalls};
+use super::inbox::{Inbox, News};
+use super::start::ShellError;
+use super::worker::Queue;
+use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
+use crate::link::{EventChannel, Op};
+use crate::store::PageStore;
+
+/// Ticks from one line of status to the next, where they are wanted.
+const STATUS_TICKS: u32 = 20;
+/// How often disabling is tried while vcpus stand in line for the ring, and how long to wait in
+/// between.
+const DISABLE_ATTEMPTS: u32 = 500;
+const DISABLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The core's last word.
+    pub summary: Summary,
+    /// Its figures.
+    pub progress: Progress,
+}
+
+/// A pager at work.
+pub struct Shell {
+    pub(super) pager: Pager,
+    pub(super) actions: Actions,
+    /// Batches that were run on the spot.
+    pub(super) ready: Vec<Batch>,
+    pub(super) demand: Demand,
+    pub(super) back: Back,
+    pub(super) requests: Vec<Request>,
+    pub(super) store: Arc<dyn PageStore>,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) events: EventChannel,
+    pub(super) doorbell: EventChannel,
+    /// The machine is to be rung.
+    pub(super) owed: bool,
+    pub(super) overrun: Option<Overrun>,
+    pub(super) finished: Option<Summary>,
+    /// Ticks since the last line of status, if such lines are wanted.
+    pub(super) status: Option<u32>,
+    pub(super) bar: Option<ProgressBar>,
+    /// `None` once it has been waited for.
+    pub(super) worker: Option<JoinHandle<Hypercalls>>,
+}
+
+impl Shell {
+    /// Pages until everything is back after a signal, or the guest is gone.
+    pub fn serve(mut self) -> Result<Ended, ShellError> {
+        let summary = loop {
+            self.events.wait().map_err(ShellError::Events)?;
+            while self.round() {}
+            if let Some(summary) = self.finished.take() {
+                break summary;
+            }
+        };
+        self.tear_down(summary)
+    }
+
+    /// Looks at everything once; whether there was anything. The ring is looked at last: finding it
+    /// empty is what makes the machine send an event for the next request.
+    fn round(&mut self) -> bool {
+        let harvested = self.harvest();
+        let news = self.inbox.take();
+        if !news.is_empty() {
+            self.on_news(news);
+        }
+        let requested = self.take_requests();
+        if self.back.publish() == Notify::Owed {
+            self.owed = true;
+        }
+        if std::mem::take(&mut self.owed)
+            && let Err(errno) = self.doorbell.kick()
+        {
+            tracing::error!(%errno, "the embedded host cannot be woken");
+        }
+        harvested || requested || !news.is_empty()
+    }
+
+    fn harvest(&mut self) -> bool {
+        let (pager, actions) = (&mut self.pager, &mut self.actions);
+        let mut any = false;
+        self.demand.harvest(|batch| {
+            any = true;
+            pager.handle(Event::Done(batch), actions);
+        });
+        self.execute();
+        any
+    }
+
+    fn take_requests(&mut self) -> bool {
+        self.requests.clear();
+        while self.requests.len() < self.pager.room() {
+            match self.back.take() {
+                Ok(Some(Ok(request))) => self.requests.push(request),
+                Ok(Some(Err(error))) => tracing::warn!(%error, "a request makes no sense"),
+                Ok(None) => break,
+                Err(overrun) => {
+                    if self.overrun.replace(overrun) != Some(overrun) {
+                        tracing::error!(%overrun, "the ring makes no sense");
+                    }
+                    break;
+                }
+            }
+        }
+        if self.requests.is_empty() {
+            return false;
+        }
+        let event = Event::Requests(&self.requests);
+        self.pager.handle(event, &mut self.actions);
+        self.execute();
+        true
+    }
+
+    fn on_news(&mut self, news: News) {
+        if news.contains(News::DONE) {
+            while let Some(batch) = self.inbox.done() {
+                self.handle(Event::Done(batch));
+            }
+        }
+        if news.contains(News::TARGET) {
+            self.handle(Event::Target(self.inbox.target()));
+        }
+        if news.contains(News::RESIDENT) {
+            self.handle(Event::Resident(self.inbox.resident()));
+        }
+        if news.contains(News::GONE) {
+            let mut abandoned = Vec::new();
+            self.demand.abandon(|batch| abandoned.push(batch));
+            self.handle(Event::DomainGone);
+            for batch in abandoned {
+                self.handle(Event::Done(batch));
+            }
+        }
+        if news.contains(News::STOP) {
+            self.stop();
+        }
+        if news.contains(News::TICK) {
+            self.handle(Event::Tick);
+            self.say_status();
+        }
+        if let Some(bar) = &self.bar {
+            let left = self.pager.progress().out_pages;
+            bar.set_position(bar.length().unwrap_or(left).saturating_sub(left));
+        }
+    }
+
+    fn handle(&mut self, event: Event<'_>) {
+        self.pager.handle(event, &mut self.actions);
+        self.execute();
+    }
+
+    /// Carries the actions out, and what comes of them.
+    fn execute(&mut self) {
+        loop {
+            for action in self.actions.drain() {
+                match action {
+                    Action::Run(mut batch) => match (batch.lane(), batch.step()) {
+                        (Lane::Demand, Step::Load) => {
+                            self.demand.load(&mut batch, &*self.store);
+                            self.ready.push(batch);
+                        }
+                        (Lane::Demand, Step::Prep) => {
+                            self.owed = true;
+                            self.ready.extend(self.demand.post(batch));
+                        }
+                        _ => self.queue.push(batch),
+                    },
+                    Action::Respond(response) => {
+                        if let Err(error) = self.back.answer(&response) {
+                            tracing::error!(%error, gfn = %response.gfn, "an answer too many");
+                        }
+                    }
+                    Action::Free(slot) => self.store.free(slot),
+                    Action::Report(report) => say(&report),
+                    Action::Finished(summary) => self.finished = Some(summary),
+                }
+            }
+            match self.ready.pop() {
+                Some(batch) => self.pager.handle(Event::Done(batch), &mut self.actions),
+                None => return,
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        let out_pages = self.pager.progress().out_pages;
+        tracing::info!(out_pages, "stopping: everything is paged back in");
+        let style = ProgressStyle::with_template(
+            "paging back in {bar:40} {pos}/{len} pages, {per_sec}, {eta} left",
+        );
+        let bar = ProgressBar::new(out_pages);
+        self.bar = Some(match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        });
+        self.handle(Event::Stop);
+    }
+
+    fn say_status(&mut self) {
+        let Some(ticks) = &mut self.status else {
+            return;
+        };
+        *ticks += 1;
+        if *ticks >= STATUS_TICKS {
+            *ticks = 0;
+            let p = self.pager.progress();
+            tracing::info!(
+                out = p.out_pages,
+                wanted_out = p.wanted_out_pages,
+                evicted = p.evicted,
+                paged_in = p.paged_in,
+                prefetched = p.prefetched,
+                dropped = p.dropped,
+                refused = p.refused,
+                "status"
+            );
+        }
+    }
+
+    /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
+    /// that nobody brings.
+    fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
+        let progress = self.pager.progress();
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        for gfn in self.pager.unreadable() {
+            tracing::error!("{gfn} is out and does not read back");
+        }
+        self.queue.close();
+        let worker = self.worker.take().map(JoinHandle::join);
+        let Some(Ok(mut hypercalls)) = worker else {
+            return Err(ShellError::Worker);
+        };
+        if summary.domain_alive && summary.unreadable_pages == 0 {
+            self.disable(&mut hypercalls)?;
+        }
+        Ok(Ended { summary, progress })
+    }
+
+    /// Requests still come while vcpus stand in line for the ring.
+    fn disable(&mut self, hypercalls: &mut Hypercalls) -> Result<(), CallError> {
+        for _ in 1..DISABLE_ATTEMPTS {
+            match hypercalls.call(Op::Disable) {
+                Err(CallError::Refused {
+                    errno: p2m_paging::Errno::EBUSY,
+                    ..
+                }) => {
+                    while self.round() {}
+                    thread::sleep(DISABLE_PAUSE);
+                }
+                other => return other,
+            }
+        }
+        hypercalls.call(Op::Disable)
+    }
+}
+
+fn say(report: &Report) {
+    match report {
+        Report::StoreBack => tracing::info!("{report}"),
+        Report::StoreFull { .. } | Report::Delayed { .. } => tracing::warn!("{report}"),
+        _ => tracing::error!("{report}"),
+    }
+}

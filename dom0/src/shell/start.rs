@@ -1,0 +1,176 @@
+//! Starting: attaching to the machine, and the threads beside the main one.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use p2m_paging::ring::{Back, SLOTS};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::buffers::{BufferError, buffer_sets};
+use super::demand::Demand;
+use super::hypercalls::{CallError, Hypercalls};
+use super::inbox::{Inbox, News};
+use super::pages::Scratch;
+use super::serve::Shell;
+use super::worker::{Queue, Worker};
+use crate::core::Pager;
+use crate::host::machine::pin_to;
+use crate::link::packet::PACKET_WORDS;
+use crate::link::{Connection, Mailbox, Notice, Op, SharedArea};
+use crate::store::PageStore;
+
+/// Time between two ticks.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How the shell goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Log a line of figures every other second.
+    pub status: bool,
+}
+
+/// Why the pager could not start, or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShellError {
+    /// Its memory.
+    #[error(transparent)]
+    Buffers(#[from] BufferError),
+    /// The machine.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Its threads and signals.
+    #[error("{step}: {error}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The thread that pages out has failed.
+    #[error("the worker thread has failed")]
+    Worker,
+    /// The machine's events.
+    #[error("no more events from the embedded host: {0}")]
+    Events(Errno),
+}
+
+pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {
+    move |error| ShellError::System { step, error }
+}
+
+impl Shell {
+    /// Attaches to the machine as its guest's pager. `hypercalls` is connected, and no pager is
+    /// attached there.
+    ///
+    /// Signals are taken from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all bring everything back
+    /// (row B3). The calling thread is the one to [`serve`](Self::serve).
+    pub fn start(
+        options: &Options,
+        pager: Pager,
+        store: Arc<dyn PageStore>,
+        mut hypercalls: Hypercalls,
+    ) -> Result<Self, ShellError> {
+        let (mut sets, buffers, size) = buffer_sets(&pager)?;
+        // Before anything is out, so that no signal finds the pager unprepared.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGALRM]).map_err(at("signals"))?;
+        let attached = hypercalls.attach(&buffers, size)?;
+        let shared: &'static SharedArea = Box::leak(Box::new(attached.shared));
+        let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;
+        let event = attached.events.try_clone().map_err(at("event channel"))?;
+        let inbox = Arc::new(Inbox::new(event, pager.batches()));
+        let queue = Arc::new(Queue::new(pager.batches()));
+        let cpu = hypercalls.info()?.cpu;
+        hypercalls.call(Op::Enable)?;
+        start_ticker(&inbox)?;
+        start_signals(&inbox, signals)?;
+        start_watch(&inbox, attached.watch)?;
+        let demand_sets = sets
+            .drain(..(SLOTS as usize).min(sets.len()))
+            .collect::<Vec<_>>();
+        let worker = Worker {
+            hypercalls,
+            memory: attached.memory,
+            first_set: demand_sets.len(),
+            sets,
+            scratch: Scratch::default(),
+        };
+        let worker = start_worker(worker, &queue, &inbox, &store)?;
+        if let Some(cpu) = cpu {
+            pin_to(cpu);
+        }
+        Ok(Self {
+            actions: pager.actions(),
+            demand: Demand::new(mailbox, demand_sets),
+            back: Back::new(shared.ring_page()),
+            ready: Vec::with_capacity(pager.batches()),
+            requests: Vec::with_capacity(SLOTS as usize),
+            pager,
+            store,
+            inbox,
+            queue,
+            doorbell: attached.doorbell,
+            events: attached.events,
+            owed: false,
+            overrun: None,
+            finished: None,
+            status: options.status.then_some(0),
+            bar: None,
+            worker: Some(worker),
+        })
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, ShellError> {
+    let builder = thread::Builder::new().name(name.into());
+    builder.spawn(work).map_err(at("thread"))
+}
+
+fn start_ticker(inbox: &Arc<Inbox>) -> Result<(), ShellError> {
+    let inbox = Arc::clone(inbox);
+    let ticks = move || {
+        loop {
+            thread::sleep(TICK);
+            inbox.tell(News::TICK);
+        }
+    };
+    spawn("ticker", ticks).map(drop)
+}
+
+fn start_signals(inbox: &Arc<Inbox>, mut signals: Signals) -> Result<(), ShellError> {
+    let inbox = Arc::clone(inbox);
+    let all = move || signals.forever().for_each(|_| inbox.tell(News::STOP));
+    spawn("signals", all).map(drop)
+}
+
+fn start_watch(inbox: &Arc<Inbox>, watch: Connection) -> Result<(), ShellError> {
+    let inbox = Arc::clone(inbox);
+    let notices = move || {
+        let mut words = Box::new([0; PACKET_WORDS]);
+        while let Ok(Some(packet)) = watch.receive(&mut words) {
+            match Notice::parse(&words[..packet.words]) {
+                Some(notice) => inbox.notice(notice),
+                None => tracing::warn!("a notice makes no sense"),
+            }
+        }
+        inbox.tell(News::GONE);
+    };
+    spawn("watch", notices).map(drop)
+}
+
+fn start_worker(
+    worker: Worker,
+    queue: &Arc<Queue>,
+    inbox: &Arc<Inbox>,
+    store: &Arc<dyn PageStore>,
+) -> Result<JoinHandle<Hypercalls>, ShellError> {
+    let (queue, inbox, store) = (Arc::clone(queue), Arc::clone(inbox), Arc::clone(store));
+    spawn("worker", move || worker.run(&queue, &inbox, &*store))
+}
