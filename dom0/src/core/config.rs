@@ -23,7 +23,7 @@ pub struct Config {
     pub out_threshold: u64,
     /// Requests that can be under way together: the slots of the ring.
     pub requests: usize,
-    /// How often an unreadable page is read before it counts as lost to this run.
+    /// How often an unreadable page is read before its request is over, and before a stop gives up.
     pub read_attempts: u32,
 }
 

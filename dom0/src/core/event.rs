@@ -186,15 +186,14 @@ pub enum Report {
     /// The store takes pages again.
     #[error("the page store takes pages again")]
     StoreBack,
-    /// A page did not read back. It is not given to the guest; its slot is kept.
-    #[error("{gfn} cannot be read back ({error}), attempt {attempt}")]
+    /// A page did not read back. It is not given to the guest; its slot is kept. Said once until it
+    /// reads back.
+    #[error("{gfn} cannot be read back: {error}")]
     Unreadable {
         /// The page.
         gfn: Gfn,
         /// What happened.
         error: PageError,
-        /// 1 for the first.
-        attempt: u32,
     },
     /// A page could not be given to the guest, though it was read. It is tried again.
     #[error("{gfn} cannot be brought in now: {error}")]

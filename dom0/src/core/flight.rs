@@ -102,8 +102,6 @@ enum Readiness {
     WantsMemory,
     /// At the next tick.
     NextTick,
-    /// Its page was read too often in vain: only page-in ahead of need, or another request, can help.
-    Unreadable,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,13 +152,6 @@ impl Asks {
             .map(|(nth, ask)| (nth, ask.request.gfn))
     }
 
-    /// Whether any request may still be served without anything new happening but ticks.
-    pub(super) fn any_hope(&self) -> bool {
-        self.list
-            .iter()
-            .any(|ask| ask.readiness != Readiness::Unreadable)
-    }
-
     /// Answers every request for a page; how many there were.
     pub(super) fn answer(&mut self, gfn: Gfn, actions: &mut Actions) -> usize {
         let before = self.list.len();
@@ -181,19 +172,21 @@ impl Asks {
         }
     }
 
-    /// This page did not read back; how many attempts its requests have seen, 0 if there is none.
-    pub(super) fn read_failed(&mut self, gfn: Gfn, attempts: u32) -> u32 {
-        let mut most = 0;
-        for ask in self.list.iter_mut().filter(|ask| ask.request.gfn == gfn) {
+    /// This page did not read back. Requests that have seen so many attempts are over: they are
+    /// answered without their page.
+    pub(super) fn read_failed(&mut self, gfn: Gfn, attempts: u32, actions: &mut Actions) {
+        self.list.retain_mut(|ask| {
+            if ask.request.gfn != gfn {
+                return true;
+            }
             ask.failed_reads += 1;
-            ask.readiness = if ask.failed_reads < attempts {
-                Readiness::NextTick
-            } else {
-                Readiness::Unreadable
-            };
-            most = most.max(ask.failed_reads);
-        }
-        most
+            ask.readiness = Readiness::NextTick;
+            let keep = ask.failed_reads < attempts;
+            if !keep {
+                actions.push(Action::Respond(Response::to(&ask.request)));
+            }
+            keep
+        });
     }
 
     /// Memory may have become free.
@@ -202,7 +195,7 @@ impl Asks {
     }
 
     pub(super) fn tick(&mut self) {
-        self.wake(|readiness| readiness != Readiness::Unreadable);
+        self.wake(|_| true);
     }
 
     pub(super) fn clear(&mut self) {

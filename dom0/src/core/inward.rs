@@ -146,19 +146,16 @@ impl Pager {
         self.gone.insert(gfn.get(), ());
     }
 
-    /// The page did not read back: the guest is not given what the store does not vouch for.
+    /// The page did not read back: the guest is not given what the store does not vouch for. After
+    /// some attempts its requests are answered all the same: the hypervisor sees that the page is not
+    /// home, whoever waits asks again, and the ring slot serves others meanwhile.
     fn unread(&mut self, gfn: Gfn, error: PageError, actions: &mut Actions) {
-        let first = self.unreadable.insert(gfn.get(), ()).is_none();
-        let attempt = self.asks.read_failed(gfn, self.config.read_attempts);
-        self.ahead.failed = true;
-        if first || attempt > 0 {
-            let attempt = attempt.max(1);
-            actions.push(Action::Report(Report::Unreadable {
-                gfn,
-                error,
-                attempt,
-            }));
+        if self.unreadable.insert(gfn.get(), ()).is_none() {
+            actions.push(Action::Report(Report::Unreadable { gfn, error }));
         }
+        self.asks
+            .read_failed(gfn, self.config.read_attempts, actions);
+        self.ahead.failed = true;
     }
 
     /// The page could not be given to the guest now: most likely there is no memory. Those who wait go

@@ -18,7 +18,8 @@
 //!
 //! - the bytes of a page are in exactly one trusted place: the guest until the evict was reported
 //!   to have worked, the slot from then until the prep was;
-//! - every request is answered exactly once, when its page is home (or gone, or never left);
+//! - every request is answered exactly once, when its page is home (or gone, or never left, or
+//!   cannot be read);
 //! - a slot is taken by at most one page, and free again only when no batch can touch it any more;
 //! - after a stop nothing is out but what cannot be read, and nothing stays nominated.
 //!
@@ -43,14 +44,14 @@
 //! to the present one, the page is restored all the same. A late drop would take the new contents of a
 //! page that became memory again under the same number. So a drop counts only for a page that
 //! was out when the guest gave it back, by the type in the request: one of a nominated page never
-//! does, one of a page on its way in only if a request for it has been heard and not answered. And a
+//! does, one of a page on its way in only if a request for it has been heard and its page not brought home. And a
 //! page for which prep says `ENOENT` is no victim again before its drop was heard.
 //!
 //! | failure | what happens |
 //! |---|---|
 //! | nominate, map or evict refused | slot given back, the page stays and is not chosen again for a while |
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
-//! | load fails | never prepped; slot kept; read again at each tick, so many times for those who wait, then only ahead of need (on a stop or a raised target) or for a new request |
+//! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. Ahead of need (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
 //! | restore fails | reported, counted in the summary |
 //! | the shell does not get to a page | as if it had not been tried |

@@ -255,7 +255,6 @@ impl Pager {
             Phase::Stopping
                 if idle
                     && self.homes.len() == unreadable
-                    && !self.asks.any_hope()
                     && (unreadable == 0 || self.ahead.vain_rounds >= self.config.read_attempts) =>
             {
                 self.phase = Phase::Stopped;

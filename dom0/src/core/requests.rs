@@ -51,8 +51,11 @@ impl Pager {
         let was_out = match request.p2mt {
             _ if request.paging.contains(PagingFlags::EVICT_FAIL) => false,
             P2mType::RamPagingOut => false,
-            // It had been asked for. If it was out, that request came before this one.
-            P2mType::RamPagingInStart | P2mType::RamPagingIn => self.asks.has(gfn),
+            // It had been asked for. If it was out, that request came before this one, and waits, or
+            // was answered without the page.
+            P2mType::RamPagingInStart | P2mType::RamPagingIn => {
+                self.asks.has(gfn) || self.unreadable.contains(gfn.get())
+            }
             _ => true,
         };
         self.asks.answer(gfn, actions);

@@ -145,16 +145,18 @@ proptest! {
         sim.bad_slots = bad.into_iter().map(Slot).collect();
         ops.into_iter().for_each(|op| apply(&mut sim, op));
         sim.faults = Default::default();
-        let summary = sim.finish();
+        sim.finish();
+        // It goes on serving requests, so that those that stood in line come to their turn.
+        for _ in 0..40 {
+            sim.event(Event::Tick);
+            sim.settle();
+        }
         let lost: Vec<_> = sim.pager.unreadable().collect();
-        prop_assert_eq!(summary.unreadable_pages, lost.len() as u64);
         for (n, entry) in sim.entries.iter().enumerate() {
             let out = matches!(entry, Entry::Paged | Entry::InStart(None));
             prop_assert_eq!(out, lost.iter().any(|gfn| gfn.get() == n as u64));
         }
-        for gfn in sim.waits.iter().flatten() {
-            prop_assert!(lost.contains(gfn), "{} is readable and still waited for", gfn);
-        }
+        prop_assert!(sim.waits.iter().all(Option::is_none), "{:?} wait for ever", sim.waits);
         // Once the device works again, stopping once more brings them home too.
         sim.bad_slots.clear();
         sim.finished = None;
