@@ -33,12 +33,17 @@ qemu_boot() {
         -append "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_mem=1G,max:1G dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=no cpufreq=none noreboot ${XEN_APPEND:-}"
         -initrd "vmlinux console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr,dom0.cpio"
     )
+    # XEN_QEMU_EXTRA: for a debugger, say "-gdb tcp:127.0.0.1:1234" (symbols: xen/xen-syms in the build).
+    # shellcheck disable=SC2206
+    qemu+=(${XEN_QEMU_EXTRA:-})
     deadline=$((SECONDS + limit))
     exec 7< <(cd "$work" && QEMU_MODULE_DIR="$root_dir/usr/lib/x86_64-linux-gnu/qemu" \
         exec timeout -k 5 $((limit + 20)) "${qemu[@]}" </dev/null 2>&1)
     pid=$!
     : >"$log"
-    while left=$((deadline - SECONDS)); [ "$left" -gt 0 ]; do
+    # LINE_COMMAND may set line_deadline (in SECONDS) for what it waits for: dom0 may be too dead to keep its own.
+    line_deadline=$deadline
+    while left=$(((line_deadline < deadline ? line_deadline : deadline) - SECONDS)); [ "$left" -gt 0 ]; do
         line=''
         if ! IFS= read -r -t "$left" -u 7 line && [ -z "$line" ]; then break; fi
         line=${line//$'\r'/}
@@ -50,7 +55,7 @@ qemu_boot() {
             *"Panic on CPU"* | *"Kernel panic - not syncing"*) [ -n "$status" ] || { status=125; deadline=$((SECONDS + 5)); } ;;
         esac
     done
-    [ -n "$status" ] || { if [ $((deadline - SECONDS)) -le 0 ]; then status=124; else status=125; fi; }
+    [ -n "$status" ] || { if [ "$left" -le 0 ] || [ $((deadline - SECONDS)) -le 0 ]; then status=124; else status=125; fi; }
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
     exec 7<&-

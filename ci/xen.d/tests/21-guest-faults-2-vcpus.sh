@@ -1,5 +1,7 @@
 # Two vcpus fault at once, both on every page (alternate words): pattern intact, exit 0.
 # deadline: 300
+# own-boot: C can hang the host here
+# c-defect-sometimes: a vcpu that is woken for a ring slot and finds none waits again, which crashes its domain (common/wait.c), and destroying that domain hangs the host
 guest_create c 96 2 "mib=32 threads=2 share=1"
 guest_ready c
 guest_passes c 2 60

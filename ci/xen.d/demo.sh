@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# ci/xen demo [c|rust]: shows a guest being paged out and in, for people.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$here/qemu.sh"
+
+flavour=c
+case ${1:-} in c | rust) flavour=$1; shift ;; esac
+"$here/build.sh" "$flavour"
+"$here/image.sh"
+
+test=$(mktemp -d)
+trap 'rm -rf "$test"' EXIT
+cp "$here/dom0/lib.sh" "$test/"
+cp "$here/dom0/demo.sh" "$test/run"
+log=$(new_run "demo-$flavour")
+say "booting Xen under emulation: about 20 s before the guest starts (log: $log)"
+on_line() {
+    case $1 in
+        "demo: "*) printf '%4d s  %s\n' "$SECONDS" "${1#demo: }" ;;
+        @@dom0-ready@@) printf '%4d s  Xen and dom0 are up\n' "$SECONDS" ;;
+        "reason: "* | *"Panic on CPU"* | *"domain_crash called"*) printf '%4d s  %s\n' "$SECONDS" "$1" ;;
+    esac
+}
+status=0
+qemu_boot "$flavour" "$test" "$log" 420 on_line || status=$?
+[ "$status" = 0 ] || die "the demo ended with $status: see $log"

@@ -1,0 +1,36 @@
+# What `ci/xen demo` runs in dom0: a guest that writes and checks its memory all the time is paged out and in.
+. /test/lib.sh
+show() { echo "demo: $*"; }
+line() {
+    set -- $(dominfo "$domid")
+    show "$(printf 'resident %3d MiB, paged out %5d pages | guest: pass %s, wrong words %s, slowest page %s us' \
+        $(($1 / 256)) "$2" "$(guest_pass g)" "$(guest_number g bad)" "$(guest_number g worst_us)")"
+}
+watch_it() {
+    local end=$(($(cut -d. -f1 /proc/uptime) + $1)); shift
+    until "$@"; do
+        line
+        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || return 1
+        sleep 3
+    done
+    line
+}
+show "creating a guest of 96 MiB that fills 32 MiB with a pattern and checks every word of it, pass after pass"
+guest_create g 96 1 "mib=32"
+guest_ready g
+guest_passes g 1 60
+line
+show "the pager is told: 72 MiB are enough"
+target "$domid" 73728
+pager_start g "$domid" fixed
+watch_it 90 paged_at_least "$domid" 5000 || bad "the guest did not shrink"
+show "the guest goes on, its faults bring pages back while others go"
+at=$(($(guest_pass g) + 3))
+watch_it 90 past_pass g $at || bad "the guest stood still"
+show "SIGTERM to the pager: everything comes back"
+kill -TERM "$pager"
+watch_it 90 pager_gone || bad "the pager did not end"
+guest_passes g 2 60
+line
+guest_intact g
+show "no wrong word in $(guest_pass g) passes"
