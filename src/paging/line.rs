@@ -153,47 +153,33 @@ impl Line {
     }
 
     /// As [`Self::send`], for a page that is on its way in: sent only if nobody has asked for it on
-    /// this ring, as after a pager has been replaced. A vcpu that stands in line with an outdated
+    /// this ring, as after a pager has been replaced, or if those who want to stand in line
+    /// themselves. The answer to any request for a page ends the wait of all who wait for it. A vcpu that stands in line with an outdated
     /// request replaces it all the same: what it says there would not be true any more.
     pub(super) fn send_again(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
-        if wanted(vcpus, vcpu).is_none() && self.is_asked(vcpus, want.gfn) {
+        let asked = self
+            .front
+            .as_ref()
+            .is_some_and(|front| front.asks(want.gfn));
+        if asked && wanted(vcpus, vcpu).is_none() {
             return Sent::Already;
         }
         self.send(vcpus, vcpu, want)
     }
 
     /// As [`Self::send_again`], for callers that do not wait.
-    pub(super) fn push_again(&mut self, vcpus: Vcpus<'_>, want: Want, caller: Caller) -> Sent {
-        if self.is_asked(vcpus, want.gfn) {
+    pub(super) fn push_again(&mut self, want: Want, caller: Caller) -> Sent {
+        if self
+            .front
+            .as_ref()
+            .is_some_and(|front| front.asks(want.gfn))
+        {
             return Sent::Already;
         }
         match self.claim_in_turn(caller.asker()) {
             Ok(claim) => self.push(claim, want, caller),
             Err(not) => Sent::Not(not),
         }
-    }
-
-    /// Whether the pager has been asked for this page, or will be when somebody's turn comes. Looks
-    /// at each vcpu in line, and there is nearly always none.
-    fn is_asked(&self, vcpus: Vcpus<'_>, gfn: Gfn) -> bool {
-        if self.front.as_ref().is_some_and(|front| front.asks(gfn)) {
-            return true;
-        }
-        let mut place = self.first;
-        while let Some(vcpu) = place {
-            let asks = matches!(
-                wanted(vcpus, vcpu),
-                Some(Want { gfn: wanted, kind: Kind::Page, .. }) if wanted == gfn
-            );
-            if asks && vcpus.waits_for(vcpu) == Some(gfn) {
-                return true;
-            }
-            place = vcpus
-                .cell(vcpu)
-                .and_then(|cell| cell.next.load(Ordering::Relaxed).checked_sub(1))
-                .map(VcpuId);
-        }
-        false
     }
 
     /// Pushes what those in line want, as far as there are slots.
@@ -210,7 +196,8 @@ impl Line {
                     gfn,
                     kind: Kind::Page,
                     ..
-                }) => vcpus.waits_for(vcpu) != Some(gfn),
+                    // Home by now; or asked for, and woken by the answer.
+                }) => vcpus.waits_for(vcpu) != Some(gfn) || front.asks(gfn),
                 Some(_) => false,
                 None => true,
             };

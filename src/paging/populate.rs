@@ -247,7 +247,7 @@ impl<P: Platform> Paging<'_, P> {
 
     /// For callers that are not paused and find the page on its way in.
     fn ask_again_unpaused(&self, want: Want, caller: Caller) -> Result<Populated, PopulateError> {
-        let sent = self.line.lock().push_again(self.vcpus(), want, caller);
+        let sent = self.line.lock().push_again(want, caller);
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);

@@ -79,11 +79,17 @@ impl<P: Platform> Paging<'_, P> {
             responses += 1;
             self.counters.add(Count::Responses, 1);
             if taken
+                .response
                 .map_err(Ignored::Entry)
                 .and_then(|response| self.resume(&response))
                 .is_err()
             {
                 self.counters.add(Count::Ignored, 1);
+            }
+            // The request is over, whatever the answer was worth. Those whose page is not home for
+            // all that find it still on its way, and ask again.
+            if let Some(asked) = taken.asked {
+                self.wake(asked);
             }
             self.after_serving(served);
         }

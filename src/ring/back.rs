@@ -138,7 +138,7 @@ mod tests {
             }
             assert_eq!(back.publish(), Notify::Owed);
             for gfn in gfns.iter().rev() {
-                let response = front.take().unwrap().unwrap().unwrap();
+                let response = front.take().unwrap().unwrap().response.unwrap();
                 assert_eq!(response.gfn, Gfn::new_truncate(*gfn));
             }
             assert_eq!(front.take(), Ok(None));

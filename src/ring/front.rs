@@ -31,6 +31,15 @@ pub struct Claim {
     epoch: u32,
 }
 
+/// What came off the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The page of the request whose slot is free now: nobody may wait for its answer any more.
+    pub asked: Option<Gfn>,
+    /// What the pager says.
+    pub response: Result<Response, EntryError>,
+}
+
 /// The claim was made on a ring that has been torn down since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
@@ -144,7 +153,7 @@ impl Front {
     /// answer that means nothing ([`EntryError`]) is an answer nevertheless.
     ///
     /// `Ok(None)`: none there, and the pager will notify for the next one.
-    pub fn take(&mut self) -> Result<Option<Result<Response, EntryError>>, Overrun> {
+    pub fn take(&mut self) -> Result<Option<Taken>, Overrun> {
         if self.pending()? == 0 {
             self.page.store(
                 Index::RspEvent,
@@ -159,8 +168,8 @@ impl Front {
         }
         let response = Response::try_from(&self.page.read(self.rsp_cons));
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
-        self.release(response.as_ref().ok().map(|r| r.gfn));
-        Ok(Some(response))
+        let asked = self.release(response.as_ref().ok().map(|r| r.gfn));
+        Ok(Some(Taken { asked, response }))
     }
 
     /// Responses that wait to be taken, checked: only what was asked can be answered.
@@ -177,14 +186,14 @@ impl Front {
     }
 
     /// Frees the slot of the request that was answered: the one for this gfn, or any one if the
-    /// answer names none that was asked.
-    fn release(&mut self, gfn: Option<Gfn>) {
+    /// answer names none that was asked. Yields the page that had been asked for.
+    fn release(&mut self, gfn: Option<Gfn>) -> Option<Gfn> {
         let by_gfn = |a: &Option<(Gfn, Asker)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
         let slot = self.asked.iter().position(by_gfn);
         let slot = slot.or_else(|| self.asked.iter().position(Option::is_some));
-        if let Some((_, asker)) = slot.and_then(|slot| self.asked[slot].take()) {
-            *self.held_by(asker) -= 1;
-        }
+        let (asked, asker) = self.asked[slot?].take()?;
+        *self.held_by(asker) -= 1;
+        Some(asked)
     }
 
     fn held_by(&mut self, asker: Asker) -> &mut u32 {
@@ -244,7 +253,11 @@ mod tests {
         };
         back.answer(&other).unwrap();
         assert_eq!(back.publish(), Notify::Owed);
-        assert_eq!(front.take(), Ok(Some(Ok(other))));
+        let taken = Taken {
+            asked: Some(asked.gfn),
+            response: Ok(other),
+        };
+        assert_eq!(front.take(), Ok(Some(taken)));
         assert_eq!((front.held(), front.outstanding()), (0, 0));
         assert_eq!(front.take(), Ok(None));
     }
@@ -283,7 +296,11 @@ mod tests {
         entry.version = 3;
         page.map().write(0, &entry);
         page.map().store(Index::RspProd, 1, Ordering::Release);
-        assert_eq!(front.take(), Ok(Some(Err(EntryError::Version(3)))));
+        let taken = Taken {
+            asked: Some(Gfn::new_truncate(7)),
+            response: Err(EntryError::Version(3)),
+        };
+        assert_eq!(front.take(), Ok(Some(taken)));
         assert_eq!(front.held(), 0);
     }
 }

@@ -13,7 +13,7 @@ mod page;
 
 pub use abi::{EntryError, EntryFlags, PagingFlags, Request, Response, SLOTS};
 pub use back::{Back, NoRequestToAnswer};
-pub use front::{Asker, Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Stale};
+pub use front::{Asker, Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Stale, Taken};
 pub use page::SharedPage;
 
 /// The other side published an index that cannot be: more entries than the ring has, or answers to
