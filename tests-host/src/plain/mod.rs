@@ -1,0 +1,162 @@
+//! A plain machine in memory: the smallest thing that [`Paging`](p2m_paging::Paging) runs on.
+//!
+//! It has frames with contents, owners and users; a p2m; an m2p; vcpus that are stopped and let go.
+//! With `CHECKED` it also holds the crate to the seam's rules and panics on the first breach: frames
+//! are freed only after a flush, nothing is owed when the p2m lock is released, the p2m lock and the
+//! ring lock are never held together, nobody is unpaused or notified under a lock, no unpause without
+//! its pause. Without `CHECKED` (benches) nothing but the work itself remains.
+//!
+//! A page's contents are one word: the state machine never looks at them, only moves them.
+
+mod core;
+mod lock;
+mod ring_page;
+
+use ::core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use p2m_paging::p2m::P2mType;
+use p2m_paging::paging::DomainFacts;
+use p2m_paging::platform::{AllocError, Platform};
+use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
+
+pub use self::core::{Core, Frame, PlainP2m, SCRUBBED};
+pub use lock::RingLock;
+pub use ring_page::RingPage;
+
+/// A domain that nothing speaks against.
+pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts {
+    hvm_control_domain: false,
+    hap: true,
+    iommu: false,
+    populate_on_demand: false,
+};
+
+/// Where the contents for a page-in are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffer {
+    /// A readable page with these contents.
+    Page(u64),
+    /// Not aligned, or out of the caller's reach.
+    Invalid,
+    /// Faults when it is read.
+    Faulting,
+}
+
+/// What the next call of each kind does instead of its work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// [`P2m::set_type`](p2m_paging::P2m::set_type) fails.
+    pub set_type: Option<Errno>,
+    /// [`P2m::take`](p2m_paging::P2m::take) fails.
+    pub take: Option<Errno>,
+    /// [`P2m::install`](p2m_paging::P2m::install) fails.
+    pub install: Option<Errno>,
+    /// [`P2m::alloc`](p2m_paging::P2m::alloc) fails.
+    pub alloc: Option<AllocError>,
+}
+
+/// What the platform was told to do with a vcpu.
+#[derive(Debug, Default)]
+struct VcpuRecord {
+    /// Pauses less unpauses.
+    level: AtomicI32,
+    pauses: AtomicU64,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct PlainMachine<const CHECKED: bool = true> {
+    core: lock_api::Mutex<spin::Mutex<()>, Core>,
+    vcpus: Vec<VcpuRecord>,
+    notifications: AtomicU64,
+}
+
+impl<const CHECKED: bool> PlainMachine<CHECKED> {
+    /// `gfns` frames of RAM, gfn n containing n, and `spare` free frames beside them.
+    pub fn new(gfns: usize, spare: usize, vcpus: usize) -> Self {
+        Self {
+            core: lock_api::Mutex::new(Core::new(gfns, spare)),
+            vcpus: (0..vcpus).map(|_| VcpuRecord::default()).collect(),
+            notifications: AtomicU64::new(0),
+        }
+    }
+
+    /// Looks at, or changes, the machine behind the crate's back.
+    pub fn with<R>(&self, look: impl FnOnce(&mut Core) -> R) -> R {
+        look(&mut self.core.lock())
+    }
+
+    /// The type of a gfn.
+    pub fn p2mt(&self, gfn: Gfn) -> P2mType {
+        self.with(|core| core.entry(gfn).p2mt)
+    }
+
+    /// The contents behind a gfn, if it has a frame.
+    pub fn contents(&self, gfn: Gfn) -> Option<u64> {
+        self.with(|core| core.entry(gfn).mfn.map(|mfn| core.frame(mfn).contents))
+    }
+
+    /// Whether the vcpu is stopped.
+    pub fn is_stopped(&self, vcpu: VcpuId) -> bool {
+        self.vcpus[vcpu.index()].level.load(Ordering::SeqCst) != 0
+    }
+
+    /// How often the vcpu has been stopped.
+    pub fn stops(&self, vcpu: VcpuId) -> u64 {
+        self.vcpus[vcpu.index()].pauses.load(Ordering::SeqCst)
+    }
+
+    /// Events sent to the pager.
+    pub fn notifications(&self) -> u64 {
+        self.notifications.load(Ordering::SeqCst)
+    }
+
+    /// Somebody else takes a reference to the frame behind a gfn.
+    pub fn get_frame(&self, gfn: Gfn) -> Option<Mfn> {
+        self.with(|core| {
+            let mfn = core.entry(gfn).mfn?;
+            core.frame_mut(mfn).references += 1;
+            Some(mfn)
+        })
+    }
+
+    /// They give it back; the last user of a frame that the domain has given up frees it.
+    pub fn put_frame(&self, mfn: Mfn) {
+        self.with(|core| core.put(mfn));
+    }
+
+    /// Panics unless every frame is accounted for, every mapped frame has its m2p entry and
+    /// `paged_pages` is the number of gfns that are out.
+    pub fn check(&self) {
+        self.with(Core::check);
+    }
+}
+
+impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
+    type P2m<'a> = PlainP2m<'a, CHECKED>;
+    type Buffer = Buffer;
+    type RingLock = RingLock<CHECKED>;
+
+    fn lock_p2m(&self) -> PlainP2m<'_, CHECKED> {
+        PlainP2m::lock(&self.core)
+    }
+
+    fn pause_vcpu(&self, vcpu: VcpuId) {
+        let record = &self.vcpus[vcpu.index()];
+        record.level.fetch_add(1, Ordering::SeqCst);
+        record.pauses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn unpause_vcpu(&self, vcpu: VcpuId) {
+        lock::assert_none_held::<CHECKED>("unpause_vcpu");
+        let before = self.vcpus[vcpu.index()]
+            .level
+            .fetch_sub(1, Ordering::SeqCst);
+        assert!(before > 0, "{vcpu:?} unpaused without a pause");
+    }
+
+    fn notify_pager(&self) {
+        lock::assert_none_held::<CHECKED>("notify_pager");
+        self.notifications.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,119 @@
+//! What must hold after every operation, and the smaller operations.
+
+use p2m_paging::paging::Caller;
+use p2m_paging::{Errno, VcpuId};
+
+use super::{Is, Op, World, is, number, vcpu_id};
+use crate::plain::Buffer;
+
+impl World<'_> {
+    /// Panics where the crate and the model differ, or where the machine is not in order.
+    pub fn check(&self) {
+        let machine = self.machine();
+        machine.check();
+        for (gfn, expected) in self.model.pages.iter().enumerate() {
+            let entry = machine.with(|core| core.entry(number(gfn)));
+            let found = is(entry.p2mt, entry.mfn.is_some());
+            assert_eq!(found, *expected, "page {gfn}");
+        }
+        for (n, waits) in self.model.waits.iter().enumerate() {
+            let vcpu = vcpu_id(n);
+            let found = self.paging.vcpus().waits_for(vcpu);
+            assert_eq!(found, waits.map(number), "{vcpu:?} waits");
+            if let Some(gfn) = waits {
+                let in_flight = matches!(self.model.pages[*gfn], Is::Start { .. } | Is::In);
+                assert!(
+                    in_flight,
+                    "{vcpu:?} waits for page {gfn}, which is not coming"
+                );
+            }
+            let reasons = self.model.pauses[n]
+                + u32::from(waits.is_some())
+                + u32::from(self.model.dropping(n));
+            assert_eq!(self.paging.vcpus().pauses(vcpu), reasons, "{vcpu:?}");
+            assert_eq!(machine.is_stopped(vcpu), reasons > 0, "{vcpu:?}");
+        }
+        assert_eq!(self.paging.is_enabled(), self.model.enabled());
+        assert_eq!(self.paging.slots_held() as usize, self.model.held());
+        machine.with(|core| assert_eq!(core.failures, self.model.failures));
+    }
+
+    /// Panics if anybody is still made to wait.
+    pub fn assert_nobody_waits(&self) {
+        for n in 0..self.model.waits.len() {
+            let vcpu = vcpu_id(n);
+            assert_eq!(self.paging.vcpus().waits_for(vcpu), None, "{vcpu:?}");
+            assert!(!self.model.dropping(n), "{vcpu:?} stands in line");
+            let others = self.model.pauses[n];
+            assert_eq!(self.paging.vcpus().pauses(vcpu), others, "{vcpu:?}");
+        }
+    }
+
+    /// The end of a run: an honest pager works on, and in the end nobody waits and every page that
+    /// somebody wants is as the guest left it.
+    pub fn settle(&mut self) {
+        if !self.model.enabled() {
+            self.enable();
+        }
+        self.pager_works_on();
+        self.assert_nobody_waits();
+        for gfn in 0..self.model.pages.len() {
+            self.read(0, gfn);
+            self.pager_works_on();
+            self.read(0, gfn);
+            self.pager_works_on();
+        }
+        self.assert_nobody_waits();
+    }
+
+    /// Makes all operations, then settles. Any breach panics.
+    pub fn run(&mut self, ops: impl IntoIterator<Item = Op>) {
+        ops.into_iter().for_each(|op| self.apply(op));
+        self.settle();
+    }
+
+    pub(super) fn foreign(&mut self, gfn: usize) {
+        let got = self
+            .paging
+            .populate(number(gfn), Caller::Foreign(VcpuId(77)));
+        let expected = self.model.populate(gfn, None, true);
+        assert_eq!(got, expected, "somebody else needs {gfn}");
+    }
+
+    /// A pager preps what it believes to be out; of a page that was dropped it may not know yet.
+    pub(super) fn prep_believing(
+        &mut self,
+        gfn: usize,
+        buffer: Option<Buffer>,
+    ) -> Result<(), Errno> {
+        if !self.out.contains(&gfn) {
+            return Err(Errno::ENOENT);
+        }
+        self.prep(gfn, buffer)
+    }
+
+    pub(super) fn get_frame(&mut self, gfn: usize) {
+        if let Some(mfn) = self.machine().get_frame(number(gfn)) {
+            self.references.push((gfn, mfn));
+        }
+    }
+
+    pub(super) fn put_frame(&mut self) {
+        if let Some((_, mfn)) = self.references.pop() {
+            self.machine().put_frame(mfn);
+        }
+    }
+
+    pub(super) fn pause(&mut self, vcpu: usize) {
+        let paused = self.paging.pause(vcpu_id(vcpu));
+        self.paused.push((vcpu, paused.expect("the vcpu exists")));
+        self.model.pauses[vcpu] += 1;
+    }
+
+    pub(super) fn unpause(&mut self) {
+        if let Some((vcpu, paused)) = self.paused.pop() {
+            self.paging.unpause(paused);
+            self.model.pauses[vcpu] -= 1;
+        }
+    }
+}

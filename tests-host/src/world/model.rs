@@ -1,0 +1,351 @@
+//! What a paged domain should do, said as simply as possible.
+//!
+//! One thread, no locks, no ring page: states, who waits for what, which requests the pager has been
+//! sent. Written from the description of rows A1 to A10, not from the crate.
+
+#![allow(missing_docs)] // The names say it.
+
+use std::collections::VecDeque;
+
+use p2m_paging::Errno;
+use p2m_paging::paging::{DisableError, DropError, PopulateError, Populated};
+use p2m_paging::platform::AllocError;
+
+use crate::plain::Failures;
+
+/// Requests that may be unanswered at a time: all, of the guest, of others.
+const SLOTS: usize = 8;
+const GUEST: usize = 7;
+const FOREIGN: usize = 4;
+
+/// What a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    /// Home; `dirty`: its writes are logged.
+    Home { dirty: bool },
+    /// Nominated.
+    Out,
+    /// Out.
+    Paged,
+    /// Asked for; with its frame if it was never evicted.
+    Start { frame: bool },
+    /// Has an empty frame.
+    In,
+    /// Given back.
+    Gone,
+}
+
+/// What the pager is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub gfn: usize,
+    /// The vcpu of the guest that asks; `None`: somebody else does.
+    pub vcpu: Option<usize>,
+    pub paused: bool,
+    pub drop: bool,
+    pub evict_fail: bool,
+}
+
+/// The whole domain.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub pages: Vec<Is>,
+    pub waits: Vec<Option<usize>>,
+    /// Pauses for other reasons.
+    pub pauses: Vec<u32>,
+    line: VecDeque<(usize, Ask)>,
+    /// Unanswered requests, each in a place of its own, and whether they are the guest's.
+    ring: Option<[Option<(usize, bool)>; SLOTS]>,
+    /// Sent and not yet taken by the pager.
+    pub sent: VecDeque<Ask>,
+    pub failures: Failures,
+    pub log_dirty: bool,
+}
+
+impl Model {
+    pub fn new(pages: usize, vcpus: usize) -> Self {
+        Self {
+            pages: vec![Is::Home { dirty: false }; pages],
+            waits: vec![None; vcpus],
+            pauses: vec![0; vcpus],
+            line: VecDeque::new(),
+            ring: None,
+            sent: VecDeque::new(),
+            failures: Failures::default(),
+            log_dirty: false,
+        }
+    }
+
+    pub fn enable(&mut self) -> bool {
+        let fresh = self.ring.is_none();
+        self.ring.get_or_insert([None; SLOTS]);
+        fresh
+    }
+
+    pub fn disable(&mut self) -> Result<(), DisableError> {
+        if !self.line.is_empty() {
+            return Err(DisableError::VcpusInLine);
+        }
+        self.shut_down();
+        Ok(())
+    }
+
+    pub fn shut_down(&mut self) {
+        self.ring = None;
+        self.line.clear();
+        self.sent.clear();
+        self.waits.fill(None);
+    }
+
+    pub fn enabled(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    pub fn held(&self) -> usize {
+        self.ring.iter().flatten().flatten().count()
+    }
+
+    /// Whether the vcpu stands in line only to say that a page is gone.
+    pub fn dropping(&self, vcpu: usize) -> bool {
+        self.line.iter().any(|(v, ask)| *v == vcpu && ask.drop)
+    }
+
+    pub fn nominate(&mut self, gfn: usize, users: bool) -> Result<(), Errno> {
+        if !matches!(self.pages[gfn], Is::Home { .. }) || users {
+            return Err(Errno::EBUSY);
+        }
+        self.set_type(gfn, Is::Out)
+    }
+
+    pub fn evict(&mut self, gfn: usize, users: bool) -> Result<(), Errno> {
+        if self.pages[gfn] != Is::Out || users {
+            return Err(Errno::EBUSY);
+        }
+        self.failures.take.take().map_or(Ok(()), Err)?;
+        self.pages[gfn] = Is::Paged;
+        Ok(())
+    }
+
+    /// `vcpu`: the guest's, or `None` for anybody else.
+    pub fn populate(
+        &mut self,
+        gfn: usize,
+        vcpu: Option<usize>,
+        write: bool,
+    ) -> Result<Populated, PopulateError> {
+        let was = self.pages[gfn];
+        match was {
+            Is::Home { .. } | Is::Gone => return Ok(Populated::NotPaging),
+            Is::Out if !write => return Ok(Populated::Present),
+            _ if !self.enabled() => return Err(PopulateError::NoRing),
+            _ => {}
+        }
+        let leaves = matches!(was, Is::Out | Is::Paged);
+        let frame = matches!(was, Is::Out | Is::Start { frame: true });
+        let ask = Ask {
+            gfn,
+            vcpu,
+            paused: false,
+            drop: false,
+            evict_fail: was == Is::Out,
+        };
+        let waiter = vcpu.filter(|v| self.waits[*v].is_none() && !self.dropping(*v));
+        if leaves && waiter.is_none() && !self.has_slot(vcpu.is_some(), true) {
+            return Err(PopulateError::RingFull);
+        }
+        if leaves {
+            self.set_type(gfn, Is::Start { frame })
+                .map_err(PopulateError::Platform)?;
+        }
+        let Some(waiter) = waiter else {
+            // Only what nobody has asked for yet has to be asked for.
+            if (leaves || !self.asked(gfn)) && self.has_slot(vcpu.is_some(), true) {
+                self.push(ask);
+            }
+            return Ok(Populated::OnItsWay);
+        };
+        let stands = self.line.iter().any(|(v, _)| *v == waiter);
+        let asked = self.asked(gfn);
+        self.waits[waiter] = Some(gfn);
+        if leaves || stands || !asked {
+            self.send(
+                waiter,
+                Ask {
+                    paused: true,
+                    ..ask
+                },
+            );
+        }
+        Ok(Populated::Waiting)
+    }
+
+    /// `buffer`: what comes with it; `memory`: whether there is a free frame.
+    pub fn prep(
+        &mut self,
+        gfn: usize,
+        buffer: Option<Result<(), AllocError>>,
+        memory: bool,
+    ) -> Result<(), Errno> {
+        let is = self.pages[gfn];
+        if !matches!(is, Is::Paged | Is::Start { .. }) {
+            return Err(Errno::ENOENT);
+        }
+        let to = buffer.map_or(Is::In, |_| self.home());
+        if is == (Is::Start { frame: true }) {
+            self.set_type(gfn, to)?;
+        } else {
+            let no_memory = (!memory).then_some(AllocError::NoMemory);
+            let bad = self.failures.alloc.take();
+            let bad = bad.or(buffer.and_then(Result::err)).or(no_memory);
+            if let Some(bad) = bad {
+                return Err(match bad {
+                    AllocError::NoMemory => Errno::ENOMEM,
+                    AllocError::InvalidBuffer => Errno::EINVAL,
+                    AllocError::BufferFault => Errno::EFAULT,
+                });
+            }
+            self.failures.install.take().map_or(Ok(()), Err)?;
+            self.pages[gfn] = to;
+        }
+        if buffer.is_some() {
+            self.wake(gfn);
+        }
+        Ok(())
+    }
+
+    /// The pager's answer has been taken off the ring.
+    pub fn answered(&mut self, gfn: usize, nonsense: bool, dropped: bool) {
+        let Some(ring) = &mut self.ring else { return };
+        let exact = ring.iter().position(|a| a.is_some_and(|(g, _)| g == gfn));
+        let at = exact.or_else(|| ring.iter().position(Option::is_some));
+        let over = at.and_then(|at| ring[at].take());
+        self.serve();
+        self.comes_home(gfn, nonsense, dropped);
+        if let Some((asked, _)) = over {
+            // Home or not, there will be no further answer.
+            self.wake(asked);
+        }
+    }
+
+    fn comes_home(&mut self, gfn: usize, nonsense: bool, dropped: bool) {
+        if nonsense || dropped || gfn >= self.pages.len() {
+            return;
+        }
+        match self.pages[gfn] {
+            Is::In | Is::Start { frame: true } => {
+                let home = self.home();
+                if self.set_type(gfn, home).is_ok() {
+                    self.wake(gfn);
+                }
+            }
+            Is::Home { .. } => self.wake(gfn),
+            _ => {}
+        }
+    }
+
+    pub fn drop_page(&mut self, gfn: usize, vcpu: Option<usize>) -> Result<(), DropError> {
+        if !self.enabled() {
+            return Err(DropError::NoRing);
+        }
+        let slot = self.has_slot(vcpu.is_some(), true);
+        let may_stand = vcpu.is_some_and(|v| self.waits[v].is_none() && !self.dropping(v));
+        if !slot && !may_stand {
+            return Err(DropError::RingFull);
+        }
+        let is = self.pages[gfn];
+        let failure = match is {
+            Is::Home { .. } | Is::Gone => {
+                return Err(DropError::NotPaging(p2m_paging::P2mType::Invalid));
+            }
+            Is::Paged | Is::Start { frame: false } => self.failures.set_type.take(),
+            Is::Out | Is::Start { frame: true } | Is::In => self.failures.take.take(),
+        };
+        failure.map_or(Ok(()), |errno| Err(DropError::Platform(errno)))?;
+        self.pages[gfn] = Is::Gone;
+        self.wake(gfn);
+        let ask = Ask {
+            gfn,
+            vcpu,
+            paused: false,
+            drop: true,
+            evict_fail: is == Is::Out,
+        };
+        match vcpu {
+            Some(vcpu) if !slot => self.send(vcpu, ask),
+            _ => self.push(ask),
+        }
+        Ok(())
+    }
+
+    fn home(&self) -> Is {
+        Is::Home {
+            dirty: self.log_dirty,
+        }
+    }
+
+    fn set_type(&mut self, gfn: usize, to: Is) -> Result<(), Errno> {
+        self.failures.set_type.take().map_or(Ok(()), Err)?;
+        self.pages[gfn] = to;
+        Ok(())
+    }
+
+    fn wake(&mut self, gfn: usize) {
+        let waiters = self.waits.iter_mut().filter(|w| **w == Some(gfn));
+        waiters.for_each(|w| *w = None);
+    }
+
+    fn has_slot(&self, guest: bool, in_turn: bool) -> bool {
+        if guest && in_turn && !self.line.is_empty() {
+            return false;
+        }
+        let mine = self.ring.iter().flatten().flatten();
+        let mine = mine.filter(|(_, g)| *g == guest).count();
+        self.held() < SLOTS && mine < if guest { GUEST } else { FOREIGN }
+    }
+
+    /// Whether there is an unanswered request for this page.
+    fn asked(&self, gfn: usize) -> bool {
+        self.ring.iter().flatten().flatten().any(|(g, _)| *g == gfn)
+    }
+
+    /// Whether the answer to a request will wake this vcpu, or it will make one in its turn.
+    pub fn will_be_woken(&self, vcpu: usize) -> bool {
+        let asks = |gfn| {
+            let entry = self.line.iter().find(|(v, _)| *v == vcpu);
+            entry.is_some_and(|(_, ask)| ask.gfn == gfn && !ask.drop)
+        };
+        self.waits[vcpu].is_none_or(|gfn| self.asked(gfn) || asks(gfn))
+    }
+
+    fn push(&mut self, ask: Ask) {
+        if let Some(ring) = &mut self.ring
+            && let Some(place) = ring.iter_mut().find(|p| p.is_none())
+        {
+            *place = Some((ask.gfn, ask.vcpu.is_some()));
+            self.sent.push_back(ask);
+        }
+    }
+
+    /// Now, or when it is this vcpu's turn. Who stands in line keeps the place.
+    fn send(&mut self, vcpu: usize, ask: Ask) {
+        if let Some((_, stale)) = self.line.iter_mut().find(|(v, _)| *v == vcpu) {
+            *stale = ask;
+        } else if self.has_slot(true, true) {
+            self.push(ask);
+        } else {
+            self.line.push_back((vcpu, ask));
+        }
+    }
+
+    fn serve(&mut self) {
+        while let Some((vcpu, ask)) = self.line.front().copied() {
+            if ask.drop || (self.waits[vcpu] == Some(ask.gfn) && !self.asked(ask.gfn)) {
+                if !self.has_slot(true, false) {
+                    break;
+                }
+                self.push(ask);
+            }
+            self.line.pop_front();
+        }
+    }
+}

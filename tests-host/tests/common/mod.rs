@@ -1,0 +1,143 @@
+//! A paged domain and its pager, step by step.
+
+#![allow(dead_code)] // Each test program uses a part of it.
+
+use p2m_paging::p2m::Access;
+use p2m_paging::paging::{
+    EvictError, Job, NominateError, Paging, PopulateError, Populated, PrepError, PrepJob,
+};
+use p2m_paging::pause::VcpuCell;
+use p2m_paging::ring::{Back, Notify, Request, Response};
+use p2m_paging::{Gfn, P2mType, VcpuId};
+use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
+
+/// A domain with its pager.
+pub(crate) struct Domain {
+    pub(crate) paging: Paging<'static, PlainMachine>,
+    pub(crate) page: RingPage,
+    pub(crate) back: Back,
+}
+
+pub(crate) fn gfn(n: u64) -> Gfn {
+    Gfn::new_truncate(n)
+}
+
+pub(crate) fn cells(vcpus: usize) -> &'static [VcpuCell] {
+    Box::leak((0..vcpus).map(|_| VcpuCell::new()).collect())
+}
+
+/// A domain without a pager.
+pub(crate) fn domain(vcpus: usize, gfns: usize, spare: usize) -> Paging<'static, PlainMachine> {
+    Paging::new(PlainMachine::new(gfns, spare, vcpus), cells(vcpus))
+}
+
+impl Domain {
+    pub(crate) fn new(vcpus: usize, gfns: usize) -> Self {
+        let paging = domain(vcpus, gfns, 4);
+        let page = RingPage::new();
+        paging
+            .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
+            .unwrap();
+        let back = Back::new(page.map());
+        Self { paging, page, back }
+    }
+
+    pub(crate) fn machine(&self) -> &PlainMachine {
+        self.paging.platform()
+    }
+
+    pub(crate) fn p2mt(&self, n: u64) -> P2mType {
+        self.machine().p2mt(gfn(n))
+    }
+
+    pub(crate) fn nominate(&self, n: u64) -> Result<(), NominateError> {
+        let mut batch = [Job::new(gfn(n))];
+        self.paging.nominate(&mut batch);
+        batch[0].done.unwrap()
+    }
+
+    pub(crate) fn evict(&self, n: u64) -> Result<(), EvictError> {
+        let mut batch = [Job::new(gfn(n))];
+        self.paging.evict(&mut batch);
+        batch[0].done.unwrap()
+    }
+
+    /// Pages these out.
+    pub(crate) fn out(&self, gfns: impl IntoIterator<Item = u64>) {
+        for n in gfns {
+            self.nominate(n).unwrap();
+            self.evict(n).unwrap();
+        }
+    }
+
+    pub(crate) fn prep(&self, n: u64, buffer: Option<Buffer>) -> Result<(), PrepError> {
+        let mut batch = [PrepJob {
+            gfn: gfn(n),
+            buffer,
+            done: None,
+        }];
+        self.paging.prep(&mut batch);
+        batch[0].done.unwrap()
+    }
+
+    pub(crate) fn fault(&self, vcpu: u32, n: u64) -> Result<Populated, PopulateError> {
+        self.paging.fault(VcpuId(vcpu), gfn(n), Access::WRITE)
+    }
+
+    /// The next request, as it comes.
+    pub(crate) fn take(&mut self) -> Option<Request> {
+        self.back.take().unwrap().map(Result::unwrap)
+    }
+
+    /// Answers, and lets the hypervisor look.
+    pub(crate) fn respond(&mut self, response: &Response) {
+        self.back.answer(response).unwrap();
+        if self.back.publish() == Notify::Owed {
+            let _ = self.paging.on_event();
+        }
+    }
+
+    pub(crate) fn respond_to(&mut self, request: &Request) {
+        self.respond(&Response::to(request));
+    }
+
+    /// Serves one request honestly: the page as it was, then the answer.
+    pub(crate) fn serve_one(&mut self) -> Option<Request> {
+        let request = self.take()?;
+        let n = request.gfn.get();
+        let _ = self.prep(n, Some(Buffer::Page(n)));
+        self.respond_to(&request);
+        Some(request)
+    }
+
+    /// Replaces the pager.
+    pub(crate) fn reattach(&mut self) {
+        self.paging.disable().unwrap();
+        self.page = RingPage::new();
+        let page = &self.page;
+        self.paging
+            .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
+            .unwrap();
+        self.back = Back::new(self.page.map());
+    }
+
+    pub(crate) fn is_waiting(&self, vcpu: u32) -> bool {
+        self.paging.vcpus().waits_for(VcpuId(vcpu)).is_some()
+    }
+
+    /// Nobody is stopped, every frame is where it belongs.
+    pub(crate) fn assert_settled(&self) {
+        self.machine().check();
+        let mut vcpu = 0;
+        while self.paging.vcpus().contains(VcpuId(vcpu)) {
+            assert!(!self.is_waiting(vcpu), "v{vcpu} waits");
+            assert_eq!(self.paging.vcpus().pauses(VcpuId(vcpu)), 0, "v{vcpu}");
+            assert!(
+                !self.machine().is_stopped(VcpuId(vcpu)),
+                "v{vcpu} is stopped"
+            );
+            vcpu += 1;
+        }
+        assert_eq!(self.paging.slots_held(), 0, "slots are lost");
+    }
+}

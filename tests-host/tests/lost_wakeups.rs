@@ -1,0 +1,169 @@
+//! Vcpus that nobody would wake, and requests that say what is no longer so.
+
+mod common;
+
+use common::{Domain, gfn};
+use p2m_paging::paging::{Caller, Populated};
+use p2m_paging::ring::{PagingFlags, Request, Response};
+use p2m_paging::{Errno, P2mType, VcpuId};
+use tests_host::plain::Buffer;
+
+/// The pager dies with a request in hand; the next one has never heard of it.
+#[test]
+fn a_page_in_flight_is_asked_for_again_after_a_reattach() {
+    let mut d = Domain::new(2, 4);
+    d.out([1]);
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert!(d.take().is_some());
+    d.reattach();
+    assert!(!d.is_waiting(0), "woken by the tear-down");
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    let request = d.serve_one().expect("the new pager is asked");
+    assert_eq!(
+        (request.gfn, request.p2mt),
+        (gfn(1), P2mType::RamPagingInStart)
+    );
+    assert!(d.take().is_none(), "once");
+    d.assert_settled();
+    assert_eq!(d.machine().contents(gfn(1)), Some(1));
+}
+
+#[test]
+fn a_foreign_caller_asks_again_after_a_reattach() {
+    let mut d = Domain::new(1, 4);
+    d.out([1]);
+    let foreign = Caller::Foreign(VcpuId(5));
+    assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::OnItsWay));
+    d.reattach();
+    for _ in 0..3 {
+        assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::OnItsWay));
+    }
+    assert!(d.serve_one().is_some());
+    assert!(d.take().is_none(), "once");
+    d.assert_settled();
+    assert_eq!(d.p2mt(1), P2mType::RamRw);
+}
+
+/// Nominated and populated under one pager, answered by the next: home without a prep.
+#[test]
+fn a_page_in_flight_with_its_frame_comes_home_after_a_reattach() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(2).unwrap();
+    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    d.reattach();
+    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    let request = d.take().expect("the new pager is asked");
+    d.respond_to(&request);
+    d.assert_settled();
+    assert_eq!(d.p2mt(2), P2mType::RamRw);
+}
+
+/// A vcpu keeps its place in line when its page comes home without it; what it says there must be
+/// true when its turn comes.
+#[test]
+fn a_place_in_line_does_not_claim_that_an_evict_failed_long_ago() {
+    let mut d = Domain::new(10, 12);
+    d.out(0..7);
+    for vcpu in 0..7 {
+        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Waiting));
+    }
+    // Vcpu 7 stands in line for a page that was only nominated.
+    d.nominate(9).unwrap();
+    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    // It comes home by a prep that nobody asked for, and goes out for good.
+    d.prep(9, Some(Buffer::Page(0))).unwrap();
+    assert!(!d.is_waiting(7));
+    d.out([9]);
+    // Vcpu 8 asks for it; vcpu 7 waits with it, at its old place in line.
+    assert_eq!(d.fault(8, 9), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    let mut asked = 0;
+    while let Some(request) = d.serve_one() {
+        if request.gfn == gfn(9) {
+            asked += 1;
+            assert!(
+                !request.paging.contains(PagingFlags::EVICT_FAIL),
+                "{request:?}"
+            );
+            assert_ne!(request.p2mt, P2mType::RamPagingOut);
+        }
+    }
+    assert!(asked >= 1);
+    d.assert_settled();
+}
+
+/// An answer ends the request: if the page is not home for all that, its vcpu asks again, instead
+/// of waiting for an answer that has been given.
+#[test]
+fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
+    type Cheat = fn(&mut Domain, &Request);
+    let too_soon: Cheat = |d, request| d.respond_to(request);
+    let for_another_page: Cheat = |d, request| {
+        let gfn = gfn(3);
+        d.respond(&Response {
+            gfn,
+            ..Response::to(request)
+        });
+    };
+    let for_no_vcpu: Cheat = |d, request| {
+        let vcpu = VcpuId(99);
+        d.respond(&Response {
+            vcpu,
+            ..Response::to(request)
+        });
+    };
+    let as_if_dropped: Cheat = |d, request| {
+        let paging = PagingFlags::DROP_PAGE;
+        d.respond(&Response {
+            paging,
+            ..Response::to(request)
+        });
+    };
+    let of_another_version: Cheat = |d, request| {
+        d.back.answer(&Response::to(request)).unwrap();
+        let _ = d.back.publish();
+        d.page.poke(16, 6);
+        let _ = d.paging.on_event();
+    };
+    for cheat in [
+        too_soon,
+        for_another_page,
+        for_no_vcpu,
+        as_if_dropped,
+        of_another_version,
+    ] {
+        let mut d = Domain::new(2, 4);
+        d.out([1]);
+        assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+        assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+        let request = d.take().unwrap();
+        cheat(&mut d, &request);
+        assert!(
+            !d.is_waiting(0) && !d.is_waiting(1),
+            "nobody else would wake them"
+        );
+        assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+        assert!(d.serve_one().is_some(), "asked again");
+        d.assert_settled();
+        assert_eq!(d.machine().contents(gfn(1)), Some(1));
+    }
+}
+
+/// The platform could not change the entry when the answer came: the page has to be asked for again.
+#[test]
+fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(2).unwrap();
+    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    let request = d.take().unwrap();
+    d.machine()
+        .with(|core| core.failures.set_type = Some(Errno::ENOMEM));
+    d.respond_to(&request);
+    assert_eq!(d.p2mt(2), P2mType::RamPagingInStart);
+    assert!(!d.is_waiting(0), "nobody else would wake it");
+    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    assert!(d.serve_one().is_some(), "asked again");
+    d.assert_settled();
+    assert_eq!(d.p2mt(2), P2mType::RamRw);
+}
