@@ -1,0 +1,6 @@
+#![no_main]
+//! Bytes are operations with injected failures and a cheating pager, checked against the model.
+
+use fuzz::fuzz::ops;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ops(data));
