@@ -26,12 +26,12 @@ pub(super) fn paged(pages: usize, resident: i64) -> Sim {
     sim
 }
 
-fn step(sim: &Sim) -> Vec<Step> {
+pub(super) fn step(sim: &Sim) -> Vec<Step> {
     sim.running.iter().map(|(batch, _)| batch.step()).collect()
 }
 
 /// Does one whole step of the only batch under way.
-fn one_step(sim: &mut Sim) {
+pub(super) fn one_step(sim: &mut Sim) {
     sim.execute(0, usize::MAX);
     sim.execute(0, usize::MAX);
 }
@@ -154,43 +154,6 @@ fn b8_faults_go_before_page_in_ahead_and_page_out() {
 }
 
 #[test]
-fn a_page_wanted_back_on_its_way_out_is_answered_at_once() {
-    for steps in 0..2 {
-        let mut sim = guest(40);
-        sim.event(Event::Target(0));
-        sim.execute(0, usize::MAX);
-        (0..steps).for_each(|_| one_step(&mut sim));
-        sim.access(0, 7, true);
-        sim.drain_ring();
-        assert_eq!(sim.waits[0], None, "after {steps} steps");
-        sim.access(0, 7, true);
-        sim.settle();
-        assert!(
-            matches!(sim.entries[7], Entry::Ram(_)),
-            "{:?} after {steps}",
-            sim.entries[7]
-        );
-    }
-}
-
-#[test]
-fn a_page_wanted_back_while_its_evict_is_under_way_is_loaded_after_it() {
-    let mut sim = guest(40);
-    sim.event(Event::Target(0));
-    one_step(&mut sim);
-    one_step(&mut sim);
-    assert_eq!(step(&sim), [Step::Evict]);
-    sim.execute(0, usize::MAX);
-    sim.access(0, 7, true);
-    sim.drain_ring();
-    assert_eq!(step(&sim), [Step::Evict], "the outcome is not known yet");
-    sim.execute(0, usize::MAX);
-    assert_eq!(step(&sim), [Step::Load]);
-    sim.settle();
-    assert_eq!(sim.waits[0], None);
-}
-
-#[test]
 fn b10_a_drop_forgets_the_copy_and_lowers_what_is_to_be_out() {
     let mut sim = paged(100, 40);
     let out: Vec<_> = (0..100)
@@ -208,43 +171,6 @@ fn b10_a_drop_forgets_the_copy_and_lowers_what_is_to_be_out() {
         (50, 50, 10)
     );
     assert_eq!(sim.store.len(), 50);
-}
-
-#[test]
-fn b10_a_slot_dropped_during_its_save_is_not_reused_before_the_save_is_done() {
-    let mut sim = guest(40);
-    sim.event(Event::Target(0));
-    one_step(&mut sim);
-    let taken = sim.pager.slots_taken();
-    sim.balloon(7);
-    sim.drain_ring();
-    assert_eq!(
-        (step(&sim), sim.pager.slots_taken()),
-        (vec![Step::Save], taken)
-    );
-    sim.settle();
-    assert_eq!(sim.pager.slots_taken(), 39);
-}
-
-/// A drop that stood in line while its page became memory again and went out anew.
-#[test]
-fn a_late_drop_does_not_take_the_new_contents() {
-    for p2mt in [P2mType::RamPagingOut, P2mType::RamPagingInStart] {
-        let mut sim = paged(40, 0);
-        let late = Request {
-            p2mt,
-            ..request(7, PagingFlags::DROP_PAGE)
-        };
-        sim.unanswered.push(late);
-        sim.event(Event::Requests(&[late]));
-        assert!(sim.unanswered.is_empty());
-        sim.finish();
-        assert!(
-            sim.entries
-                .iter()
-                .all(|entry| matches!(entry, Entry::Ram(_)))
-        );
-    }
 }
 
 #[test]

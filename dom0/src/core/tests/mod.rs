@@ -4,5 +4,6 @@ mod cases;
 mod defects;
 mod guest;
 mod judge;
+mod races;
 mod random;
 mod sim;

@@ -1,0 +1,143 @@
+//! Requests that meet a page under way, or come late.
+
+use p2m_paging::p2m::P2mType;
+use p2m_paging::ring::abi::{PagingFlags, Request};
+
+use super::cases::{guest, one_step, paged, request, step};
+use super::sim::Entry;
+use crate::core::{Event, Step};
+
+#[test]
+fn a_page_wanted_back_on_its_way_out_is_answered_at_once() {
+    for steps in 0..2 {
+        let mut sim = guest(40);
+        sim.event(Event::Target(0));
+        sim.execute(0, usize::MAX);
+        (0..steps).for_each(|_| one_step(&mut sim));
+        sim.access(0, 7, true);
+        sim.drain_ring();
+        assert_eq!(sim.waits[0], None, "after {steps} steps");
+        sim.access(0, 7, true);
+        sim.settle();
+        assert!(
+            matches!(sim.entries[7], Entry::Ram(_)),
+            "{:?} after {steps}",
+            sim.entries[7]
+        );
+    }
+}
+
+/// Of two vcpus that fault on a nominated page, the second one's request overtakes the one that
+/// says `EVICT_FAIL`.
+#[test]
+fn a_request_that_overtook_another_waits_for_one_step_at_most() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    sim.access(0, 7, true);
+    let first = sim.unanswered.clone();
+    let overtaking = Request {
+        p2mt: P2mType::RamPagingInStart,
+        ..request(7, PagingFlags::empty())
+    };
+    sim.unanswered.push(overtaking);
+    sim.event(Event::Requests(&[overtaking]));
+    assert_eq!(sim.unanswered.len(), 2, "the page may be on its way out");
+    sim.execute(0, usize::MAX);
+    sim.execute(0, usize::MAX);
+    assert_eq!(step(&sim), [Step::Evict]);
+    assert_eq!(
+        sim.unanswered, first,
+        "the page was not evicted, and will not be"
+    );
+    assert!(
+        sim.running[0]
+            .0
+            .pages()
+            .iter()
+            .all(|page| page.gfn().get() != 7)
+    );
+}
+
+#[test]
+fn b10_a_page_found_gone_frees_its_slot_and_is_no_victim_before_its_drop_is_heard() {
+    let mut sim = paged(100, 0);
+    sim.balloon(7);
+    sim.balloon(7);
+    assert!(
+        matches!(sim.entries[7], Entry::Ram(_)),
+        "memory again under the same number"
+    );
+    sim.event(Event::Target(100));
+    while !sim.running.is_empty() {
+        sim.execute(0, usize::MAX);
+    }
+    assert_eq!((sim.pager.slots_taken(), sim.reports.len()), (0, 0));
+    sim.event(Event::Target(0));
+    while !sim.running.is_empty() {
+        sim.execute(0, usize::MAX);
+    }
+    assert!(
+        matches!(sim.entries[7], Entry::Ram(_)),
+        "a late drop would take it"
+    );
+    sim.settle();
+    sim.event(Event::Resident(1));
+    sim.event(Event::Tick);
+    sim.settle();
+    assert_eq!(sim.entries[7], Entry::Paged);
+}
+
+#[test]
+fn a_page_wanted_back_while_its_evict_is_under_way_is_loaded_after_it() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    one_step(&mut sim);
+    assert_eq!(step(&sim), [Step::Evict]);
+    sim.execute(0, usize::MAX);
+    sim.access(0, 7, true);
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Evict], "the outcome is not known yet");
+    sim.execute(0, usize::MAX);
+    assert_eq!(step(&sim), [Step::Load]);
+    sim.settle();
+    assert_eq!(sim.waits[0], None);
+}
+
+#[test]
+fn b10_a_slot_dropped_during_its_save_is_not_reused_before_the_save_is_done() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    let taken = sim.pager.slots_taken();
+    sim.balloon(7);
+    sim.drain_ring();
+    assert_eq!(
+        (step(&sim), sim.pager.slots_taken()),
+        (vec![Step::Save], taken)
+    );
+    sim.settle();
+    assert_eq!(sim.pager.slots_taken(), 39);
+}
+
+/// A drop that stood in line while its page became memory again and went out anew.
+#[test]
+fn a_late_drop_does_not_take_the_new_contents() {
+    for p2mt in [P2mType::RamPagingOut, P2mType::RamPagingInStart] {
+        let mut sim = paged(40, 0);
+        let late = Request {
+            p2mt,
+            ..request(7, PagingFlags::DROP_PAGE)
+        };
+        sim.unanswered.push(late);
+        sim.event(Event::Requests(&[late]));
+        assert!(sim.unanswered.is_empty());
+        sim.finish();
+        assert!(
+            sim.entries
+                .iter()
+                .all(|entry| matches!(entry, Entry::Ram(_)))
+        );
+    }
+}
