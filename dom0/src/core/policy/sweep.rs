@@ -45,7 +45,7 @@ impl Default for SweepOptions {
     }
 }
 
-/// The policy of row B6. See the [module](self).
+/// The policy of row B6: linear from the current gfn, wrapping; see the head of this file.
 #[derive(Debug)]
 pub struct Sweep {
     /// What may be chosen now.
