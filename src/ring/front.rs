@@ -10,9 +10,9 @@ use crate::frame::Gfn;
 /// Slots that vcpus of the guest may hold at a time: one is left to foreign callers, who would
 /// otherwise never be served while the guest thrashes.
 pub const GUEST_SLOTS: u32 = SLOTS - 1;
-/// Slots that foreign callers may hold at a time: a dom0 that maps a whole guest cannot keep the
-/// guest's own vcpus waiting.
-pub const FOREIGN_SLOTS: u32 = SLOTS / 2;
+/// Slots that foreign callers may hold at a time: one is left to the guest. More than that a dom0 that
+/// maps a whole guest cannot take: a slot that falls free goes to the guest's vcpus in line first.
+pub const FOREIGN_SLOTS: u32 = SLOTS - 1;
 
 /// On whose behalf a request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
