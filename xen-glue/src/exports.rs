@@ -122,11 +122,7 @@ pub extern "C" fn p2mp_fault(state: &State, gfn: u64, access: u8) -> i32 {
         return 0;
     };
     let access = Access::from_bits_truncate(access);
-    retry(
-        paging
-            .fault(vcpu, Gfn::new_truncate(gfn), access)
-            .map(drop),
-    )
+    retry(paging.fault(vcpu, Gfn::new_truncate(gfn), access).map(drop))
 }
 
 /// All but a missing pager is over by itself: the caller comes back.

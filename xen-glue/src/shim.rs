@@ -59,8 +59,11 @@ unsafe extern "C" {
     // The domain and its ring page and event channel.
     pub(crate) fn p2mx_facts(d: *mut Domain) -> u32;
     pub(crate) fn p2mx_has_ring_gfn(d: *mut Domain) -> bool;
-    pub(crate) fn p2mx_ring_map(d: *mut Domain, page: *mut *mut PageInfo, va: *mut *mut c_void)
-    -> i32;
+    pub(crate) fn p2mx_ring_map(
+        d: *mut Domain,
+        page: *mut *mut PageInfo,
+        va: *mut *mut c_void,
+    ) -> i32;
     pub(crate) fn p2mx_ring_unmap(page: *mut PageInfo, va: *mut c_void);
     pub(crate) fn p2mx_channel_open(d: *mut Domain) -> i32;
     pub(crate) fn p2mx_channel_close(d: *mut Domain, port: u32);
