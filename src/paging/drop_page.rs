@@ -7,8 +7,8 @@ use super::populate::Caller;
 use super::{Count, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{FlushOwed, Found, P2mType, lookup};
-use crate::platform::{P2m, Platform};
+use crate::p2m::{FlushOwed, Found, P2mType, classify};
+use crate::platform::{Entry, P2m, Platform};
 
 /// Why the page was not dropped. Nothing has changed.
 #[non_exhaustive]
@@ -70,13 +70,13 @@ impl<P: Platform> Paging<'_, P> {
         };
         let removed = {
             let mut p2m = self.platform.lock_p2m();
-            remove(&mut p2m, gfn).map(|(p2mt, owed)| {
+            remove(&mut p2m, gfn).map(|(entry, owed)| {
                 owed.pay(&mut p2m);
-                p2mt
+                entry
             })
         };
-        let p2mt = match removed {
-            Ok(p2mt) => p2mt,
+        let entry = match removed {
+            Ok(entry) => entry,
             Err(e) => {
                 if let Some(claim) = claim {
                     self.cancel(claim);
@@ -88,8 +88,11 @@ impl<P: Platform> Paging<'_, P> {
         self.wake(gfn);
         let want = Want {
             gfn,
-            p2mt,
+            p2mt: entry.p2mt,
             kind: Kind::Drop,
+            // The pager may not know such a page to be out. By the time it hears of this the gfn may
+            // be a new page that it has evicted since: not to be forgotten.
+            in_place: entry.mfn.is_some(),
         };
         let sent = match (claim, caller) {
             (Some(claim), _) => self.line.lock().push(claim, want, caller),
@@ -117,17 +120,15 @@ impl<P: Platform> Paging<'_, P> {
     }
 }
 
-fn remove<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(P2mType, FlushOwed<M::Frame>), DropError> {
-    let (p2mt, removed) = match lookup(p2m, gfn) {
-        Found::PagingOut(slot) => (P2mType::RamPagingOut, slot.discard().map_err(|(_, e)| e)),
-        Found::Paged(slot) => (P2mType::RamPaged, slot.discard().map_err(|(_, e)| e)),
-        Found::InFlight(slot) => (
-            P2mType::RamPagingInStart,
-            slot.discard().map_err(|(_, e)| e),
-        ),
-        Found::PagingIn(slot) => (P2mType::RamPagingIn, slot.discard().map_err(|(_, e)| e)),
-        Found::Ram(_) => return Err(DropError::NotPaging(P2mType::RamRw)),
-        Found::Other(entry) => return Err(DropError::NotPaging(entry.p2mt)),
+/// Yields what the entry was.
+fn remove<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(Entry, FlushOwed<M::Frame>), DropError> {
+    let entry = p2m.get(gfn);
+    let removed = match classify(p2m, gfn, entry) {
+        Found::PagingOut(slot) => slot.discard().map_err(|(_, e)| e),
+        Found::Paged(slot) => slot.discard().map_err(|(_, e)| e),
+        Found::InFlight(slot) => slot.discard().map_err(|(_, e)| e),
+        Found::PagingIn(slot) => slot.discard().map_err(|(_, e)| e),
+        Found::Ram(_) | Found::Other(_) => return Err(DropError::NotPaging(entry.p2mt)),
     };
-    Ok((p2mt, removed.map_err(DropError::Platform)?))
+    Ok((entry, removed.map_err(DropError::Platform)?))
 }

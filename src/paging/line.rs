@@ -31,6 +31,8 @@ pub(super) struct Want {
     /// The type that the gfn had.
     pub(super) p2mt: P2mType,
     pub(super) kind: Kind,
+    /// The page has its contents: the pager's copy, if it has one, is not the page's home.
+    pub(super) in_place: bool,
 }
 
 /// What is asked of the pager.
@@ -301,6 +303,7 @@ fn wanted(vcpus: Vcpus<'_>, vcpu: VcpuId) -> Option<Want> {
 
 const OCCUPIED: u64 = 1 << 63;
 const DROP: u64 = 1 << 62;
+const IN_PLACE: u64 = 1 << 61;
 const TYPE_SHIFT: u32 = 48;
 const TYPE_MASK: u64 = 0xff;
 
@@ -310,7 +313,7 @@ impl Want {
         flags.set(EntryFlags::VCPU_PAUSED, paused && self.kind == Kind::Page);
         let mut paging = PagingFlags::empty();
         paging.set(PagingFlags::DROP_PAGE, self.kind == Kind::Drop);
-        paging.set(PagingFlags::EVICT_FAIL, self.p2mt == P2mType::RamPagingOut);
+        paging.set(PagingFlags::EVICT_FAIL, self.in_place);
         Request {
             gfn: self.gfn,
             vcpu: caller.vcpu(),
@@ -322,7 +325,8 @@ impl Want {
 
     fn pack(self) -> u64 {
         let kind = if self.kind == Kind::Drop { DROP } else { 0 };
-        OCCUPIED | kind | u64::from(self.p2mt.raw()) << TYPE_SHIFT | self.gfn.get()
+        let in_place = if self.in_place { IN_PLACE } else { 0 };
+        OCCUPIED | kind | in_place | u64::from(self.p2mt.raw()) << TYPE_SHIFT | self.gfn.get()
     }
 
     fn unpack(raw: u64) -> Option<Self> {
@@ -338,6 +342,7 @@ impl Want {
             } else {
                 Kind::Drop
             },
+            in_place: raw & IN_PLACE != 0,
         })
     }
 }

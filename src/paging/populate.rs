@@ -132,6 +132,8 @@ impl<P: Platform> Paging<'_, P> {
             gfn,
             p2mt: entry.p2mt,
             kind: Kind::Page,
+            // Only who sends it on its way says so: what is asked again may come home before.
+            in_place: entry.p2mt == P2mType::RamPagingOut,
         };
         match waiter {
             Some(vcpu) => {
@@ -299,6 +301,7 @@ impl<P: Platform> Paging<'_, P> {
                 gfn,
                 p2mt,
                 kind: Kind::Page,
+                in_place: p2mt == P2mType::RamPagingOut,
             },
             caller,
         );
