@@ -209,11 +209,11 @@ impl<'c> World<'c> {
         assert_eq!(got.map(seen), expected, "the next request");
         let Some(request) = got else { return };
         let gfn = index(request.gfn);
-        if request
-            .paging
-            .intersects(PagingFlags::DROP_PAGE | PagingFlags::EVICT_FAIL)
-        {
-            // Believed, as a pager that saves memory would.
+        let drop = request.paging.contains(PagingFlags::DROP_PAGE);
+        let in_place = request.paging.contains(PagingFlags::EVICT_FAIL);
+        // What says that the contents are in place is out of date if the page has been evicted since.
+        let out_of_date = in_place && self.out.contains(&gfn);
+        if (drop || in_place) && !out_of_date {
             self.copies.remove(&gfn);
             self.out.remove(&gfn);
         }

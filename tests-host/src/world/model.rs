@@ -15,8 +15,8 @@ use crate::plain::Failures;
 
 /// Requests that may be unanswered at a time: all, of the guest, of others.
 const SLOTS: usize = 8;
-const GUEST: usize = 7;
-const FOREIGN: usize = 4;
+const GUEST: usize = p2m_paging::ring::GUEST_SLOTS as usize;
+const FOREIGN: usize = p2m_paging::ring::FOREIGN_SLOTS as usize;
 
 /// What a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,7 +268,7 @@ impl Model {
             vcpu,
             paused: false,
             drop: true,
-            evict_fail: is == Is::Out,
+            evict_fail: matches!(is, Is::Out | Is::Start { frame: true } | Is::In),
         };
         match vcpu {
             Some(vcpu) if !slot => self.send(vcpu, ask),

@@ -1,0 +1,205 @@
+//! Rows A1, A2, A4 and A5: a page goes out and comes back. Every refusal, with the number that Xen's
+//! callers get.
+
+mod common;
+
+use common::{Domain, gfn};
+use p2m_paging::p2m::P2mType;
+use p2m_paging::paging::{Caller, EvictError, Job, NominateError, Populated, PrepError};
+use p2m_paging::platform::AllocError;
+use p2m_paging::ring::Response;
+use p2m_paging::{Errno, VcpuId};
+use tests_host::plain::{Buffer, SCRUBBED};
+
+const FOREIGN: Caller = Caller::Foreign(VcpuId(40));
+
+#[track_caller]
+fn nominate_refused(d: &Domain, n: u64, why: NominateError) {
+    let before = d.machine().with(|core| core.entry(gfn(n)));
+    assert_eq!(d.nominate(n), Err(why));
+    assert_eq!(d.machine().with(|core| core.entry(gfn(n))), before);
+    assert_eq!(why.errno(), Errno::EBUSY);
+}
+
+#[test]
+fn a1_nominate_takes_writing_away_and_nothing_else() {
+    let d = Domain::new(1, 4);
+    d.nominate(1).unwrap();
+    assert_eq!(d.p2mt(1), P2mType::RamPagingOut);
+    assert_eq!(d.machine().contents(gfn(1)), Some(1));
+    let flushes = d.machine().with(|core| core.flushes);
+    assert_eq!(flushes, 1, "before the pager copies");
+}
+
+#[test]
+fn a1a_no_valid_frame() {
+    let d = Domain::new(1, 4);
+    nominate_refused(&d, 100, NominateError::NoFrame(P2mType::Invalid));
+}
+
+#[test]
+fn a1b_d_e_types_that_are_not_pageable_being_paged_or_shared() {
+    for t in P2mType::ALL {
+        let d = Domain::new(1, 4);
+        d.machine().with(|core| core.force_type(gfn(1), t));
+        if t.is_pageable() {
+            assert_eq!(d.nominate(1), Ok(()));
+        } else if t == P2mType::RamShared {
+            nominate_refused(&d, 1, NominateError::Shared);
+        } else if t.is_paging() {
+            nominate_refused(&d, 1, NominateError::Paging(t));
+        } else {
+            nominate_refused(&d, 1, NominateError::NotPageable(t));
+        }
+    }
+}
+
+#[test]
+fn a1c_mmio() {
+    let d = Domain::new(1, 4);
+    d.machine().with(|core| {
+        let mfn = core.entry(gfn(1)).mfn.unwrap();
+        core.frame_mut(mfn).mmio = true;
+    });
+    nominate_refused(&d, 1, NominateError::Mmio);
+}
+
+#[test]
+fn a1f_somebody_uses_the_frame() {
+    let d = Domain::new(1, 4);
+    let in_use = |references, typed| NominateError::InUse { references, typed };
+    let mfn = d.machine().get_frame(gfn(1)).unwrap();
+    nominate_refused(&d, 1, in_use(2, 0));
+    d.machine().put_frame(mfn);
+    d.machine().with(|core| core.frame_mut(mfn).typed = 1);
+    nominate_refused(&d, 1, in_use(1, 1));
+    d.machine().with(|core| core.frame_mut(mfn).typed = 0);
+    d.nominate(1).unwrap();
+}
+
+#[test]
+fn a1_a_batch_says_for_each_page_what_became_of_it() {
+    let d = Domain::new(1, 200);
+    let mut batch: Vec<_> = (0..300).map(|n| Job::new(gfn(n))).collect();
+    d.paging.nominate(&mut batch);
+    for (n, job) in batch.iter().enumerate() {
+        assert_eq!(job.done.unwrap().is_ok(), n < 200, "{n}");
+    }
+    let flushes = d.machine().with(|core| core.flushes);
+    assert_eq!(flushes, 4, "one for each 64 of which one was nominated");
+}
+
+#[test]
+fn a2_evict_scrubs_frees_and_counts() {
+    let d = Domain::new(1, 4);
+    let free = d.machine().with(|core| core.free_frames());
+    let mfn = d.machine().with(|core| core.entry(gfn(1)).mfn.unwrap());
+    d.out([1]);
+    assert_eq!(d.p2mt(1), P2mType::RamPaged);
+    d.machine().with(|core| {
+        assert_eq!(core.paged_pages, 1);
+        assert_eq!(core.free_frames(), free + 1);
+        assert_eq!(core.frame(mfn).contents, SCRUBBED);
+    });
+}
+
+#[test]
+fn a2_refusals() {
+    let d = Domain::new(1, 6);
+    let refused = |n, why: EvictError| {
+        assert_eq!(d.evict(n), Err(why));
+        assert_eq!(why.errno(), Errno::EBUSY);
+        d.machine().check();
+    };
+    refused(0, EvictError::NotNominated(P2mType::RamRw));
+    refused(99, EvictError::NotNominated(P2mType::Invalid));
+    d.out([1]);
+    refused(1, EvictError::NotNominated(P2mType::RamPaged));
+    d.nominate(2).unwrap();
+    let _ = d.fault(0, 2).unwrap();
+    refused(2, EvictError::Populated(P2mType::RamPagingInStart));
+    d.prep(1, None).unwrap();
+    refused(1, EvictError::Populated(P2mType::RamPagingIn));
+    // A user that came after the nomination; the page can go once they have left.
+    d.nominate(3).unwrap();
+    let mfn = d.machine().get_frame(gfn(3)).unwrap();
+    let (references, typed) = (2, 0);
+    refused(3, EvictError::InUse { references, typed });
+    d.machine().put_frame(mfn);
+    d.evict(3).unwrap();
+}
+
+#[test]
+fn a4_refusals() {
+    let d = Domain::new(1, 4);
+    let page = Some(Buffer::Page(1));
+    d.out([1]);
+    let refused = |got: Result<(), PrepError>, why: PrepError, errno: Errno| {
+        assert_eq!(got, Err(why));
+        assert_eq!(why.errno(), errno);
+        assert_eq!(d.p2mt(1), P2mType::RamPaged, "as it was");
+        d.machine().check();
+    };
+    let no_memory = Some(AllocError::NoMemory);
+    d.machine().with(|core| core.failures.alloc = no_memory);
+    refused(d.prep(1, page), PrepError::NoMemory, Errno::ENOMEM);
+    let invalid = d.prep(1, Some(Buffer::Invalid));
+    refused(invalid, PrepError::InvalidBuffer, Errno::EINVAL);
+    let faulting = d.prep(1, Some(Buffer::Faulting));
+    refused(faulting, PrepError::BufferFault, Errno::EFAULT);
+    let enomem = Errno::ENOMEM;
+    d.machine()
+        .with(|core| core.failures.install = Some(enomem));
+    refused(d.prep(1, page), PrepError::Platform(enomem), enomem);
+    let not_out = PrepError::NotOut;
+    refused(d.prep(0, page), not_out(P2mType::RamRw), Errno::ENOENT);
+    refused(d.prep(99, page), not_out(P2mType::Invalid), Errno::ENOENT);
+    d.prep(1, page).unwrap();
+    assert_eq!(d.prep(1, page), Err(not_out(P2mType::RamRw)));
+}
+
+#[test]
+fn a4_an_empty_frame_is_zeroed_and_untouchable_until_the_answer() {
+    let mut d = Domain::new(1, 4);
+    d.out([1]);
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    d.prep(1, None).unwrap();
+    assert_eq!(d.machine().contents(gfn(1)), Some(0));
+    assert_eq!(d.p2mt(1), P2mType::RamPagingIn);
+    assert!(d.is_waiting(0));
+    let request = d.take().unwrap();
+    d.respond_to(&request);
+    assert_eq!(d.p2mt(1), P2mType::RamRw);
+    d.assert_settled();
+}
+
+#[test]
+fn a4_contents_in_place_are_newer_than_any_copy() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(1).unwrap();
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    d.prep(1, Some(Buffer::Page(0xbad))).unwrap();
+    assert_eq!(d.machine().contents(gfn(1)), Some(1));
+    assert!(d.serve_one().is_some());
+    d.assert_settled();
+}
+
+#[test]
+fn a5_answers_to_nothing_change_nothing() {
+    let mut d = Domain::new(2, 8);
+    d.out([1, 2]);
+    for target in [0, 2, 5, 99] {
+        let asked = d.paging.populate(gfn(1), FOREIGN);
+        assert_eq!(asked, Ok(Populated::OnItsWay));
+        let request = d.take().unwrap();
+        let before = d.machine().with(|core| core.entry(gfn(target)));
+        d.respond(&Response {
+            gfn: gfn(target),
+            ..Response::to(&request)
+        });
+        let after = d.machine().with(|core| core.entry(gfn(target)));
+        assert_eq!(after, before);
+    }
+    while d.serve_one().is_some() {}
+    d.machine().check();
+}

@@ -1,0 +1,286 @@
+//! Rows A3 and A6 to A10: who asks, who waits, and through what. Every refusal, with the number that
+//! Xen's callers get.
+
+mod common;
+
+use common::{Domain, domain, gfn};
+use p2m_paging::p2m::{Access, P2mType};
+use p2m_paging::paging::{
+    Caller, DisableError, DomainFacts, DropError, EnableError, PopulateError, Populated, RingState,
+};
+use p2m_paging::ring::{Back, EntryFlags, FOREIGN_SLOTS, PagingFlags, Response};
+use p2m_paging::{Errno, VcpuId};
+use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
+
+const FOREIGN: Caller = Caller::Foreign(VcpuId(40));
+
+#[test]
+fn a3_a_request_says_who_what_and_whether_the_evict_will_fail() {
+    let mut d = Domain::new(2, 6);
+    d.out([1]);
+    d.nominate(2).unwrap();
+    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    let out = d.take().unwrap();
+    let seen = (out.gfn, out.vcpu, out.p2mt);
+    assert_eq!(seen, (gfn(1), VcpuId(1), P2mType::RamPaged));
+    assert_eq!(out.flags, EntryFlags::VCPU_PAUSED);
+    assert_eq!(out.paging, PagingFlags::empty());
+    let on_its_way = Ok(Populated::OnItsWay);
+    assert_eq!(d.paging.populate(gfn(2), FOREIGN), on_its_way);
+    let nominated = d.take().unwrap();
+    assert_eq!((nominated.gfn, nominated.vcpu), (gfn(2), VcpuId(40)));
+    assert_eq!(nominated.flags, EntryFlags::FOREIGN);
+    assert_eq!(nominated.paging, PagingFlags::EVICT_FAIL);
+    // On its way already: no second request, but who faults waits too.
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.paging.populate(gfn(1), FOREIGN), on_its_way);
+    assert_eq!(d.take(), None);
+}
+
+#[test]
+fn a3_foreign_callers_are_told_to_retry_when_the_ring_is_full() {
+    let mut d = Domain::new(8, 20);
+    d.out(0..20);
+    let on_its_way = Ok(Populated::OnItsWay);
+    let most = u64::from(FOREIGN_SLOTS);
+    for n in 0..most {
+        assert_eq!(d.paging.populate(gfn(n), FOREIGN), on_its_way);
+    }
+    let full = d.paging.populate(gfn(most), FOREIGN);
+    assert_eq!(full, Err(PopulateError::RingFull));
+    assert_eq!(full.unwrap_err().errno(), Errno::EBUSY);
+    assert_eq!(d.p2mt(most), P2mType::RamPaged, "nothing has changed");
+    // The guest's own are not kept out by them: one has a slot, the others the next.
+    for vcpu in 0..8 {
+        assert_eq!(d.fault(vcpu, 10 + u64::from(vcpu)), Ok(Populated::Waiting));
+    }
+    while d.serve_one().is_some() {}
+    assert_eq!(d.paging.populate(gfn(most), FOREIGN), on_its_way);
+    while d.serve_one().is_some() {}
+    d.assert_settled();
+}
+
+#[test]
+fn a3_without_a_ring_there_is_a_clear_error() {
+    let mut d = Domain::new(1, 4);
+    d.out([1]);
+    let _ = d.paging.disable().unwrap();
+    let no_ring = PopulateError::NoRing;
+    assert_eq!(d.fault(0, 1), Err(no_ring));
+    assert_eq!(d.paging.populate(gfn(1), FOREIGN), Err(no_ring));
+    assert_eq!(no_ring.errno(), Errno::EOPNOTSUPP);
+    assert!(!d.is_waiting(0));
+    assert_eq!(d.p2mt(1), P2mType::RamPaged);
+    d.reattach();
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    while d.serve_one().is_some() {}
+    d.assert_settled();
+}
+
+#[test]
+fn a3_an_entry_that_cannot_be_changed_pauses_nobody() {
+    let d = Domain::new(1, 4);
+    d.out([1]);
+    let failure = PopulateError::Platform(Errno::ENOMEM);
+    d.machine()
+        .with(|core| core.failures.set_type = Some(Errno::ENOMEM));
+    assert_eq!(d.fault(0, 1), Err(failure));
+    assert_eq!(failure.errno(), Errno::ENOMEM);
+    d.assert_settled();
+}
+
+#[test]
+fn a6_a_drop_needs_a_ring_with_room() {
+    let mut d = Domain::new(3, 20);
+    let most = u64::from(FOREIGN_SLOTS);
+    d.out(0..=most);
+    for n in 0..most {
+        assert_eq!(d.paging.drop_page(gfn(n), FOREIGN), Ok(()));
+    }
+    let full = d.paging.drop_page(gfn(most), FOREIGN);
+    assert_eq!(full, Err(DropError::RingFull));
+    assert_eq!(DropError::RingFull.errno(), Errno::EAGAIN);
+    assert_eq!(d.p2mt(most), P2mType::RamPaged);
+    let home = d.paging.drop_page(gfn(15), Caller::Guest(VcpuId(0)));
+    assert_eq!(home, Err(DropError::NotPaging(P2mType::RamRw)));
+    assert_eq!(home.unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(
+        d.paging.slots_held(),
+        FOREIGN_SLOTS,
+        "its slot is free again"
+    );
+    while d.serve_one().is_some() {}
+    let _ = d.paging.disable().unwrap();
+    let no_ring = d.paging.drop_page(gfn(most), FOREIGN);
+    assert_eq!(no_ring, Err(DropError::NoRing));
+    assert_eq!(no_ring.unwrap_err().errno(), Errno::EOPNOTSUPP);
+    d.assert_settled();
+}
+
+/// What the pager may forget at once, and what it may have evicted anew by the time it hears.
+#[test]
+fn a6_a_drop_says_whether_the_page_had_its_contents() {
+    let mut d = Domain::new(1, 8);
+    d.out([1, 2, 4]);
+    assert_eq!(d.paging.populate(gfn(2), FOREIGN), Ok(Populated::OnItsWay));
+    d.nominate(3).unwrap();
+    assert_eq!(d.paging.populate(gfn(3), FOREIGN), Ok(Populated::OnItsWay));
+    d.prep(4, None).unwrap();
+    d.nominate(5).unwrap();
+    while let Some(request) = d.take() {
+        d.back
+            .answer(&Response {
+                paging: PagingFlags::DROP_PAGE,
+                ..Response::to(&request)
+            })
+            .unwrap();
+    }
+    let _ = d.back.publish();
+    let _ = d.paging.on_event();
+    for (n, in_place) in [(1, false), (2, false), (3, true), (4, true), (5, true)] {
+        assert_eq!(d.paging.drop_page(gfn(n), FOREIGN), Ok(()));
+        let request = d.take().unwrap();
+        let mut expected = PagingFlags::DROP_PAGE;
+        expected.set(PagingFlags::EVICT_FAIL, in_place);
+        assert_eq!(request.paging, expected, "page {n}");
+        d.respond_to(&request);
+    }
+    d.assert_settled();
+}
+
+/// Row A7 through the whole entry: type and access decide.
+#[test]
+fn a7_a_nominated_page_is_read_without_the_pager() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(1).unwrap();
+    for access in [Access::READ, Access::FETCH] {
+        let got = d.paging.fault(VcpuId(0), gfn(1), access);
+        assert_eq!(got, Ok(Populated::Present));
+    }
+    assert_eq!(d.take(), None);
+    d.evict(1).unwrap();
+    assert_eq!(d.fault(0, 0), Ok(Populated::NotPaging));
+}
+
+#[test]
+fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
+    let mut d = Domain::new(2, 4);
+    let vcpu = VcpuId(0);
+    let first = d.paging.pause(vcpu).unwrap();
+    d.out([1]);
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    let second = d.paging.pause(vcpu).unwrap();
+    assert_eq!(d.paging.vcpus().pauses(vcpu), 3);
+    assert!(d.serve_one().is_some());
+    assert!(d.machine().is_stopped(vcpu));
+    d.paging.unpause(second);
+    assert!(d.machine().is_stopped(vcpu));
+    d.paging.unpause(first);
+    d.assert_settled();
+    assert_eq!(d.machine().stops(vcpu), 1);
+    assert!(d.paging.pause(VcpuId(2)).is_none(), "no such vcpu");
+}
+
+/// More vcpus than slots, all at once, again and again: each gets its turn, in turn.
+#[test]
+fn a9_nobody_starves_in_line() {
+    let vcpus = 40;
+    let mut d = Domain::new(vcpus, 40);
+    d.out(0..40);
+    for n in 0..40 {
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+    }
+    let mut order = Vec::new();
+    while let Some(request) = d.serve_one() {
+        order.push(request.vcpu.0);
+        // Whoever was served wants its page again at once, and goes to the end of the line.
+        if order.len() < 200 {
+            let n = request.gfn.get();
+            d.out([n]);
+            assert_eq!(d.fault(request.vcpu.0, n), Ok(Populated::Waiting));
+        }
+    }
+    for (at, vcpu) in order.iter().enumerate() {
+        assert_eq!(*vcpu as usize, at % vcpus, "served out of turn at {at}");
+    }
+    d.assert_settled();
+}
+
+#[test]
+fn a9_foreign_callers_do_not_pass_those_in_line() {
+    let mut d = Domain::new(10, 40);
+    d.out(0..30);
+    for n in 0..10 {
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+    }
+    let mut foreign = 20;
+    for _ in 0..3 {
+        while d.paging.populate(gfn(foreign), FOREIGN) == Ok(Populated::OnItsWay) {
+            foreign += 1;
+        }
+        let request = d.serve_one().unwrap();
+        assert!(!request.flags.contains(EntryFlags::FOREIGN), "{request:?}");
+        assert_eq!(d.paging.slots_held(), 8, "it went to the vcpu in line");
+    }
+    while d.serve_one().is_some() {}
+    d.assert_settled();
+}
+
+#[test]
+fn a10_refusals_in_xens_order() {
+    let paging = domain(1, 1, 0);
+    let page = RingPage::new();
+    let mut facts = DomainFacts {
+        hvm_control_domain: true,
+        hap: false,
+        iommu: true,
+        populate_on_demand: true,
+    };
+    let refused = |facts: &DomainFacts, why: EnableError, errno: Errno| {
+        assert_eq!(paging.enable(facts, || panic!("not asked for")), Err(why));
+        assert_eq!(why.errno(), errno);
+        assert!(!paging.is_enabled());
+    };
+    refused(&facts, EnableError::HvmControlDomain, Errno::EOPNOTSUPP);
+    facts.hvm_control_domain = false;
+    refused(&facts, EnableError::NoHap, Errno::ENODEV);
+    facts.hap = true;
+    refused(&facts, EnableError::Iommu, Errno::EMLINK);
+    facts.iommu = false;
+    refused(&facts, EnableError::PopulateOnDemand, Errno::EXDEV);
+    facts.populate_on_demand = false;
+    assert_eq!(paging.enable(&facts, || None), Err(EnableError::NoRingPage));
+    assert_eq!(EnableError::NoRingPage.errno(), Errno::EOPNOTSUPP);
+    assert_eq!(paging.on_event().state, RingState::NoRing);
+    assert_eq!(paging.enable(&facts, || Some(page.map())), Ok(()));
+    let again = paging.enable(&facts, || panic!("not asked for"));
+    assert_eq!(again, Err(EnableError::Enabled));
+    assert_eq!(EnableError::Enabled.errno(), Errno::EBUSY);
+    assert!(paging.disable().unwrap().is_some());
+    assert!(paging.disable().unwrap().is_none());
+}
+
+#[test]
+fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
+    let mut d = Domain::new(9, 12);
+    d.out(0..9);
+    for n in 0..9 {
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+    }
+    let refused = d.paging.disable().map(drop);
+    assert_eq!(refused, Err(DisableError::VcpusInLine));
+    assert_eq!(DisableError::VcpusInLine.errno(), Errno::EBUSY);
+    // By force: all are woken, and find no ring; a new one serves them.
+    assert!(d.paging.shut_down().is_some());
+    d.assert_settled();
+    assert_eq!(d.fault(3, 3), Err(PopulateError::NoRing));
+    let page = &d.page;
+    let attached = d.paging.enable(&PAGEABLE_DOMAIN, || Some(page.map()));
+    assert_eq!(attached, Ok(()));
+    d.back = Back::new(d.page.map());
+    for n in 0..9 {
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+    }
+    while d.serve_one().is_some() {}
+    d.assert_settled();
+}
