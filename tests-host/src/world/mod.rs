@@ -143,6 +143,10 @@ impl<'c> World<'c> {
     }
 
     fn evict(&mut self, gfn: usize) {
+        if self.model.pages[gfn] == Is::Out && !self.copies.contains_key(&gfn) {
+            // It has been told to forget its copy, perhaps about an earlier life of the page.
+            return;
+        }
         let users = self.in_use(gfn);
         let mut batch = [Job::new(number(gfn))];
         self.paging.evict(&mut batch);

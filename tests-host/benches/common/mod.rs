@@ -1,0 +1,88 @@
+//! What both benches measure: one operation of the state machine on a machine that costs nearly
+//! nothing itself (a page's contents are one word, the checks are off).
+
+use p2m_paging::p2m::Access;
+use p2m_paging::paging::{EvictError, Job, NominateError, Paging, PrepJob};
+use p2m_paging::pause::VcpuCell;
+use p2m_paging::ring::{Back, Response};
+use p2m_paging::{Gfn, VcpuId};
+use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
+
+/// A domain with its pager.
+pub(crate) struct Bench {
+    paging: Paging<'static, PlainMachine<false>>,
+    back: Back,
+    nominations: Vec<Job<NominateError>>,
+    evictions: Vec<Job<EvictError>>,
+    preps: Vec<PrepJob<Buffer>>,
+    vcpus: u32,
+    _page: RingPage,
+}
+
+impl Bench {
+    /// `batch` pages, of which all go through each operation together.
+    pub(crate) fn new(batch: u64, vcpus: u32) -> Self {
+        let gfns = || (0..batch).map(Gfn::new_truncate);
+        let cells: Vec<VcpuCell> = (0..vcpus).map(|_| VcpuCell::new()).collect();
+        let pages = usize::try_from(batch).expect("a small batch");
+        let machine = PlainMachine::new(pages, pages, cells.len());
+        let paging = Paging::new(machine, Box::leak(cells.into_boxed_slice()));
+        let page = RingPage::new();
+        paging
+            .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
+            .expect("a fresh domain");
+        Self {
+            paging,
+            back: Back::new(page.map()),
+            nominations: gfns().map(Job::new).collect(),
+            evictions: gfns().map(Job::new).collect(),
+            preps: gfns()
+                .map(|gfn| PrepJob::filled(gfn, Buffer::Page(7)))
+                .collect(),
+            vcpus,
+            _page: page,
+        }
+    }
+
+    /// Home → nominated.
+    #[inline(never)]
+    pub(crate) fn nominate(&mut self) {
+        self.paging.nominate(&mut self.nominations);
+    }
+
+    /// Nominated → out.
+    #[inline(never)]
+    pub(crate) fn evict(&mut self) {
+        self.paging.evict(&mut self.evictions);
+    }
+
+    /// Out → asked for, by the last vcpu: as many pages as vcpus and the ring allow, here one.
+    #[inline(never)]
+    pub(crate) fn populate(&mut self) {
+        let vcpu = VcpuId(self.vcpus - 1);
+        let got = self.paging.fault(vcpu, Gfn::new_truncate(0), Access::WRITE);
+        assert!(got.is_ok());
+    }
+
+    /// Out or asked for → home, filled.
+    #[inline(never)]
+    pub(crate) fn prep(&mut self) {
+        self.paging.prep(&mut self.preps);
+    }
+
+    /// The pager answers the one request.
+    pub(crate) fn answer(&mut self) {
+        let request = self.back.take().expect("in order").expect("one request");
+        let request = request.expect("in order");
+        self.back
+            .answer(&Response::to(&request))
+            .expect("one answer");
+        let _ = self.back.publish();
+    }
+
+    /// The hypervisor takes the answer.
+    #[inline(never)]
+    pub(crate) fn resume(&mut self) {
+        assert_eq!(self.paging.on_event().responses, 1);
+    }
+}
