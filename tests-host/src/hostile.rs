@@ -144,7 +144,7 @@ impl<'c> Hostile<'c> {
 
     /// The pager is replaced by one that works: in the end nobody waits, every page can be had.
     pub fn settle(&mut self) {
-        drop(self.paging.shut_down());
+        ignore(self.paging.shut_down());
         self.attach();
         while let Some(paused) = self.paused.pop() {
             self.paging.unpause(paused);
