@@ -1,12 +1,13 @@
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;
+use zerocopy::IntoBytes as _;
 
 use super::buffers::BufferSet;
-use crate::core::{Batch, PageError};
-use crate::host::frame_run::FrameRun;
+use crate::core::{Batch, Page, PageError};
+use crate::host::frame_run::runs;
 use crate::host::guest_memory::{FrameError, GuestFile};
-use crate::store::{Outcome, PageStore, Slot, StoreError};
+use crate::store::{Outcome, PageBuf, PageStore, Slot, StoreError};
 
 /// Lists that the store is called with, kept for their memory.
 #[derive(Debug, Default)]
@@ -75,13 +76,17 @@ pub(super) fn save(
     scratch.prepare(batch.pages().iter().map(|page| page.slot()));
     let unread = &mut scratch.unread;
     let pages = batch.pages();
-    let mut fill = |n: usize, buffer: &mut crate::store::PageBuf| {
-        let read = pages.get(n).map(|page| FrameRun::one(page.gfn()));
-        if let Some(Err(error)) = read.map(|run| memory.read(run, &mut buffer.0)) {
-            unread[n] = Some(match error {
-                FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
-                FrameError::System { .. } => Errno::EIO,
-            });
+    let mut fill = |first: usize, buffers: &mut [PageBuf]| {
+        let mut at = 0;
+        for run in runs(pages[first..first + buffers.len()].iter().map(Page::gfn)) {
+            let end = at + run.frames().count();
+            if let Err(error) = memory.read(run, buffers[at..end].as_mut_bytes()) {
+                unread[first + at..first + end].fill(Some(match error {
+                    FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
+                    FrameError::System { .. } => Errno::EIO,
+                }));
+            }
+            at = end;
         }
     };
     store.write(&scratch.slots, &mut fill, &mut scratch.outcomes);

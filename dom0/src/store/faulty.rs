@@ -97,7 +97,7 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
                 continue;
             }
             self.held.lock().insert(slot.0.into(), ());
-            let mut fill_one = |_: usize, page: &mut PageBuf| fill(n, page);
+            let mut fill_one = |_: usize, page: &mut [PageBuf]| fill(n, page);
             self.inner
                 .write(&[*slot], &mut fill_one, std::slice::from_mut(outcome));
         }

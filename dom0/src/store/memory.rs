@@ -62,18 +62,28 @@ impl MemoryStore {
 
 impl PageStore for MemoryStore {
     fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]) {
-        for (n, (slot, outcome)) in slots.iter().zip(outcomes).enumerate() {
-            if self.max_slots.is_some_and(|max| slot.0 >= max) {
-                *outcome = Err(StoreError::Full);
+        let is_full = |slot: &Slot| self.max_slots.is_some_and(|max| slot.0 >= max);
+        // Neighbours in one chunk are filled together.
+        let together = |a: &Slot, b: &Slot| {
+            a.0.checked_add(1) == Some(b.0)
+                && place(*a).0 == place(*b).0
+                && is_full(a) == is_full(b)
+        };
+        let mut first = 0;
+        for run in slots.chunk_by(together) {
+            let range = first..first + run.len();
+            first = range.end;
+            if is_full(&run[0]) {
+                outcomes[range].fill(Err(StoreError::Full));
                 continue;
             }
-            let (chunk, at) = place(*slot);
+            let (chunk, at) = place(run[0]);
             self.grow_to(chunk);
             let chunks = self.chunks.read();
             let mut chunk = chunks[chunk].lock();
-            fill(n, &mut chunk.pages[at]);
-            chunk.held[at] = true;
-            *outcome = Ok(());
+            fill(range.start, &mut chunk.pages[at..at + run.len()]);
+            chunk.held[at..at + run.len()].fill(true);
+            outcomes[range].fill(Ok(()));
         }
     }
 
@@ -138,8 +148,8 @@ mod tests {
         let mut seen = None;
         store.write(
             &[far],
-            &mut |_, buffer| {
-                *buffer = page(7);
+            &mut |_, buffers| {
+                buffers.fill(page(7));
                 seen = Some(read(&store, &[near]).1);
             },
             &mut outcomes,

@@ -86,12 +86,13 @@ pub enum StoreError {
 /// What became of one page.
 pub type Outcome = Result<(), StoreError>;
 
-/// Copies the contents of the n-th page of a write into a buffer.
+/// Copies the contents of the n-th page of a write, and of those after it, into buffers.
 ///
 /// A guest may change a frame while it is copied; whoever implements this copies in a way that
-/// allows for that. The store calls it once per page and works on the copy alone, so that what it
+/// allows for that. The store calls it once for each page, in stretches as long as it can, and works on
+/// the copies alone, so that what it
 /// checksums is what it writes.
-pub type Fill<'a> = dyn FnMut(usize, &mut PageBuf) + 'a;
+pub type Fill<'a> = dyn FnMut(usize, &mut [PageBuf]) + 'a;
 
 /// Keeps pages by slot.
 ///

@@ -166,9 +166,7 @@ impl PageStore for Pagefile {
         let mut staging = self.staging.lock();
         let mut first = 0;
         for (slots, outcomes) in slots.chunks(RUN_PAGES).zip(outcomes.chunks_mut(RUN_PAGES)) {
-            for (n, page) in staging.iter_mut().take(slots.len()).enumerate() {
-                fill(first + n, page);
-            }
+            fill(first, &mut staging[..slots.len()]);
             for run in runs(slots) {
                 self.write_run(
                     &slots[run.clone()],

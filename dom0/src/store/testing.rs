@@ -16,7 +16,11 @@ pub(super) fn write(store: &impl PageStore, slots: &[Slot]) -> Vec<Outcome> {
     let mut outcomes = vec![Err(StoreError::Full); slots.len()];
     store.write(
         slots,
-        &mut |n, buffer| *buffer = page(slots[n].0),
+        &mut |first, buffers| {
+            for (buffer, slot) in buffers.iter_mut().zip(&slots[first..]) {
+                *buffer = page(slot.0);
+            }
+        },
         &mut outcomes,
     );
     outcomes
