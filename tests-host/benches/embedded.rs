@@ -1,0 +1,208 @@
+//! The embedded host beside its floors: how long a fault takes, and how fast pages go out.
+//!
+//! Each round measures the floors and the real thing one after the other, with the same placement
+//! and batch size, because machines drift; the ratio of a round is what counts, and the median round
+//! is shown. The pager is a second process, with pages in its memory (a warm store).
+//!
+//! For faults, everything goes out and each page is then touched once, in random order; all come back
+//! as most recently used, so that nothing goes out meanwhile. For page-out, everything goes out and
+//! comes back by itself until the store's memory has been used before, and then goes out once more.
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use p2m_paging::{Gfn, PAGE_SIZE, VcpuId};
+use tests_host::floors::{self, Layout, Placement};
+use xenpaging::host::guest_memory::GuestMemory;
+use xenpaging::host::machine::{Machine, MachineOptions, pin_to, usual_fault_cpu};
+use xenpaging::pager_main;
+
+const PAGES: u64 = 16_384;
+const ROUNDS: usize = 7;
+/// What the pager takes together; see `Config::new`.
+const BATCH: u64 = 256;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type AnyError = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new(pager_main::NAME)) {
+        return pager_main::main(std::env::args_os());
+    }
+    let done = match floors::serve(arguments.get(1..).unwrap_or_default()) {
+        Ok(true) => Ok(()),
+        Ok(false) => compare(),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embedded: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What one round found.
+struct Round {
+    bare_us: f64,
+    relay_us: f64,
+    fault_us: f64,
+    fault_p99_us: f64,
+    floor_out_ns: f64,
+    out_ns: f64,
+}
+
+fn compare() -> Result<(), AnyError> {
+    let program = std::env::current_exe()?;
+    println!("round  bare  relay  fault    p99  fault/relay   out floor    out  floor/out");
+    println!("         us     us     us     us                  ns/page ns/page");
+    let mut rounds = Vec::new();
+    for nth in 1..=ROUNDS {
+        let bare = floors::bare_handler(Placement::OneCpu, PAGES)?;
+        let relay = floors::relay(&program, Placement::OneCpu, PAGES)?;
+        let floor_out = floors::page_out(PAGES, BATCH, Layout::CONTIGUOUS, false)?;
+        let out = page_out(&program)?;
+        let mut faults = faults(&program, nth as u64)?;
+        faults.sort_unstable();
+        let us = |ns: u64| ns as f64 / 1000.0;
+        let round = Round {
+            bare_us: us(bare.p50_ns),
+            relay_us: us(relay.p50_ns),
+            fault_us: us(faults[faults.len() / 2]),
+            fault_p99_us: us(faults[faults.len() * 99 / 100]),
+            floor_out_ns: floor_out.out_ns,
+            out_ns: out.as_nanos() as f64 / PAGES as f64,
+        };
+        print_round(&nth.to_string(), &round);
+        rounds.push(round);
+    }
+    let median = |figure: fn(&Round) -> f64| {
+        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    println!(
+        "median of {ROUNDS} rounds: fault p50 is {:.2} x the relay floor; page-out runs at {:.0} % of its floor",
+        median(|r| r.fault_us / r.relay_us),
+        median(|r| 100.0 * r.floor_out_ns / r.out_ns)
+    );
+    Ok(())
+}
+
+fn print_round(name: &str, r: &Round) {
+    println!(
+        "{name:>5} {:5.1} {:6.1} {:6.1} {:6.1} {:12.2} {:11.0} {:7.0} {:9.0} %",
+        r.bare_us,
+        r.relay_us,
+        r.fault_us,
+        r.fault_p99_us,
+        r.fault_us / r.relay_us,
+        r.floor_out_ns,
+        r.out_ns,
+        100.0 * r.floor_out_ns / r.out_ns
+    );
+}
+
+/// The second process, ended when dropped.
+struct Pager(Child);
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How long it takes until everything is out, into slots that have been used before.
+fn page_out(program: &PathBuf) -> Result<Duration, AnyError> {
+    let (machine, _pager) = start(program, 0)?;
+    let out = |machine: &Machine| {
+        let start = Instant::now();
+        machine.set_target(0);
+        wait(|| machine.counts().paged == PAGES).map(|()| start.elapsed())
+    };
+    out(&machine)?;
+    machine.set_target(PAGES.cast_signed());
+    wait(|| machine.counts().paged == 0)?;
+    Ok(out(&machine)?)
+}
+
+/// How long each fault takes, in nanoseconds.
+fn faults(program: &PathBuf, seed: u64) -> Result<Vec<u64>, AnyError> {
+    let (machine, _pager) = start(program, PAGES)?;
+    machine.set_target(0);
+    wait(|| machine.counts().paged == PAGES)?;
+    let vcpu = std::thread::spawn(move || walk(&machine, seed));
+    Ok(vcpu.join().map_err(|_| "the vcpu has failed")??)
+}
+
+/// A machine with a full guest, and its pager.
+fn start(program: &PathBuf, mru_pages: u64) -> Result<(Arc<Machine>, Pager), AnyError> {
+    static NTH: AtomicU64 = AtomicU64::new(0);
+    let memory = GuestMemory::create(PAGES)?;
+    for gfn in 0..PAGES {
+        let page = [u8::try_from(gfn % 251)? + 1; PAGE_SIZE];
+        memory
+            .store(Gfn::new_truncate(gfn), &page)
+            .ok_or("page out of range")?;
+    }
+    let nth = NTH.fetch_add(1, Ordering::Relaxed);
+    let name = format!("embedded-bench-{}-{nth}", std::process::id());
+    let options = MachineOptions {
+        vcpus: 1,
+        cpu: usual_fault_cpu(),
+        name: name.clone(),
+    };
+    let machine = Machine::start(memory, &options)?;
+    let pager = Command::new(program)
+        .arg0(pager_main::NAME)
+        .args(["--embedded-host", &name])
+        .args(["--mru_size", &mru_pages.to_string()])
+        .spawn()?;
+    let pager = Pager(pager);
+    wait(|| machine.paging().is_enabled())?;
+    Ok((machine, pager))
+}
+
+/// Touches every page once.
+fn walk(machine: &Machine, seed: u64) -> Result<Vec<u64>, String> {
+    machine.become_vcpu(VcpuId(0));
+    usual_fault_cpu().into_iter().for_each(pin_to);
+    let mut faults = Vec::with_capacity(usize::try_from(PAGES).unwrap_or(0));
+    // An odd factor visits each of a power of two once, far from its neighbours.
+    let step = 2 * (seed * 2_654_435_761 % PAGES) + 1;
+    for nth in 0..PAGES {
+        let gfn = nth * step % PAGES;
+        let page = machine
+            .memory()
+            .page(Gfn::new_truncate(gfn))
+            .ok_or("page out of range")?;
+        let start = Instant::now();
+        let word = page[0].load(Ordering::Relaxed);
+        faults.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        if word != u64::from_ne_bytes([u8::try_from(gfn % 251).unwrap_or(0) + 1; 8]) {
+            return Err(format!("gfn {gfn:#x} came back wrong: {word:#x}"));
+        }
+    }
+    Ok(faults)
+}
+
+fn wait(mut until: impl FnMut() -> bool) -> Result<(), &'static str> {
+    let start = Instant::now();
+    while !until() {
+        if start.elapsed() > PATIENCE {
+            return Err("the pager does nothing");
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
