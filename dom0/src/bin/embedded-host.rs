@@ -18,7 +18,7 @@ use xenpaging::pager_main;
 /// Ends with 0 if nothing was lost, with 2 if userfaultfd is refused (or an option makes no sense),
 /// else with 1.
 #[derive(Debug, Parser)]
-#[command(name = "embedded-host", version)]
+#[command(name = "embedded-host", version, args_override_self = true)]
 struct Cli {
     /// Memory of the guest: a number with K, M or G, or of MiB.
     #[arg(long, default_value = "256M", value_parser = parse_size)]
@@ -73,20 +73,23 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(Failed { message, code }) => {
-            eprintln!("embedded-host: {message}");
+            if let Some(message) = message {
+                eprintln!("embedded-host: {message}");
+            }
             ExitCode::from(code)
         }
     }
 }
 
 struct Failed {
-    message: String,
+    /// `None` if it has been said.
+    message: Option<String>,
     code: u8,
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failed> {
     let program = std::env::current_exe().map_err(|error| Failed {
-        message: format!("this program cannot be found: {error}"),
+        message: Some(format!("this program cannot be found: {error}")),
         code: 1,
     })?;
     let seconds = |s: u32| Duration::from_secs(s.into());
@@ -113,7 +116,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         name: pager_main::NAME,
     };
     let report = job::run(&options, &pager).map_err(|error| Failed {
-        message: error.to_string(),
+        message: (!error.is_said()).then(|| error.to_string()),
         code: error.exit_code(),
     })?;
     println!("{report}");

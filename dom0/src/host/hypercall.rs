@@ -189,8 +189,9 @@ impl Machine {
     fn pager_left(&self) {
         if self.paging().is_enabled() {
             let lost_pages = self.counts().paged;
-            self.paging().shut_down();
+            // First, so that it is known why before any vcpu finds that there is no pager.
             self.detached(Departure::Died { lost_pages });
+            self.paging().shut_down();
             self.paging().platform().wake_all();
         }
         self.paging().platform().set_buffers(None);

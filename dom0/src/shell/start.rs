@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use p2m_paging::ring::{Back, SLOTS};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::buffers::{BufferError, buffer_sets};
@@ -78,6 +79,9 @@ impl Shell {
         let (mut sets, buffers, size) = buffer_sets(&pager)?;
         // Before anything is out, so that no signal finds the pager unprepared.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGALRM]).map_err(at("signals"))?;
+        // Writing beyond RLIMIT_FSIZE is an error of that write (EFBIG), not the end of the pager.
+        let ignored = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let attached = hypercalls.attach(&buffers, size)?;
         let shared: &'static SharedArea = Box::leak(Box::new(attached.shared));
         let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;

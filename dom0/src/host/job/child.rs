@@ -25,7 +25,7 @@ pub enum ChildError {
     /// It was not started.
     #[error("the pager cannot be started: {0}")]
     NotStarted(io::Error),
-    /// It ended before it attached; what it had to say is above.
+    /// It ended before it attached.
     #[error("the pager did not attach ({0})")]
     Ended(ExitStatus),
     /// It does nothing.
@@ -50,6 +50,8 @@ impl PagerProcess {
     ) -> Result<Self, ChildError> {
         let mut command = Command::new(&pager.program);
         command.arg0(pager.name).stdin(Stdio::null());
+        // Ctrl-C is the machine's affair: it tells the pager.
+        command.process_group(0);
         command.args(["--embedded-host", host]);
         command.args(["--mru_size", &mru_pages(sizes).to_string()]);
         match &options.store {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use p2m_paging::platform::{P2m as _, Platform as _};
 use p2m_paging::{Gfn, VcpuId};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub use child::{ChildError, PagerCommand};
 pub use options::{JobOptions, SizeError, Sizes, StoreChoice, parse_size};
@@ -29,6 +30,7 @@ use super::uffd::{OpenError, Options, Userfaultfd};
 use super::workload::fill::{self, FillError};
 use super::workload::pattern::Spread;
 use super::workload::{Course, Ledger, Vcpu, VcpuFigures};
+use crate::cli::Exit;
 use child::PagerProcess;
 use report::Phases;
 use watch::Line;
@@ -63,9 +65,18 @@ pub enum JobError {
     /// No threads.
     #[error("vcpu thread: {0}")]
     Thread(io::Error),
+    /// No signals.
+    #[error("signals: {0}")]
+    Signals(io::Error),
 }
 
 impl JobError {
+    /// Whether the reason has been printed already, by a pager that would not start.
+    pub fn is_said(&self) -> bool {
+        let not_started = Some(i32::from(Exit::NotStarted as u8));
+        matches!(self, Self::Child(ChildError::Ended(status)) if status.code() == not_started)
+    }
+
     /// What the process exits with: 2 for a permission that is missing, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -99,6 +110,11 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         visits: AtomicU64::new(0),
         bad: AtomicU64::new(0),
     };
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let flag = Arc::clone(&interrupted);
+        signal_hook::flag::register(signal, flag).map_err(JobError::Signals)?;
+    }
     let child = PagerProcess::start(pager, &machine_options.name, options, sizes)?;
     Job {
         options,
@@ -107,6 +123,7 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         course: Arc::new(course),
         line,
         child,
+        interrupted,
         phases: Phases::default(),
     }
     .run()
@@ -119,6 +136,8 @@ struct Job<'a> {
     course: Arc<Course>,
     line: Line,
     child: PagerProcess,
+    /// By a signal: the work ends early, and as it should.
+    interrupted: Arc<AtomicBool>,
     phases: Phases,
 }
 
@@ -137,8 +156,11 @@ impl Job<'_> {
         self.phases.resident_after = self.resident();
         if fate == Fate::Stopped {
             // Without a pager, the guest goes on.
-            let left = self.options.duration.saturating_sub(start.elapsed());
-            thread::sleep(left);
+            while start.elapsed() < self.options.duration
+                && !self.interrupted.load(Ordering::Relaxed)
+            {
+                thread::sleep(LOOK);
+            }
         }
         self.course.stop.store(true, Ordering::Relaxed);
         self.line.clear();
@@ -179,7 +201,7 @@ impl Job<'_> {
     fn work_until(&mut self, start: Instant, end: Duration) -> Option<Fate> {
         let wanted_out = self.sizes.pages - self.sizes.target;
         let mut balloon = self.options.balloon;
-        while start.elapsed() < end {
+        while start.elapsed() < end && !self.interrupted.load(Ordering::Relaxed) {
             thread::sleep(LOOK);
             if let Some(fate) = self.gone_wrong() {
                 return Some(fate);
@@ -206,16 +228,13 @@ impl Job<'_> {
     }
 
     fn gone_wrong(&mut self) -> Option<Fate> {
-        if let Some(reason) = self.machine.crashed() {
-            return Some(Fate::Crashed(reason.to_owned()));
-        }
         match self.machine.departure() {
             Some(Departure::Died { lost_pages }) => Some(Fate::PagerDied {
                 lost_pages,
                 status: self.child.status(),
             }),
             Some(Departure::Detached) => Some(Fate::PagerLeft),
-            None => None,
+            None => self.machine.crashed().map(|r| Fate::Crashed(r.to_owned())),
         }
     }
 
@@ -228,8 +247,8 @@ impl Job<'_> {
         }
         let departure = loop {
             match (self.machine.departure(), self.machine.crashed()) {
-                (_, Some(reason)) => return Fate::Crashed(reason.to_owned()),
                 (Some(departure), _) => break departure,
+                (None, Some(reason)) => return Fate::Crashed(reason.to_owned()),
                 (None, None) => thread::sleep(LOOK / 10),
             }
         };

@@ -156,7 +156,9 @@ impl fmt::Display for Report {
         match self.fault_ns.as_ref().filter(|h| !h.is_empty()) {
             None => row("fault latency", "-".to_owned())?,
             Some(faults) => {
-                for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+                for (name, quantile) in
+                    [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)]
+                {
                     let us = faults.value_at_quantile(quantile) as f64 / 1000.0;
                     row(&format!("fault latency {name}"), format!("{us:.1} us"))?;
                 }

@@ -1,9 +1,14 @@
 //! What each page of the guest must contain, kept outside the guest.
 
+use std::time::Duration;
+
 use p2m_paging::{Gfn, PAGE_SIZE};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::host::guest_memory::GuestMemory;
+
+/// How long a vcpu may take over one page before it counts as stuck.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What is known of one page. While it is locked nobody else of this machine reads or writes the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +59,16 @@ impl Ledger {
     }
 
     /// Reads all pages that the guest owns; `is_there` says of which the machine has the contents. One
-    /// that it has not is bad.
+    /// that it has not is bad, and so is one that a vcpu keeps locked: it waits for it for good.
     pub fn audit(&self, memory: &GuestMemory, is_there: impl Fn(Gfn) -> bool) -> Audit {
         let mut audit = Audit::default();
         let mut page = [0; PAGE_SIZE];
         for (gfn, entry) in (0..).map(Gfn::new_truncate).zip(&self.0) {
-            let expected = *entry.lock();
+            let Some(expected) = entry.try_lock_for(LOCK_PATIENCE).map(|entry| *entry) else {
+                audit.bad += 1;
+                tracing::error!(%gfn, "a vcpu waits for this page and cannot go on");
+                continue;
+            };
             if !expected.owned {
                 audit.given_back += 1;
                 continue;
@@ -79,6 +88,15 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_is_never_unlocked_is_bad_and_the_audit_ends() {
+        let memory = GuestMemory::create(2).unwrap();
+        let ledger = Ledger::take_down(&memory);
+        let _locked = ledger.lock(Gfn::new_truncate(0));
+        let audit = ledger.audit(&memory, |_| true);
+        assert_eq!((audit.good, audit.bad), (1, 1));
+    }
 
     #[test]
     fn a_changed_a_missing_and_a_given_back_page_are_told_apart() {

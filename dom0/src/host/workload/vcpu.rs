@@ -16,8 +16,8 @@ use crate::host::Machine;
 const WRITES_ONE_IN: u64 = 2;
 /// Words changed by a write.
 const WORDS_CHANGED: usize = 4;
-/// One visit in so many gives a page back, while there are some to be given back.
-const GIVES_BACK_ONE_IN: u64 = 16;
+/// Pages looked at after a visit to find one that is out, while some are to be given back.
+const GIVE_BACK_ATTEMPTS: usize = 8;
 /// How long a fault may take to be told from another in the figures: a minute, to 3 digits.
 const LONGEST_FAULT_NS: u64 = 60_000_000_000;
 
@@ -89,10 +89,10 @@ impl<'a> Vcpu<'a> {
             nth += 1;
             self.visit(Gfn::new_truncate(page));
             self.course.visits.fetch_add(1, Ordering::Relaxed);
-            if self.course.to_give_back.load(Ordering::Relaxed) > 0
-                && self.random.below(GIVES_BACK_ONE_IN) == 0
-            {
-                self.give_back();
+            for _ in 0..GIVE_BACK_ATTEMPTS {
+                if self.course.to_give_back.load(Ordering::Relaxed) > 0 {
+                    self.give_back();
+                }
             }
         }
         self.figures

@@ -1,0 +1,234 @@
+//! The machine's side of the socket and the mailbox, with a pager that does as it likes.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2m_paging::{Errno, Gfn, PAGE_SIZE};
+use xenpaging::host::guest_memory::GuestMemory;
+use xenpaging::host::{Departure, Machine, MachineOptions};
+use xenpaging::link::mailbox::ENTRIES;
+use xenpaging::link::packet::PACKET_WORDS;
+use xenpaging::link::{Connection, Mailbox, Op, PostedPrep, SharedArea};
+use xenpaging::shell::{Attached, CallError, Hypercalls};
+use xenpaging::store::PageBuf;
+
+const PAGES: u64 = 64;
+const BUFFERS: usize = 4;
+
+fn gfn(raw: u64) -> Gfn {
+    Gfn::try_new(raw).expect("a frame number")
+}
+
+fn machine(test: &str) -> (Arc<Machine>, String) {
+    let memory = GuestMemory::create(PAGES).unwrap();
+    for page in 0..PAGES {
+        let byte = u8::try_from(page).unwrap();
+        memory.store(gfn(page), &[byte; PAGE_SIZE]).unwrap();
+    }
+    let name = format!("xenpaging-{test}-{}", std::process::id());
+    let options = MachineOptions {
+        vcpus: 1,
+        cpu: None,
+        name: name.clone(),
+    };
+    (Machine::start(memory, &options).unwrap(), name)
+}
+
+struct Pager {
+    calls: Hypercalls,
+    attached: Attached,
+    buffers: &'static mut [PageBuf],
+}
+
+fn pager(name: &str) -> Pager {
+    let mut calls = Hypercalls::connect(name).unwrap();
+    assert_eq!(calls.info().unwrap().max_pages, PAGES);
+    let (buffers, file) = buffers();
+    let attached = calls.attach(&file, BUFFERS).unwrap();
+    calls.call(Op::Enable).unwrap();
+    Pager {
+        calls,
+        attached,
+        buffers,
+    }
+}
+
+fn buffers() -> (&'static mut [PageBuf], OwnedFd) {
+    SharedArea::create("buffers", BUFFERS).unwrap().into_pages()
+}
+
+impl Pager {
+    fn batch(&mut self, op: Op, gfns: &[u64]) -> Vec<Result<(), Errno>> {
+        let mut results = Vec::new();
+        let gfns: Vec<_> = gfns.iter().map(|&raw| gfn(raw)).collect();
+        self.calls.batch(op, gfns, |r| results.push(r)).unwrap();
+        results
+    }
+
+    fn prep(&mut self, preps: &[(u64, u64)]) -> Vec<Result<(), Errno>> {
+        let mut results = Vec::new();
+        let preps: Vec<_> = preps.iter().map(|&(raw, at)| (gfn(raw), at)).collect();
+        self.calls.prep(preps, |r| results.push(r)).unwrap();
+        results
+    }
+}
+
+fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn pages_go_out_and_come_back_in_batches() {
+    let (machine, name) = machine("batches");
+    let mut pager = pager(&name);
+    let all: Vec<u64> = (0..PAGES).collect();
+    assert!(pager.batch(Op::Nominate, &all).iter().all(Result::is_ok));
+    assert!(pager.batch(Op::Evict, &all).iter().all(Result::is_ok));
+    assert_eq!(machine.memory().resident_pages(), Ok(0));
+    pager.buffers[3] = PageBuf([0xab; PAGE_SIZE]);
+    let at = 3 * PAGE_SIZE as u64;
+    assert_eq!(
+        pager.prep(&[(5, at), (5, at)]),
+        [Ok(()), Err(Errno::ENOENT)]
+    );
+    let mut page = [0; PAGE_SIZE];
+    machine.memory().load(gfn(5), &mut page).unwrap();
+    assert_eq!(page, [0xab; PAGE_SIZE]);
+}
+
+/// Row A2: the frame gained a user since it was nominated.
+#[test]
+fn a_foreign_map_keeps_a_page_from_going_out() {
+    let (_machine, name) = machine("map");
+    let mut pager = pager(&name);
+    assert_eq!(pager.batch(Op::Nominate, &[1]), [Ok(())]);
+    assert_eq!(pager.batch(Op::Map, &[1, 2]), [Ok(()), Ok(())]);
+    assert_eq!(pager.batch(Op::Evict, &[1]), [Err(Errno::EBUSY)]);
+    assert_eq!(pager.batch(Op::Nominate, &[2]), [Err(Errno::EBUSY)]);
+    assert_eq!(
+        pager.batch(Op::Unmap, &[1, 1, 2]),
+        [Ok(()), Err(Errno::EINVAL), Ok(())]
+    );
+    assert_eq!(pager.batch(Op::Evict, &[1]), [Ok(())]);
+    // Out: asked for, and to be tried again; then on its way.
+    assert_eq!(pager.batch(Op::Map, &[1]), [Err(Errno::ENOENT)]);
+    assert_eq!(pager.batch(Op::Map, &[1]), [Err(Errno::ENOENT)]);
+    assert_eq!(pager.prep(&[(1, 0)]), [Ok(())]);
+    assert_eq!(pager.batch(Op::Map, &[1]), [Ok(())]);
+}
+
+#[test]
+fn a_second_pager_and_one_that_leaves_pages_out_are_refused() {
+    let (machine, name) = machine("second");
+    let mut first = pager(&name);
+    assert_eq!(first.batch(Op::Nominate, &[1]), [Ok(())]);
+    assert_eq!(first.batch(Op::Evict, &[1]), [Ok(())]);
+    let busy = |result: Result<(), CallError>| {
+        matches!(
+            result,
+            Err(CallError::Refused {
+                errno: Errno::EBUSY,
+                ..
+            })
+        )
+    };
+    assert!(busy(first.calls.call(Op::Enable)));
+    assert!(busy(first.calls.call(Op::Disable)));
+    let (_, file) = buffers();
+    assert!(busy(first.calls.attach(&file, BUFFERS).map(drop)));
+    assert_eq!(first.prep(&[(1, 0)]), [Ok(())]);
+    first.calls.call(Op::Disable).unwrap();
+    assert_eq!(machine.departure(), Some(Departure::Detached));
+    drop(first);
+    drop(pager(&name));
+    let departure = wait_for(|| machine.departure());
+    assert_eq!(departure, Departure::Died { lost_pages: 0 });
+}
+
+#[test]
+fn a_pager_that_is_gone_is_noticed_and_what_it_took_is_counted() {
+    let (machine, name) = machine("gone");
+    let mut pager = pager(&name);
+    assert!(
+        pager
+            .batch(Op::Nominate, &[1, 2, 3])
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert!(pager.batch(Op::Evict, &[1, 2]).iter().all(Result::is_ok));
+    drop(pager);
+    let departure = wait_for(|| machine.departure());
+    assert_eq!(departure, Departure::Died { lost_pages: 2 });
+    assert!(!machine.paging().is_enabled());
+}
+
+#[test]
+fn nonsense_on_the_socket_is_an_error_and_the_machine_lives() {
+    let (machine, name) = machine("nonsense");
+    let connection = Connection::connect(&name).unwrap();
+    let mut words = Box::new([0; PACKET_WORDS]);
+    let mut call = |packet: &[u64]| {
+        connection.send(packet, &[]).unwrap();
+        connection.receive(&mut words).unwrap().unwrap();
+        words[0]
+    };
+    let (einval, enosys) = (Errno::EINVAL as u64, Errno::ENOSYS as u64);
+    assert_eq!(call(&[0]), enosys);
+    assert_eq!(call(&[u64::MAX, 1, 2, 3]), enosys);
+    assert_eq!(call(&[Op::Info as u64, 99]), enosys, "another protocol");
+    assert_eq!(call(&[Op::Attach as u64, 4]), einval, "no descriptor");
+    assert_eq!(call(&[Op::Nominate as u64, u64::MAX]), einval);
+    assert_eq!(call(&[Op::Prep as u64, 1]), einval, "half a prep");
+    // Frames beyond the guest, and no pager attached: refused one by one.
+    assert_eq!(call(&[Op::Nominate as u64, PAGES, 1 << 39]), 0);
+    assert_eq!(call(&[Op::Restore as u64, u64::MAX]), 0);
+    connection.send(&[0; PACKET_WORDS + 1], &[]).unwrap();
+    drop(connection);
+    assert_eq!(machine.counts().paged, 0);
+    drop(pager(&name));
+}
+
+#[test]
+fn nonsense_in_the_mailbox_is_answered_and_harms_nobody() {
+    let (machine, name) = machine("mailbox");
+    let mut pager = pager(&name);
+    assert_eq!(pager.batch(Op::Nominate, &[7]), [Ok(())]);
+    assert_eq!(pager.batch(Op::Evict, &[7]), [Ok(())]);
+    let shared: &'static SharedArea = Box::leak(Box::new(pager.attached.shared));
+    let mailbox = Mailbox::new(shared).unwrap();
+    let preps = [
+        (u64::MAX, 0, Err(Errno::EINVAL)),
+        (1 << 39, 0, Err(Errno::ENOENT)),
+        (3, 0, Err(Errno::ENOENT)),
+        (7, 1, Err(Errno::EINVAL)),
+        (7, u64::MAX - 4095, Err(Errno::EINVAL)),
+        (7, (BUFFERS * PAGE_SIZE) as u64, Err(Errno::EINVAL)),
+        (7, 0, Ok(())),
+    ];
+    for (entry, (gfn, buffer, _)) in preps.into_iter().enumerate() {
+        mailbox.post(PostedPrep { entry, gfn, buffer });
+    }
+    pager.attached.doorbell.kick().unwrap();
+    let mut done = [None; ENTRIES];
+    wait_for(|| {
+        for entry in mailbox.harvest() {
+            done[entry] = Some(mailbox.result(entry));
+        }
+        (done.iter().flatten().count() == preps.len()).then_some(())
+    });
+    for (entry, (gfn, buffer, expected)) in preps.into_iter().enumerate() {
+        assert_eq!(
+            done[entry],
+            Some(expected),
+            "gfn {gfn:#x} buffer {buffer:#x}"
+        );
+    }
+    assert_eq!(machine.counts().paged, 0);
+    assert_eq!(machine.crashed(), None);
+}

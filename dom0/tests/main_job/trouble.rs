@@ -1,0 +1,73 @@
+//! Signals, a full disk, a pager that dies.
+
+use std::process::Command;
+
+use rustix::process::{Signal, kill_process};
+
+use super::{Finished, host, pager_of, start, wait_until_paged};
+
+/// Row B3: whichever of the four it is.
+#[test]
+fn b3_a_signal_to_the_pager_brings_everything_back() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::ALARM] {
+        let mut host = start(&["--seconds", "600"]);
+        wait_until_paged(&mut host);
+        kill_process(pager_of(&host), signal).unwrap();
+        let finished = Finished::from(host.wait_with_output().unwrap());
+        // Nobody had told the host, so it is no success; but nothing is lost.
+        assert_eq!(finished.code, Some(1), "{signal:?}: {}", finished.err);
+        assert!(finished.out.contains("left by itself"), "{}", finished.out);
+        assert_eq!(finished.figure("pages still out"), 0, "{signal:?}");
+        assert_eq!(finished.figure("bad pages"), 0, "{signal:?}");
+        assert_eq!(finished.figure("pages verified"), 4096, "{signal:?}");
+    }
+}
+
+#[test]
+fn a_signal_to_the_host_ends_the_run_early_and_as_it_should() {
+    for signal in [Signal::HUP, Signal::TERM] {
+        let mut host = start(&["--seconds", "600"]);
+        wait_until_paged(&mut host);
+        let pid = rustix::process::Pid::from_child(&host);
+        kill_process(pid, signal).unwrap();
+        Finished::from(host.wait_with_output().unwrap()).nothing_was_lost();
+    }
+}
+
+#[test]
+fn a_killed_pager_is_a_clear_end() {
+    let mut host = start(&["--seconds", "600"]);
+    wait_until_paged(&mut host);
+    kill_process(pager_of(&host), Signal::KILL).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    assert_eq!(finished.code, Some(1), "{}", finished.out);
+    assert!(finished.figure("pages still out") > 0, "{}", finished.out);
+    assert!(finished.out.contains("the pager died"), "{}", finished.out);
+}
+
+/// A guest of 16 MiB, 8 of them to go out, and a disk of 2.
+#[test]
+fn a_full_disk_stops_page_out_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let file = format!("{path}/pages");
+    let run = host(&["--store", &file]);
+    let mut inner = vec![run.get_program()];
+    inner.extend(run.get_args());
+    let mut command = Command::new("unshare");
+    if rustix::process::getuid().is_root() {
+        command.arg("--mount");
+    } else {
+        command.args(["--mount", "--user", "--map-root-user"]);
+    }
+    let mount = r#"mount -t tmpfs -o size=2M none "$0" || exit 77; exec "$@""#;
+    command.args(["sh", "-c", mount, path]).args(inner);
+    let finished = Finished::from(command.output().unwrap());
+    if finished.code == Some(77) || finished.err.contains("unshare failed") {
+        eprintln!("not tested: no disk can be mounted here");
+        return;
+    }
+    finished.nothing_was_lost();
+    assert!(finished.err.contains("store is full"), "{}", finished.err);
+    assert!(finished.figure("evicted") > 0, "{}", finished.out);
+}
