@@ -3,10 +3,10 @@
 mod common;
 
 use common::{Domain, gfn};
-use p2m_paging::paging::{Caller, Populated};
-use p2m_paging::ring::{PagingFlags, Request, Response};
+use p2m_paging::paging::{Caller, PopulateError, Populated};
+use p2m_paging::ring::{Back, PagingFlags, Request, Response};
 use p2m_paging::{Errno, P2mType, VcpuId};
-use tests_host::plain::Buffer;
+use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 
 /// The pager dies with a request in hand; the next one has never heard of it.
 #[test]
@@ -166,4 +166,51 @@ fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     assert!(d.serve_one().is_some(), "asked again");
     d.assert_settled();
     assert_eq!(d.p2mt(2), P2mType::RamRw);
+}
+
+/// The pager is replaced after the vcpu has seen that there is one, and before it waits. On the new
+/// ring nobody has asked for the page.
+#[test]
+fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
+    for second_vcpu in [false, true] {
+        let d: &'static mut Domain = Box::leak(Box::new(Domain::new(2, 4)));
+        d.out([1]);
+        if second_vcpu {
+            // In flight already: the vcpu under test only joins.
+            assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+        }
+        let new_page: &'static RingPage = Box::leak(Box::new(RingPage::new()));
+        let d: &'static Domain = d;
+        d.machine().on_next_pause(|| {
+            let _ = d.paging.disable().unwrap();
+            let attached = d.paging.enable(&PAGEABLE_DOMAIN, || Some(new_page.map()));
+            attached.unwrap();
+        });
+        let got = d.fault(0, 1);
+        let mut back = Back::new(new_page.map());
+        match got {
+            Ok(Populated::Waiting) => {
+                let request = back.take().unwrap().expect("asked on the new ring");
+                assert_eq!(request.unwrap().gfn, gfn(1));
+            }
+            other => {
+                assert_eq!(other, Ok(Populated::OnItsWay));
+                assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
+            }
+        }
+    }
+}
+
+/// The ring goes for good at that moment: the vcpu is let go and told.
+#[test]
+fn a_pager_that_leaves_while_a_vcpu_is_being_stopped() {
+    let d: &'static mut Domain = Box::leak(Box::new(Domain::new(1, 4)));
+    d.out([1]);
+    let d: &'static Domain = d;
+    d.machine().on_next_pause(|| {
+        let _ = d.paging.disable().unwrap();
+    });
+    assert_eq!(d.fault(0, 1), Err(PopulateError::NoRing));
+    assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
+    assert_eq!(d.paging.vcpus().pauses(VcpuId(0)), 0);
 }

@@ -64,11 +64,24 @@ struct VcpuRecord {
 }
 
 /// The machine.
-#[derive(Debug)]
 pub struct PlainMachine<const CHECKED: bool = true> {
     core: lock_api::Mutex<spin::Mutex<()>, Core>,
     vcpus: Vec<VcpuRecord>,
     notifications: AtomicU64,
+    /// With `CHECKED` only.
+    on_pause: std::sync::Mutex<Option<Meanwhile>>,
+}
+
+/// What somebody else does at a certain moment.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+impl<const CHECKED: bool> std::fmt::Debug for PlainMachine<CHECKED> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlainMachine")
+            .field("core", &self.core)
+            .field("vcpus", &self.vcpus)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<const CHECKED: bool> PlainMachine<CHECKED> {
@@ -78,7 +91,13 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
             core: lock_api::Mutex::new(Core::new(gfns, spare)),
             vcpus: (0..vcpus).map(|_| VcpuRecord::default()).collect(),
             notifications: AtomicU64::new(0),
+            on_pause: std::sync::Mutex::new(None),
         }
+    }
+
+    /// While the next vcpu is being stopped, with the p2m locked, another CPU does this.
+    pub fn on_next_pause(&self, meanwhile: impl FnOnce() + Send + 'static) {
+        *self.on_pause.lock().expect("not poisoned") = Some(Box::new(meanwhile));
     }
 
     /// Looks at, or changes, the machine behind the crate's back.
@@ -145,6 +164,13 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
         let record = &self.vcpus[vcpu.index()];
         record.level.fetch_add(1, Ordering::SeqCst);
         record.pauses.fetch_add(1, Ordering::SeqCst);
+        if CHECKED {
+            let meanwhile = self.on_pause.lock().expect("not poisoned").take();
+            if let Some(meanwhile) = meanwhile {
+                let done = std::thread::spawn(meanwhile).join();
+                done.expect("the other CPU got through");
+            }
+        }
     }
 
     fn unpause_vcpu(&self, vcpu: VcpuId) {
