@@ -3,9 +3,9 @@
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | fault | read of the userfaultfd | [`fault`](super::fault): asks for the page |
-//! | prep | read of the doorbell | [`prep`](super::prep): fills pages, takes answers |
-//! | hypercall | receive on the socket | [`hypercall`](super::hypercall): batches, attach and detach |
+//! | fault | read of the userfaultfd | `fault`: asks for the page |
+//! | prep | read of the doorbell | `prep`: fills pages, takes answers |
+//! | hypercall | receive on the socket | `hypercall`: batches, attach and detach |
 //!
 //! The first two run on one CPU together with the pager's fault thread, unless told not to: a wake-up
 //! across CPUs costs more than the whole rest of a fault.

@@ -3,7 +3,7 @@
 //! The pager writes an entry, sets its bit in `posted` and rings; the machine takes all bits that
 //! are set, works the entries off, writes each one's status and sets its bit in `done`; the pager
 //! takes those bits when it wakes next. An entry belongs to the pager until it is posted, to the
-//! machine until it is done. Nobody waits for a status: see [`crate::host::prep`].
+//! machine until it is done. Nobody waits for a status: see `host::prep`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
