@@ -5,7 +5,7 @@
 //! up; and a pager that takes over in earnest finds every vcpu and every page.
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{Caller, Job, Paging, PrepJob, RingState};
+use p2m_paging::paging::{Caller, Count, Job, Paging, PrepJob, RingState};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Response, SLOTS};
 use p2m_paging::{Gfn, P2mType, VcpuId};
@@ -98,8 +98,13 @@ impl<'c> Hostile<'c> {
 
     /// An event: bounded work, whatever the page says.
     pub fn event(&self) {
+        let requests = || self.paging.counters().get(Count::Requests);
+        let (held, before) = (self.paging.slots_held(), requests());
         let handled = self.paging.on_event();
         assert!(handled.responses <= SLOTS, "{handled:?}");
+        // Only what was asked, before or meanwhile, can have been answered.
+        let asked = u64::from(held) + requests() - before;
+        assert!(u64::from(handled.responses) <= asked, "{handled:?}");
         if handled.state == RingState::More {
             assert_eq!(handled.responses, SLOTS);
         }
