@@ -249,20 +249,12 @@ impl RawEntry {
     }
 }
 
+/// A request is what its response repeats, and the type that the gfn had.
 impl From<&Request> for RawEntry {
     fn from(r: &Request) -> Self {
-        Self {
-            version: VERSION,
-            flags: r.flags.bits(),
-            reason: REASON_MEM_PAGING,
-            vcpu_id: r.vcpu.0,
-            paging: RawPaging {
-                gfn: r.gfn.get(),
-                p2mt: r.p2mt.raw().into(),
-                flags: r.paging.bits(),
-            },
-            ..Self::ZERO
-        }
+        let mut raw = Self::from(&Response::to(r));
+        raw.paging.p2mt = r.p2mt.raw().into();
+        raw
     }
 }
 
@@ -270,13 +262,20 @@ impl TryFrom<&RawEntry> for Request {
     type Error = EntryError;
 
     fn try_from(raw: &RawEntry) -> Result<Self, EntryError> {
+        let Response {
+            gfn,
+            vcpu,
+            flags,
+            paging,
+        } = Response::try_from(raw)?;
+        let p2mt = raw.paging.p2mt;
+        let p2mt = P2mType::try_from_raw(p2mt).ok_or(EntryError::Type(p2mt))?;
         Ok(Self {
-            gfn: raw.checked()?,
-            vcpu: VcpuId(raw.vcpu_id),
-            flags: EntryFlags::from_bits_retain(raw.flags),
-            p2mt: P2mType::try_from_raw(raw.paging.p2mt)
-                .ok_or(EntryError::Type(raw.paging.p2mt))?,
-            paging: PagingFlags::from_bits_retain(raw.paging.flags),
+            gfn,
+            vcpu,
+            flags,
+            p2mt,
+            paging,
         })
     }
 }

@@ -10,7 +10,7 @@
 //! - A request that finds the pager idle wakes it: when it went idle it found the ring empty and said
 //!   that it wants an event for the next request. It then harvests all that was done.
 //! - What waits for a *slot* waits while at least [`SLOTS`]/2 are held: a vcpu stands in line only
-//!   while 7 are, foreign callers are turned away from 4 on. Take the last request pushed while a vcpu
+//!   while 7 are, and so are foreign callers turned away. Take the last request pushed while a vcpu
 //!   stands in line. If it ends in a prep, that prep's round ends with the line still standing, or the
 //!   line was served by answers: at least half the slots are held and this thread kicks. If it ends
 //!   without a prep, the pager was awake for it, and harvested then what was done; what was not done
