@@ -146,6 +146,58 @@ fn a_look_at_the_flag_alone_would_lose_the_vcpu() {
     tear_down(false);
 }
 
+/// As [`tear_down`], and a new pager attaches at once. A vcpu that found no ring stops waiting
+/// (`Paging::stop_waiting`); one that believed the flag, which speaks of the new ring, would wait
+/// for a request that nobody made.
+fn replacement(believes_the_flag: bool) {
+    loom::model(move || {
+        let w = Arc::new(Waiting {
+            waits_for: AtomicU64::new(0),
+            enabled: AtomicBool::new(true),
+            ring: Mutex::new(true),
+        });
+        let vcpu = {
+            let w = w.clone();
+            thread::spawn(move || {
+                let _ = w.waits_for.compare_exchange(0, 2, AcqRel, Acquire);
+                let asked = *w.ring.lock().unwrap();
+                let stays = believes_the_flag && w.enabled.load(Acquire);
+                if !asked && !stays {
+                    let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
+                }
+                asked
+            })
+        };
+        {
+            let mut ring = w.ring.lock().unwrap();
+            w.enabled.store(false, Release);
+            *ring = false;
+        }
+        if w.waits_for.load(Acquire) != 0 {
+            let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
+        }
+        {
+            let mut ring = w.ring.lock().unwrap();
+            *ring = true;
+            w.enabled.store(true, Release);
+        }
+        let asked = vcpu.join().unwrap();
+        let waits = w.waits_for.load(Relaxed) != 0;
+        assert!(asked || !waits, "waits for a request that nobody made");
+    });
+}
+
+#[test]
+fn nobody_waits_on_a_ring_that_was_not_asked() {
+    replacement(false);
+}
+
+#[test]
+#[should_panic(expected = "waits for a request that nobody made")]
+fn a_flag_of_the_next_ring_would_lose_the_vcpu() {
+    replacement(true);
+}
+
 /// The count of waiting vcpus, which lets a page come home without a look at each: `Vcpus::wait`
 /// against `Vcpus::end_wait` of a tear-down, while `Vcpus::woken` looks for another vcpu.
 fn count(counted_first: bool) {
