@@ -99,9 +99,11 @@ impl<'d> Vcpus<'d> {
 
     /// Undoes a pause.
     pub fn unpause(&self, paused: VcpuPaused) -> Switch {
-        let before = self.cells[paused.0.index()]
-            .pauses
-            .fetch_sub(1, Ordering::AcqRel);
+        // A pause of another domain's, which has more vcpus than this one: nothing to undo here.
+        let Some(cell) = self.cell(paused.0) else {
+            return Switch::Stay;
+        };
+        let before = cell.pauses.fetch_sub(1, Ordering::AcqRel);
         if before == 1 {
             Switch::Change
         } else {
@@ -112,7 +114,9 @@ impl<'d> Vcpus<'d> {
     /// Notes that the vcpu waits for `gfn`, and keeps the pause until it is [`Self::woken`]. Given
     /// back if it waits for a page already: one at a time, the other it will ask for again.
     pub(crate) fn wait(&self, paused: VcpuPaused, gfn: Gfn) -> Result<(), VcpuPaused> {
-        let cell = &self.cells[paused.0.index()];
+        let Some(cell) = self.cell(paused.0) else {
+            return Err(paused);
+        };
         // Counted before it can be seen, so that the count is never below the number that wait:
         // whoever ends the wait counts down, perhaps at once.
         self.waiting.fetch_add(1, Ordering::AcqRel);
