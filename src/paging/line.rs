@@ -154,16 +154,12 @@ impl Line {
         self.stand(vcpus, vcpu, want)
     }
 
-    /// As [`Self::send`], for a page that is on its way in: sent only if nobody has asked for it on
-    /// this ring, as after a pager has been replaced, or if those who want to stand in line
-    /// themselves. The answer to any request for a page ends the wait of all who wait for it. A vcpu that stands in line with an outdated
-    /// request replaces it all the same: what it says there would not be true any more.
+    /// As [`Self::send`], for a page that is on its way in: sent unless it has been asked for on this
+    /// ring, whose answer ends the wait of all who wait for it. It has not been if the pager was
+    /// replaced, or if whoever asks first still stands in line. A vcpu that stands in line with an
+    /// outdated request replaces it all the same: what it says there would not be true any more.
     pub(super) fn send_again(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
-        let asked = self
-            .front
-            .as_ref()
-            .is_some_and(|front| front.asks(want.gfn));
-        if asked && wanted(vcpus, vcpu).is_none() {
+        if self.has_asked(want.gfn) && wanted(vcpus, vcpu).is_none() {
             return Sent::Already;
         }
         self.send(vcpus, vcpu, want)
@@ -171,17 +167,18 @@ impl Line {
 
     /// As [`Self::send_again`], for callers that do not wait.
     pub(super) fn push_again(&mut self, want: Want, caller: Caller) -> Sent {
-        if self
-            .front
-            .as_ref()
-            .is_some_and(|front| front.asks(want.gfn))
-        {
+        if self.has_asked(want.gfn) {
             return Sent::Already;
         }
         match self.claim_in_turn(caller.asker()) {
             Ok(claim) => self.push(claim, want, caller),
             Err(not) => Sent::Not(not),
         }
+    }
+
+    /// Whether a request for this page is on this ring and has not been answered.
+    fn has_asked(&self, gfn: Gfn) -> bool {
+        self.front.as_ref().is_some_and(|front| front.asks(gfn))
     }
 
     /// Pushes what those in line want, as far as there are slots.
