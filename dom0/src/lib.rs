@@ -1,6 +1,7 @@
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
 pub mod cli;
 pub mod core;
+pub mod embedded;
 pub mod host;
 pub mod link;
 pub mod pager_main;

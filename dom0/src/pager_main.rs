@@ -10,7 +10,8 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::{Cli, Exit};
 use crate::core::Pager;
 use crate::core::policy::Sweep;
-use crate::shell::{Hypercalls, Options, Shell, ShellError};
+use crate::embedded::EmbeddedMachine;
+use crate::shell::{Machine, Options, Shell, ShellError};
 use crate::store::PageStore;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
@@ -49,11 +50,9 @@ fn complain(error: &anyhow::Error) {
 }
 
 fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
-    let host = cli.embedded_host.as_ref();
-    let host = host.context("Xen's domains are not served yet, only embedded hosts")?;
-    let mut hypercalls = Hypercalls::connect(host)?;
-    let guest = hypercalls.info()?;
-    let config = cli.config(guest.max_pages, &[0..=guest.max_pages.saturating_sub(1)]);
+    let machine = find_guest(cli)?;
+    let guest = machine.guest();
+    let config = cli.config(guest.max_pages, &guest.memory);
     let policy = Sweep::new(&config.memory, &cli.sweep());
     let pager = Pager::new(config, Box::new(policy));
     let keep = if cli.keep_pagefile {
@@ -72,13 +71,19 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     let options = Options {
         status: cli.verbose > 0,
     };
-    match Shell::start(&options, pager, store, hypercalls) {
+    match Shell::start(&options, pager, store, machine) {
         Ok(shell) => Ok((shell, pagefile)),
         Err(error) => {
             remove(pagefile);
             Err(error.into())
         }
     }
+}
+
+fn find_guest(cli: &Cli) -> anyhow::Result<Box<dyn Machine>> {
+    let host = cli.embedded_host.as_ref();
+    let host = host.context("Xen's domains are not served yet, only embedded hosts")?;
+    Ok(Box::new(EmbeddedMachine::connect(host)?))
 }
 
 fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2m_paging::{Errno, Gfn, PAGE_SIZE};
+use xenpaging::embedded::{CallError, Handles, Hypercalls};
 use xenpaging::host::guest_memory::GuestMemory;
 use xenpaging::host::{Departure, Machine, MachineOptions};
 use xenpaging::link::mailbox::ENTRIES;
 use xenpaging::link::packet::PACKET_WORDS;
 use xenpaging::link::{Connection, Mailbox, Op, PostedPrep, SharedArea};
-use xenpaging::shell::{Attached, CallError, Hypercalls};
+
 use xenpaging::store::PageBuf;
 
 const PAGES: u64 = 64;
@@ -37,7 +38,7 @@ fn machine(test: &str) -> (Arc<Machine>, String) {
 
 struct Pager {
     calls: Hypercalls,
-    attached: Attached,
+    attached: Handles,
     buffers: &'static mut [PageBuf],
 }
 

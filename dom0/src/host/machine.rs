@@ -25,8 +25,10 @@ use super::guest_memory::{CreateError, GuestMemory};
 use super::p2m::{HostPlatform, PageCounts};
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
 use crate::link::area::AreaError;
+use crate::link::packet::notice_words;
 use crate::link::socket::ConnectError;
-use crate::link::{Connection, EventChannel, Listener, Mailbox, Notice, SharedArea};
+use crate::link::{Connection, EventChannel, Listener, Mailbox, SharedArea};
+use crate::shell::Notice;
 
 /// What kind of machine.
 #[derive(Clone, Debug)]
@@ -312,7 +314,7 @@ impl Machine {
     fn tell(&self, notice: Notice) {
         let state = self.watch.lock();
         if let Some(connection) = &state.connection
-            && let Err(errno) = connection.try_send(&notice.words())
+            && let Err(errno) = connection.try_send(&notice_words(notice))
         {
             tracing::warn!(?notice, %errno, "the pager was not told");
         }

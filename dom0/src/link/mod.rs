@@ -15,5 +15,5 @@ pub mod socket;
 pub use area::{AreaError, SharedArea};
 pub use event_channel::EventChannel;
 pub use mailbox::{Mailbox, PostedPrep};
-pub use packet::{Notice, Op, PROTOCOL};
+pub use packet::{Op, PROTOCOL};
 pub use socket::{Connection, Listener};

@@ -1,6 +1,8 @@
 //! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
 //! is `[kind, argument]` and has no reply.
 
+use crate::shell::Notice;
+
 /// Both sides must be of the same make: checked by [`Op::Info`].
 pub const PROTOCOL: u64 = 1;
 /// Pages of a batch at most.
@@ -51,35 +53,22 @@ numbered! {
     }
 }
 
-/// What the machine tells a pager unasked, as a watch on xenstore would.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// How many pages the guest is to have resident (`memory/target-tot_pages`).
-    Target(i64),
-    /// How many it has (`tot_pages`).
-    Resident(u64),
-    /// The guest has shut down (`@releaseDomain`).
-    DomainGone,
+/// A notice as a packet.
+pub const fn notice_words(notice: Notice) -> [u64; 2] {
+    match notice {
+        Notice::Target(pages) => [1, pages.cast_unsigned()],
+        Notice::Resident(pages) => [2, pages],
+        Notice::DomainGone => [3, 0],
+    }
 }
 
-impl Notice {
-    /// As a packet.
-    pub const fn words(self) -> [u64; 2] {
-        match self {
-            Self::Target(pages) => [1, pages.cast_unsigned()],
-            Self::Resident(pages) => [2, pages],
-            Self::DomainGone => [3, 0],
-        }
-    }
-
-    /// What a packet says, if anything.
-    pub const fn parse(words: &[u64]) -> Option<Self> {
-        match words {
-            [1, pages] => Some(Self::Target(pages.cast_signed())),
-            [2, pages] => Some(Self::Resident(*pages)),
-            [3, _] => Some(Self::DomainGone),
-            _ => None,
-        }
+/// The notice that a packet is, if any.
+pub const fn parse_notice(words: &[u64]) -> Option<Notice> {
+    match words {
+        [1, pages] => Some(Notice::Target(pages.cast_signed())),
+        [2, pages] => Some(Notice::Resident(*pages)),
+        [3, _] => Some(Notice::DomainGone),
+        _ => None,
     }
 }
 
@@ -90,10 +79,10 @@ mod tests {
     #[test]
     fn notices_round_trip_and_garbage_is_none() {
         for notice in [Notice::Target(-5), Notice::Resident(7), Notice::DomainGone] {
-            assert_eq!(Notice::parse(&notice.words()), Some(notice));
+            assert_eq!(parse_notice(&notice_words(notice)), Some(notice));
         }
         for garbage in [&[][..], &[1], &[9, 9], &[1, 2, 3]] {
-            assert_eq!(Notice::parse(garbage), None);
+            assert_eq!(parse_notice(garbage), None);
         }
         assert_eq!(Op::try_from_raw(Op::Unmap as u64), Some(Op::Unmap));
         assert_eq!(Op::try_from_raw(0), None);

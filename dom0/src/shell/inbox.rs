@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bitflags::bitflags;
 use parking_lot::Mutex;
 
+use super::machine::Notice;
 use crate::core::Batch;
-use crate::link::{EventChannel, Notice};
+use crate::link::EventChannel;
 
 bitflags! {
     /// News. Each stands until it is taken; the same twice is once.

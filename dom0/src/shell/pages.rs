@@ -1,12 +1,10 @@
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;
-use zerocopy::IntoBytes as _;
 
 use super::buffers::BufferSet;
-use crate::core::{Batch, Page, PageError};
-use crate::host::frame_run::runs;
-use crate::host::guest_memory::{FrameError, GuestFile};
+use super::machine::Calls;
+use crate::core::{Batch, PageError};
 use crate::store::{Outcome, PageBuf, PageStore, Slot, StoreError};
 
 /// Lists that the store is called with, kept for their memory.
@@ -65,11 +63,10 @@ pub(super) fn load(
     }
 }
 
-/// Writes each page's frame to its slot. Frames are read with `pread`: nothing is mapped, so nothing
-/// is left mapped when the evict asks who uses the frame.
+/// Writes each page's frame to its slot.
 pub(super) fn save(
     store: &dyn PageStore,
-    memory: &GuestFile,
+    calls: &mut dyn Calls,
     batch: &mut Batch,
     scratch: &mut Scratch,
 ) {
@@ -77,17 +74,8 @@ pub(super) fn save(
     let unread = &mut scratch.unread;
     let pages = batch.pages();
     let mut fill = |first: usize, buffers: &mut [PageBuf]| {
-        let mut at = 0;
-        for run in runs(pages[first..first + buffers.len()].iter().map(Page::gfn)) {
-            let end = at + run.frames().count();
-            if let Err(error) = memory.read(run, buffers[at..end].as_mut_bytes()) {
-                unread[first + at..first + end].fill(Some(match error {
-                    FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
-                    FrameError::System { .. } => Errno::EIO,
-                }));
-            }
-            at = end;
-        }
+        let end = first + buffers.len();
+        calls.read(&pages[first..end], buffers, &mut unread[first..end]);
     };
     store.write(&scratch.slots, &mut fill, &mut scratch.outcomes);
     let results = scratch.outcomes.iter().zip(&scratch.unread);

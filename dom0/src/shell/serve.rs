@@ -8,12 +8,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
 use super::demand::Demand;
-use super::hypercalls::{CallError, Hypercalls};
 use super::inbox::{Inbox, News};
+use super::machine::{Bell, Calls};
 use super::start::ShellError;
 use super::worker::Queue;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
-use crate::link::{EventChannel, Op};
 use crate::store::PageStore;
 
 /// Ticks from one line of status to the next, where they are wanted.
@@ -44,8 +43,7 @@ pub struct Shell {
     pub(super) store: Arc<dyn PageStore>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) queue: Arc<Queue>,
-    pub(super) events: EventChannel,
-    pub(super) doorbell: EventChannel,
+    pub(super) bell: Box<dyn Bell>,
     /// The machine is to be rung.
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
@@ -54,14 +52,14 @@ pub struct Shell {
     pub(super) status: Option<u32>,
     pub(super) bar: Option<ProgressBar>,
     /// `None` once it has been waited for.
-    pub(super) worker: Option<JoinHandle<Hypercalls>>,
+    pub(super) worker: Option<JoinHandle<Box<dyn Calls>>>,
 }
 
 impl Shell {
     /// Pages until everything is back after a signal, or the guest is gone.
     pub fn serve(mut self) -> Result<Ended, ShellError> {
         let summary = loop {
-            self.events.wait().map_err(ShellError::Events)?;
+            self.bell.wait().map_err(ShellError::Events)?;
             while self.round() {}
             if let Some(summary) = self.finished.take() {
                 break summary;
@@ -83,9 +81,9 @@ impl Shell {
             self.owed = true;
         }
         if std::mem::take(&mut self.owed)
-            && let Err(errno) = self.doorbell.kick()
+            && let Err(errno) = self.bell.ring()
         {
-            tracing::error!(%errno, "the embedded host cannot be woken");
+            tracing::error!(%errno, "the machine cannot be woken");
         }
         harvested || requested || !news.is_empty()
     }
@@ -175,7 +173,7 @@ impl Shell {
                         }
                         (Lane::Demand, Step::Prep) => {
                             self.owed = true;
-                            self.ready.extend(self.demand.post(batch));
+                            self.ready.extend(self.demand.prep(batch));
                         }
                         _ => self.queue.push(batch),
                     },
@@ -243,30 +241,25 @@ impl Shell {
         }
         self.queue.close();
         let worker = self.worker.take().map(JoinHandle::join);
-        let Some(Ok(mut hypercalls)) = worker else {
+        let Some(Ok(mut calls)) = worker else {
             return Err(ShellError::Worker);
         };
         if summary.domain_alive && summary.unreadable_pages == 0 {
-            self.disable(&mut hypercalls)?;
+            self.disable(&mut *calls)?;
         }
         Ok(Ended { summary, progress })
     }
 
     /// Requests still come while vcpus stand in line for the ring.
-    fn disable(&mut self, hypercalls: &mut Hypercalls) -> Result<(), CallError> {
-        for _ in 1..DISABLE_ATTEMPTS {
-            match hypercalls.call(Op::Disable) {
-                Err(CallError::Refused {
-                    errno: p2m_paging::Errno::EBUSY,
-                    ..
-                }) => {
-                    while self.round() {}
-                    thread::sleep(DISABLE_PAUSE);
-                }
-                other => return other,
+    fn disable(&mut self, calls: &mut dyn Calls) -> Result<(), ShellError> {
+        for _ in 0..DISABLE_ATTEMPTS {
+            if calls.disable()? {
+                return Ok(());
             }
+            while self.round() {}
+            thread::sleep(DISABLE_PAUSE);
         }
-        hypercalls.call(Op::Disable)
+        Err(ShellError::StillInLine)
     }
 }
 

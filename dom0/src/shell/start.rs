@@ -6,22 +6,20 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use p2m_paging::ring::{Back, SLOTS};
+use p2m_paging::ring::Back;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::buffers::{BufferError, buffer_sets};
-use super::demand::Demand;
-use super::hypercalls::{CallError, Hypercalls};
+use super::buffers::{buffer_sets, buffers};
+use super::demand::{Demand, REQUESTS};
 use super::inbox::{Inbox, News};
+use super::machine::{Calls, Machine, MachineError, Watch};
 use super::pages::Scratch;
 use super::serve::Shell;
 use super::worker::{Queue, Worker};
 use crate::core::Pager;
 use crate::host::machine::pin_to;
-use crate::link::packet::PACKET_WORDS;
-use crate::link::{Connection, Mailbox, Notice, Op, SharedArea};
 use crate::store::PageStore;
 
 /// Time between two ticks.
@@ -38,12 +36,9 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShellError {
-    /// Its memory.
-    #[error(transparent)]
-    Buffers(#[from] BufferError),
     /// The machine.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Machine(#[from] MachineError),
     /// Its threads and signals.
     #[error("{step}: {error}")]
     System {
@@ -56,8 +51,11 @@ pub enum ShellError {
     #[error("the worker thread has failed")]
     Worker,
     /// The machine's events.
-    #[error("no more events from the embedded host: {0}")]
+    #[error("no more events from the machine: {0}")]
     Events(Errno),
+    /// Vcpus kept asking for pages although none is out.
+    #[error("paging cannot be disabled: vcpus still stand in line for the ring")]
+    StillInLine,
 }
 
 pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {
@@ -65,8 +63,7 @@ pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {
 }
 
 impl Shell {
-    /// Attaches to the machine as its guest's pager. `hypercalls` is connected, and no pager is
-    /// attached there.
+    /// Attaches to the machine as its guest's pager.
     ///
     /// Signals are taken from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all bring everything back
     /// (row B3). The calling thread is the one to [`serve`](Self::serve).
@@ -74,31 +71,25 @@ impl Shell {
         options: &Options,
         pager: Pager,
         store: Arc<dyn PageStore>,
-        mut hypercalls: Hypercalls,
+        machine: Box<dyn Machine>,
     ) -> Result<Self, ShellError> {
-        let (mut sets, buffers, size) = buffer_sets(&pager)?;
         // Before anything is out, so that no signal finds the pager unprepared.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGALRM]).map_err(at("signals"))?;
         // Writing beyond RLIMIT_FSIZE is an error of that write (EFBIG), not the end of the pager.
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
-        let attached = hypercalls.attach(&buffers, size)?;
-        let shared: &'static SharedArea = Box::leak(Box::new(attached.shared));
-        let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;
-        let event = attached.events.try_clone().map_err(at("event channel"))?;
-        let inbox = Arc::new(Inbox::new(event, pager.batches()));
+        let cpu = machine.guest().cpu;
+        let attached = machine.attach(buffers(&pager))?;
+        let mut sets = buffer_sets(&pager, attached.buffers);
+        let waker = attached.bell.waker().map_err(at("event channel"))?;
+        let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         let queue = Arc::new(Queue::new(pager.batches()));
-        let cpu = hypercalls.info()?.cpu;
-        hypercalls.call(Op::Enable)?;
         start_ticker(&inbox)?;
         start_signals(&inbox, signals)?;
         start_watch(&inbox, attached.watch)?;
-        let demand_sets = sets
-            .drain(..(SLOTS as usize).min(sets.len()))
-            .collect::<Vec<_>>();
+        let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
         let worker = Worker {
-            hypercalls,
-            memory: attached.memory,
+            calls: attached.calls,
             first_set: demand_sets.len(),
             sets,
             scratch: Scratch::default(),
@@ -109,16 +100,15 @@ impl Shell {
         }
         Ok(Self {
             actions: pager.actions(),
-            demand: Demand::new(mailbox, demand_sets),
-            back: Back::new(shared.ring_page()),
+            demand: Demand::new(attached.preps, demand_sets),
+            back: Back::new(attached.ring),
             ready: Vec::with_capacity(pager.batches()),
-            requests: Vec::with_capacity(SLOTS as usize),
+            requests: Vec::with_capacity(REQUESTS),
             pager,
             store,
             inbox,
             queue,
-            doorbell: attached.doorbell,
-            events: attached.events,
+            bell: attached.bell,
             owed: false,
             overrun: None,
             finished: None,
@@ -154,19 +144,9 @@ fn start_signals(inbox: &Arc<Inbox>, mut signals: Signals) -> Result<(), ShellEr
     spawn("signals", all).map(drop)
 }
 
-fn start_watch(inbox: &Arc<Inbox>, watch: Connection) -> Result<(), ShellError> {
+fn start_watch(inbox: &Arc<Inbox>, watch: Box<dyn Watch>) -> Result<(), ShellError> {
     let inbox = Arc::clone(inbox);
-    let notices = move || {
-        let mut words = Box::new([0; PACKET_WORDS]);
-        while let Ok(Some(packet)) = watch.receive(&mut words) {
-            match Notice::parse(&words[..packet.words]) {
-                Some(notice) => inbox.notice(notice),
-                None => tracing::warn!("a notice makes no sense"),
-            }
-        }
-        inbox.tell(News::GONE);
-    };
-    spawn("watch", notices).map(drop)
+    spawn("watch", move || watch.run(&|notice| inbox.notice(notice))).map(drop)
 }
 
 fn start_worker(
@@ -174,7 +154,7 @@ fn start_worker(
     queue: &Arc<Queue>,
     inbox: &Arc<Inbox>,
     store: &Arc<dyn PageStore>,
-) -> Result<JoinHandle<Hypercalls>, ShellError> {
+) -> Result<JoinHandle<Box<dyn Calls>>, ShellError> {
     let (queue, inbox, store) = (Arc::clone(queue), Arc::clone(inbox), Arc::clone(store));
     spawn("worker", move || worker.run(&queue, &inbox, &*store))
 }

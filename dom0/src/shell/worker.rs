@@ -1,23 +1,13 @@
 //! The worker thread: batches that nobody waits for, one step at a time.
 
-use std::time::Duration;
-
-use p2m_paging::Errno;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffers::BufferSet;
-use super::hypercalls::{CallError, Hypercalls};
 use super::inbox::{Inbox, News};
+use super::machine::{Calls, MachineError};
 use super::pages::{Scratch, load, save};
-use crate::core::{Batch, Page, PageError, Step};
-use crate::host::guest_memory::GuestFile;
-use crate::link::Op;
+use crate::core::{Batch, Step};
 use crate::store::PageStore;
-
-/// How often a page is asked for that finds the ring full, and how long to wait in between: the main
-/// thread answers meanwhile.
-const RESTORE_ATTEMPTS: usize = 1000;
-const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 
 /// Batches to be run.
 #[derive(Debug)]
@@ -73,8 +63,7 @@ impl Queue {
 
 /// What the worker works with.
 pub(super) struct Worker {
-    pub(super) hypercalls: Hypercalls,
-    pub(super) memory: GuestFile,
+    pub(super) calls: Box<dyn Calls>,
     /// Of the batches that are not demand, the first of which has index `first_set`.
     pub(super) sets: Vec<BufferSet>,
     pub(super) first_set: usize,
@@ -82,8 +71,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Runs batches until the queue is closed; then the socket is free again.
-    pub(super) fn run(mut self, queue: &Queue, inbox: &Inbox, store: &dyn PageStore) -> Hypercalls {
+    /// Runs batches until the queue is closed; then the calls are free again.
+    pub(super) fn run(
+        mut self,
+        queue: &Queue,
+        inbox: &Inbox,
+        store: &dyn PageStore,
+    ) -> Box<dyn Calls> {
         while let Some(mut batch) = queue.next() {
             if let Err(error) = self.step(&mut batch, store) {
                 tracing::error!("{error}");
@@ -91,73 +85,20 @@ impl Worker {
             }
             inbox.hand_back(batch);
         }
-        self.hypercalls
+        self.calls
     }
 
-    fn step(&mut self, batch: &mut Batch, store: &dyn PageStore) -> Result<(), CallError> {
-        match batch.step() {
-            Step::Nominate => self.call(Op::Nominate, batch.pages_mut()),
-            Step::Evict => self.call(Op::Evict, batch.pages_mut()),
-            Step::Restore => self.restore(batch.pages_mut()),
-            Step::Save => {
-                save(store, &self.memory, batch, &mut self.scratch);
-                Ok(())
-            }
-            Step::Load => {
-                let set = batch.index().checked_sub(self.first_set);
-                if let Some(set) = set.and_then(|set| self.sets.get_mut(set)) {
-                    load(store, batch, set, &mut self.scratch);
-                }
-                Ok(())
-            }
-            Step::Prep => self.prep(batch),
-        }
-    }
-
-    fn call(&mut self, op: Op, pages: &mut [Page]) -> Result<(), CallError> {
-        let mut results = 0;
-        let gfns: Vec<_> = pages.iter().map(Page::gfn).collect();
-        self.hypercalls.batch(op, gfns, |result| {
-            pages[results].outcome = result.map_err(PageError::Refused);
-            results += 1;
-        })
-    }
-
-    fn prep(&mut self, batch: &mut Batch) -> Result<(), CallError> {
+    fn step(&mut self, batch: &mut Batch, store: &dyn PageStore) -> Result<(), MachineError> {
         let set = batch.index().checked_sub(self.first_set);
-        let Some(set) = set.and_then(|set| self.sets.get(set)) else {
-            return Ok(());
-        };
-        let claims = |page: &Page| (page.gfn(), set.claim(page.buffer()));
-        let preps: Vec<_> = batch.pages().iter().map(claims).collect();
-        let mut pages = batch.pages_mut().iter_mut();
-        self.hypercalls.prep(preps, |result| {
-            if let Some(page) = pages.next() {
-                page.outcome = result.map_err(PageError::Refused);
-            }
-        })
-    }
-
-    /// Has the machine ask for the pages; the main thread answers, and they are home. Few fit on the
-    /// ring at a time.
-    fn restore(&mut self, pages: &mut [Page]) -> Result<(), CallError> {
-        for attempt in 0..RESTORE_ATTEMPTS {
-            let full = Err(PageError::Refused(Errno::EBUSY));
-            let is_left = |page: &&mut Page| attempt == 0 || page.outcome == full;
-            let mut left: Vec<_> = pages.iter_mut().filter(is_left).collect();
-            if left.is_empty() {
-                break;
-            }
-            if attempt > 0 {
-                std::thread::sleep(RESTORE_PAUSE);
-            }
-            let gfns: Vec<_> = left.iter().map(|page| page.gfn()).collect();
-            let mut results = left.iter_mut();
-            self.hypercalls.batch(Op::Restore, gfns, |result| {
-                if let Some(page) = results.next() {
-                    page.outcome = result.map_err(PageError::Refused);
-                }
-            })?;
+        let set = set.and_then(|set| self.sets.get_mut(set));
+        match (batch.step(), set) {
+            (Step::Nominate, _) => self.calls.nominate(batch.pages_mut())?,
+            (Step::Evict, _) => self.calls.evict(batch.pages_mut())?,
+            (Step::Restore, _) => self.calls.restore(batch.pages_mut())?,
+            (Step::Save, _) => save(store, &mut *self.calls, batch, &mut self.scratch),
+            (Step::Load, Some(set)) => load(store, batch, set, &mut self.scratch),
+            (Step::Prep, Some(set)) => self.calls.prep(batch.pages_mut(), set)?,
+            (Step::Load | Step::Prep, None) => {}
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Calls to the machine: the pager's end of the socket.
+//! Calls to the embedded host: the pager's end of the socket.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -31,8 +31,8 @@ pub enum CallError {
     /// Guest memory as sent is not what it should be.
     #[error("guest memory: {0}")]
     Memory(#[from] CreateError),
-    /// Nor are the shared pages.
-    #[error("ring page: {0}")]
+    /// Nor are the shared pages, or memory to share is not to be had.
+    #[error("shared memory: {0}")]
     Shared(#[from] AreaError),
 }
 
@@ -44,9 +44,9 @@ pub struct Hypercalls {
     reply: Box<[u64; PACKET_WORDS]>,
 }
 
-/// What a pager gets when it attaches.
+/// What the host hands to a pager.
 #[derive(Debug)]
-pub struct Attached {
+pub struct Handles {
     /// The guest's memory.
     pub memory: GuestFile,
     /// Ring page and mailbox.
@@ -59,9 +59,9 @@ pub struct Attached {
     pub watch: Connection,
 }
 
-/// What a pager may know before it attaches.
+/// What the host says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestInfo {
+pub struct HostInfo {
     /// The guest's size.
     pub max_pages: u64,
     /// The CPU on which the machine handles faults, and the pager is to.
@@ -79,13 +79,13 @@ impl Hypercalls {
     }
 
     /// What kind of guest this is.
-    pub fn info(&mut self) -> Result<GuestInfo, CallError> {
+    pub fn info(&mut self) -> Result<HostInfo, CallError> {
         self.packet.clear();
         self.packet.push(PROTOCOL);
         if self.exchange(Op::Info)? != 2 {
             return Err(CallError::Gone(rustix::io::Errno::BADMSG));
         }
-        Ok(GuestInfo {
+        Ok(HostInfo {
             max_pages: self.reply[0],
             cpu: usize::try_from(self.reply[1])
                 .ok()
@@ -94,7 +94,7 @@ impl Hypercalls {
     }
 
     /// Becomes the guest's pager, with this memory for pages on their way in.
-    pub fn attach(&mut self, buffers: &OwnedFd, pages: usize) -> Result<Attached, CallError> {
+    pub fn attach(&mut self, buffers: &OwnedFd, pages: usize) -> Result<Handles, CallError> {
         self.packet.clear();
         self.packet.extend([Op::Attach as u64, pages as u64]);
         let sent = self.connection.send(&self.packet, &[buffers.as_fd()]);
@@ -103,7 +103,7 @@ impl Hypercalls {
         let Ok([memory, shared, events, doorbell, watch]) = <[OwnedFd; 5]>::try_from(fds) else {
             return Err(CallError::Gone(rustix::io::Errno::BADMSG));
         };
-        Ok(Attached {
+        Ok(Handles {
             memory: GuestFile::open(memory)?,
             shared: SharedArea::open(shared, 2)?,
             events: EventChannel::from_fd(events),

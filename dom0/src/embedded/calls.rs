@@ -1,0 +1,110 @@
+//! The worker's calls to the embedded host.
+
+use std::time::Duration;
+
+use p2m_paging::Errno;
+use zerocopy::IntoBytes as _;
+
+use super::hypercalls::{CallError, Hypercalls};
+use crate::core::{Page, PageError};
+use crate::host::frame_run::runs;
+use crate::host::guest_memory::{FrameError, GuestFile};
+use crate::link::Op;
+use crate::shell::{BufferSet, Calls, MachineError};
+use crate::store::PageBuf;
+
+/// How often a page is asked for that finds the ring full, and how long to wait in between: the main
+/// thread answers meanwhile.
+const RESTORE_ATTEMPTS: usize = 1000;
+const RESTORE_PAUSE: Duration = Duration::from_micros(500);
+
+/// The socket, and the guest's memory.
+pub(super) struct SocketCalls {
+    pub(super) hypercalls: Hypercalls,
+    pub(super) memory: GuestFile,
+}
+
+impl SocketCalls {
+    fn call<'a>(
+        &mut self,
+        op: Op,
+        pages: impl IntoIterator<Item = &'a mut Page>,
+    ) -> Result<(), MachineError> {
+        let mut pages: Vec<_> = pages.into_iter().collect();
+        let gfns: Vec<_> = pages.iter().map(|page| page.gfn()).collect();
+        let mut results = pages.iter_mut();
+        self.hypercalls.batch(op, gfns, |result| {
+            if let Some(page) = results.next() {
+                page.outcome = result.map_err(PageError::Refused);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Calls for SocketCalls {
+    fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        self.call(Op::Nominate, pages)
+    }
+
+    fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        self.call(Op::Evict, pages)
+    }
+
+    /// Has the machine ask for the pages; the main thread answers, and they are home. Few fit on the
+    /// ring at a time.
+    fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        for attempt in 0..RESTORE_ATTEMPTS {
+            let full = Err(PageError::Refused(Errno::EBUSY));
+            let is_left = |page: &&mut Page| attempt == 0 || page.outcome == full;
+            let left: Vec<_> = pages.iter_mut().filter(is_left).collect();
+            if left.is_empty() {
+                break;
+            }
+            if attempt > 0 {
+                std::thread::sleep(RESTORE_PAUSE);
+            }
+            self.call(Op::Restore, left)?;
+        }
+        Ok(())
+    }
+
+    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError> {
+        let claims = |page: &Page| (page.gfn(), set.offset_bytes(page.buffer()));
+        let preps: Vec<_> = pages.iter().map(claims).collect();
+        let mut pages = pages.iter_mut();
+        self.hypercalls.prep(preps, |result| {
+            if let Some(page) = pages.next() {
+                page.outcome = result.map_err(PageError::Refused);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Frames are read with `pread`: nothing is mapped, so nothing is left mapped when the evict asks
+    /// who uses the frame.
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
+        let mut at = 0;
+        for run in runs(pages.iter().map(Page::gfn)) {
+            let end = at + run.frames().count();
+            if let Err(error) = self.memory.read(run, into[at..end].as_mut_bytes()) {
+                unread[at..end].fill(Some(match error {
+                    FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
+                    FrameError::System { .. } => Errno::EIO,
+                }));
+            }
+            at = end;
+        }
+    }
+
+    fn disable(&mut self) -> Result<bool, MachineError> {
+        match self.hypercalls.call(Op::Disable) {
+            Ok(()) => Ok(true),
+            Err(CallError::Refused {
+                errno: Errno::EBUSY,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! An embedded host as the machine whose guest is paged: the pager's end of [`crate::link`].
+
+mod calls;
+mod hypercalls;
+mod posted;
+
+use p2m_paging::PAGE_SIZE;
+use rustix::io::Errno;
+
+pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
+
+use crate::link::packet::PACKET_WORDS;
+use crate::link::socket::ConnectError;
+use crate::link::{Connection, EventChannel, Mailbox, Op, SharedArea, packet};
+use crate::shell::{Attached, Bell, GuestInfo, Machine, MachineError, Notice, Watch};
+
+/// A host that has been reached.
+#[derive(Debug)]
+pub struct EmbeddedMachine {
+    hypercalls: Hypercalls,
+    guest: GuestInfo,
+}
+
+impl EmbeddedMachine {
+    /// Connects to the host that listens under this name.
+    pub fn connect(name: &str) -> Result<Self, MachineError> {
+        let connected = |error: ConnectError| CallError::from(error);
+        let mut hypercalls = Hypercalls::connect(name).map_err(connected)?;
+        let info = hypercalls.info()?;
+        let guest = GuestInfo {
+            max_pages: info.max_pages,
+            memory: vec![0..=info.max_pages.saturating_sub(1)],
+            cpu: info.cpu,
+        };
+        Ok(Self { hypercalls, guest })
+    }
+}
+
+impl Machine for EmbeddedMachine {
+    fn guest(&self) -> &GuestInfo {
+        &self.guest
+    }
+
+    fn attach(mut self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
+        let area = SharedArea::create("pager-buffers", buffers).map_err(CallError::from)?;
+        if let Err(errno) = area.lock_in_memory() {
+            tracing::warn!(
+                "{} KiB of page buffers cannot be locked in memory ({errno}): raise RLIMIT_MEMLOCK \
+                 (`ulimit -l`), or a fault may wait for the pager itself to be paged in",
+                buffers * PAGE_SIZE / 1024
+            );
+        }
+        let (pages, file) = area.into_pages();
+        let handles = self.hypercalls.attach(&file, buffers)?;
+        let shared: &'static SharedArea = Box::leak(Box::new(handles.shared));
+        let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;
+        self.hypercalls.call(Op::Enable)?;
+        Ok(Attached {
+            ring: shared.ring_page(),
+            buffers: pages,
+            bell: Box::new(Channels {
+                events: handles.events,
+                doorbell: handles.doorbell,
+            }),
+            preps: Box::new(posted::PostedPreps::new(mailbox)),
+            calls: Box::new(calls::SocketCalls {
+                hypercalls: self.hypercalls,
+                memory: handles.memory,
+            }),
+            watch: Box::new(Notices(handles.watch)),
+        })
+    }
+}
+
+/// Both event channels. Other threads kick the one that the machine kicks.
+struct Channels {
+    events: EventChannel,
+    doorbell: EventChannel,
+}
+
+impl Bell for Channels {
+    fn waker(&self) -> std::io::Result<EventChannel> {
+        self.events.try_clone()
+    }
+
+    fn wait(&mut self) -> rustix::io::Result<()> {
+        self.events.wait()
+    }
+
+    fn ring(&mut self) -> rustix::io::Result<()> {
+        self.doorbell.kick()
+    }
+}
+
+struct Notices(Connection);
+
+impl Watch for Notices {
+    fn run(self: Box<Self>, tell: &dyn Fn(Notice)) {
+        let mut words = Box::new([0; PACKET_WORDS]);
+        while let Ok(Some(packet)) = self.0.receive(&mut words) {
+            match packet::parse_notice(&words[..packet.words]) {
+                Some(notice) => tell(notice),
+                None => tracing::warn!("a notice makes no sense"),
+            }
+        }
+        tell(Notice::DomainGone);
+    }
+}

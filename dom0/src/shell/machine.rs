@@ -1,0 +1,126 @@
+//! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
+//!
+//! [`crate::embedded`] implements it. What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the worker
+//! [`Calls`], the watch thread [`Watch`].
+
+use std::ops::RangeInclusive;
+
+use p2m_paging::Errno;
+use p2m_paging::ring::SharedPage;
+
+use super::buffers::BufferSet;
+use crate::core::{Batch, Page};
+use crate::embedded;
+use crate::link::EventChannel;
+use crate::store::PageBuf;
+
+/// Why the machine as a whole fails, and not for one page.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// The embedded host.
+    #[error(transparent)]
+    Embedded(#[from] embedded::CallError),
+}
+
+/// What a pager may know before it attaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInfo {
+    /// The guest's size at most (`max_pages`): the bound of any target.
+    pub max_pages: u64,
+    /// Where it may have memory, lowest first. Holes in it are refused page by page.
+    pub memory: Vec<RangeInclusive<u64>>,
+    /// The CPU on which the machine handles faults, and the pager is to.
+    pub cpu: Option<usize>,
+}
+
+/// A guest that has been found and is not paged yet.
+pub trait Machine {
+    /// What is known of it.
+    fn guest(&self) -> &GuestInfo;
+
+    /// Becomes its pager, with so many buffers for pages on their way in. Paging is enabled from here
+    /// on. After an error everything is as it was.
+    fn attach(self: Box<Self>, buffers: usize) -> Result<Attached, MachineError>;
+}
+
+/// What a pager gets when it attaches.
+pub struct Attached {
+    /// The ring, just set up.
+    pub ring: SharedPage,
+    /// As many buffers as were asked for, in memory that is locked if the system allows it.
+    pub buffers: &'static mut [PageBuf],
+    /// Main thread: sleeps and wakes.
+    pub bell: Box<dyn Bell>,
+    /// Main thread: pages that somebody waits for.
+    pub preps: Box<dyn Preps>,
+    /// Worker: everything else.
+    pub calls: Box<dyn Calls>,
+    /// Watch thread.
+    pub watch: Box<dyn Watch>,
+}
+
+/// Where the main thread sleeps, and how it wakes the machine.
+pub trait Bell: Send {
+    /// What other threads kick to wake the main thread.
+    fn waker(&self) -> std::io::Result<EventChannel>;
+
+    /// Sleeps until the machine or another thread has kicked since the last call.
+    fn wait(&mut self) -> rustix::io::Result<()>;
+
+    /// Wakes the machine: there are answers on the ring, or posted preps.
+    fn ring(&mut self) -> rustix::io::Result<()>;
+}
+
+/// Preps of pages that somebody waits for. Nothing is allocated here, and nobody sleeps.
+pub trait Preps: Send {
+    /// Preps every page of the batch from its buffer in the set. The batch comes back at once with its
+    /// outcomes set, or from a later [`Self::harvest`] once the machine has been rung.
+    fn prep(&mut self, batch: Batch, set: &BufferSet) -> Option<Batch>;
+
+    /// Hands on the batches that have been done since.
+    fn harvest(&mut self, done: &mut dyn FnMut(Batch));
+
+    /// The machine is gone: hands on what will not be done any more.
+    fn abandon(&mut self, done: &mut dyn FnMut(Batch));
+}
+
+/// Calls on many pages, each of whose outcomes is set. An error as a whole is the machine's end.
+pub trait Calls: Send {
+    /// [`Step::Nominate`](crate::core::Step::Nominate).
+    fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
+
+    /// [`Step::Evict`](crate::core::Step::Evict).
+    fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
+
+    /// [`Step::Restore`](crate::core::Step::Restore): the main thread answers meanwhile.
+    fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
+
+    /// [`Step::Prep`](crate::core::Step::Prep), from the buffers of the set.
+    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError>;
+
+    /// Copies the frames of nominated pages. Entry n of each list belongs to page n; what could not
+    /// be read has an errno, and its copy means nothing. Nothing stays mapped.
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]);
+
+    /// Detaches; nothing may be out. False: vcpus stand in line for the ring. They are to be
+    /// answered, and this tried again.
+    fn disable(&mut self) -> Result<bool, MachineError>;
+}
+
+/// What the machine tells a pager unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// How many pages the guest is to have resident (`memory/target-tot_pages`).
+    Target(i64),
+    /// How many it has (`tot_pages`).
+    Resident(u64),
+    /// The guest is gone (`@releaseDomain`).
+    DomainGone,
+}
+
+/// The source of notices.
+pub trait Watch: Send {
+    /// Waits for notices and passes them on, until the guest or the machine is gone.
+    fn run(self: Box<Self>, tell: &dyn Fn(Notice));
+}
