@@ -110,8 +110,10 @@ pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
 pub enum Mapper {
     /// The guest's pager.
     Pager,
-    /// Anybody else: a device back end, an emulator, a toolstack.
-    Other,
+    /// Anybody else who only reads: a device back end, an emulator, a toolstack.
+    Reader,
+    /// Anybody else who may write.
+    Writer,
 }
 
 /// What to do about a foreign map.
@@ -130,11 +132,13 @@ pub enum MapDecision {
 /// Decides on a foreign map of a gfn of this type.
 ///
 /// A page that was allocated for its pager to fill is shown to nobody else: in Xen 4.1 a device
-/// emulator could read one before it was filled.
+/// emulator could read one before it was filled. A nominated page is not shown to a writer: one who
+/// came after the pager's copy and was gone before the evict would lose what it wrote.
 pub const fn decide_map(p2mt: P2mType, mapper: Mapper) -> MapDecision {
     match (p2mt, mapper) {
-        (P2mType::RamPagingOut, _) | (P2mType::RamPagingIn, Mapper::Pager) => MapDecision::Map,
-        (P2mType::RamPaged, _) => MapDecision::Populate,
+        (P2mType::RamPagingOut, Mapper::Pager | Mapper::Reader)
+        | (P2mType::RamPagingIn, Mapper::Pager) => MapDecision::Map,
+        (P2mType::RamPagingOut | P2mType::RamPaged, _) => MapDecision::Populate,
         (P2mType::RamPagingInStart | P2mType::RamPagingIn, _) => MapDecision::Retry,
         _ => MapDecision::NotOurs,
     }
@@ -145,16 +149,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unfilled_page_is_mapped_by_its_pager_alone() {
-        let decide = |t| [Mapper::Pager, Mapper::Other].map(|mapper| decide_map(t, mapper));
-        assert_eq!(
-            decide(P2mType::RamPagingIn),
-            [MapDecision::Map, MapDecision::Retry]
-        );
-        assert_eq!(decide(P2mType::RamPagingOut), [MapDecision::Map; 2]);
-        assert_eq!(decide(P2mType::RamPaged), [MapDecision::Populate; 2]);
-        assert_eq!(decide(P2mType::RamPagingInStart), [MapDecision::Retry; 2]);
-        assert_eq!(decide(P2mType::RamRw), [MapDecision::NotOurs; 2]);
+    fn an_unfilled_page_is_mapped_by_its_pager_alone_and_a_nominated_one_by_no_writer() {
+        use MapDecision::{Map, NotOurs, Populate, Retry};
+        let decide =
+            |t| [Mapper::Pager, Mapper::Reader, Mapper::Writer].map(|mapper| decide_map(t, mapper));
+        assert_eq!(decide(P2mType::RamPagingIn), [Map, Retry, Retry]);
+        assert_eq!(decide(P2mType::RamPagingOut), [Map, Map, Populate]);
+        assert_eq!(decide(P2mType::RamPaged), [Populate; 3]);
+        assert_eq!(decide(P2mType::RamPagingInStart), [Retry; 3]);
+        assert_eq!(decide(P2mType::RamRw), [NotOurs; 3]);
     }
 
     #[test]

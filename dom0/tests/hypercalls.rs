@@ -103,19 +103,24 @@ fn pages_go_out_and_come_back_in_batches() {
     assert_eq!(page, [0xab; PAGE_SIZE]);
 }
 
-/// Row A2: the frame gained a user since it was nominated.
+/// Rows A1 and A2: a used frame is not nominated, and a nominated one that somebody wants to write is
+/// not evicted.
 #[test]
 fn a_foreign_map_keeps_a_page_from_going_out() {
     let (_machine, name) = machine("map");
     let mut pager = pager(&name);
     assert_eq!(pager.batch(Op::Nominate, &[1]), [Ok(())]);
-    assert_eq!(pager.batch(Op::Map, &[1, 2]), [Ok(()), Ok(())]);
+    assert_eq!(pager.batch(Op::Map, &[1, 2]), [Err(Errno::ENOENT), Ok(())]);
     assert_eq!(pager.batch(Op::Evict, &[1]), [Err(Errno::EBUSY)]);
-    assert_eq!(pager.batch(Op::Nominate, &[2]), [Err(Errno::EBUSY)]);
+    assert_eq!(pager.prep(&[(1, 0)]), [Ok(())]);
+    assert_eq!(pager.batch(Op::Map, &[1]), [Ok(())]);
+    let in_use = [Err(Errno::EBUSY), Err(Errno::EBUSY)];
+    assert_eq!(pager.batch(Op::Nominate, &[1, 2]), in_use);
     assert_eq!(
         pager.batch(Op::Unmap, &[1, 1, 2]),
         [Ok(()), Err(Errno::EINVAL), Ok(())]
     );
+    assert_eq!(pager.batch(Op::Nominate, &[1]), [Ok(())]);
     assert_eq!(pager.batch(Op::Evict, &[1]), [Ok(())]);
     // Out: asked for, and to be tried again; then on its way.
     assert_eq!(pager.batch(Op::Map, &[1]), [Err(Errno::ENOENT)]);

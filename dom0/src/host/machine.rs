@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use p2m_paging::fault::Mapper;
 use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, P2mType, Paging, VcpuId};
@@ -213,10 +214,10 @@ impl Machine {
         Ok(())
     }
 
-    /// Somebody outside the guest needs a frame and uses it until [`Self::unmap`].
+    /// Somebody outside the guest needs a frame and uses it, perhaps writing, until [`Self::unmap`].
     pub fn map(&self, gfn: Gfn) -> Result<(), p2m_paging::Errno> {
         use p2m_paging::Errno;
-        match self.paging.platform().map(gfn) {
+        match self.paging.platform().map(gfn, Mapper::Writer) {
             Ok(()) => Ok(()),
             Err(P2mType::Invalid) => Err(Errno::EINVAL),
             Err(_) => match self.populate(gfn) {

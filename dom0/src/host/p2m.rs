@@ -125,11 +125,11 @@ impl HostPlatform {
     }
 
     /// Somebody outside the guest uses a frame: it cannot be nominated, nor evicted. Refused with the
-    /// type if the gfn has no frame, or one that is being brought in.
-    pub fn map(&self, gfn: Gfn) -> Result<(), P2mType> {
+    /// type if the gfn has no frame, or one that this mapper is not to see now.
+    pub fn map(&self, gfn: Gfn, mapper: Mapper) -> Result<(), P2mType> {
         let mut table = self.table.lock();
         let entry = table.entry(gfn);
-        match decide_map(entry.p2mt(), Mapper::Other) {
+        match decide_map(entry.p2mt(), mapper) {
             MapDecision::Map | MapDecision::NotOurs if entry.has_frame() => {
                 *table.users.entry(gfn.get()).or_default() += 1;
                 Ok(())

@@ -99,8 +99,8 @@ fn an_evicted_page_frees_its_memory_and_comes_back_with_what_the_pager_supplies(
 fn a_mapped_frame_is_neither_nominated_nor_evicted() {
     let paging = guest(2);
     let platform = paging.platform();
-    platform.map(gfn(0)).unwrap();
-    platform.map(gfn(0)).unwrap();
+    platform.map(gfn(0), Mapper::Writer).unwrap();
+    platform.map(gfn(0), Mapper::Writer).unwrap();
     let in_use = |references| NominateError::InUse {
         references,
         typed: 0,
@@ -108,7 +108,12 @@ fn a_mapped_frame_is_neither_nominated_nor_evicted() {
     assert_eq!(nominate(&paging, 0), Err(in_use(3)));
     assert!(platform.unmap(gfn(0)) && platform.unmap(gfn(0)) && !platform.unmap(gfn(0)));
     nominate(&paging, 0).unwrap();
-    platform.map(gfn(0)).unwrap();
+    // Who writes after the pager's copy would lose it.
+    assert_eq!(
+        platform.map(gfn(0), Mapper::Writer),
+        Err(P2mType::RamPagingOut)
+    );
+    platform.map(gfn(0), Mapper::Reader).unwrap();
     let refused = evict(&paging, 0).unwrap_err();
     assert_eq!(refused.errno(), Errno::EBUSY);
     assert_eq!(read(&paging, 0), contents(0));
@@ -117,7 +122,7 @@ fn a_mapped_frame_is_neither_nominated_nor_evicted() {
     assert_eq!(dropped, Err(DropError::Platform(Errno::EBUSY)));
     assert!(platform.unmap(gfn(0)));
     evict(&paging, 0).unwrap();
-    assert_eq!(platform.map(gfn(0)), Err(P2mType::RamPaged));
+    assert_eq!(platform.map(gfn(0), Mapper::Writer), Err(P2mType::RamPaged));
 }
 
 #[test]
@@ -146,7 +151,10 @@ fn frames_beyond_the_guest_are_no_memory() {
     for beyond in [2, Gfn::MAX.get()] {
         let refused = nominate(&paging, beyond).unwrap_err();
         assert_eq!(refused, NominateError::NoFrame(P2mType::Invalid));
-        assert_eq!(paging.platform().map(gfn(beyond)), Err(P2mType::Invalid));
+        assert_eq!(
+            paging.platform().map(gfn(beyond), Mapper::Writer),
+            Err(P2mType::Invalid)
+        );
     }
 }
 
