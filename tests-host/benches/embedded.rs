@@ -12,7 +12,6 @@ use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -130,10 +129,10 @@ fn page_out(program: &PathBuf) -> Result<Duration, AnyError> {
         machine.set_target(0);
         wait(|| machine.counts().paged == PAGES).map(|()| start.elapsed())
     };
-    out(&machine)?;
+    out(machine)?;
     machine.set_target(PAGES.cast_signed());
     wait(|| machine.counts().paged == 0)?;
-    Ok(out(&machine)?)
+    Ok(out(machine)?)
 }
 
 /// How long each fault takes, in nanoseconds.
@@ -141,12 +140,12 @@ fn faults(program: &PathBuf, seed: u64) -> Result<Vec<u64>, AnyError> {
     let (machine, _pager) = start(program, PAGES)?;
     machine.set_target(0);
     wait(|| machine.counts().paged == PAGES)?;
-    let vcpu = std::thread::spawn(move || walk(&machine, seed));
+    let vcpu = std::thread::spawn(move || walk(machine, seed));
     Ok(vcpu.join().map_err(|_| "the vcpu has failed")??)
 }
 
 /// A machine with a full guest, and its pager.
-fn start(program: &PathBuf, mru_pages: u64) -> Result<(Arc<Machine>, Pager), AnyError> {
+fn start(program: &PathBuf, mru_pages: u64) -> Result<(&'static Machine, Pager), AnyError> {
     static NTH: AtomicU64 = AtomicU64::new(0);
     let memory = GuestMemory::create(PAGES)?;
     for gfn in 0..PAGES {
@@ -174,7 +173,7 @@ fn start(program: &PathBuf, mru_pages: u64) -> Result<(Arc<Machine>, Pager), Any
 }
 
 /// Touches every page once.
-fn walk(machine: &Machine, seed: u64) -> Result<Vec<u64>, String> {
+fn walk(machine: &'static Machine, seed: u64) -> Result<Vec<u64>, String> {
     machine.become_vcpu(VcpuId(0));
     usual_fault_cpu().into_iter().for_each(pin_to);
     let mut faults = Vec::with_capacity(usize::try_from(PAGES).unwrap_or(0));

@@ -143,7 +143,6 @@ impl Machine {
             return Err(Errno::EBUSY);
         }
         self.paging().disable().map_err(|e| e.errno())?;
-        self.paging().platform().wake_all();
         self.detached(Departure::Detached);
         Ok(())
     }
@@ -192,7 +191,6 @@ impl Machine {
             // First, so that it is known why before any vcpu finds that there is no pager.
             self.detached(Departure::Died { lost_pages });
             self.paging().shut_down();
-            self.paging().platform().wake_all();
         }
         self.paging().platform().set_buffers(None);
     }

@@ -3,16 +3,16 @@
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | fault | read of the userfaultfd | `fault`: asks for the page |
+//! | each vcpu | its pause, at a page that is not there | `fault`: asks for the page |
 //! | prep | read of the doorbell | `prep`: fills pages, takes answers |
 //! | hypercall | receive on the socket | `hypercall`: batches, attach and detach |
 //!
-//! The first two run on one CPU together with the pager's fault thread, unless told not to: a wake-up
+//! The second runs on one CPU together with the pager's main thread, unless told not to: a wake-up
 //! across CPUs costs more than the whole rest of a fault.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use p2m_paging::fault::Mapper;
@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use super::guest_memory::{CreateError, GuestMemory};
 use super::p2m::{HostPlatform, PageCounts};
+use super::trap;
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
 use crate::link::area::AreaError;
 use crate::link::packet::notice_words;
@@ -68,6 +69,9 @@ pub enum MachineError {
     /// A thread.
     #[error("thread: {0}")]
     Thread(std::io::Error),
+    /// SIGBUS cannot be handled.
+    #[error("SIGBUS: {0}")]
+    Trap(std::io::Error),
     /// A guest without vcpus.
     #[error("a guest needs at least one vcpu")]
     NoVcpus,
@@ -85,11 +89,9 @@ pub enum Departure {
     },
 }
 
-/// A running machine. Its threads keep it for as long as the process lives.
+/// A running machine. It lives as long as the process.
 pub struct Machine {
     paging: Paging<'static, HostPlatform>,
-    /// By vcpu: its thread; 0: not started.
-    threads: Box<[AtomicU32]>,
     /// By vcpu: faults taken, so that a vcpu can tell that an access of its own was one.
     faults: Box<[AtomicU64]>,
     pub(super) shared: &'static SharedArea,
@@ -121,10 +123,14 @@ impl fmt::Debug for Machine {
 
 impl Machine {
     /// A guest with this memory, all of it home, and a socket where a pager may attach.
-    pub fn start(memory: GuestMemory, options: &MachineOptions) -> Result<Arc<Self>, MachineError> {
+    pub fn start(
+        memory: GuestMemory,
+        options: &MachineOptions,
+    ) -> Result<&'static Self, MachineError> {
         if options.vcpus == 0 {
             return Err(MachineError::NoVcpus);
         }
+        trap::install().map_err(MachineError::Trap)?;
         let uffd = Userfaultfd::open(Options::GUEST)?;
         uffd.register(&memory, Modes::MISSING | Modes::WRITE_PROTECT)?;
         let shared: &'static SharedArea =
@@ -135,9 +141,8 @@ impl Machine {
         let cells: &'static [VcpuCell] =
             Box::leak((0..vcpus).map(|_| VcpuCell::new()).collect::<Box<[_]>>());
         let target = memory.size_pages().cast_signed();
-        let machine = Arc::new(Self {
+        let machine: &'static Self = Box::leak(Box::new(Self {
             paging: Paging::new(HostPlatform::new(memory, uffd, vcpus, events), cells),
-            threads: (0..vcpus).map(|_| AtomicU32::new(0)).collect(),
             faults: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             shared,
             mailbox,
@@ -150,21 +155,19 @@ impl Machine {
             }),
             crashed: OnceLock::new(),
             stray: AtomicU64::new(0),
-        });
+        }));
         let listener = Listener::bind(&options.name)?;
-        machine.spawn("fault", Self::serve_faults)?;
         machine.spawn("prep", Self::serve_preps)?;
         machine.spawn("hypercall", move |machine| machine.serve_pagers(&listener))?;
         Ok(machine)
     }
 
     fn spawn(
-        self: &Arc<Self>,
+        &'static self,
         name: &str,
         serve: impl FnOnce(&Self) + Send + 'static,
     ) -> Result<(), MachineError> {
-        let machine = Arc::clone(self);
-        let run = move || serve(&machine);
+        let run = move || serve(self);
         let builder = thread::Builder::new().name(name.into());
         builder.spawn(run).map_err(MachineError::Thread).map(drop)
     }
@@ -174,7 +177,9 @@ impl Machine {
         &self.paging
     }
 
-    /// The guest's memory.
+    /// The guest's memory. Who touches it must be a vcpu ([`Self::become_vcpu`]), or hold the page with
+    /// [`Self::map`], or know that nothing is out: a page that is out ends any other thread, and with it
+    /// the process. Reading frames ([`GuestFile::read`](super::guest_memory::GuestFile::read)) is open to all.
     pub fn memory(&self) -> &GuestMemory {
         self.paging.platform().memory()
     }
@@ -184,11 +189,10 @@ impl Machine {
         self.paging.platform().counts()
     }
 
-    /// The calling thread is this vcpu from here on.
-    pub fn become_vcpu(&self, vcpu: VcpuId) {
-        if let Some(thread) = self.threads.get(vcpu.index()) {
-            let id = rustix::thread::gettid().as_raw_nonzero().get();
-            thread.store(id.unsigned_abs(), Ordering::Release);
+    /// The calling thread is this vcpu from here on, if the guest has such a vcpu.
+    pub fn become_vcpu(&'static self, vcpu: VcpuId) {
+        if self.paging.vcpus().contains(vcpu) {
+            trap::enter(self, vcpu);
         }
     }
 
@@ -204,13 +208,14 @@ impl Machine {
         self.stray.load(Ordering::Relaxed)
     }
 
-    /// The guest's balloon gives a page back that is out, or on its way (row A6). No locks held.
+    /// The guest's balloon gives a page back that is out, or on its way (row A6). A vcpu that finds the
+    /// ring full returns when the pager has been told. No locks held.
     pub fn give_back(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
         self.paging.drop_page(gfn, caller)?;
-        // The state machine wakes who waits for the page; one that was told to try again has to be
-        // woken here.
-        self.paging.platform().wake(gfn);
         self.tell(Notice::Resident(self.counts().resident()));
+        if let Caller::Guest(vcpu) = caller {
+            self.paging.platform().wait_while_paused(vcpu);
+        }
         Ok(())
     }
 
@@ -268,14 +273,6 @@ impl Machine {
         tracing::error!("{reason}");
         // Only the first reason is kept.
         let _ = self.crashed.set(reason);
-    }
-
-    pub(super) fn vcpu_of(&self, thread: u32) -> Option<VcpuId> {
-        let index = self
-            .threads
-            .iter()
-            .position(|t| t.load(Ordering::Acquire) == thread)?;
-        u32::try_from(index).ok().map(VcpuId)
     }
 
     pub(super) fn count_fault(&self, vcpu: VcpuId) {

@@ -8,6 +8,7 @@ pub mod job;
 pub mod machine;
 pub mod p2m;
 mod prep;
+mod trap;
 pub mod uffd;
 pub mod workload;
 

@@ -4,33 +4,27 @@
 //! | state | in the memfd | a vcpu's access |
 //! |---|---|---|
 //! | `ram_rw` | present | passes |
-//! | `paging_out`, `paging_in_start` with its frame | present, write-protected | reads pass |
-//! | `paged`, `paging_in_start` | hole | blocks: missing |
-//! | `invalid` | hole | blocks: missing |
+//! | `paging_out`, `paging_in_start` with its frame | present, write-protected | reads pass, writes trap |
+//! | `paged`, `paging_in_start` | hole | traps |
+//! | `invalid` | hole | traps |
 //!
 //! The frame behind gfn n is page n of the memfd, so mfn and gfn are the same number, and a frame
 //! is "allocated" and filled in the one step that puts it in (`UFFDIO_COPY`).
 //!
-//! **Waking.** A vcpu that faults is blocked by the kernel before this crate hears of it, and goes on
-//! when its page is filled or unprotected: both wake whoever waits for that page. So the pause the
-//! state machine asks for has happened already, and the unpause that follows a page's coming home
-//! has too. What is left for [`Platform::unpause_vcpu`] are vcpus whose page did *not* come home
-//! (dropped, or no pager any more): `blocked` says which vcpu still waits where.
-//!
-//! **Evicting under a waiting vcpu.** The kernel says nothing more to a vcpu that waits on a protected
-//! page when that page is discarded. Such a vcpu's message has not been worked off yet, or the page
-//! would be on its way in and not be evicted; when it is, the page is found to be out, asked for, and
-//! filling it wakes the vcpu. No wake-up is owed for evicting.
+//! **Pausing.** A [trap](super::trap) runs on the vcpu's own thread, which sleeps in it for as long as the
+//! vcpu is paused, and then tries its access again. The kernel keeps nobody waiting, so no operation
+//! here has anybody to wake.
 //!
 //! Locks: the p2m lock is one mutex around the whole table. It sleeps, because user space may lose
 //! the CPU while it holds it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::platform::Platform;
 use p2m_paging::{Gfn, P2mType, VcpuId};
 use parking_lot::Mutex;
+use rustix::thread::futex;
 
 use super::frame_run::{FrameRun, runs};
 use super::guest_memory::GuestMemory;
@@ -46,14 +40,15 @@ use table::{HostEntry, Table};
 /// Retries of an operation that the kernel asks to try again, before it counts as refused.
 const KERNEL_RETRIES: usize = 1000;
 
-/// The guest's memory, and who is blocked on it: the hypervisor's side.
+/// The guest's memory, and which of its vcpus are paused: the hypervisor's side.
 #[derive(Debug)]
 pub struct HostPlatform {
     memory: GuestMemory,
     uffd: Userfaultfd,
     table: Mutex<Table>,
-    /// By vcpu: the gfn it is blocked on in the kernel, plus one; 0: none.
-    blocked: Box<[AtomicU64]>,
+    /// By vcpu: pauses not undone yet. Whoever pauses and whoever unpauses may come here in either
+    /// order, so for a moment one may be below zero.
+    pauses: Box<[AtomicU32]>,
     /// To the pager.
     events: EventChannel,
 }
@@ -89,7 +84,7 @@ impl HostPlatform {
             memory,
             uffd,
             table: Mutex::new(Table::new(pages)),
-            blocked: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
+            pauses: (0..vcpus).map(|_| AtomicU32::new(0)).collect(),
             events,
         }
     }
@@ -97,11 +92,6 @@ impl HostPlatform {
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
-    }
-
-    /// Where its faults are read.
-    pub fn uffd(&self) -> &Userfaultfd {
-        &self.uffd
     }
 
     /// The channel to the pager.
@@ -162,45 +152,24 @@ impl HostPlatform {
             return Ok(false);
         }
         self.uffd
-            .zero(&self.memory, FrameRun::one(gfn), Wake::Now)?;
+            .zero(&self.memory, FrameRun::one(gfn), Wake::Later)?;
         table.entries[index] = HostEntry::new(P2mType::RamRw, true);
         table.given_back -= 1;
-        self.went_on(gfn);
         Ok(true)
     }
 
-    /// Notes that a vcpu is blocked on a page.
-    pub(super) fn note_blocked(&self, vcpu: VcpuId, gfn: Gfn) {
-        if let Some(blocked) = self.blocked.get(vcpu.index()) {
-            blocked.store(gfn.get() + 1, Ordering::Release);
-        }
-    }
-
-    /// Lets whoever is blocked on a page try its access again.
-    pub(super) fn wake(&self, gfn: Gfn) {
-        self.went_on(gfn);
-        if let Err(error) = self.uffd.wake(&self.memory, FrameRun::one(gfn)) {
-            tracing::error!(%gfn, %error, "a vcpu could not be woken");
-        }
-    }
-
-    /// The same for all that are blocked anywhere.
-    pub(super) fn wake_all(&self) {
-        for blocked in &self.blocked {
-            if let Some(gfn) = blocked.swap(0, Ordering::AcqRel).checked_sub(1) {
-                self.wake(Gfn::new_truncate(gfn));
+    /// Returns when the vcpu is not paused. To be called on its thread, before it runs on.
+    pub(super) fn wait_while_paused(&self, vcpu: VcpuId) {
+        let Some(pauses) = self.pauses.get(vcpu.index()) else {
+            return;
+        };
+        loop {
+            let paused = pauses.load(Ordering::Acquire);
+            if paused.cast_signed() <= 0 {
+                return;
             }
-        }
-    }
-
-    /// The kernel has woken whoever was blocked on this page.
-    fn went_on(&self, gfn: Gfn) {
-        for blocked in &self.blocked {
-            if blocked.load(Ordering::Relaxed) == gfn.get() + 1 {
-                // Blocked anew on the same page since then: it will be woken once too often.
-                let _ =
-                    blocked.compare_exchange(gfn.get() + 1, 0, Ordering::AcqRel, Ordering::Relaxed);
-            }
+            // It may have changed meanwhile, or a signal may have come: looked at again.
+            let _ = futex::wait(pauses, futex::Flags::PRIVATE, paused, None);
         }
     }
 
@@ -214,12 +183,15 @@ impl HostPlatform {
         }
     }
 
-    /// Fills a hole from the pager's buffers, and wakes who waits for it.
+    /// Fills a hole from the pager's buffers.
     fn fill(&self, gfn: Gfn, words: &[AtomicU64]) -> Result<(), CopyError> {
         let run = FrameRun::one(gfn);
         let mut replaced = false;
         for _ in 0..KERNEL_RETRIES {
-            match self.uffd.copy(&self.memory, run, words, CopyFlags::empty()) {
+            match self
+                .uffd
+                .copy(&self.memory, run, words, CopyFlags::DONT_WAKE)
+            {
                 // The p2m says that there is no frame, so what is there is nobody's page: a hole
                 // that was touched past the p2m, or memory that could not be given back.
                 Err(CopyError::Present) if !replaced => {
@@ -249,15 +221,20 @@ impl Platform for HostPlatform {
         }
     }
 
-    /// The vcpu is blocked: it is paused for a page after the kernel has stopped it at that page. No
-    /// vcpu of this host is paused for another reason.
-    fn pause_vcpu(&self, _vcpu: VcpuId) {}
+    fn pause_vcpu(&self, vcpu: VcpuId) {
+        if let Some(pauses) = self.pauses.get(vcpu.index()) {
+            pauses.fetch_add(1, Ordering::AcqRel);
+        }
+    }
 
     fn unpause_vcpu(&self, vcpu: VcpuId) {
-        let blocked = self.blocked.get(vcpu.index());
-        let gfn = blocked.and_then(|b| b.swap(0, Ordering::AcqRel).checked_sub(1));
-        if let Some(gfn) = gfn {
-            self.wake(Gfn::new_truncate(gfn));
+        let Some(pauses) = self.pauses.get(vcpu.index()) else {
+            return;
+        };
+        if pauses.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Err(error) = futex::wake(pauses, futex::Flags::PRIVATE, 1)
+        {
+            tracing::error!(?vcpu, %error, "a vcpu could not be woken");
         }
     }
 

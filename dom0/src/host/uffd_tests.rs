@@ -41,7 +41,7 @@ impl Machine {
         let memory = Arc::new(GuestMemory::create(pages).expect("memory"));
         let uffd = Userfaultfd::open(Options {
             nonblocking: true,
-            ..Options::GUEST
+            ..Options::MESSAGES
         })
         .expect("userfaultfd");
         uffd.register(&memory, Modes::MISSING | Modes::WRITE_PROTECT)

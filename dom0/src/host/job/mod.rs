@@ -132,7 +132,7 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
 struct Job<'a> {
     options: &'a JobOptions,
     sizes: Sizes,
-    machine: Arc<Machine>,
+    machine: &'static Machine,
     course: Arc<Course>,
     line: Line,
     child: PagerProcess,
@@ -189,8 +189,8 @@ impl Job<'_> {
 
     fn start_vcpus(&self) -> Result<Vec<JoinHandle<Option<VcpuFigures>>>, JobError> {
         let start = |id| {
-            let (machine, course) = (Arc::clone(&self.machine), Arc::clone(&self.course));
-            let vcpu = move || Some(Vcpu::new(&machine, &course, VcpuId(id))?.run());
+            let (machine, course) = (self.machine, Arc::clone(&self.course));
+            let vcpu = move || Some(Vcpu::new(machine, &course, VcpuId(id))?.run());
             let builder = thread::Builder::new().name(format!("vcpu {id}"));
             builder.spawn(vcpu).map_err(JobError::Thread)
         };

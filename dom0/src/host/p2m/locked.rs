@@ -76,13 +76,12 @@ impl<'a> P2m for LockedP2m<'a> {
             P2mType::RamPagingOut => self.table.unprotected.push(gfn),
             P2mType::RamRw => {
                 let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
-                retried(|| uffd.unprotect(memory, FrameRun::one(gfn), Wake::Now)).map_err(
+                retried(|| uffd.unprotect(memory, FrameRun::one(gfn), Wake::Later)).map_err(
                     |error| {
                         tracing::error!(%gfn, %error, "a page cannot be made writable");
                         Errno::EIO
                     },
                 )?;
-                self.platform.went_on(gfn);
             }
             P2mType::Invalid => self.table.given_back += 1,
             _ => {}
@@ -145,7 +144,6 @@ impl<'a> P2m for LockedP2m<'a> {
         match self.platform.fill(gfn, words.ok_or(Errno::EFAULT)?) {
             Ok(()) => {
                 self.table.entries[index] = HostEntry::new(to, true);
-                self.platform.went_on(gfn);
                 Ok(mfn)
             }
             Err(CopyError::OutOfMemory) => Err(Errno::ENOMEM),

@@ -30,15 +30,23 @@ pub struct Options {
 }
 
 impl Options {
-    /// What guest memory in a memfd needs, for vcpus that are threads: no permission is needed.
-    /// Reading waits for a fault.
+    /// What guest memory in a memfd needs, for vcpus that are threads and handle their faults
+    /// themselves: no permission is needed.
     pub const GUEST: Self = Self {
         features: Features::WRITE_PROTECT
             .union(Features::MISSING_SHARED)
-            .union(Features::THREAD_ID)
+            .union(Features::SIGBUS)
             .union(Features::WRITE_PROTECT_SHARED),
         kernel_faults: false,
         nonblocking: false,
+    };
+    /// The same, but faults are messages that somebody else reads. Reading waits for one.
+    pub const MESSAGES: Self = Self {
+        features: Self::GUEST
+            .features
+            .difference(Features::SIGBUS)
+            .union(Features::THREAD_ID),
+        ..Self::GUEST
     };
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use p2m_paging::{Gfn, PAGE_SIZE};
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::host::frame_run::FrameRun;
 use crate::host::guest_memory::GuestMemory;
 
 /// How long a vcpu may take over one page before it counts as stuck.
@@ -73,7 +74,8 @@ impl Ledger {
                 audit.given_back += 1;
                 continue;
             }
-            let read = is_there(gfn) && memory.load(gfn, &mut page).is_some();
+            // Not through the mapping: the reader is no vcpu, and the page may go out meanwhile.
+            let read = is_there(gfn) && memory.read(FrameRun::one(gfn), &mut page).is_ok();
             if read && crc32c::crc32c(&page) == expected.checksum {
                 audit.good += 1;
             } else {

@@ -1,6 +1,6 @@
 //! One vcpu of the guest: a thread that visits pages.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -54,7 +54,7 @@ pub struct VcpuFigures {
 /// A vcpu.
 #[derive(Debug)]
 pub struct Vcpu<'a> {
-    machine: &'a Machine,
+    machine: &'static Machine,
     course: &'a Course,
     id: VcpuId,
     random: Random,
@@ -64,7 +64,7 @@ pub struct Vcpu<'a> {
 
 impl<'a> Vcpu<'a> {
     /// To be run on a thread of its own. `None`: the histogram cannot be made.
-    pub fn new(machine: &'a Machine, course: &'a Course, id: VcpuId) -> Option<Self> {
+    pub fn new(machine: &'static Machine, course: &'a Course, id: VcpuId) -> Option<Self> {
         let mut random = Random::new(course.seed, id.0.into());
         Some(Self {
             machine,
@@ -141,7 +141,10 @@ impl<'a> Vcpu<'a> {
     /// Does an access, and notes how long it took if it faulted.
     fn timed<T>(&mut self, access: impl FnOnce() -> T) -> T {
         let (faults, start) = (self.machine.faults(self.id), Instant::now());
+        // The count changes in the middle of the access, on this same thread.
+        compiler_fence(Ordering::SeqCst);
         let value = access();
+        compiler_fence(Ordering::SeqCst);
         if self.machine.faults(self.id) != faults {
             self.figures
                 .fault_ns

@@ -1,88 +1,14 @@
-//! The machine's side of the socket and the mailbox, with a pager that does as it likes.
+//! The machine's side of the socket and the mailbox.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::time::Duration;
-
-use p2m_paging::{Errno, Gfn, PAGE_SIZE};
-use xenpaging::embedded::{CallError, Handles, Hypercalls};
-use xenpaging::host::guest_memory::GuestMemory;
-use xenpaging::host::{Departure, Machine, MachineOptions};
+use p2m_paging::{Errno, PAGE_SIZE};
+use xenpaging::embedded::CallError;
+use xenpaging::host::Departure;
 use xenpaging::link::mailbox::ENTRIES;
 use xenpaging::link::packet::PACKET_WORDS;
 use xenpaging::link::{Connection, Mailbox, Op, PostedPrep, SharedArea};
-
 use xenpaging::store::PageBuf;
 
-const PAGES: u64 = 64;
-const BUFFERS: usize = 4;
-
-fn gfn(raw: u64) -> Gfn {
-    Gfn::try_new(raw).expect("a frame number")
-}
-
-fn machine(test: &str) -> (Arc<Machine>, String) {
-    let memory = GuestMemory::create(PAGES).unwrap();
-    for page in 0..PAGES {
-        let byte = u8::try_from(page).unwrap();
-        memory.store(gfn(page), &[byte; PAGE_SIZE]).unwrap();
-    }
-    let name = format!("xenpaging-{test}-{}", std::process::id());
-    let options = MachineOptions {
-        vcpus: 1,
-        cpu: None,
-        name: name.clone(),
-    };
-    (Machine::start(memory, &options).unwrap(), name)
-}
-
-struct Pager {
-    calls: Hypercalls,
-    attached: Handles,
-    buffers: &'static mut [PageBuf],
-}
-
-fn pager(name: &str) -> Pager {
-    let mut calls = Hypercalls::connect(name).unwrap();
-    assert_eq!(calls.info().unwrap().max_pages, PAGES);
-    let (buffers, file) = buffers();
-    let attached = calls.attach(&file, BUFFERS).unwrap();
-    calls.call(Op::Enable).unwrap();
-    Pager {
-        calls,
-        attached,
-        buffers,
-    }
-}
-
-fn buffers() -> (&'static mut [PageBuf], OwnedFd) {
-    SharedArea::create("buffers", BUFFERS).unwrap().into_pages()
-}
-
-impl Pager {
-    fn batch(&mut self, op: Op, gfns: &[u64]) -> Vec<Result<(), Errno>> {
-        let mut results = Vec::new();
-        let gfns: Vec<_> = gfns.iter().map(|&raw| gfn(raw)).collect();
-        self.calls.batch(op, gfns, |r| results.push(r)).unwrap();
-        results
-    }
-
-    fn prep(&mut self, preps: &[(u64, u64)]) -> Vec<Result<(), Errno>> {
-        let mut results = Vec::new();
-        let preps: Vec<_> = preps.iter().map(|&(raw, at)| (gfn(raw), at)).collect();
-        self.calls.prep(preps, |r| results.push(r)).unwrap();
-        results
-    }
-}
-
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
+use super::{BUFFERS, PAGES, buffers, gfn, machine, pager, wait_for};
 
 #[test]
 fn pages_go_out_and_come_back_in_batches() {
