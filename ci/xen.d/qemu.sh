@@ -22,7 +22,7 @@ qemu_boot() {
     local qemu=(
         "$root_dir/lib64/ld-linux-x86-64.so.2" --library-path "$libs" "$root_dir/usr/bin/qemu-system-x86_64"
         -L "$root_dir/usr/share/qemu" -L "$root_dir/usr/share/seabios" -L "$root_dir/usr/lib/ipxe/qemu"
-        -accel tcg,thread=multi
+        -accel "tcg,thread=${XEN_TCG_THREADS:-multi}"
         # No MONITOR: Xen's idle loop would use MWAIT, which TCG answers with #GP. qemu64 has neither SMAP (PV dom0 dies
         # at its first iret) nor RDTSCP (intercepted, not decodable).
         -cpu qemu64,+svm,+npt,-monitor
@@ -33,6 +33,7 @@ qemu_boot() {
         -append "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_mem=1G,max:1G dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=no cpufreq=none noreboot ${XEN_APPEND:-}"
         -initrd "vmlinux console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr,dom0.cpio"
     )
+    # XEN_TCG_THREADS=single with XEN_QEMU_EXTRA="-icount shift=0" counts instructions: the guest's clock is their number.
     # XEN_QEMU_EXTRA: for a debugger, say "-gdb tcp:127.0.0.1:1234" (symbols: xen/xen-syms in the build).
     # shellcheck disable=SC2206
     qemu+=(${XEN_QEMU_EXTRA:-})

@@ -105,7 +105,7 @@ impl<P: Platform> Paging<'_, P> {
                 }
                 sent
             }
-            (None, Caller::Foreign(_)) => Sent::Not(NotSent::Full),
+            (None, Caller::Foreign(_)) => Sent::Not,
         };
         match sent {
             Sent::Pushed(notify) => {
@@ -114,7 +114,7 @@ impl<P: Platform> Paging<'_, P> {
             }
             Sent::InLine => self.counters.add(Count::Queued, 1),
             // The ring was torn down meanwhile: nobody is left who has a copy to forget.
-            Sent::Already | Sent::Not(_) => {}
+            Sent::Already | Sent::Not => {}
         }
         Ok(())
     }

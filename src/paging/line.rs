@@ -65,7 +65,7 @@ pub(super) enum Sent {
     /// It need not be: the page has been asked for.
     Already,
     /// There is no ring, or the vcpu stands in line already.
-    Not(NotSent),
+    Not,
 }
 
 /// Why a request was not sent.
@@ -129,12 +129,17 @@ impl Line {
         }
     }
 
-    /// Sends a request with a slot claimed before.
+    /// Sends a request with a slot claimed before; gives the slot back if somebody else has asked for
+    /// the page since: a pager that gets a page's request twice need not answer the second one.
     pub(super) fn push(&mut self, claim: Claim, want: Want, caller: Caller) -> Sent {
+        if want.kind == Kind::Page && self.has_asked(want.gfn) {
+            self.cancel(claim);
+            return Sent::Already;
+        }
         let request = want.request(caller, false);
         match self.front.as_mut().map(|front| front.push(claim, &request)) {
             Some(Ok(notify)) => Sent::Pushed(notify),
-            Some(Err(Stale)) | None => Sent::Not(NotSent::NoRing),
+            Some(Err(Stale)) | None => Sent::Not,
         }
     }
 
@@ -143,12 +148,12 @@ impl Line {
     pub(super) fn send(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
         let may_push = self.first.is_none();
         let Some(front) = &mut self.front else {
-            return Sent::Not(NotSent::NoRing);
+            return Sent::Not;
         };
         if may_push && let Ok(claim) = front.claim(Asker::Guest) {
             return match front.push(claim, &want.request(Caller::Guest(vcpu), true)) {
                 Ok(notify) => Sent::Pushed(notify),
-                Err(Stale) => Sent::Not(NotSent::NoRing),
+                Err(Stale) => Sent::Not,
             };
         }
         self.stand(vcpus, vcpu, want)
@@ -163,17 +168,6 @@ impl Line {
             return Sent::Already;
         }
         self.send(vcpus, vcpu, want)
-    }
-
-    /// As [`Self::send_again`], for callers that do not wait.
-    pub(super) fn push_again(&mut self, want: Want, caller: Caller) -> Sent {
-        if self.has_asked(want.gfn) {
-            return Sent::Already;
-        }
-        match self.claim_in_turn(caller.asker()) {
-            Ok(claim) => self.push(claim, want, caller),
-            Err(not) => Sent::Not(not),
-        }
     }
 
     /// Whether a request for this page is on this ring and has not been answered.
@@ -246,7 +240,7 @@ impl Line {
 
     fn stand(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
         let Some(cell) = vcpus.cell(vcpu) else {
-            return Sent::Not(NotSent::Full);
+            return Sent::Not;
         };
         let before = Want::unpack(cell.in_line.load(Ordering::Relaxed));
         let still_wanted = match before {
@@ -261,7 +255,7 @@ impl Line {
             None => false,
         };
         if still_wanted {
-            return Sent::Not(NotSent::Full);
+            return Sent::Not;
         }
         cell.in_line.store(want.pack(), Ordering::Relaxed);
         if before.is_some() {
@@ -341,5 +335,34 @@ impl Want {
             },
             in_place: raw & IN_PLACE != 0,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::pause::VcpuCell;
+    use crate::ring::testing::TestPage;
+
+    /// A foreign caller claims its slot before the page leaves, a vcpu may ask in between.
+    #[test]
+    fn a_page_that_was_asked_for_meanwhile_is_not_asked_for_twice() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        let mut line = Line::new();
+        line.open(Front::new(TestPage::new().map(), 1));
+        let want = Want {
+            gfn: Gfn::new_truncate(7),
+            p2mt: P2mType::RamPaged,
+            kind: Kind::Page,
+            in_place: false,
+        };
+        let claim = line.claim_in_turn(Asker::Foreign).unwrap();
+        assert!(matches!(line.send(vcpus, VcpuId(0), want), Sent::Pushed(_)));
+        let sent = line.push(claim, want, Caller::Foreign(VcpuId(0)));
+        assert!(matches!(sent, Sent::Already));
+        assert_eq!(line.front().unwrap().held(), 1);
     }
 }

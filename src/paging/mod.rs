@@ -106,7 +106,8 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// Slots of the ring that are claimed, or whose request has not been answered. A guest's vcpu
-    /// stands in line only while [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS) of them are the guest's.
+    /// stands in line only while all of them are held, or [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS)
+    /// of them are the guest's.
     pub fn slots_held(&self) -> u32 {
         self.line.lock().front().map_or(0, |front| front.held())
     }

@@ -111,9 +111,25 @@ impl<P: Platform> Paging<'_, P> {
         caller: Caller,
         access: Access,
     ) -> Result<Populated, PopulateError> {
+        match caller {
+            Caller::Guest(vcpu) if !self.is_being_paused(vcpu) => {
+                self.bring_in_and_wait(gfn, vcpu, access)
+            }
+            // A foreign caller, or a vcpu that is being paused for something else and goes on until
+            // that takes effect: it comes back for this page.
+            _ => self.bring_in_unpaused(gfn, caller, access),
+        }
+    }
+
+    fn bring_in_and_wait(
+        &self,
+        gfn: Gfn,
+        vcpu: VcpuId,
+        access: Access,
+    ) -> Result<Populated, PopulateError> {
         let mut p2m = self.platform.lock_p2m();
         let entry = p2m.get(gfn);
-        let ask = match decide(entry.p2mt, access) {
+        let leaves = match decide(entry.p2mt, access) {
             Decision::NotOurs => return Ok(Populated::NotPaging),
             Decision::Retry => return Ok(Populated::Present),
             Decision::Pause => false,
@@ -122,71 +138,84 @@ impl<P: Platform> Paging<'_, P> {
         if !self.is_enabled() {
             return Err(PopulateError::NoRing);
         }
-        let waiter = match caller {
-            Caller::Guest(vcpu) if !self.is_being_paused(vcpu) => Some(vcpu),
-            // A foreign caller, or a vcpu that is being paused for something else and goes on until
-            // that takes effect: it comes back for this page.
-            _ => None,
-        };
-        let want = Want {
-            gfn,
-            p2mt: entry.p2mt,
-            kind: Kind::Page,
-            // Only who sends it on its way says so: what is asked again may come home before.
-            in_place: entry.p2mt == P2mType::RamPagingOut,
-        };
-        match waiter {
-            Some(vcpu) => {
-                if ask {
-                    self.depart(&mut p2m, gfn, entry)?;
-                }
-                let waits = self.wait(vcpu, gfn);
-                drop(p2m);
-                match waits {
-                    Ok(()) => self.ask(vcpu, want, ask),
-                    Err(paused) => {
-                        // No such vcpu, or one that faults twice at a time: the caller breaks the
-                        // rules, and nobody waits.
-                        paused.into_iter().for_each(|paused| self.unpause(paused));
-                        Ok(Populated::OnItsWay)
-                    }
-                }
-            }
-            None if ask => {
-                drop(p2m);
-                self.populate_unpaused(gfn, caller)
-            }
-            None => {
-                drop(p2m);
-                self.ask_again_unpaused(want, caller)
+        if leaves {
+            self.depart(&mut p2m, gfn, entry)?;
+        }
+        let waits = self.wait(vcpu, gfn);
+        drop(p2m);
+        match waits {
+            Ok(()) => self.ask(vcpu, want(gfn, entry), leaves),
+            Err(paused) => {
+                // No such vcpu, or one that faults twice at a time: the caller breaks the rules, and
+                // nobody waits.
+                paused.into_iter().for_each(|paused| self.unpause(paused));
+                Ok(Populated::OnItsWay)
             }
         }
     }
 
-    /// With the p2m locked: the gfn leaves for `paging_in_start`.
-    fn depart(
+    /// For callers that are not paused: the slot first, so that a full ring changes nothing, and
+    /// costs little: whoever maps a whole guest from outside asks again and again.
+    fn bring_in_unpaused(
         &self,
-        p2m: &mut P::P2m<'_>,
         gfn: Gfn,
-        entry: Entry,
-    ) -> Result<P2mType, PopulateError> {
-        let departed = match classify(p2m, gfn, entry) {
-            Found::PagingOut(slot) => match slot.populate() {
-                Ok(_) => P2mType::RamPagingOut,
-                Err((_, errno)) => return Err(PopulateError::Platform(errno)),
-            },
-            Found::Paged(slot) => match slot.populate() {
-                Ok(_) => P2mType::RamPaged,
-                Err((_, errno)) => return Err(PopulateError::Platform(errno)),
-            },
-            // An entry that says it has a frame and has none.
-            _ => return Err(PopulateError::Platform(Errno::EIO)),
+        caller: Caller,
+        access: Access,
+    ) -> Result<Populated, PopulateError> {
+        let claimed = self.line.lock().claim_in_turn(caller.asker());
+        if claimed.as_ref().is_err_and(|not| *not == NotSent::Full) {
+            self.counters.add(Count::RingFull, 1);
+            return Err(PopulateError::RingFull);
+        }
+        let (entry, settled) = {
+            let mut p2m = self.platform.lock_p2m();
+            let entry = p2m.get(gfn);
+            let settled = match decide(entry.p2mt, access) {
+                Decision::NotOurs => Some(Ok(Populated::NotPaging)),
+                Decision::Retry => Some(Ok(Populated::Present)),
+                _ if claimed.is_err() => Some(Err(PopulateError::NoRing)),
+                Decision::Pause => None,
+                Decision::PopulateAndPause => self.depart(&mut p2m, gfn, entry).err().map(Err),
+            };
+            (entry, settled)
         };
+        let claim = match (claimed, settled) {
+            (Ok(claim), None) => claim,
+            (Ok(claim), Some(settled)) => {
+                self.cancel(claim);
+                return settled;
+            }
+            (Err(_), settled) => return settled.unwrap_or(Err(PopulateError::NoRing)),
+        };
+        let sent = self.line.lock().push(claim, want(gfn, entry), caller);
+        match sent {
+            Sent::Pushed(notify) => {
+                self.counters.add(Count::Requests, 1);
+                self.notify(notify);
+                Ok(Populated::OnItsWay)
+            }
+            Sent::Already => {
+                self.serve();
+                Ok(Populated::OnItsWay)
+            }
+            Sent::InLine | Sent::Not => Err(PopulateError::NoRing),
+        }
+    }
+
+    /// With the p2m locked: the gfn leaves for `paging_in_start`.
+    fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, entry: Entry) -> Result<(), PopulateError> {
+        let departed = match classify(p2m, gfn, entry) {
+            Found::PagingOut(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
+            Found::Paged(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
+            // An entry that says it has a frame and has none.
+            _ => Err(Errno::EIO),
+        };
+        departed.map_err(PopulateError::Platform)?;
         self.counters.add(Count::Populated, 1);
-        if departed == P2mType::RamPagingOut {
+        if entry.p2mt == P2mType::RamPagingOut {
             self.counters.add(Count::EvictFailed, 1);
         }
-        Ok(departed)
+        Ok(())
     }
 
     /// With the p2m locked: the vcpu is paused and noted as waiting.
@@ -229,7 +258,7 @@ impl<P: Platform> Paging<'_, P> {
                 Ok(Populated::Waiting)
             }
             Sent::Already => Ok(Populated::Waiting),
-            Sent::Not(_) => self.stop_waiting(vcpu, want.gfn),
+            Sent::Not => self.stop_waiting(vcpu, want.gfn),
         }
     }
 
@@ -246,72 +275,15 @@ impl<P: Platform> Paging<'_, P> {
             Err(PopulateError::NoRing)
         }
     }
+}
 
-    /// For callers that are not paused and find the page on its way in.
-    fn ask_again_unpaused(&self, want: Want, caller: Caller) -> Result<Populated, PopulateError> {
-        let sent = self.line.lock().push_again(want, caller);
-        match sent {
-            Sent::Pushed(notify) => {
-                self.counters.add(Count::Requests, 1);
-                self.notify(notify);
-            }
-            Sent::Not(NotSent::NoRing) => return Err(PopulateError::NoRing),
-            // Asked for; or there is no slot now, and the caller comes back anyway.
-            Sent::Already | Sent::InLine | Sent::Not(NotSent::Full) => {}
-        }
-        Ok(Populated::OnItsWay)
-    }
-
-    /// For callers that are not paused: the slot first, so that a full ring changes nothing.
-    fn populate_unpaused(&self, gfn: Gfn, caller: Caller) -> Result<Populated, PopulateError> {
-        let claim = self
-            .line
-            .lock()
-            .claim_in_turn(caller.asker())
-            .map_err(|not| match not {
-                NotSent::NoRing => PopulateError::NoRing,
-                NotSent::Full => {
-                    self.counters.add(Count::RingFull, 1);
-                    PopulateError::RingFull
-                }
-            })?;
-        let departed = {
-            let mut p2m = self.platform.lock_p2m();
-            let entry = p2m.get(gfn);
-            match decide(entry.p2mt, Access::WRITE) {
-                Decision::PopulateAndPause => self.depart(&mut p2m, gfn, entry).map(Some),
-                // It has left, or come home, since.
-                _ => Ok(None),
-            }
-        };
-        let p2mt = match departed {
-            Ok(Some(p2mt)) => p2mt,
-            Ok(None) => {
-                self.cancel(claim);
-                return Ok(Populated::OnItsWay);
-            }
-            Err(e) => {
-                self.cancel(claim);
-                return Err(e);
-            }
-        };
-        let sent = self.line.lock().push(
-            claim,
-            Want {
-                gfn,
-                p2mt,
-                kind: Kind::Page,
-                in_place: p2mt == P2mType::RamPagingOut,
-            },
-            caller,
-        );
-        match sent {
-            Sent::Pushed(notify) => {
-                self.counters.add(Count::Requests, 1);
-                self.notify(notify);
-                Ok(Populated::OnItsWay)
-            }
-            Sent::InLine | Sent::Already | Sent::Not(_) => Err(PopulateError::NoRing),
-        }
+/// What is asked for a page that had this entry. Only who sends it on its way says that it has its
+/// contents: what is asked again may come home before.
+fn want(gfn: Gfn, entry: Entry) -> Want {
+    Want {
+        gfn,
+        p2mt: entry.p2mt,
+        kind: Kind::Page,
+        in_place: entry.p2mt == P2mType::RamPagingOut,
     }
 }

@@ -101,11 +101,13 @@ impl<P: Platform> Paging<'_, P> {
 
     /// Gives a slot back unused: the next in line may have it.
     pub(super) fn cancel(&self, claim: Claim) {
-        let served = {
-            let mut line = self.line.lock();
-            line.cancel(claim);
-            line.serve(self.vcpus())
-        };
+        self.line.lock().cancel(claim);
+        self.serve();
+    }
+
+    /// A slot fell free.
+    pub(super) fn serve(&self) {
+        let served = self.line.lock().serve(self.vcpus());
         self.after_serving(served);
     }
 

@@ -10,9 +10,10 @@ use crate::frame::Gfn;
 /// Slots that vcpus of the guest may hold at a time: one is left to foreign callers, who would
 /// otherwise never be served while the guest thrashes.
 pub const GUEST_SLOTS: u32 = SLOTS - 1;
-/// Slots that foreign callers may hold at a time: one is left to the guest. More than that a dom0 that
-/// maps a whole guest cannot take: a slot that falls free goes to the guest's vcpus in line first.
-pub const FOREIGN_SLOTS: u32 = SLOTS - 1;
+/// Slots that foreign callers may hold at a time: all. One that falls free goes to the guest's vcpus
+/// in line first, so that these are kept out for one answer at most; and a dom0 that maps a whole
+/// guest waits a round trip of the pager's for every ring full.
+pub const FOREIGN_SLOTS: u32 = SLOTS;
 
 /// On whose behalf a request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,9 +167,12 @@ impl Front {
                 return Ok(None);
             }
         }
-        let response = Response::try_from(&self.page.read(self.rsp_cons));
+        let entry = self.page.read(self.rsp_cons);
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
-        let asked = self.release(response.as_ref().ok().map(|r| r.gfn));
+        // Which request it answers, it says even where it is worth nothing otherwise: Xen's own pager
+        // leaves version and reason unset.
+        let asked = self.release(Gfn::try_new(entry.paging.gfn));
+        let response = Response::try_from(&entry);
         Ok(Some(Taken { asked, response }))
     }
 
@@ -286,14 +290,19 @@ mod tests {
         );
     }
 
+    /// Answered out of turn, so that the slot is not merely the first one in use: what remains asked
+    /// must be what is still to come, or it would be asked for twice.
     #[test]
-    fn an_answer_of_another_version_frees_its_slot_and_says_why() {
+    fn an_answer_of_another_version_frees_its_own_slot_and_says_why() {
         let page = TestPage::new();
         let mut front = Front::new(page.map(), 0);
-        let claim = front.claim(Asker::Foreign).unwrap();
-        assert_eq!(front.push(claim, &request(7)), Ok(Notify::Owed));
+        for gfn in [6, 7] {
+            let claim = front.claim(Asker::Foreign).unwrap();
+            let _ = front.push(claim, &request(gfn)).unwrap();
+        }
         let mut entry = RawEntry::ZERO;
         entry.version = 3;
+        entry.paging.gfn = 7;
         page.map().write(0, &entry);
         page.map().store(Index::RspProd, 1, Ordering::Release);
         let taken = Taken {
@@ -301,6 +310,7 @@ mod tests {
             response: Err(EntryError::Version(3)),
         };
         assert_eq!(front.take(), Ok(Some(taken)));
-        assert_eq!(front.held(), 0);
+        assert_eq!(front.held(), 1);
+        assert!(front.asks(Gfn::new_truncate(6)));
     }
 }

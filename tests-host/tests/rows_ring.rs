@@ -50,7 +50,7 @@ fn a3_foreign_callers_are_told_to_retry_when_the_ring_is_full() {
     assert_eq!(full, Err(PopulateError::RingFull));
     assert_eq!(full.unwrap_err().errno(), Errno::EBUSY);
     assert_eq!(d.p2mt(most), P2mType::RamPaged, "nothing has changed");
-    // The guest's own are not kept out by them: one has a slot, the others the next.
+    // The guest's own are not kept out by them: they have the next slots.
     for vcpu in 0..8 {
         assert_eq!(d.fault(vcpu, 10 + u64::from(vcpu)), Ok(Populated::Waiting));
     }

@@ -134,6 +134,11 @@ impl Model {
         write: bool,
     ) -> Result<Populated, PopulateError> {
         let was = self.pages[gfn];
+        let waiter = vcpu.filter(|v| self.waits[*v].is_none() && !self.dropping(*v));
+        // Who does not wait looks for a slot first.
+        if waiter.is_none() && self.enabled() && !self.has_slot(vcpu.is_some(), true) {
+            return Err(PopulateError::RingFull);
+        }
         match was {
             Is::Home { .. } | Is::Gone => return Ok(Populated::NotPaging),
             Is::Out if !write => return Ok(Populated::Present),
@@ -149,17 +154,13 @@ impl Model {
             drop: false,
             evict_fail: was == Is::Out,
         };
-        let waiter = vcpu.filter(|v| self.waits[*v].is_none() && !self.dropping(*v));
-        if leaves && waiter.is_none() && !self.has_slot(vcpu.is_some(), true) {
-            return Err(PopulateError::RingFull);
-        }
         if leaves {
             self.set_type(gfn, Is::Start { frame })
                 .map_err(PopulateError::Platform)?;
         }
         let Some(waiter) = waiter else {
             // Only what nobody has asked for yet has to be asked for.
-            if (leaves || !self.asked(gfn)) && self.has_slot(vcpu.is_some(), true) {
+            if !self.asked(gfn) {
                 self.push(ask);
             }
             return Ok(Populated::OnItsWay);
