@@ -42,10 +42,10 @@
 //! way and out again. One to bring a page in does no harm then. An `EVICT_FAIL` may have been sent
 //! during an earlier nomination: it is answered, and as the hypervisor may not take that for an answer
 //! to the present one, the page is restored all the same. A late drop would take the new contents of a
-//! page that became memory again under the same number. So a drop counts only for a page that
-//! was out when the guest gave it back, by the type in the request: one of a nominated page never
-//! does, one of a page on its way in only if a request for it has been heard and its page not brought home. And a
-//! page for which prep says `ENOENT` is no victim again before its drop was heard.
+//! page that became memory again under the same number. So a drop counts only for a page that was out
+//! when the guest gave it back: one of a nominated page never does, by the type in the request, nor does
+//! one that says that the contents were in place. And a page for which prep says `ENOENT` is no victim
+//! again before its drop was heard.
 //!
 //! | failure | what happens |
 //! |---|---|

@@ -48,16 +48,9 @@ impl Pager {
     fn guest_dropped(&mut self, request: &Request, actions: &mut Actions) {
         let gfn = request.gfn;
         self.size_pages = self.size_pages.saturating_sub(1);
-        let was_out = match request.p2mt {
-            _ if request.paging.contains(PagingFlags::EVICT_FAIL) => false,
-            P2mType::RamPagingOut => false,
-            // It had been asked for. If it was out, that request came before this one, and waits, or
-            // was answered without the page.
-            P2mType::RamPagingInStart | P2mType::RamPagingIn => {
-                self.asks.has(gfn) || self.unreadable.contains(gfn.get())
-            }
-            _ => true,
-        };
+        // Asked for or not: what had no frame was out, and has not come home since.
+        let was_out = !request.paging.contains(PagingFlags::EVICT_FAIL)
+            && request.p2mt != P2mType::RamPagingOut;
         self.asks.answer(gfn, actions);
         match self.flights.get(gfn) {
             Some(_) if was_out => self.flights.set_fate(gfn, Fate::Dropped),

@@ -54,6 +54,11 @@ impl Sim {
             Entry::InStart(_) => p2mt = P2mType::RamPagingInStart,
             Entry::Paged => {}
         }
+        let in_place = matches!(
+            self.entries[page],
+            Entry::PagingOut(_) | Entry::InStart(Some(_))
+        );
+        paging.set(PagingFlags::EVICT_FAIL, in_place);
         self.truth[page] = None;
         self.entries[page] = Entry::Gone;
         if !paging.is_empty() {

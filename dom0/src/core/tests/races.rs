@@ -128,7 +128,7 @@ fn a_late_drop_does_not_take_the_new_contents() {
         let mut sim = paged(40, 0);
         let late = Request {
             p2mt,
-            ..request(7, PagingFlags::DROP_PAGE)
+            ..request(7, PagingFlags::DROP_PAGE | PagingFlags::EVICT_FAIL)
         };
         sim.unanswered.push(late);
         sim.event(Event::Requests(&[late]));
@@ -140,4 +140,21 @@ fn a_late_drop_does_not_take_the_new_contents() {
                 .all(|entry| matches!(entry, Entry::Ram(_)))
         );
     }
+}
+
+/// The vcpu that asked for it stood in line, and left when the page was given back: the pager hears of
+/// the drop alone.
+#[test]
+fn b10_a_page_dropped_before_its_request_was_heard_is_forgotten() {
+    let mut sim = paged(40, 0);
+    sim.entries[7] = Entry::Gone;
+    sim.truth[7] = None;
+    let drop = Request {
+        p2mt: P2mType::RamPagingInStart,
+        ..request(7, PagingFlags::DROP_PAGE)
+    };
+    sim.unanswered.push(drop);
+    sim.event(Event::Requests(&[drop]));
+    assert_eq!(sim.pager.slots_taken(), 39);
+    assert_eq!(sim.pager.progress().dropped, 1);
 }
