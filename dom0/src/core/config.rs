@@ -33,7 +33,7 @@ impl Config {
         Self {
             memory: vec![0..=max_pages.saturating_sub(1)],
             max_pages,
-            out_batch: 256,
+            out_batch: 512,
             ahead_batch: 64,
             out_threshold: 32,
             requests: SLOTS as usize,

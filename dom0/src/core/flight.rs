@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
 use p2m_paging::ring::abi::{Request, Response};
 
@@ -38,14 +39,14 @@ pub(super) struct Flight {
 /// The pages in all batches under way.
 #[derive(Debug)]
 pub(super) struct Flights {
-    map: HashMap<Gfn, Flight>,
+    map: HashMap<Gfn, Flight, RandomState>,
 }
 
 impl Flights {
     pub(super) fn with_room_for(pages: usize) -> Self {
         // A map that is at most half full cleans up in place where it would otherwise grow.
         Self {
-            map: HashMap::with_capacity(2 * pages),
+            map: HashMap::with_capacity_and_hasher(2 * pages, RandomState::default()),
         }
     }
 

@@ -14,6 +14,7 @@ impl Pager {
         if deficit == 0 {
             self.eager = false;
         }
+        let deficit = deficit.saturating_sub(self.leaving);
         if deficit == 0 || self.dry || (deficit < self.config.out_threshold && !self.eager) {
             return;
         }
@@ -39,6 +40,7 @@ impl Pager {
         if batch.pages.is_empty() {
             self.park(batch)
         } else {
+            self.leaving += batch.pages.len() as u64;
             batch.run(Step::Nominate, actions)
         }
     }
@@ -47,8 +49,11 @@ impl Pager {
     pub(super) fn advance_out(&mut self, mut batch: Batch, actions: &mut Actions) {
         let step = batch.step;
         let mut pages = std::mem::take(&mut batch.pages);
-        // What the target still wants: it may have been raised meanwhile.
-        let mut wanted = self.out_deficit();
+        if matches!(step, Step::Nominate | Step::Save | Step::Evict) {
+            self.leaving -= pages.len() as u64;
+        }
+        // What the target still wants of this batch: it may have been raised meanwhile.
+        let mut wanted = self.out_deficit().saturating_sub(self.leaving);
         match step {
             Step::Nominate => {
                 pages.retain(|page| self.nominated(page, &mut wanted, actions));
@@ -58,6 +63,7 @@ impl Pager {
                 pages.retain(|page| self.saved(page, &mut wanted, actions));
             }
             Step::Evict => {
+                self.saved -= pages.len() as u64;
                 pages
                     .drain(..)
                     .for_each(|page| self.evicted(&page, actions));
@@ -71,9 +77,12 @@ impl Pager {
         }
         batch.pages = pages;
         if !batch.pages.is_empty() {
+            let going = batch.pages.len() as u64;
+            self.leaving += going;
             let next = if step == Step::Nominate {
                 Step::Save
             } else {
+                self.saved += going;
                 Step::Evict
             };
             return batch.run(next, actions);
@@ -218,7 +227,7 @@ impl Pager {
     /// What a save says about the store.
     fn note_room(&mut self, pages: &[Page], actions: &mut Actions) {
         let saved = pages.iter().filter(|page| page.outcome.is_ok()).count() as u64;
-        let held = self.homes.len() + saved;
+        let held = self.homes.len() + self.saved + saved;
         let failed = pages.iter().find_map(|page| match page.outcome {
             Err(error @ PageError::Store(_)) => Some((page.gfn, error)),
             _ => None,

@@ -12,6 +12,9 @@ use super::slots::{Homes, Slots};
 use super::sparse::SparseSet;
 use crate::store::Slot;
 
+/// Batches going out at a time: while the shell works on one, the core takes the next step of the other.
+const OUT_BATCHES: usize = 2;
+
 /// The pager's core. See the [module](super) for how pages move through it.
 #[derive(Debug)]
 pub struct Pager {
@@ -22,10 +25,14 @@ pub struct Pager {
     pub(super) flights: Flights,
     pub(super) asks: Asks,
     pub(super) room: StoreRoom,
-    /// Batches that are not under way, by index: demand, then one ahead, then one out.
+    /// Batches that are not under way, by index: demand, then one ahead, then those out.
     parked: Vec<Option<Batch>>,
-    /// Pages of the batch going out that stay after all, nominated.
+    /// Pages going out that stay after all, nominated. The next batch that ends takes them.
     pub(super) to_restore: Vec<Page>,
+    /// Pages in batches going out that are not to stay so far.
+    pub(super) leaving: u64,
+    /// Of these, the ones that the store has.
+    pub(super) saved: u64,
     /// Out, and did not read back when last tried.
     pub(super) unreadable: SparseSet,
     /// Found gone when they were brought in: the drop is still to be told.
@@ -80,17 +87,20 @@ impl Pager {
             .map(|index| Some(Batch::new(index, Lane::Demand, requests)))
             .collect();
         parked.push(Some(Batch::new(requests, Lane::Ahead, ahead)));
-        parked.push(Some(Batch::new(requests + 1, Lane::Out, out)));
+        let outward = requests + 1..requests + 1 + OUT_BATCHES;
+        parked.extend(outward.map(|index| Some(Batch::new(index, Lane::Out, OUT_BATCHES * out))));
         Self {
             size_pages: config.max_pages,
             policy,
             slots: Slots::default(),
             homes: Homes::default(),
-            flights: Flights::with_room_for(out + ahead + requests),
+            flights: Flights::with_room_for(OUT_BATCHES * out + ahead + requests),
             asks: Asks::with_room_for(requests),
             room: StoreRoom::default(),
             parked,
-            to_restore: Vec::with_capacity(out),
+            to_restore: Vec::with_capacity(OUT_BATCHES * out),
+            leaving: 0,
+            saved: 0,
             unreadable: SparseSet::default(),
             gone: SparseSet::default(),
             nominated: SparseSet::default(),
@@ -284,7 +294,7 @@ impl Pager {
         }
     }
 
-    /// How many more pages may go out now.
+    /// How many more pages may go out, those that are leaving included.
     pub(super) fn out_deficit(&self) -> u64 {
         self.room
             .allowed(self.wanted_out())

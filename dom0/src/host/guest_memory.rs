@@ -253,19 +253,28 @@ impl GuestMemory {
             errno: Errno::FAULT,
         })?;
         let memory = Self { base, file };
-        // Pages come and go one by one. A kernel without huge pages refuses the advice with
-        // EINVAL, which is as good.
-        // SAFETY: the range is this mapping; the advice changes no content.
-        let advised = unsafe {
-            rustix::mm::madvise(memory.base.as_ptr().cast(), bytes, Advice::LinuxNoHugepage)
-        };
-        match advised {
-            Ok(()) | Err(Errno::INVAL) => Ok(memory),
-            Err(errno) => Err(CreateError::System {
-                step: "MADV_NOHUGEPAGE",
-                errno,
-            }),
+        memory.advise(bytes)?;
+        Ok(memory)
+    }
+
+    fn advise(&self, bytes: usize) -> Result<(), CreateError> {
+        for (advice, step) in [
+            // Pages come and go one by one.
+            (Advice::LinuxNoHugepage, "MADV_NOHUGEPAGE"),
+            // Which pages were used lately is the pager's business. Without this the kernel keeps
+            // account of it too: a page that the pager has read counts as used twice when it is
+            // discarded, and is moved to the list of active pages just before it is freed.
+            (Advice::Random, "MADV_RANDOM"),
+        ] {
+            // SAFETY: the range is this mapping; the advice changes no content.
+            let advised = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), bytes, advice) };
+            match advised {
+                // A kernel without huge pages does not know of them, which is as good.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(errno) => return Err(CreateError::System { step, errno }),
+            }
         }
+        Ok(())
     }
 
     /// Creates and maps a new guest's memory.

@@ -14,6 +14,7 @@ use p2m_paging::Gfn;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Signal;
 use xenpaging::host::guest_memory::{GuestFile, GuestMemory};
 use xenpaging::host::uffd::Source;
 
@@ -151,6 +152,9 @@ pub fn serve(arguments: &[String]) -> Result<bool, FloorError> {
     if mark != "--second-process" {
         return Ok(false);
     }
+    // Nobody rings it any more when the first process is gone.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(FloorError::at("PR_SET_PDEATHSIG"))?;
     pin(cpu.parse().ok())?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(FloorError::at("open"))?;

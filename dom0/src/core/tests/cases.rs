@@ -46,6 +46,26 @@ pub(super) fn request(gfn: u64, paging: PagingFlags) -> Request {
     }
 }
 
+/// While one batch is saved the next one is nominated, and together they are no more than is wanted.
+#[test]
+fn b5_two_batches_go_out_at_a_time() {
+    let mut sim = guest(2000);
+    sim.event(Event::Target(1300));
+    let sizes = |sim: &Sim| -> Vec<_> {
+        let running = sim.running.iter();
+        running.map(|(batch, _)| batch.pages().len()).collect()
+    };
+    assert_eq!((step(&sim), sizes(&sim)), (vec![Step::Nominate], vec![512]));
+    one_step(&mut sim);
+    assert_eq!(step(&sim), [Step::Save, Step::Nominate]);
+    assert_eq!(sizes(&sim), [512, 188]);
+    // The target is raised: the first batch to come by takes what is still wanted.
+    sim.event(Event::Target(1900));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 100);
+    assert_eq!(sim.store.len(), 100);
+}
+
 #[test]
 fn b5_pages_go_out_in_batches_down_to_the_target_and_come_back_when_it_rises() {
     let mut sim = paged(1000, 300);

@@ -79,7 +79,7 @@ fn defect_13_no_memory_for_one_page_holds_up_no_other_and_loses_no_fault() {
 fn defect_13_pages_go_out_in_whole_batches() {
     let mut sim = guest(1000);
     sim.event(Event::Target(0));
-    assert_eq!(sim.running[0].0.pages().len(), 256);
+    assert_eq!(sim.running[0].0.pages().len(), 512);
 }
 
 /// The C pager leaves pages behind when it ends by another signal than SIGTERM or SIGINT.
