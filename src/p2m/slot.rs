@@ -373,7 +373,7 @@ impl<F, const N: usize> Debts<F, N> {
     pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
         if self.flush {
             p2m.flush();
-            p2m.free(self.frames.into_iter().flatten());
+            p2m.free(self.frames.into_iter().take(self.len).flatten());
         }
     }
 }

@@ -57,23 +57,33 @@ impl<P: Platform> Paging<'_, P> {
     /// Evicts nominated pages: their frames are freed, scrubbed, once no CPU can reach them. The
     /// pager's copies are the pages' only home from here on. No locks held.
     pub fn evict(&self, batch: &mut [Job<EvictError>]) {
-        for chunk in batch.chunks_mut(CHUNK) {
-            let mut p2m = self.platform.lock_p2m();
-            let mut debts: Debts<_, CHUNK> = Debts::new();
-            for job in chunk {
-                let done = evict_one(&mut p2m, job.gfn).map(|owed| debts.add(owed));
-                self.counters.add(
-                    if done.is_ok() {
-                        Count::Evicted
-                    } else {
-                        Count::EvictRefused
-                    },
-                    1,
-                );
-                job.done = Some(done);
-            }
-            debts.pay(&mut p2m);
+        // Xen's own hypercall brings one page at a time: room for more debts would cost more than
+        // all the rest.
+        if batch.len() == 1 {
+            return self.evict_chunk::<1>(batch);
         }
+        for chunk in batch.chunks_mut(CHUNK) {
+            self.evict_chunk::<CHUNK>(chunk);
+        }
+    }
+
+    /// At most `N` pages, under one hold of the lock.
+    fn evict_chunk<const N: usize>(&self, chunk: &mut [Job<EvictError>]) {
+        let mut p2m = self.platform.lock_p2m();
+        let mut debts: Debts<_, N> = Debts::new();
+        for job in chunk {
+            let done = evict_one(&mut p2m, job.gfn).map(|owed| debts.add(owed));
+            self.counters.add(
+                if done.is_ok() {
+                    Count::Evicted
+                } else {
+                    Count::EvictRefused
+                },
+                1,
+            );
+            job.done = Some(done);
+        }
+        debts.pay(&mut p2m);
     }
 }
 
