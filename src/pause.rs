@@ -84,6 +84,13 @@ impl<'d> Vcpus<'d> {
         raw.checked_sub(1).map(Gfn::new_truncate)
     }
 
+    /// All vcpus that wait for a page, and for which.
+    pub fn waiting(&self) -> impl Iterator<Item = (VcpuId, Gfn)> + use<'d> {
+        let vcpus = *self;
+        let ids = vcpus.ids().map(VcpuId);
+        ids.filter_map(move |vcpu| Some((vcpu, vcpus.waits_for(vcpu)?)))
+    }
+
     /// Counts a pause. `None`: the domain has no such vcpu.
     pub fn pause(&self, vcpu: VcpuId) -> Option<(VcpuPaused, Switch)> {
         let before = self.cell(vcpu)?.pauses.fetch_add(1, Ordering::AcqRel);

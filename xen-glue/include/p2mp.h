@@ -72,7 +72,7 @@ int p2mp_drop(struct p2mp *state, uint64_t gfn);
  */
 void p2mp_on_event(struct p2mp *state);
 /*
- * Prints what has happened so far. Any locks.
+ * Prints what has happened so far, and who waits. Any locks.
  */
 void p2mp_print(struct p2mp *state);
 

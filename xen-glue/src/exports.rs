@@ -151,7 +151,7 @@ pub extern "C" fn p2mp_on_event(state: &State) {
     state.on_event();
 }
 
-/// Prints what has happened so far. Any locks.
+/// Prints what has happened so far, and who waits. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2mp_print(state: &State) {
     let enabled = if state.paging.is_enabled() {
@@ -161,4 +161,7 @@ pub extern "C" fn p2mp_print(state: &State) {
     };
     let counters = state.paging.counters();
     let _ = writeln!(Console, "    paging: pager {enabled}, {counters}");
+    for (vcpu, gfn) in state.paging.vcpus().waiting() {
+        let _ = writeln!(Console, "    paging: {vcpu:?} waits for {gfn}");
+    }
 }
