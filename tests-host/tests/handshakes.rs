@@ -97,39 +97,66 @@ struct Waiting {
     ring: Mutex<bool>,
 }
 
+impl Waiting {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            waits_for: AtomicU64::new(0),
+            enabled: AtomicBool::new(true),
+            ring: Mutex::new(true),
+        })
+    }
+
+    /// `Vcpus::wait`, on the vcpu's thread.
+    fn wait(&self) {
+        let began = self.waits_for.compare_exchange(0, 2, AcqRel, Acquire);
+        assert_eq!(began, Ok(0));
+    }
+
+    /// `Vcpus::end_wait`.
+    fn end_wait(&self) {
+        let _ = self.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
+    }
+
+    /// Whether there is a ring, asked under its lock.
+    fn has_ring(&self) -> bool {
+        *self.ring.lock().unwrap()
+    }
+
+    fn set_ring(&self, there: bool) {
+        let mut ring = self.ring.lock().unwrap();
+        self.enabled.store(there, Release);
+        *ring = there;
+    }
+
+    /// `Paging::disable`, and its `all_woken`.
+    fn disable(&self) {
+        self.set_ring(false);
+        if self.waits_for.load(Acquire) != 0 {
+            self.end_wait();
+        }
+    }
+}
+
 /// `locked`: the vcpu asks the ring, under its lock, after it began to wait. Otherwise it looks at
 /// the flag alone, as it once did.
 fn tear_down(locked: bool) {
     loom::model(move || {
-        let w = Arc::new(Waiting {
-            waits_for: AtomicU64::new(0),
-            enabled: AtomicBool::new(true),
-            ring: Mutex::new(true),
-        });
+        let w = Waiting::new();
         let vcpu = {
             let w = w.clone();
             thread::spawn(move || {
-                let began = w.waits_for.compare_exchange(0, 2, AcqRel, Acquire);
-                assert_eq!(began, Ok(0));
+                w.wait();
                 let there = if locked {
-                    *w.ring.lock().unwrap()
+                    w.has_ring()
                 } else {
                     w.enabled.load(Acquire)
                 };
                 if !there {
-                    let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
+                    w.end_wait();
                 }
             })
         };
-        {
-            let mut ring = w.ring.lock().unwrap();
-            w.enabled.store(false, Release);
-            *ring = false;
-        }
-        // `all_woken`.
-        if w.waits_for.load(Acquire) != 0 {
-            let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
-        }
+        w.disable();
         vcpu.join().unwrap();
         assert_eq!(w.waits_for.load(Relaxed), 0, "waits for ever");
     });
@@ -151,36 +178,21 @@ fn a_look_at_the_flag_alone_would_lose_the_vcpu() {
 /// for a request that nobody made.
 fn replacement(believes_the_flag: bool) {
     loom::model(move || {
-        let w = Arc::new(Waiting {
-            waits_for: AtomicU64::new(0),
-            enabled: AtomicBool::new(true),
-            ring: Mutex::new(true),
-        });
+        let w = Waiting::new();
         let vcpu = {
             let w = w.clone();
             thread::spawn(move || {
-                let _ = w.waits_for.compare_exchange(0, 2, AcqRel, Acquire);
-                let asked = *w.ring.lock().unwrap();
+                w.wait();
+                let asked = w.has_ring();
                 let stays = believes_the_flag && w.enabled.load(Acquire);
                 if !asked && !stays {
-                    let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
+                    w.end_wait();
                 }
                 asked
             })
         };
-        {
-            let mut ring = w.ring.lock().unwrap();
-            w.enabled.store(false, Release);
-            *ring = false;
-        }
-        if w.waits_for.load(Acquire) != 0 {
-            let _ = w.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
-        }
-        {
-            let mut ring = w.ring.lock().unwrap();
-            *ring = true;
-            w.enabled.store(true, Release);
-        }
+        w.disable();
+        w.set_ring(true);
         let asked = vcpu.join().unwrap();
         let waits = w.waits_for.load(Relaxed) != 0;
         assert!(asked || !waits, "waits for a request that nobody made");
