@@ -42,6 +42,14 @@ pub enum Exit {
     PagesOut = 4,
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  every page is home and paging is disabled, or the guest is gone
+  1  stopped by an error after it had started; every page is home
+  2  the arguments make no sense; nothing was done
+  3  the domain, the pagefile or Xen refused; nothing was paged out
+  4  pages are out that could not be brought home: keep the pagefile";
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
@@ -50,7 +58,7 @@ impl From<Exit> for ExitCode {
 
 /// Keeps a guest below its memory target: pages its memory out to a file and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
-#[command(name = "xenpaging", version, infer_long_args = true)]
+#[command(name = "xenpaging", version, infer_long_args = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Number of the domain to be paged.
     #[arg(short, long, value_name = "DOMID", required_unless_present = "embedded_host",
@@ -143,7 +151,7 @@ impl Cli {
 }
 
 /// Clap's message without what follows it.
-fn one_line(error: &clap::Error) -> String {
+pub fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<_> = message.split_whitespace().collect();
@@ -151,7 +159,7 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 /// A range like `0-0xff`, or one number.
-fn gfns(text: &str) -> Result<RangeInclusive<u64>, String> {
+pub fn gfns(text: &str) -> Result<RangeInclusive<u64>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (gfn(first)?, gfn(last)?);
     if first > last {

@@ -3,12 +3,14 @@
 //! Executed as `xenpaging` it is the pager, which is how it starts the second process.
 
 use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
+use xenpaging::cli::{Exit, gfns, one_line};
 use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::host::workload::Pattern;
 use xenpaging::pager_main;
@@ -44,6 +46,9 @@ struct Cli {
     /// Where pages go: `memory`, or a file, which must not exist.
     #[arg(long, default_value = "memory", value_name = "memory|FILE")]
     store: PathBuf,
+    /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
+    #[arg(long, value_name = "A-B", value_parser = gfns)]
+    gfns: Vec<RangeInclusive<u64>>,
     /// Stop the pager so long after the start, and go on without.
     #[arg(long, value_name = "SECONDS")]
     stop_pager_at: Option<u32>,
@@ -64,7 +69,18 @@ fn main() -> ExitCode {
     if name == Some(OsStr::new(pager_main::NAME)) {
         return pager_main::main(std::env::args_os());
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            eprintln!("embedded-host: {}", one_line(&error));
+            return ExitCode::from(Exit::Usage);
+        }
+        Err(help) => {
+            // Standard output may be closed; help that nobody reads is no failure.
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
     pager_main::log_to_stderr(match cli.verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -106,6 +122,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         } else {
             StoreChoice::File(cli.store)
         },
+        never: cli.gfns,
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,
         pin: !cli.no_pin,

@@ -1,10 +1,11 @@
 //! The main thread: events into the core, actions out of it.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
 use super::demand::Demand;
@@ -198,11 +199,17 @@ impl Shell {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
         let style = ProgressStyle::with_template(
-            "paging back in {bar:40} {pos}/{len} pages, {per_sec}, {eta} left",
+            "paging back in {bar:40} {pos}/{len} pages, {rate}, {eta} left",
         );
         let bar = ProgressBar::new(out_pages);
         self.bar = Some(match style {
-            Ok(style) => bar.with_style(style),
+            Ok(style) => bar.with_style(style.with_key(
+                "rate",
+                |state: &ProgressState, to: &mut dyn Write| {
+                    // Nowhere to say that it cannot be said.
+                    let _ = write!(to, "{:.0} pages/s", state.per_sec());
+                },
+            )),
             Err(_) => bar,
         });
         self.handle(Event::Stop);

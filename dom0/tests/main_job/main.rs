@@ -177,6 +177,21 @@ fn b10_pages_given_back_while_out_are_forgotten() {
     assert!(finished.figure("dropped") > 0, "{}", finished.out);
 }
 
+/// Half of the guest must stay, in two ranges: a target of none is not reached.
+#[test]
+fn pages_that_are_never_victims_stay() {
+    let never = ["--gfns", "0-1023", "--gfns", "0x800-0xbff"];
+    let mut host = start(&[&["--target", "0"][..], &never].concat());
+    wait_until_paged(&mut host);
+    while host.try_wait().unwrap().is_none() {
+        // `None`: it has just ended.
+        let resident = guest_memory_bytes(&host).unwrap_or(u64::MAX);
+        assert!(resident >= 8 << 20, "{resident} bytes");
+        std::thread::yield_now();
+    }
+    Finished::from(host.wait_with_output().unwrap()).nothing_was_lost();
+}
+
 #[test]
 fn pages_go_to_a_file_and_the_file_goes_with_the_pager() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,21 +1,27 @@
 //! What cannot be done is said in one line.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use super::{Finished, host, run};
 
 const NOBODY: u32 = 65534;
 
 #[test]
-fn sizes_that_make_no_sense() {
-    run(&["--size", "0"]).refused(1, "--size");
-    run(&["--size", "1000000G"]).refused(1, "--size");
-    run(&["--target", "17M"]).refused(1, "--target");
-    run(&["--vcpus", "0"]).refused(1, "--vcpus");
+fn options_that_make_no_sense() {
+    run(&["--size", "0"]).refused(2, "--size");
+    run(&["--size", "1000000G"]).refused(2, "--size");
+    run(&["--size", "12Q"]).refused(2, "12Q");
+    run(&["--target", "17M"]).refused(2, "--target");
+    run(&["--vcpus", "0"]).refused(2, "--vcpus");
+    run(&["--workload", "none"]).refused(2, "--workload");
+    run(&["--gfns", "9-1"]).refused(2, "--gfns");
+    run(&["--no-such-option"]).refused(2, "--no-such-option");
 }
 
 #[test]
@@ -66,10 +72,21 @@ fn unprivileged() -> (tempfile::TempDir, Command) {
     (dir, command)
 }
 
+/// A copy that has just been written cannot be executed while a process that another test has just
+/// forked still has it open for writing.
+fn output(mut command: Command) -> Finished {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            output => return output.unwrap().into(),
+        }
+    }
+}
+
 #[test]
 fn no_permission_is_needed() {
-    let (_dir, mut command) = unprivileged();
-    Finished::from(command.output().unwrap()).nothing_was_lost();
+    let (_dir, command) = unprivileged();
+    output(command).nothing_was_lost();
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -78,7 +95,7 @@ fn a_refused_userfaultfd_is_one_line_that_names_the_permission_and_exit_code_2()
     let (_dir, mut command) = unprivileged();
     // SAFETY: between fork and exec only two system calls are made.
     unsafe { command.pre_exec(seccomp::refuse_userfaultfd) };
-    let finished = Finished::from(command.output().unwrap());
+    let finished = output(command);
     finished.refused(2, "userfaultfd is refused");
     assert!(
         finished.err.contains("/dev/userfaultfd"),

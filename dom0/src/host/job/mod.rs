@@ -77,10 +77,11 @@ impl JobError {
         matches!(self, Self::Child(ChildError::Ended(status)) if status.code() == not_started)
     }
 
-    /// What the process exits with: 2 for a permission that is missing, else 1.
+    /// What the process exits with: 2 for a permission that is missing, or options that make no sense,
+    /// else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Userfaultfd(_) | Self::Machine(MachineError::Userfaultfd(_)) => 2,
+            Self::Size(_) | Self::Userfaultfd(_) | Self::Machine(MachineError::Userfaultfd(_)) => 2,
             _ => 1,
         }
     }

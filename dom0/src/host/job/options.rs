@@ -1,5 +1,6 @@
 //! What to do, and whether it can be done here.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct JobOptions {
     pub balloon: u64,
     /// Where pages go.
     pub store: StoreChoice,
+    /// Frame numbers that are never paged out.
+    pub never: Vec<RangeInclusive<u64>>,
     /// The pager is stopped so long after the start, before the work is done.
     pub stop_pager_at: Option<Duration>,
     /// What the guest's memory is filled with; `None`: programs and libraries.
@@ -165,6 +168,7 @@ mod tests {
             pattern: Pattern::Zipf,
             balloon: 0,
             store: StoreChoice::Memory,
+            never: Vec::new(),
             stop_pager_at: None,
             load: None,
             pin: true,

@@ -163,19 +163,22 @@ impl<'a> Vcpu<'a> {
         if platform.lock_p2m().get(gfn).p2mt != P2mType::RamPaged {
             return;
         }
+        let (order, left) = (Ordering::Relaxed, &self.course.to_give_back);
+        let one_less = |left: u64| left.checked_sub(1);
+        if left.fetch_update(order, order, one_less).is_err() {
+            return;
+        }
         match self.machine.give_back(gfn, Caller::Guest(self.id)) {
             Ok(()) => {
                 entry.owned = false;
                 self.figures.given_back += 1;
-                let one_less = |left: u64| left.checked_sub(1);
-                let (order, left) = (Ordering::Relaxed, &self.course.to_give_back);
-                // Another vcpu may have given the last one back: one too many does no harm.
-                let _ = left.fetch_update(order, order, one_less);
+                return;
             }
             // It came home, or the ring is full, or the pager is gone: another page, another time.
             Err(DropError::NotPaging(_) | DropError::RingFull | DropError::NoRing) => {}
             Err(error) => tracing::error!(%gfn, %error, "a page could not be given back"),
         }
+        left.fetch_add(1, order);
     }
 }
 
