@@ -171,7 +171,7 @@ impl Line {
     }
 
     /// Whether a request for this page is on this ring and has not been answered.
-    fn has_asked(&self, gfn: Gfn) -> bool {
+    pub(super) fn has_asked(&self, gfn: Gfn) -> bool {
         self.front.as_ref().is_some_and(|front| front.asks(gfn))
     }
 

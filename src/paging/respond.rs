@@ -39,6 +39,8 @@ pub enum Ignored {
     NoSuchVcpu,
     /// The gfn is not on its way in, or has no frame to go home with.
     NotOnItsWay,
+    /// A later request for the page is still to be answered, and the pager may not have filled it yet.
+    AskedAgain,
     /// The entry could not be changed.
     Platform,
 }
@@ -50,7 +52,7 @@ impl<P: Platform> Paging<'_, P> {
     pub fn on_event(&self) -> Handled {
         let mut responses = 0;
         for _ in 0..SLOTS {
-            let (taken, served) = {
+            let (taken, asked_again, served) = {
                 let mut line = self.line.lock();
                 let taken = match line.front().map(|front| front.take()) {
                     Some(Ok(Some(taken))) => taken,
@@ -74,14 +76,16 @@ impl<P: Platform> Paging<'_, P> {
                         };
                     }
                 };
-                (taken, line.serve(self.vcpus()))
+                let answers = taken.response.ok().map(|response| response.gfn);
+                let asked_again = answers.is_some_and(|gfn| line.has_asked(gfn));
+                (taken, asked_again, line.serve(self.vcpus()))
             };
             responses += 1;
             self.counters.add(Count::Responses, 1);
             if taken
                 .response
                 .map_err(Ignored::Entry)
-                .and_then(|response| self.resume(&response))
+                .and_then(|response| self.resume(&response, asked_again))
                 .is_err()
             {
                 self.counters.add(Count::Ignored, 1);
@@ -122,7 +126,7 @@ impl<P: Platform> Paging<'_, P> {
     }
 
     /// Sends a page home by the pager's word, and wakes who waits for it.
-    fn resume(&self, response: &Response) -> Result<(), Ignored> {
+    fn resume(&self, response: &Response, asked_again: bool) -> Result<(), Ignored> {
         if response.flags.contains(EntryFlags::VCPU_PAUSED) && !self.vcpus().contains(response.vcpu)
         {
             return Err(Ignored::NoSuchVcpu);
@@ -130,14 +134,15 @@ impl<P: Platform> Paging<'_, P> {
         if response.paging.contains(PagingFlags::DROP_PAGE) {
             return Ok(());
         }
-        self.resume_gfn(response.gfn)?;
+        self.resume_gfn(response.gfn, asked_again)?;
         self.wake(response.gfn);
         Ok(())
     }
 
-    fn resume_gfn(&self, gfn: Gfn) -> Result<(), Ignored> {
+    fn resume_gfn(&self, gfn: Gfn, asked_again: bool) -> Result<(), Ignored> {
         let mut p2m = self.platform.lock_p2m();
         match lookup(&mut p2m, gfn) {
+            Found::PagingIn(_) if asked_again => return Err(Ignored::AskedAgain),
             Found::PagingIn(slot) => match slot.resume() {
                 Ok(_) => {}
                 Err(_) => return Err(Ignored::Platform),

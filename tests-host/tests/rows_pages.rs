@@ -203,3 +203,24 @@ fn a5_answers_to_nothing_change_nothing() {
     while d.serve_one().is_some() {}
     d.machine().check();
 }
+
+/// The answer to an earlier request is taken late, when the page is on its way in anew.
+#[test]
+fn a4_a_late_answer_takes_no_page_home_that_its_pager_has_not_filled() {
+    let mut d = Domain::new(2, 4);
+    d.out([1]);
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    let first = d.take().unwrap();
+    d.prep(1, Some(Buffer::Page(1))).unwrap();
+    d.back.answer(&Response::to(&first)).unwrap();
+    let _ = d.back.publish();
+    d.out([1]);
+    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    let second = d.take().unwrap();
+    d.prep(1, None).unwrap();
+    assert_eq!(d.paging.on_event().responses, 1);
+    assert_eq!(d.p2mt(1), P2mType::RamPagingIn);
+    d.respond_to(&second);
+    assert_eq!(d.p2mt(1), P2mType::RamRw);
+    d.assert_settled();
+}

@@ -220,8 +220,11 @@ impl Model {
         let exact = ring.iter().position(|a| a.is_some_and(|(g, _)| g == gfn));
         let at = exact.or_else(|| ring.iter().position(Option::is_some));
         let over = at.and_then(|at| ring[at].take());
+        // An answer to an earlier request does not take home what may not be filled yet.
+        let is_early = self.pages.get(gfn) == Some(&Is::In)
+            && ring.iter().flatten().any(|(asked, _)| *asked == gfn);
         self.serve();
-        self.comes_home(gfn, nonsense, dropped);
+        self.comes_home(gfn, nonsense || is_early, dropped);
         if let Some((asked, _)) = over {
             // Home or not, there will be no further answer.
             self.wake(asked);
