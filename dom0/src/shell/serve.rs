@@ -199,7 +199,7 @@ impl Shell {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
         let style = ProgressStyle::with_template(
-            "paging back in {bar:40} {pos}/{len} pages, {rate}, {eta} left",
+            "paging back in {wide_bar} {pos}/{len} pages, {rate}, {eta} left",
         );
         let bar = ProgressBar::new(out_pages);
         self.bar = Some(match style {

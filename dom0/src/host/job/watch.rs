@@ -25,7 +25,7 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn new(sizes: Sizes) -> Self {
         let bar = ProgressBar::new(sizes.pages);
-        let style = "filling guest memory {bar:40} {pos}/{len} pages";
+        let style = "filling guest memory {wide_bar} {pos}/{len} pages";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
@@ -43,7 +43,7 @@ impl Line {
             self.bar.set_position(pages);
         }
         if pages == self.sizes.pages
-            && let Ok(style) = ProgressStyle::with_template("{spinner} {msg}")
+            && let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}")
         {
             self.bar.set_style(style);
         }
@@ -57,10 +57,11 @@ impl Line {
         counters: &Counters,
         bad: u64,
     ) {
+        // What matters most comes first: a narrow terminal cuts the end off.
         let line = || {
             let seconds = elapsed.as_secs_f64();
             format!(
-                "{seconds:4.1} s  out {}/{}  evicted {}  brought in {}  visits {:.0}/s  vcpu pauses {:.0}/s  bad {bad}",
+                "{seconds:4.1} s  bad {bad}  out {}/{}  evicted {}  brought in {}  visits {:.0}/s  vcpu pauses {:.0}/s",
                 counts.paged,
                 self.sizes.pages - self.sizes.target,
                 counters.get(Count::Evicted),
