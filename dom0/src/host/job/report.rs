@@ -164,11 +164,10 @@ impl fmt::Display for Report {
                 }
             }
         }
-        let out = p.target_reached.map(|took| (p.evicted_first, took));
-        row(
-            "out until target",
-            rate(out.or(Some((c.evicted, p.worked)))),
-        )?;
+        match p.target_reached {
+            Some(took) => row("out until target", rate(Some((p.evicted_first, took))))?,
+            None => row("out, target missed", rate(Some((c.evicted, p.worked))))?,
+        }
         row("in after SIGTERM", rate(p.brought_back))?;
         row("resident before", mib(p.resident_before))?;
         row("resident while paged", mib(p.resident_paged))?;
