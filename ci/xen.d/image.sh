@@ -116,12 +116,31 @@ build_dom0() {
     pack "$dir" "$images/dom0.cpio"
 }
 
-if [ "$(cat "$images/stamp" 2>/dev/null)" = "$(stamp)" ]; then exit 0; fi
-say "building dom0's and the guest's images"
-rm -rf "$images"
-mkdir -p "$images"
-build_guest
-extract_kernel "$(kernel_of dom0)" "$images/vmlinux"
-build_dom0
-rm -rf "$images/guest" "$images/dom0"
-stamp >"$images/stamp"
+# The pager of this checkout, in an archive of its own: it changes more often than the rest. With its libraries, as for xl.
+build_pager() {
+    local dir=$images/pager program=$root/target/release/xenpaging log=$cache/build-pager.log
+    # The Rust of the checkout, whatever else is on the machine.
+    (cd "$root" && cargo build --quiet --locked --release -p xenpaging --bin xenpaging) >"$log" 2>&1 ||
+        die "the pager does not build: $(grep -m1 '^error' "$log" || true) (all of it: $log)"
+    [ "$images/pager.cpio" -nt "$program" ] && return
+    say "packing the pager"
+    rm -rf "$dir"
+    mkdir -p "$dir/usr/bin"
+    cp "$program" "$dir/usr/bin/xenpaging-rust"
+    strip "$dir/usr/bin/xenpaging-rust"
+    copy_libraries "$dir" "$dir/usr/bin/xenpaging-rust"
+    pack "$dir" "$images/pager.cpio"
+    rm -rf "$dir"
+}
+
+if [ "$(cat "$images/stamp" 2>/dev/null)" != "$(stamp)" ]; then
+    say "building dom0's and the guest's images"
+    rm -rf "$images"
+    mkdir -p "$images"
+    build_guest
+    extract_kernel "$(kernel_of dom0)" "$images/vmlinux"
+    build_dom0
+    rm -rf "$images/guest" "$images/dom0"
+    stamp >"$images/stamp"
+fi
+build_pager

@@ -13,7 +13,7 @@ qemu_boot() {
     (cd "$testdir" && find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$work/test.part")
     (cd "$work" && mkdir -p root && cd root && mkdir -p test && (cd test && cpio --quiet -i -d <"$work/test.part") &&
         find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$work/test.cpio")
-    cat "$images/dom0.cpio" "$work/test.cpio" >"$work/dom0.cpio"
+    cat "$images/dom0.cpio" "$images/pager.cpio" "$work/test.cpio" >"$work/dom0.cpio"
     # Module names in QEMU's -initrd must not hold commas or spaces: short names in the working directory.
     ln -s "$images/vmlinux" "$work/vmlinux"
     ln -s "$xen" "$work/xen"

@@ -7,3 +7,4 @@ pub mod link;
 pub mod pager_main;
 pub mod shell;
 pub mod store;
+pub mod xen;

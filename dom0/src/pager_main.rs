@@ -15,6 +15,7 @@ use crate::shell::{Machine, Options, Shell, ShellError};
 use crate::store::PageStore;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
+use crate::xen::Domain;
 
 /// Name of the program, and what the embedded host is executed as to be it.
 pub const NAME: &str = "xenpaging";
@@ -80,10 +81,13 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     }
 }
 
+/// The domain that was named, or the guest of the embedded host that was.
 fn find_guest(cli: &Cli) -> anyhow::Result<Box<dyn Machine>> {
-    let host = cli.embedded_host.as_ref();
-    let host = host.context("Xen's domains are not served yet, only embedded hosts")?;
-    Ok(Box::new(EmbeddedMachine::connect(host)?))
+    match (&cli.embedded_host, cli.domain) {
+        (Some(host), _) => Ok(Box::new(EmbeddedMachine::connect(host)?)),
+        (None, Some(domain)) => Ok(Box::new(Domain::find(domain)?)),
+        (None, None) => anyhow::bail!("no domain is named"),
+    }
 }
 
 fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {

@@ -120,6 +120,10 @@ impl MemPagingOp {
     pub const OP_EVICT: u8 = 1;
     /// `XENMEM_paging_op_prep`.
     pub const OP_PREP: u8 = 2;
+    /// Added to one of them, for many pages in one call: `buffer` is the address of their
+    /// [`PagingItem`]s, `gfn` how many there are. Xen's C knows nothing of it and says `ENOSYS`; a call
+    /// for no page tells which one is there. Both may have changed when the call returns.
+    pub const MANY: u8 = 16;
 
     /// An operation on one page.
     pub const fn new(op: u8, domain: u16, gfn: Gfn, buffer: u64) -> Self {
@@ -134,6 +138,17 @@ impl MemPagingOp {
     }
 }
 
+/// One page of a [`MemPagingOp::MANY`] call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagingItem {
+    /// The page.
+    pub gfn: u64,
+    /// In: for prep, as [`MemPagingOp::buffer`]. Out: 0 or a negative errno.
+    pub word: u64,
+}
+
+const_assert_eq!(size_of::<PagingItem>(), 16);
 const_assert_eq!(size_of::<RawEntry>(), 400);
 const_assert_eq!(align_of::<RawEntry>(), 8);
 const_assert_eq!(offset_of!(RawEntry, version), 0);

@@ -1,4 +1,5 @@
-//! The ring's layout and the numbers on it, against Xen's own headers, read by a C compiler.
+//! The ring's layout, a pager's hypercalls and the numbers in them, against Xen's own headers, read by
+//! a C compiler.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,6 +12,12 @@ use p2m_paging::ring::abi::{
     EntryFlags, MemPagingOp, PagingFlags, REASON_MEM_PAGING, RawEntry, RawPaging, RingHeader,
     SLOTS, VERSION,
 };
+
+use xenpaging::xen::abi::{
+    self, DomainInfoHead, Domctl, EvtchnBind, HvmParam, OneReservation, PrivcmdDmOp,
+    PrivcmdDmOpBuf, PrivcmdMmapBatch, SetMemType, VmEventOp,
+};
+use xenpaging::xen::xenstore::{Header, PAYLOAD_MAX, message};
 
 /// Name and number of everything that the headers fix.
 fn ours() -> BTreeMap<String, u64> {
@@ -66,10 +73,102 @@ fn ours() -> BTreeMap<String, u64> {
         Errno::ENOSYS,
         Errno::EOPNOTSUPP,
     ];
+    let layout = layout.into_iter().chain(pagers_layout());
+    let numbers = numbers.into_iter().chain(PAGERS_NUMBERS);
     let layout = layout.map(|(name, n)| (name.to_owned(), n as u64));
-    let numbers = numbers.map(|(name, n)| (name.to_owned(), n.into()));
+    let numbers = numbers.map(|(name, n)| (name.to_owned(), u64::from(n)));
     let errnos = errnos.map(|errno| (errno.to_string(), errno as u64));
-    layout.into_iter().chain(numbers).chain(errnos).collect()
+    layout.chain(numbers).chain(errnos).collect()
+}
+
+/// What `xenpaging` says to Xen beside the ring, and to Linux's devices.
+fn pagers_layout() -> Vec<(&'static str, usize)> {
+    vec![
+        ("domctl_size", size_of::<Domctl>()),
+        (
+            "domctl_interface_version",
+            offset_of!(Domctl, interface_version),
+        ),
+        ("domctl_domain", offset_of!(Domctl, domain)),
+        ("domctl_u", offset_of!(Domctl, u)),
+        ("info_flags", offset_of!(DomainInfoHead, flags)),
+        ("info_tot_pages", offset_of!(DomainInfoHead, tot_pages)),
+        ("info_max_pages", offset_of!(DomainInfoHead, max_pages)),
+        ("info_paged_pages", offset_of!(DomainInfoHead, paged_pages)),
+        ("vm_event_size", size_of::<VmEventOp>()),
+        ("vm_event_mode", offset_of!(VmEventOp, mode)),
+        ("vm_event_port", offset_of!(VmEventOp, port)),
+        ("param_size", size_of::<HvmParam>()),
+        ("param_index", offset_of!(HvmParam, index)),
+        ("param_value", offset_of!(HvmParam, value)),
+        ("reservation_size", offset_of!(OneReservation, gfn)),
+        (
+            "reservation_nr_extents",
+            offset_of!(OneReservation, nr_extents),
+        ),
+        (
+            "reservation_extent_order",
+            offset_of!(OneReservation, extent_order),
+        ),
+        (
+            "reservation_mem_flags",
+            offset_of!(OneReservation, mem_flags),
+        ),
+        ("reservation_domid", offset_of!(OneReservation, domid)),
+        ("dm_op_size", size_of::<SetMemType>()),
+        ("set_mem_type_nr", offset_of!(SetMemType, nr)),
+        ("set_mem_type_mem_type", offset_of!(SetMemType, mem_type)),
+        ("set_mem_type_first_pfn", offset_of!(SetMemType, first_pfn)),
+        ("xs_header", size_of::<Header>()),
+        ("xs_len", offset_of!(Header, len)),
+        ("xs_payload_max", PAYLOAD_MAX),
+        ("mmapbatch_dom", offset_of!(PrivcmdMmapBatch, dom)),
+        ("mmapbatch_addr", offset_of!(PrivcmdMmapBatch, addr)),
+        ("mmapbatch_arr", offset_of!(PrivcmdMmapBatch, arr)),
+        ("mmapbatch_err", offset_of!(PrivcmdMmapBatch, err)),
+        ("privcmd_dm_op_ubufs", offset_of!(PrivcmdDmOp, ubufs)),
+        ("privcmd_dm_op_buf_size", offset_of!(PrivcmdDmOpBuf, size)),
+        ("evtchn_remote_port", offset_of!(EvtchnBind, remote_port)),
+    ]
+}
+
+const PAGERS_NUMBERS: [(&str, u32); 30] = [
+    ("memory_op", number(abi::MEMORY_OP)),
+    ("xen_version", number(abi::XEN_VERSION)),
+    ("hvm_op", number(abi::HVM_OP)),
+    ("domctl", number(abi::DOMCTL)),
+    ("decrease_reservation", number(abi::DECREASE_RESERVATION)),
+    ("populate_physmap", number(abi::POPULATE_PHYSMAP)),
+    ("maximum_gpfn", number(abi::MAXIMUM_GPFN)),
+    ("paging_op", number(abi::PAGING_OP)),
+    ("hvmop_get_param", number(abi::HVMOP_GET_PARAM)),
+    ("param_paging_ring_pfn", abi::PARAM_PAGING_RING_PFN),
+    ("get_domain_info", abi::GET_DOMAIN_INFO),
+    ("vm_event_op", abi::VM_EVENT_OP),
+    ("vm_event_enable", abi::VM_EVENT_ENABLE),
+    ("vm_event_disable", abi::VM_EVENT_DISABLE),
+    ("vm_event_paging", abi::VM_EVENT_PAGING),
+    ("dominf_dying", abi::DOMINF_DYING),
+    ("dominf_hvm_guest", abi::DOMINF_HVM_GUEST),
+    ("dmop_set_mem_type", abi::DMOP_SET_MEM_TYPE),
+    ("hvmmem_ram_rw", abi::HVMMEM_RAM_RW as u32),
+    ("xs_read", message::READ),
+    ("xs_watch", message::WATCH),
+    ("xs_write", message::WRITE),
+    ("xs_rm", message::RM),
+    ("xs_watch_event", message::WATCH_EVENT),
+    ("xs_error", message::ERROR),
+    ("privcmd_hypercall", abi::PRIVCMD_HYPERCALL),
+    ("privcmd_mmapbatch_v2", abi::PRIVCMD_MMAPBATCH_V2),
+    ("privcmd_dm_op", abi::PRIVCMD_DM_OP),
+    ("evtchn_bind_interdomain", abi::EVTCHN_BIND_INTERDOMAIN),
+    ("evtchn_notify", abi::EVTCHN_NOTIFY),
+];
+
+#[expect(clippy::cast_possible_truncation)] // Asserted.
+const fn number(number: u64) -> u32 {
+    assert!(number <= u32::MAX as u64);
+    number as u32
 }
 
 /// What a C program that includes Xen's headers prints.
@@ -113,5 +212,5 @@ fn every_number_is_xens() {
         }
     }
     assert!(differences.is_empty(), "\n{differences}");
-    assert_eq!(ours.len(), 46);
+    assert_eq!(ours.len(), 109);
 }

@@ -48,6 +48,13 @@ void p2mp_shut_down(struct p2mp *state);
  */
 int p2mp_memop(struct p2mp *state, uint8_t op, uint64_t gfn, uint64_t buffer);
 /*
+ * One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for
+ * one page; `items` are `count` pairs of words in Xen's own memory (a page,
+ * and what is the buffer before and 0 or a negative errno after). 0, or a
+ * negative errno if nothing was done. No locks held.
+ */
+int p2mp_memop_many(struct p2mp *state, uint8_t op, uint64_t *items, uint32_t count);
+/*
  * The running vcpu (of this domain or another) needs a page with all rights:
  * 0 if it shall try again, -EOPNOTSUPP if there is nobody to bring the page.
  * A vcpu of the domain itself has been paused until the page is home. The p2m

@@ -4,7 +4,9 @@
  * paging half of vm_event.c.
  */
 
+#include <xen/event.h>
 #include <xen/guest_access.h>
+#include <xen/hypercall.h>
 #include <xen/sched.h>
 #include <xen/vm_event.h>
 #include <xen/xmalloc.h>
@@ -73,6 +75,53 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     }
 }
 
+/* Added to an operation: on many pages (MemPagingOp::MANY). */
+#define MANY 16
+/* Pages between two looks whether somebody else wants the CPU. */
+#define CHUNK 64
+
+/*
+ * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
+ * are at mpo->buffer; both move on with what has been done, which is also how
+ * a call goes on that was preempted.
+ */
+static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo,
+                      XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
+{
+    uint64_t items[2 * CHUNK];
+    XEN_GUEST_HANDLE_PARAM(uint64_t) at;
+
+    while ( mpo->gfn )
+    {
+        unsigned int n = min_t(uint64_t, mpo->gfn, CHUNK);
+        int rc;
+
+        at = guest_handle_from_ptr((void *)mpo->buffer.p, uint64_t);
+        if ( copy_from_guest(items, at, 2 * n) )
+            return -EFAULT;
+
+        rc = p2mp_memop_many(d->p2mp, mpo->op - MANY, items, n);
+        if ( rc )
+            return rc;
+
+        if ( copy_to_guest(at, items, 2 * n) )
+            return -EFAULT;
+
+        mpo->buffer.p += 2 * n * sizeof(*items);
+        mpo->gfn -= n;
+
+        if ( mpo->gfn && hypercall_preempt_check() )
+        {
+            if ( copy_to_guest(arg, mpo, 1) )
+                return -EFAULT;
+            return hypercall_create_continuation(__HYPERVISOR_memory_op, "lh",
+                                                 XENMEM_paging_op, arg);
+        }
+    }
+
+    return 0;
+}
+
 /* Caller holds: nothing. */
 int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
@@ -90,7 +139,9 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     rc = xsm_mem_paging(XSM_DM_PRIV, d);
     if ( !rc && !mem_paging_active(d) )
         rc = -ENODEV;
-    if ( !rc )
+    if ( !rc && mpo.op >= MANY && mpo.op <= MANY + XENMEM_paging_op_prep )
+        rc = memop_many(d, &mpo, arg);
+    else if ( !rc )
         rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
 
     rcu_unlock_domain(d);

@@ -7,8 +7,8 @@ use core::fmt::Write;
 use core::ptr::NonNull;
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{Caller, Job, PopulateError, PrepError, PrepJob};
-use p2m_paging::ring::abi::MemPagingOp;
+use p2m_paging::paging::{CHUNK, Caller, Job, PopulateError, PrepError, PrepJob};
+use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
 
 use crate::platform::Buffer;
@@ -68,8 +68,7 @@ pub extern "C" fn p2mp_shut_down(state: &State) {
 /// One `XENMEM_paging_op`: 0 or a negative errno. No locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
-    // What can be no gfn is treated as the last one, which no guest has.
-    let gfn = Gfn::try_new(gfn).unwrap_or(Gfn::MAX);
+    let gfn = gfn_of(gfn);
     let paging = &state.paging;
     let done = match op {
         MemPagingOp::OP_NOMINATE => {
@@ -97,6 +96,91 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
         _ => Err(Errno::ENOSYS),
     };
     done.map_or_else(Errno::as_return, |()| 0)
+}
+
+/// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page; `items` are
+/// `count` pairs of words in Xen's own memory (a page, and what is the buffer before and 0 or a negative
+/// errno after). 0, or a negative errno if nothing was done. No locks held.
+///
+/// # Safety
+///
+/// `items` must be `2 * count` words that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mp_memop_many(
+    state: &State,
+    op: u8,
+    items: *mut u64,
+    count: u32,
+) -> i32 {
+    if items.is_null() || count as usize > CHUNK {
+        return Errno::EINVAL.as_return();
+    }
+    // SAFETY: the caller's promise; an item is two words.
+    let items = unsafe { core::slice::from_raw_parts_mut(items.cast(), count as usize) };
+    match op {
+        MemPagingOp::OP_NOMINATE => nominate_many(state, items),
+        MemPagingOp::OP_EVICT => evict_many(state, items),
+        // SAFETY: only looks at the addresses.
+        MemPagingOp::OP_PREP if items.iter().all(|i| unsafe { shim::p2mx_buffer_okay(i.word) }) => {
+            prep_many(state, items);
+        }
+        MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
+        _ => return Errno::ENOSYS.as_return(),
+    }
+    0
+}
+
+// Each with its arrays on a stack frame of its own.
+
+#[inline(never)]
+fn nominate_many(state: &State, items: &mut [PagingItem]) {
+    let mut jobs = [Job::new(Gfn::MAX); CHUNK];
+    let jobs = with_gfns(&mut jobs, items);
+    state.paging.nominate(jobs);
+    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
+    note(items, results);
+}
+
+#[inline(never)]
+fn evict_many(state: &State, items: &mut [PagingItem]) {
+    let mut jobs = [Job::new(Gfn::MAX); CHUNK];
+    let jobs = with_gfns(&mut jobs, items);
+    state.paging.evict(jobs);
+    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
+    note(items, results);
+}
+
+#[inline(never)]
+fn prep_many(state: &State, items: &mut [PagingItem]) {
+    let mut jobs: [PrepJob<Buffer>; CHUNK] = [const { PrepJob::empty(Gfn::MAX) }; CHUNK];
+    let jobs = &mut jobs[..items.len()];
+    for (job, item) in jobs.iter_mut().zip(items.iter()) {
+        job.gfn = gfn_of(item.gfn);
+        job.buffer = (item.word != 0).then_some(Buffer(item.word));
+    }
+    state.paging.prep(jobs);
+    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
+    note(items, results);
+}
+
+fn with_gfns<'j, E>(jobs: &'j mut [Job<E>; CHUNK], items: &[PagingItem]) -> &'j mut [Job<E>] {
+    let jobs = &mut jobs[..items.len()];
+    for (job, item) in jobs.iter_mut().zip(items) {
+        job.gfn = gfn_of(item.gfn);
+    }
+    jobs
+}
+
+fn note(items: &mut [PagingItem], results: impl Iterator<Item = Option<Result<(), Errno>>>) {
+    for (item, result) in items.iter_mut().zip(results) {
+        let value = errno_of(result).map_or_else(Errno::as_return, |()| 0);
+        item.word = i64::from(value).cast_unsigned();
+    }
+}
+
+/// What can be no gfn is treated as the last one, which no guest has.
+fn gfn_of(raw: u64) -> Gfn {
+    Gfn::try_new(raw).unwrap_or(Gfn::MAX)
 }
 
 fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {

@@ -71,11 +71,16 @@ paged_at_most() { [ "$(paged "$1")" -le "$2" ]; }
 
 target() { xenstore-write "/local/domain/$1/memory/target-tot_pages" "$2"; }
 
-# pager_start NAME DOMID [fixed]: Debian's pager; "fixed" fills in the response fields that it forgets. Sets $pager.
+# pager_start NAME DOMID c|fixed|rust [OPTIONS...]: Debian's pager; the same with the response fields filled in that it
+# forgets; ours. Sets $pager.
 pager_start() {
-    local preload=''
-    [ "${3:-}" != fixed ] || preload=/lib/respond-preload.so
-    LD_PRELOAD=$preload xenpaging -d "$2" -f "/tmp/pagefile-$1" >"/tmp/pager-$1.log" 2>&1 &
+    local name=$1 domain=$2 which=$3; shift 3
+    case $which in
+        c) set -- xenpaging "$@" ;;
+        fixed) set -- env LD_PRELOAD=/lib/respond-preload.so xenpaging "$@" ;;
+        rust) set -- xenpaging-rust -v "$@" ;;
+    esac
+    "$@" -d "$domain" -f "/tmp/pagefile-$name" >"/tmp/pager-$name.log" 2>&1 &
     pager=$!
     echo "$pager" >>/tmp/pagers
 }

@@ -2,7 +2,7 @@
 # deadline: 150
 guest_create a 96 1 "mib=32" -p
 target "$domid" 65536
-pager_start a "$domid"
+pager_start a "$domid" c
 wait_for 60 paged_at_least "$domid" 8192 || bad "only $(paged "$domid") pages went out in 60 s"
 out=$(paged "$domid")
 target "$domid" 200000

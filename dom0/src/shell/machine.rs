@@ -1,6 +1,6 @@
 //! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
 //!
-//! [`crate::embedded`] implements it. What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the worker
+//! Two machines implement it: Xen ([`crate::xen`]) and the embedded host ([`crate::embedded`]). What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the worker
 //! [`Calls`], the watch thread [`Watch`].
 
 use std::ops::RangeInclusive;
@@ -10,9 +10,9 @@ use p2m_paging::ring::SharedPage;
 
 use super::buffers::BufferSet;
 use crate::core::{Batch, Page};
-use crate::embedded;
 use crate::link::EventChannel;
 use crate::store::PageBuf;
+use crate::{embedded, xen};
 
 /// Why the machine as a whole fails, and not for one page.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum MachineError {
     /// The embedded host.
     #[error(transparent)]
     Embedded(#[from] embedded::CallError),
+    /// Xen.
+    #[error(transparent)]
+    Xen(#[from] xen::XenError),
 }
 
 /// What a pager may know before it attaches.

@@ -1,0 +1,14 @@
+# Our pager and a running guest with one vcpu: pages go out, the guest's faults bring them back, the target is raised, SIGTERM
+# brings everything back: pattern intact, exit 0, nothing out.
+# deadline: 200
+guest_create p 96 1 "mib=32"
+guest_ready p
+guest_passes p 2 60
+target "$domid" 73728
+pager_start p "$domid" rust
+wait_for 60 paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out in 60 s"
+guest_passes p 2 90
+target "$domid" 98304
+pager_stop 60
+guest_passes p 3 60
+echo "note: $(tail -n 1 /tmp/pager-p.log), guest intact at pass $(guest_pass p)"

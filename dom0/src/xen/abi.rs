@@ -1,0 +1,254 @@
+//! Numbers and layouts of what goes between a pager and Xen, and the Linux devices in between
+//! (`public/xen.h`, `domctl.h`, `memory.h`, `hvm/`; Linux's `privcmd.h`, `evtchn.h`). The ring and
+//! `XENMEM_paging_op` are in [`p2m_paging::ring::abi`].
+//!
+//! `tests-host/tests/abi.rs` holds all of it against Xen's own headers.
+
+use std::mem::{offset_of, size_of};
+
+use rustix::ioctl::{Direction, Opcode, opcode};
+use static_assertions::const_assert_eq;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `__HYPERVISOR_memory_op`.
+pub const MEMORY_OP: u64 = 12;
+/// `__HYPERVISOR_xen_version`.
+pub const XEN_VERSION: u64 = 17;
+/// `__HYPERVISOR_hvm_op`.
+pub const HVM_OP: u64 = 34;
+/// `__HYPERVISOR_domctl`.
+pub const DOMCTL: u64 = 36;
+
+/// `XENMEM_decrease_reservation`.
+pub const DECREASE_RESERVATION: u64 = 1;
+/// `XENMEM_populate_physmap`.
+pub const POPULATE_PHYSMAP: u64 = 6;
+/// `XENMEM_maximum_gpfn`.
+pub const MAXIMUM_GPFN: u64 = 14;
+/// `XENMEM_paging_op`.
+pub const PAGING_OP: u64 = 20;
+
+/// `HVMOP_get_param`.
+pub const HVMOP_GET_PARAM: u64 = 1;
+/// `HVM_PARAM_PAGING_RING_PFN`.
+pub const PARAM_PAGING_RING_PFN: u32 = 27;
+
+/// `XEN_DOMCTL_getdomaininfo`.
+pub const GET_DOMAIN_INFO: u32 = 5;
+/// `XEN_DOMCTL_vm_event_op`.
+pub const VM_EVENT_OP: u32 = 56;
+/// `XEN_VM_EVENT_ENABLE`.
+pub const VM_EVENT_ENABLE: u32 = 0;
+/// `XEN_VM_EVENT_DISABLE`.
+pub const VM_EVENT_DISABLE: u32 = 1;
+/// `XEN_DOMCTL_VM_EVENT_OP_PAGING`.
+pub const VM_EVENT_PAGING: u32 = 1;
+/// `XEN_DOMINF_dying`.
+pub const DOMINF_DYING: u32 = 1 << 0;
+/// `XEN_DOMINF_hvm_guest`.
+pub const DOMINF_HVM_GUEST: u32 = 1 << 1;
+
+/// `XEN_DMOP_set_mem_type`.
+pub const DMOP_SET_MEM_TYPE: u32 = 12;
+/// `HVMMEM_ram_rw`.
+pub const HVMMEM_RAM_RW: u16 = 0;
+
+/// `struct xen_domctl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Domctl {
+    /// One of the `XEN_DOMCTL_` numbers.
+    pub cmd: u32,
+    /// Of the whole interface: differs from one Xen to another.
+    pub interface_version: u32,
+    /// The domain.
+    pub domain: u16,
+    _pad: [u16; 3],
+    /// `u`: what it is depends on `cmd`.
+    pub u: [u64; 16],
+}
+
+impl Domctl {
+    /// A call with its union all zeros.
+    pub const fn new(cmd: u32, interface_version: u32, domain: u16) -> Self {
+        Self {
+            cmd,
+            interface_version,
+            domain,
+            _pad: [0; 3],
+            u: [0; 16],
+        }
+    }
+}
+
+/// The start of `struct xen_domctl_getdomaininfo`, the same from Xen 4.17 to 4.20 at least.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DomainInfoHead {
+    /// The domain that was found: the one asked for, or the next above it in old interfaces.
+    pub domain: u16,
+    _pad: u16,
+    /// `DOMINF_`.
+    pub flags: u32,
+    /// Pages that it has.
+    pub tot_pages: u64,
+    /// Pages that it may have.
+    pub max_pages: u64,
+    _outstanding_pages: u64,
+    _shr_pages: u64,
+    /// Pages that are out.
+    pub paged_pages: u64,
+}
+
+/// `struct xen_domctl_vm_event_op`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct VmEventOp {
+    /// `VM_EVENT_`.
+    pub op: u32,
+    /// [`VM_EVENT_PAGING`].
+    pub mode: u32,
+    /// `u.enable.port`, out.
+    pub port: u32,
+}
+
+/// `struct xen_hvm_param`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct HvmParam {
+    /// The domain.
+    pub domid: u16,
+    pub(super) pad: u16,
+    /// Which one.
+    pub index: u32,
+    /// Its value.
+    pub value: u64,
+}
+
+/// `struct xen_memory_reservation`, followed by the one frame number that it points to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct OneReservation {
+    /// Address of the frame numbers.
+    pub extent_start: u64,
+    /// How many.
+    pub nr_extents: u64,
+    /// Each is 2^this pages.
+    pub extent_order: u32,
+    /// `XENMEMF_`.
+    pub mem_flags: u32,
+    /// The domain.
+    pub domid: u16,
+    pub(super) pad: [u16; 3],
+    /// Not part of Xen's structure: what `extent_start` points to.
+    pub gfn: u64,
+}
+
+/// `struct xen_dm_op` with its `set_mem_type`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SetMemType {
+    /// [`DMOP_SET_MEM_TYPE`].
+    pub op: u32,
+    pub(super) pad: u32,
+    /// How many pages.
+    pub nr: u32,
+    /// `HVMMEM_`.
+    pub mem_type: u16,
+    pub(super) pad2: u16,
+    /// The first page.
+    pub first_pfn: u64,
+    /// The rest of the union.
+    pub(super) rest: u64,
+}
+
+/// `privcmd_hypercall_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PrivcmdHypercall {
+    /// Which hypercall.
+    pub op: u64,
+    /// Its arguments.
+    pub arg: [u64; 5],
+}
+
+/// `privcmd_mmapbatch_v2_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PrivcmdMmapBatch {
+    /// Frames.
+    pub num: u32,
+    /// Whose.
+    pub dom: u16,
+    pub(super) pad: u16,
+    /// Where to.
+    pub addr: u64,
+    /// Frame numbers.
+    pub arr: *const u64,
+    /// An errno for each, negative.
+    pub err: *mut i32,
+}
+
+/// `privcmd_dm_op_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PrivcmdDmOp {
+    /// The domain.
+    pub dom: u16,
+    /// Buffers.
+    pub num: u16,
+    pub(super) pad: u32,
+    /// Array of buffers.
+    pub ubufs: *const PrivcmdDmOpBuf,
+}
+
+/// `privcmd_dm_op_buf_t`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PrivcmdDmOpBuf {
+    /// Where.
+    pub uptr: *mut u8,
+    /// Bytes.
+    pub size: usize,
+}
+
+/// `struct ioctl_evtchn_bind_interdomain`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct EvtchnBind {
+    /// Whose port.
+    pub remote_domain: u32,
+    /// The port at the other end.
+    pub remote_port: u32,
+}
+
+/// `IOCTL_PRIVCMD_HYPERCALL`.
+pub const PRIVCMD_HYPERCALL: Opcode = number::<PrivcmdHypercall>(b'P', 0);
+/// `IOCTL_PRIVCMD_MMAPBATCH_V2`.
+pub const PRIVCMD_MMAPBATCH_V2: Opcode = number::<PrivcmdMmapBatch>(b'P', 4);
+/// `IOCTL_PRIVCMD_DM_OP`.
+pub const PRIVCMD_DM_OP: Opcode = number::<PrivcmdDmOp>(b'P', 5);
+/// `IOCTL_EVTCHN_BIND_INTERDOMAIN`.
+pub const EVTCHN_BIND_INTERDOMAIN: Opcode = number::<EvtchnBind>(b'E', 1);
+/// `IOCTL_EVTCHN_NOTIFY`.
+pub const EVTCHN_NOTIFY: Opcode = number::<u32>(b'E', 4);
+
+/// `_IOC(_IOC_NONE, group, number, sizeof(T))`.
+const fn number<T>(group: u8, number: u8) -> Opcode {
+    opcode::from_components(Direction::None, group, number, size_of::<T>())
+}
+
+const_assert_eq!(size_of::<Domctl>(), 144);
+const_assert_eq!(offset_of!(Domctl, u), 16);
+const_assert_eq!(offset_of!(DomainInfoHead, paged_pages), 40);
+const_assert_eq!(size_of::<VmEventOp>(), 12);
+const_assert_eq!(size_of::<HvmParam>(), 16);
+const_assert_eq!(offset_of!(OneReservation, domid), 24);
+const_assert_eq!(offset_of!(OneReservation, gfn), 32);
+const_assert_eq!(offset_of!(SetMemType, first_pfn), 16);
+const_assert_eq!(size_of::<SetMemType>(), 32);
+const_assert_eq!(size_of::<PrivcmdHypercall>(), 48);
+const_assert_eq!(size_of::<PrivcmdMmapBatch>(), 32);
+const_assert_eq!(size_of::<PrivcmdDmOp>(), 16);
+const_assert_eq!(size_of::<PrivcmdDmOpBuf>(), 16);
+const_assert_eq!(size_of::<EvtchnBind>(), 8);

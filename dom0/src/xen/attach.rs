@@ -1,0 +1,231 @@
+//! Becoming a domain's pager (row B1), in an order that leaves nothing half-done behind.
+
+use std::mem::offset_of;
+use std::ops::RangeInclusive;
+
+use p2m_paging::ring::SharedPage;
+use rustix::io::Errno;
+
+use super::abi::{
+    DECREASE_RESERVATION, HVM_OP, HVMOP_GET_PARAM, HvmParam, MAXIMUM_GPFN, MEMORY_OP,
+    OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
+};
+use super::calls::{DeviceModel, DomainCalls, PagingOps};
+use super::domctl::Interface;
+use super::error::{XenError, call};
+use super::evtchn::XenBell;
+use super::memory::stable_pages;
+use super::privcmd::{ForeignFrames, Privcmd};
+use super::watch::DomainWatch;
+use super::xenstore::Xenstore;
+use crate::shell::{Attached, GuestInfo, Machine, MachineError};
+
+/// The first frame above 4 GiB: below it there is a hole for devices, so that a guest of any size may
+/// have memory above.
+const FOUR_GIB: u64 = 1 << 20;
+
+/// A domain that was found and can be paged.
+pub struct Domain {
+    xen: Privcmd,
+    interface: Interface,
+    id: u16,
+    guest: GuestInfo,
+}
+
+impl Domain {
+    /// Finds a domain.
+    pub fn find(id: u16) -> Result<Self, XenError> {
+        let mut xen = Privcmd::open()?;
+        let interface = Interface::probe(&mut xen)?;
+        let info = interface.domain_info(&mut xen, id);
+        let info = info.map_err(call("domain information"))?;
+        let info = info
+            .filter(|info| !info.is_dying)
+            .ok_or(XenError::NoDomain(id))?;
+        if !info.is_hvm {
+            return Err(XenError::NotHvm(id));
+        }
+        let mut domid = u64::from(id);
+        let last_gfn = xen.call(MEMORY_OP, Some(MAXIMUM_GPFN), &mut domid);
+        let last_gfn = u64::from(last_gfn.map_err(call("the domain's last frame"))?);
+        tracing::info!(
+            tot_pages = info.tot_pages,
+            max_pages = info.max_pages,
+            paged_pages = info.paged_pages,
+            last_gfn,
+            "domain {id}"
+        );
+        Ok(Self {
+            xen,
+            interface,
+            id,
+            guest: GuestInfo {
+                max_pages: info.max_pages,
+                memory: memory(info.max_pages, last_gfn),
+                cpu: None,
+            },
+        })
+    }
+
+    /// The ring's page. The guest can reach it too until it is taken from the physmap.
+    fn map_ring(&mut self, gfn: u64) -> Result<ForeignFrames, XenError> {
+        if let Ok(frames) = self.map_one(gfn) {
+            return Ok(frames);
+        }
+        // No memory there yet, or none any more since a pager took it out.
+        self.reserve(POPULATE_PHYSMAP, gfn)?;
+        self.map_one(gfn).map_err(call("mapping the ring"))
+    }
+
+    fn map_one(&self, gfn: u64) -> Result<ForeignFrames, Errno> {
+        let mut error = [0];
+        let frames = self.xen.map(self.id, &[gfn], &mut error)?;
+        match error {
+            [0] => Ok(frames),
+            [errno] => Err(Errno::from_raw_os_error(-errno)),
+        }
+    }
+
+    /// Gives the domain a page at this frame, or takes it.
+    fn reserve(&mut self, command: u64, gfn: u64) -> Result<(), XenError> {
+        let gfn_at = self.xen.argument_address() + offset_of!(OneReservation, gfn) as u64;
+        let mut reservation = OneReservation {
+            extent_start: gfn_at,
+            nr_extents: 1,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: self.id,
+            pad: [0; 3],
+            gfn,
+        };
+        let what = "a page for the ring";
+        match self.xen.call(MEMORY_OP, Some(command), &mut reservation) {
+            Ok(1) => Ok(()),
+            Ok(_) => Err(call(what)(Errno::NOMEM)),
+            Err(errno) => Err(call(what)(errno)),
+        }
+    }
+
+    fn ring_gfn(&mut self) -> Result<u64, XenError> {
+        let mut param = HvmParam {
+            domid: self.id,
+            pad: 0,
+            index: PARAM_PAGING_RING_PFN,
+            value: 0,
+        };
+        let got = self.xen.call(HVM_OP, Some(HVMOP_GET_PARAM), &mut param);
+        got.map_err(call("the ring's frame number"))?;
+        match param.value {
+            0 => Err(XenError::NoRingGfn(self.id)),
+            gfn => Ok(gfn),
+        }
+    }
+
+    fn enable(
+        &mut self,
+        ring: SharedPage,
+        ring_gfn: u64,
+        buffers: usize,
+    ) -> Result<Attached, XenError> {
+        // Xen's C leaves that to the pager; the crate does it once more.
+        ring.initialise();
+        let domain = self.id;
+        let enabled = self.interface.enable_paging(&mut self.xen, domain);
+        let port = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
+        self.connect(ring, ring_gfn, port, buffers)
+            .inspect_err(|_| {
+                // Nothing is out: there is nothing that this could lose.
+                if let Err(errno) = self.interface.disable_paging(&mut self.xen, domain) {
+                    tracing::error!(%errno, "paging stays enabled");
+                }
+            })
+    }
+
+    /// Everything after paging is enabled.
+    fn connect(
+        &mut self,
+        ring: SharedPage,
+        ring_gfn: u64,
+        port: u32,
+        buffers: usize,
+    ) -> Result<Attached, XenError> {
+        let bell = XenBell::bind(self.id, port)?;
+        // From here on the guest cannot reach the ring: Xen and the pager hold its page alone.
+        self.reserve(DECREASE_RESERVATION, ring_gfn)?;
+        let buffers = stable_pages(buffers)?;
+        let address = buffers.as_ptr() as u64;
+        let ops = |xen| PagingOps::new(xen, self.id, address);
+        let watch = DomainWatch::start(self.xen.another()?, self.interface, self.id)?;
+        let calls = DomainCalls {
+            ops: ops(self.xen.another()?)?,
+            interface: self.interface,
+            device_model: DeviceModel::find(Xenstore::connect()?, self.id),
+            gfns: Vec::new(),
+            errors: Vec::new(),
+        };
+        let preps = ops(self.xen.another()?)?;
+        Ok(Attached {
+            ring,
+            buffers,
+            bell: Box::new(bell),
+            preps: Box::new(preps),
+            calls: Box::new(calls),
+            watch: Box::new(watch),
+        })
+    }
+}
+
+impl Machine for Domain {
+    fn guest(&self) -> &GuestInfo {
+        &self.guest
+    }
+
+    fn attach(mut self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
+        let ring_gfn = self.ring_gfn()?;
+        let frames = self.map_ring(ring_gfn)?;
+        // SAFETY: a whole page that stays mapped: until after the ring is gone if something fails, else
+        // for good. On this side it is accessed through the ring only.
+        let ring = unsafe { SharedPage::new(frames.base()) };
+        let attached = self.enable(ring, ring_gfn, buffers);
+        match attached {
+            Ok(_) => frames.leak(),
+            // Whether it was there before or not, the guest has no use for it; the next pager makes
+            // another one.
+            Err(_) => drop((frames, self.reserve(DECREASE_RESERVATION, ring_gfn))),
+        }
+        Ok(attached?)
+    }
+}
+
+/// Where a domain of so many pages may have memory: from the start on, and above 4 GiB whatever is
+/// there. What lies between is devices, and frames that Xen and the toolstack keep for themselves.
+fn memory(max_pages: u64, last_gfn: u64) -> Vec<RangeInclusive<u64>> {
+    let low_end = max_pages.min(FOUR_GIB).min(last_gfn.saturating_add(1));
+    let mut ranges = Vec::new();
+    if low_end > 0 {
+        ranges.push(0..=low_end - 1);
+    }
+    if last_gfn >= FOUR_GIB {
+        ranges.push(FOUR_GIB..=last_gfn);
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Defect 6: the end of a guest's frame numbers is not its size.
+    #[test]
+    fn b1_memory_above_the_hole_for_devices_is_handled() {
+        // 96 MiB, PVH: the toolstack's own frames are just below 4 GiB.
+        assert_eq!(memory(24_832, 0xf_effff), [0..=24_831]);
+        // 2 GiB of which half lies above 4 GiB.
+        assert_eq!(
+            memory(0x8_0000, 0x13_ffff),
+            [0..=0x7_ffff, 0x10_0000..=0x13_ffff]
+        );
+        assert_eq!(memory(100, 49), [0..=49]);
+        assert_eq!(memory(0, 0), []);
+    }
+}

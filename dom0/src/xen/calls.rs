@@ -1,0 +1,289 @@
+//! Paging operations on the domain: the worker's, and the preps of pages that somebody waits for.
+
+use std::time::{Duration, Instant};
+
+use p2m_paging::ring::abi::MemPagingOp;
+use p2m_paging::{Errno, Gfn};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::abi::{MEMORY_OP, PAGING_OP};
+use super::domctl::Interface;
+use super::error::XenError;
+use super::memory::stable_pages;
+use super::privcmd::Privcmd;
+use super::xenstore::Xenstore;
+use crate::core::{Batch, Page, PageError};
+use crate::shell::{BufferSet, Calls, MachineError, Preps};
+use crate::store::PageBuf;
+
+/// How often Xen is made to ask for a page before it counts as not to be restored, and how long to
+/// wait in between: the main thread answers meanwhile.
+const RESTORE_ATTEMPTS: usize = 1000;
+const RESTORE_PAUSE: Duration = Duration::from_micros(500);
+
+/// How often the device model is told to drop what it has mapped, at most.
+const FLUSH_PAUSE: Duration = Duration::from_secs(1);
+
+/// One thread's paging operations.
+#[derive(Debug)]
+pub(super) struct PagingOps {
+    xen: Privcmd,
+    domain: u16,
+    /// Where the buffers start.
+    buffers: u64,
+    /// Where the pages of a call lie, if Xen takes many in one.
+    items: Option<&'static mut [Item]>,
+}
+
+/// [`PagingItem`](p2m_paging::ring::abi::PagingItem): page; buffer, then result.
+type Item = [u64; 2];
+
+/// [`MemPagingOp`] as words.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(transparent)]
+struct Argument([u64; 3]);
+
+impl PagingOps {
+    /// Operations on a domain whose paging is enabled.
+    pub(super) fn new(xen: Privcmd, domain: u16, buffers: u64) -> Result<Self, XenError> {
+        let mut ops = Self {
+            xen,
+            domain,
+            buffers,
+            items: None,
+        };
+        // Xen's C: ENOSYS.
+        if ops.call(MemPagingOp::MANY, 0, 0).is_ok() {
+            let page = stable_pages(1)?.as_mut_bytes();
+            ops.items = <[Item]>::mut_from_bytes(page).ok();
+        }
+        Ok(ops)
+    }
+
+    fn call(&mut self, op: u8, gfn: u64, buffer: u64) -> Result<(), Errno> {
+        let first = u64::from(op) | u64::from(self.domain) << 16;
+        let mut argument = Argument([first, buffer, gfn]);
+        let done = self.xen.call(MEMORY_OP, Some(PAGING_OP), &mut argument);
+        done.map(drop).map_err(xens)
+    }
+
+    /// An operation on each page, with what `buffer` says of it.
+    fn each(&mut self, op: u8, pages: &mut [Page], buffer: impl Fn(&Page) -> u64) {
+        let items = if pages.len() > 1 {
+            self.items.take()
+        } else {
+            None
+        };
+        let Some(items) = items else {
+            for page in pages {
+                let done = self.call(op, page.gfn().get(), buffer(page));
+                page.outcome = done.map_err(PageError::Refused);
+            }
+            return;
+        };
+        for pages in pages.chunks_mut(items.len()) {
+            for (item, page) in items.iter_mut().zip(&*pages) {
+                *item = [page.gfn().get(), buffer(page)];
+            }
+            let all = self.call(
+                MemPagingOp::MANY + op,
+                pages.len() as u64,
+                items.as_ptr() as u64,
+            );
+            for (page, item) in pages.iter_mut().zip(&*items) {
+                page.outcome = all.and(result(item[1])).map_err(PageError::Refused);
+            }
+        }
+        self.items = Some(items);
+    }
+
+    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) {
+        let buffers = self.buffers;
+        self.each(MemPagingOp::OP_PREP, pages, |page| {
+            buffers + set.offset_bytes(page.buffer())
+        });
+    }
+
+    /// Has Xen ask for a nominated page. `Ok(true)`: it is home.
+    ///
+    /// 4.17's C brings no page home for the answer to such a request, as no vcpu was paused for it; a
+    /// prep without contents does, as the page still has its frame. The crate takes either.
+    fn ask_home(&mut self, gfn: Gfn) -> Result<bool, Errno> {
+        match self.xen.set_ram(self.domain, gfn.get()) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::AGAIN) => {
+                // Not asked for yet (a full ring), or home already: then it is refused, and the next
+                // round tells.
+                let _ = self.call(MemPagingOp::OP_PREP, gfn.get(), 0);
+                Ok(false)
+            }
+            // No memory there: the guest gave it back.
+            Err(rustix::io::Errno::INVAL) => Err(Errno::ENOENT),
+            Err(errno) => Err(xens(errno)),
+        }
+    }
+}
+
+/// Main thread.
+impl Preps for PagingOps {
+    fn prep(&mut self, mut batch: Batch, set: &BufferSet) -> Option<Batch> {
+        Self::prep(self, batch.pages_mut(), set);
+        Some(batch)
+    }
+
+    fn harvest(&mut self, _done: &mut dyn FnMut(Batch)) {}
+
+    fn abandon(&mut self, _done: &mut dyn FnMut(Batch)) {}
+}
+
+/// The worker's calls.
+pub(super) struct DomainCalls {
+    pub(super) ops: PagingOps,
+    pub(super) interface: Interface,
+    pub(super) device_model: DeviceModel,
+    pub(super) gfns: Vec<u64>,
+    pub(super) errors: Vec<i32>,
+}
+
+impl Calls for DomainCalls {
+    fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        self.ops.each(MemPagingOp::OP_NOMINATE, pages, |_| 0);
+        self.device_model.flush_if_in_use(pages);
+        Ok(())
+    }
+
+    fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        self.ops.each(MemPagingOp::OP_EVICT, pages, |_| 0);
+        self.device_model.flush_if_in_use(pages);
+        Ok(())
+    }
+
+    fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        for attempt in 0..RESTORE_ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(RESTORE_PAUSE);
+            }
+            let mut all_home = true;
+            let waits = Err(PageError::Refused(Errno::EAGAIN));
+            for page in pages.iter_mut() {
+                if attempt == 0 || page.outcome == waits {
+                    page.outcome = match self.ops.ask_home(page.gfn()) {
+                        Ok(true) => Ok(()),
+                        Ok(false) => waits,
+                        Err(errno) => Err(PageError::Refused(errno)),
+                    };
+                    all_home &= page.outcome != waits;
+                }
+            }
+            if all_home {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError> {
+        self.ops.prep(pages, set);
+        Ok(())
+    }
+
+    /// Maps the frames, copies them and unmaps them. A frame that cannot be mapped fails alone; it is
+    /// not tried again: it was nominated, so it has been asked for and does not go out.
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
+        self.gfns.clear();
+        self.gfns.extend(pages.iter().map(|page| page.gfn().get()));
+        self.errors.resize(pages.len(), 0);
+        let errors = &mut self.errors[..pages.len()];
+        let frames = match self.ops.xen.map(self.ops.domain, &self.gfns, errors) {
+            Ok(frames) => frames,
+            Err(errno) => return unread.fill(Some(xens(errno))),
+        };
+        for (n, (error, buffer)) in errors.iter().zip(into).enumerate() {
+            match Errno::from_return(*error) {
+                // SAFETY: mapped, says the kernel.
+                None => unsafe { frames.copy(n, buffer) },
+                errno => unread[n] = errno,
+            }
+        }
+    }
+
+    fn disable(&mut self) -> Result<bool, MachineError> {
+        let PagingOps { xen, domain, .. } = &mut self.ops;
+        match self.interface.disable_paging(xen, *domain) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::BUSY) => Ok(false),
+            Err(errno) => Err(XenError::Call {
+                call: "disabling paging",
+                errno,
+            }
+            .into()),
+        }
+    }
+}
+
+/// The domain's device model, which keeps frames mapped that it has used.
+pub(super) struct DeviceModel {
+    /// Where it takes commands, if there is one that does.
+    command: Option<(Xenstore, String)>,
+    flushed: Option<Instant>,
+}
+
+impl DeviceModel {
+    pub(super) fn find(mut store: Xenstore, domain: u16) -> Self {
+        let node = format!("/local/domain/0/device-model/{domain}");
+        let state = store.read(&format!("{node}/state"));
+        Self {
+            command: matches!(state, Ok(Some(_))).then(|| (store, format!("{node}/command"))),
+            flushed: None,
+        }
+    }
+
+    /// Pages that are refused because somebody uses them may be in its cache of mappings.
+    fn flush_if_in_use(&mut self, pages: &[Page]) {
+        let in_use = Err(PageError::Refused(Errno::EBUSY));
+        let Some((store, command)) = &mut self.command else {
+            return;
+        };
+        let lately = |at: Instant| at.elapsed() < FLUSH_PAUSE;
+        if self.flushed.is_some_and(lately) || pages.iter().all(|page| page.outcome != in_use) {
+            return;
+        }
+        self.flushed = Some(Instant::now());
+        if let Err(error) = store.write(command, "flush-cache") {
+            tracing::warn!("the device model is not told to drop its mappings: {error}");
+        }
+    }
+}
+
+/// What Xen has written to an item.
+fn result(word: u64) -> Result<(), Errno> {
+    match i32::try_from(word.cast_signed()) {
+        Ok(0) => Ok(()),
+        Ok(value) => Err(Errno::from_return(value).unwrap_or(Errno::EIO)),
+        Err(_) => Err(Errno::EIO),
+    }
+}
+
+fn xens(errno: rustix::io::Errno) -> Errno {
+    Errno::from_return(-errno.raw_os_error()).unwrap_or(Errno::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_items_result_is_zero_or_a_negative_errno_and_anything_else_an_error() {
+        assert_eq!(result(0), Ok(()));
+        assert_eq!(result((-16_i64).cast_unsigned()), Err(Errno::EBUSY));
+        // A buffer that was left as it was, for one.
+        for garbage in [
+            1,
+            0x7f00_0000_0000,
+            u64::MAX << 40,
+            (-4096_i64).cast_unsigned(),
+        ] {
+            assert_eq!(result(garbage), Err(Errno::EIO), "{garbage:#x}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Control operations. Their interface has a version that differs from one Xen to another; which one
+//! is spoken is found out by asking.
+
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::abi::{
+    DOMCTL, DOMINF_DYING, DOMINF_HVM_GUEST, DomainInfoHead, Domctl, GET_DOMAIN_INFO,
+    VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_PAGING, VmEventOp, XEN_VERSION,
+};
+use super::error::{XenError, call};
+use super::privcmd::Privcmd;
+
+/// Interfaces whose parts used here are laid out alike: Xen 4.17, 4.18, 4.19 and 4.20, 4.21 and 4.22.
+pub(super) const KNOWN_INTERFACES: [u32; 4] = [0x15, 0x16, 0x17, 0x18];
+
+/// The interface of the running Xen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interface(u32);
+
+/// What Xen says of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DomainInfo {
+    pub(super) is_dying: bool,
+    pub(super) is_hvm: bool,
+    pub(super) tot_pages: u64,
+    pub(super) max_pages: u64,
+    pub(super) paged_pages: u64,
+}
+
+impl Interface {
+    /// Asks about dom0 in one version after the other; a wrong one is EACCES.
+    pub(super) fn probe(xen: &mut Privcmd) -> Result<Self, XenError> {
+        for version in KNOWN_INTERFACES {
+            let mut domctl = Domctl::new(GET_DOMAIN_INFO, version, 0);
+            match xen.call(DOMCTL, None, &mut domctl) {
+                Ok(_) => return Ok(Self(version)),
+                Err(Errno::ACCESS) => {}
+                Err(Errno::PERM) => return Err(XenError::NotPrivileged),
+                Err(errno) => return Err(call("domain information")(errno)),
+            }
+        }
+        let version = xen.call_numbers(XEN_VERSION, [0; 5]);
+        let version = version.map_err(call("Xen's version"))?;
+        Err(XenError::UnknownInterface {
+            major: version >> 16,
+            minor: version & 0xffff,
+        })
+    }
+
+    /// `None`: there is no such domain.
+    pub(super) fn domain_info(
+        self,
+        xen: &mut Privcmd,
+        domain: u16,
+    ) -> Result<Option<DomainInfo>, Errno> {
+        let mut domctl = Domctl::new(GET_DOMAIN_INFO, self.0, domain);
+        match xen.call(DOMCTL, None, &mut domctl) {
+            Ok(_) => {}
+            Err(Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+        let head = DomainInfoHead::read_from_prefix(domctl.u.as_bytes());
+        let (head, _) = head.map_err(|_| Errno::IO)?;
+        Ok((head.domain == domain).then_some(DomainInfo {
+            is_dying: head.flags & DOMINF_DYING != 0,
+            is_hvm: head.flags & DOMINF_HVM_GUEST != 0,
+            tot_pages: head.tot_pages,
+            max_pages: head.max_pages,
+            paged_pages: head.paged_pages,
+        }))
+    }
+
+    /// Enables paging; yields the port at Xen's end of the event channel.
+    pub(super) fn enable_paging(self, xen: &mut Privcmd, domain: u16) -> Result<u32, Errno> {
+        self.vm_event(xen, domain, VM_EVENT_ENABLE)
+    }
+
+    pub(super) fn disable_paging(self, xen: &mut Privcmd, domain: u16) -> Result<(), Errno> {
+        self.vm_event(xen, domain, VM_EVENT_DISABLE).map(drop)
+    }
+
+    fn vm_event(self, xen: &mut Privcmd, domain: u16, op: u32) -> Result<u32, Errno> {
+        let mut domctl = Domctl::new(VM_EVENT_OP, self.0, domain);
+        let argument = VmEventOp {
+            op,
+            mode: VM_EVENT_PAGING,
+            port: 0,
+        };
+        let _ = argument.write_to_prefix(domctl.u.as_mut_bytes());
+        xen.call(DOMCTL, None, &mut domctl)?;
+        let (answer, _) =
+            VmEventOp::read_from_prefix(domctl.u.as_bytes()).map_err(|_| Errno::IO)?;
+        Ok(answer.port)
+    }
+}

@@ -1,0 +1,29 @@
+//! Xen as the machine whose guest is paged, from dom0 (rows B1, B7 to B9).
+//!
+//! | file | what |
+//! |---|---|
+//! | `privcmd`, `memory` | hypercalls and foreign frames, through Linux's devices |
+//! | `domctl` | control operations, their interface's version probed |
+//! | `evtchn` | the event channel |
+//! | [`xenstore`] | its wire protocol |
+//! | `attach` | becoming a domain's pager |
+//! | `calls` | paging operations |
+//! | `watch` | target, size and end of the domain |
+//! | [`abi`] | layouts and numbers |
+//!
+//! Xen's own libraries are not used: `libxenctrl` is another one for each Xen, so a binary linked
+//! with it runs on one version only.
+
+pub mod abi;
+mod attach;
+mod calls;
+mod domctl;
+mod error;
+mod evtchn;
+mod memory;
+mod privcmd;
+mod watch;
+pub mod xenstore;
+
+pub use attach::Domain;
+pub use error::XenError;

@@ -1,0 +1,251 @@
+//! The way to Xen: hypercalls, and foreign frames, through Linux's privcmd device.
+
+use std::ffi::c_void;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use p2m_paging::PAGE_SIZE;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
+use rustix::mm::{MapFlags, ProtFlags};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::abi::{
+    DMOP_SET_MEM_TYPE, HVMMEM_RAM_RW, PRIVCMD_DM_OP, PRIVCMD_HYPERCALL, PRIVCMD_MMAPBATCH_V2,
+    PrivcmdDmOp, PrivcmdDmOpBuf, PrivcmdHypercall, PrivcmdMmapBatch, SetMemType,
+};
+use super::error::{XenError, device};
+use super::memory::stable_pages;
+use crate::store::PageBuf;
+
+const DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
+
+/// One thread's way to Xen.
+#[derive(Debug)]
+pub(super) struct Privcmd {
+    device: Arc<OwnedFd>,
+    /// Where the argument of a call lies while it is made.
+    argument: &'static mut PageBuf,
+}
+
+impl Privcmd {
+    pub(super) fn open() -> Result<Self, XenError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        for path in DEVICES {
+            match rustix::fs::open(Path::new(path), flags, Mode::empty()) {
+                Ok(device) => return Self::on(Arc::new(device)),
+                Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {}
+                Err(errno) => return Err(device(path)(errno)),
+            }
+        }
+        Err(XenError::NoXen)
+    }
+
+    /// Another one, for another thread.
+    pub(super) fn another(&self) -> Result<Self, XenError> {
+        Self::on(Arc::clone(&self.device))
+    }
+
+    fn on(device: Arc<OwnedFd>) -> Result<Self, XenError> {
+        let [argument] = stable_pages(1)? else {
+            return Err(XenError::NoXen);
+        };
+        Ok(Self { device, argument })
+    }
+
+    /// A hypercall whose arguments are numbers.
+    pub(super) fn call_numbers(&mut self, op: u64, arg: [u64; 5]) -> Result<u32, Errno> {
+        ioctl(
+            &self.device,
+            PRIVCMD_HYPERCALL,
+            &mut PrivcmdHypercall { op, arg },
+        )
+    }
+
+    /// A hypercall with a command and one structure, which Xen may write to. Addresses in it must be
+    /// of memory that Xen may read and write, and that stays where it is.
+    pub(super) fn call<T: FromBytes + IntoBytes + Immutable>(
+        &mut self,
+        op: u64,
+        command: Option<u64>,
+        argument: &mut T,
+    ) -> Result<u32, Errno> {
+        let bytes = &mut self.argument.0[..size_of::<T>()];
+        bytes.copy_from_slice(argument.as_bytes());
+        let address = bytes.as_ptr() as u64;
+        let arg = match command {
+            Some(command) => [command, address, 0, 0, 0],
+            None => [address, 0, 0, 0, 0],
+        };
+        let returned = self.call_numbers(op, arg);
+        if let Ok(out) = T::read_from_bytes(&self.argument.0[..size_of::<T>()]) {
+            *argument = out;
+        }
+        returned
+    }
+
+    /// Where the argument of the next [`Self::call`] will lie, for structures that point into
+    /// themselves.
+    pub(super) fn argument_address(&self) -> u64 {
+        self.argument.0.as_ptr() as u64
+    }
+
+    /// Tells Xen that a page is ordinary memory, as a device model would. If it is of a paging type,
+    /// Xen asks the pager for it instead, and says EAGAIN.
+    pub(super) fn set_ram(&mut self, domain: u16, gfn: u64) -> Result<(), Errno> {
+        let mut op = SetMemType {
+            op: DMOP_SET_MEM_TYPE,
+            pad: 0,
+            nr: 1,
+            mem_type: HVMMEM_RAM_RW,
+            pad2: 0,
+            first_pfn: gfn,
+            rest: 0,
+        };
+        // Linux copies the buffers.
+        let buffer = PrivcmdDmOpBuf {
+            uptr: ptr::from_mut(&mut op).cast(),
+            size: size_of::<SetMemType>(),
+        };
+        let mut call = PrivcmdDmOp {
+            dom: domain,
+            num: 1,
+            pad: 0,
+            ubufs: &raw const buffer,
+        };
+        ioctl(&self.device, PRIVCMD_DM_OP, &mut call).map(drop)
+    }
+
+    /// Maps frames of a domain. Entry n of `errors` is 0 or what is wrong with frame n, whose place
+    /// in the mapping must not be touched: the call as a whole succeeds all the same (a frame that is
+    /// paged out is `ENOENT`, has been asked for, and can be tried again alone).
+    pub(super) fn map(
+        &self,
+        domain: u16,
+        gfns: &[u64],
+        errors: &mut [i32],
+    ) -> Result<ForeignFrames, Errno> {
+        let num = u32::try_from(gfns.len()).map_err(|_| Errno::INVAL)?;
+        if gfns.is_empty() || errors.len() != gfns.len() {
+            return Err(Errno::INVAL);
+        }
+        let (bytes, prot) = (gfns.len() * PAGE_SIZE, ProtFlags::READ | ProtFlags::WRITE);
+        let flags = MapFlags::SHARED;
+        // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, &self.device, 0) }?;
+        let base = NonNull::new(base.cast()).ok_or(Errno::FAULT)?;
+        let frames = ForeignFrames {
+            base,
+            pages: gfns.len(),
+        };
+        errors.fill(0);
+        let mut batch = PrivcmdMmapBatch {
+            num,
+            dom: domain,
+            pad: 0,
+            addr: base.as_ptr() as u64,
+            arr: gfns.as_ptr(),
+            err: errors.as_mut_ptr(),
+        };
+        match ioctl(&self.device, PRIVCMD_MMAPBATCH_V2, &mut batch) {
+            // ENOENT: some or all are paged out; `errors` says which.
+            Ok(_) | Err(Errno::NOENT) => Ok(frames),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Frames of another domain, mapped until this is dropped.
+#[derive(Debug)]
+pub(super) struct ForeignFrames {
+    // INVARIANT: a mapping of `pages` pages that is this value's own.
+    base: NonNull<PageBuf>,
+    pages: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread.
+unsafe impl Send for ForeignFrames {}
+
+impl ForeignFrames {
+    /// Copies a frame that the guest may be writing. Not one atomic step.
+    ///
+    /// # Safety
+    ///
+    /// The frame must have been mapped without an error.
+    pub(super) unsafe fn copy(&self, frame: usize, to: &mut PageBuf) {
+        assert!(frame < self.pages, "frame {frame} of {}", self.pages);
+        // SAFETY: inside the mapping.
+        let from = unsafe { self.base.add(frame) };
+        // SAFETY: PAGE_SIZE bytes readable at `from` as the caller promises, and writable at `to`.
+        // The copy is outside the language's memory model, like the kernel's own: a writer on the
+        // other side makes the bytes a mixture, nothing worse.
+        unsafe {
+            std::arch::asm!(
+                "rep movsb",
+                inout("rcx") PAGE_SIZE => _,
+                inout("rsi") from.as_ptr() => _,
+                inout("rdi") to => _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// Where the mapping starts.
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.base.cast()
+    }
+
+    /// Keeps the mapping until the process ends.
+    pub(super) fn leak(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for ForeignFrames {
+    fn drop(&mut self) {
+        // SAFETY: this value's own mapping, to which nothing refers any more.
+        let unmapped =
+            unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.pages * PAGE_SIZE) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+/// One of the devices' ioctls; what it returns.
+pub(super) fn ioctl<T>(device: &OwnedFd, opcode: Opcode, argument: &mut T) -> Result<u32, Errno> {
+    loop {
+        let call = Call { opcode, argument };
+        // SAFETY: each caller pairs an opcode with the structure that its number was made from
+        // (`abi`). The kernel checks the addresses inside.
+        match unsafe { rustix::ioctl::ioctl(device, call) } {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+struct Call<'a, T> {
+    opcode: Opcode,
+    argument: &'a mut T,
+}
+
+// SAFETY: the pointer is that of a live value of the type that the opcode is for, as `ioctl` demands.
+unsafe impl<T> Ioctl for Call<'_, T> {
+    type Output = u32;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        ptr::from_mut(self.argument).cast()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> Result<u32, Errno> {
+        Ok(out.cast_unsigned())
+    }
+}

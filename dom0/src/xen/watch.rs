@@ -1,0 +1,136 @@
+//! What changes around the domain: its target, its size, its end.
+
+use std::time::Duration;
+
+use p2m_paging::PAGE_SIZE;
+
+use super::domctl::Interface;
+use super::privcmd::Privcmd;
+use super::xenstore::{StoreError, Xenstore};
+use crate::shell::{Notice, Watch};
+
+/// How often Xen is asked how large the domain is, and whether it still lives.
+const LOOK: Duration = Duration::from_millis(100);
+
+const TARGET: &str = "target";
+const RELEASE: &str = "release";
+
+/// Watches xenstore, and asks Xen.
+pub(super) struct DomainWatch {
+    xen: Privcmd,
+    interface: Interface,
+    domain: u16,
+    store: Xenstore,
+}
+
+impl DomainWatch {
+    pub(super) fn start(
+        xen: Privcmd,
+        interface: Interface,
+        domain: u16,
+    ) -> Result<Self, StoreError> {
+        let mut store = Xenstore::connect()?;
+        store.watch("@releaseDomain", RELEASE)?;
+        store.watch(&target_path(domain), TARGET)?;
+        Ok(Self {
+            xen,
+            interface,
+            domain,
+            store,
+        })
+    }
+
+    /// The domain's size; `None` once it is dying or gone.
+    fn size(&mut self) -> Option<u64> {
+        match self.interface.domain_info(&mut self.xen, self.domain) {
+            Ok(Some(info)) if !info.is_dying => Some(info.tot_pages),
+            Ok(_) => None,
+            Err(errno) => {
+                tracing::error!(%errno, "Xen does not answer for the domain any more");
+                None
+            }
+        }
+    }
+
+    /// The target, if there is one that makes sense.
+    fn target(&mut self) -> Result<Option<i64>, StoreError> {
+        let path = target_path(self.domain);
+        let Some(text) = self.store.read(&path)? else {
+            return Ok(None);
+        };
+        let pages = parse_target(&text);
+        if pages.is_none() {
+            tracing::warn!("{path}: '{text}' is no number of KiB");
+        }
+        Ok(pages)
+    }
+}
+
+impl Watch for DomainWatch {
+    fn run(mut self: Box<Self>, tell: &dyn Fn(Notice)) {
+        let (mut told_size, mut told_target) = (None, None);
+        let mut store_works = true;
+        loop {
+            let fired = if store_works {
+                self.store.fired(LOOK)
+            } else {
+                std::thread::sleep(LOOK);
+                Ok(None)
+            };
+            let Some(size) = self.size() else {
+                return tell(Notice::DomainGone);
+            };
+            // The size first: a target means nothing without it.
+            if told_size.replace(size) != Some(size) {
+                tell(Notice::Resident(size));
+            }
+            let target = match fired {
+                Ok(Some(token)) if token == TARGET => self.target(),
+                Ok(_) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match target {
+                Ok(Some(target)) if told_target.replace(target) != Some(target) => {
+                    tell(Notice::Target(target));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!("xenstore: {error}: the target stays what it was");
+                    store_works = false;
+                }
+            }
+        }
+    }
+}
+
+/// Where the target is.
+pub(super) fn target_path(domain: u16) -> String {
+    format!("/local/domain/{domain}/memory/target-tot_pages")
+}
+
+/// KiB, in whole pages. Negative numbers mean the maximum, as any number beyond it (row B1).
+fn parse_target(text: &str) -> Option<i64> {
+    let kib: i64 = text.trim().parse().ok()?;
+    Some(kib.div_euclid(PAGE_SIZE as i64 / 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_targets_are_kib() {
+        let cases = [
+            ("65536", Some(16384)),
+            ("7", Some(1)),
+            ("-1", Some(-1)),
+            (" 4\n", Some(1)),
+            ("", None),
+            ("64M", None),
+            ("99999999999999999999", None),
+        ];
+        for (text, pages) in cases {
+            assert_eq!(parse_target(text), pages, "{text}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! A client of xenstore: the wire protocol of `public/io/xs_wire.h`, over the daemon's socket or the
+//! kernel's device, with as many watches as wanted.
+//!
+//! One request is under way at a time. Watch events that arrive in between are kept in order.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
+const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
+
+/// `XENSTORE_PAYLOAD_MAX`.
+pub const PAYLOAD_MAX: usize = 4096;
+
+/// `XS_READ` and so on (`enum xsd_sockmsg_type`).
+pub mod message {
+    #![allow(missing_docs)] // The names are Xen's.
+    pub const READ: u32 = 2;
+    pub const WATCH: u32 = 4;
+    pub const WRITE: u32 = 11;
+    pub const RM: u32 = 13;
+    pub const WATCH_EVENT: u32 = 15;
+    pub const ERROR: u32 = 16;
+}
+
+/// `struct xsd_sockmsg`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Header {
+    /// One of [`message`].
+    pub kind: u32,
+    /// Comes back with the reply.
+    pub req_id: u32,
+    /// Transaction; 0 for none.
+    pub tx_id: u32,
+    /// Bytes that follow.
+    pub len: u32,
+}
+
+/// Why xenstore did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Nobody answers.
+    #[error("it does not run: {} is not there", SOCKETS[0])]
+    NotRunning,
+    /// The connection.
+    #[error("{step}: {errno}")]
+    System {
+        /// The system call.
+        step: &'static str,
+        /// Its error.
+        errno: Errno,
+    },
+    /// It refused, with one of its error names.
+    #[error("{path}: {error}")]
+    Refused {
+        /// What the request was about.
+        path: String,
+        /// `ENOENT` and the like.
+        error: String,
+    },
+    /// It has gone, or talks nonsense.
+    #[error("the connection has ended or makes no sense")]
+    Broken,
+}
+
+fn at(step: &'static str) -> impl Fn(Errno) -> StoreError {
+    move |errno| StoreError::System { step, errno }
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Xenstore {
+    stream: OwnedFd,
+    /// Tokens of watches that have fired.
+    fired: VecDeque<String>,
+    requests: u32,
+}
+
+impl Xenstore {
+    /// Connects to the daemon, or through the kernel where it runs in a domain of its own.
+    pub fn connect() -> Result<Self, StoreError> {
+        for path in SOCKETS {
+            let flags = SocketFlags::CLOEXEC;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+            let socket = socket.map_err(at("socket"))?;
+            let address = SocketAddrUnix::new(path).map_err(at("socket name"))?;
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) => return Ok(Self::on(socket)),
+                Err(Errno::NOENT | Errno::CONNREFUSED) => {}
+                Err(errno) => return Err(at("connect")(errno)),
+            }
+        }
+        for path in DEVICES {
+            let flags = OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::open(Path::new(path), flags, Mode::empty()) {
+                Ok(device) => return Ok(Self::on(device)),
+                Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {}
+                Err(errno) => return Err(at("open of xenbus")(errno)),
+            }
+        }
+        Err(StoreError::NotRunning)
+    }
+
+    fn on(stream: OwnedFd) -> Self {
+        Self {
+            stream,
+            fired: VecDeque::new(),
+            requests: 0,
+        }
+    }
+
+    /// A node's value; `None` if there is no such node.
+    pub fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+        match self.request(message::READ, path, &[path.as_bytes(), b"\0"]) {
+            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
+            Err(StoreError::Refused { error, .. }) if error == "ENOENT" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets a node's value; makes the node if need be.
+    pub fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+        let parts = [path.as_bytes(), b"\0", value.as_bytes()];
+        self.request(message::WRITE, path, &parts).map(drop)
+    }
+
+    /// Removes a node and all below it.
+    pub fn remove(&mut self, path: &str) -> Result<(), StoreError> {
+        let parts = [path.as_bytes(), b"\0"];
+        self.request(message::RM, path, &parts).map(drop)
+    }
+
+    /// Watches a node. The token is what [`Self::fired`] yields when it changes, and once at first.
+    pub fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+        let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
+        self.request(message::WATCH, path, &parts).map(drop)
+    }
+
+    /// The token of a watch that has fired; `None`: none did within that time.
+    pub fn fired(&mut self, timeout: Duration) -> Result<Option<String>, StoreError> {
+        if let Some(token) = self.fired.pop_front() {
+            return Ok(Some(token));
+        }
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).map_err(|_| StoreError::Broken)?;
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(errno) => return Err(at("poll")(errno)),
+        }
+        // A reply that nobody waits for is none of ours.
+        match self.receive()? {
+            (header, _) if header.kind != message::WATCH_EVENT => Err(StoreError::Broken),
+            _ => Ok(self.fired.pop_front()),
+        }
+    }
+
+    fn request(&mut self, kind: u32, path: &str, parts: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+        let payload = parts.concat();
+        if payload.len() > PAYLOAD_MAX {
+            return Err(at("request")(Errno::TOOBIG));
+        }
+        self.requests = self.requests.wrapping_add(1);
+        let header = Header {
+            kind,
+            req_id: self.requests,
+            tx_id: 0,
+            len: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+        };
+        self.send(&[header.as_bytes(), &payload].concat())?;
+        loop {
+            let (reply, body) = self.receive()?;
+            match reply.kind {
+                message::WATCH_EVENT => {}
+                _ if reply.req_id != header.req_id => return Err(StoreError::Broken),
+                message::ERROR => {
+                    return Err(StoreError::Refused {
+                        path: path.to_owned(),
+                        error: text(&body),
+                    });
+                }
+                _ if reply.kind == kind => return Ok(body),
+                _ => return Err(StoreError::Broken),
+            }
+        }
+    }
+
+    /// The next message; a watch event is noted too.
+    fn receive(&mut self) -> Result<(Header, Vec<u8>), StoreError> {
+        let mut header = [0; size_of::<Header>()];
+        self.fill(&mut header)?;
+        let header = Header::read_from_bytes(&header).map_err(|_| StoreError::Broken)?;
+        let length = usize::try_from(header.len).unwrap_or(usize::MAX);
+        if length > PAYLOAD_MAX {
+            return Err(StoreError::Broken);
+        }
+        let mut body = vec![0; length];
+        self.fill(&mut body)?;
+        if header.kind == message::WATCH_EVENT {
+            // Path and token, each ended by a zero.
+            let token = body.split(|&byte| byte == 0).nth(1);
+            self.fired.push_back(text(token.ok_or(StoreError::Broken)?));
+        }
+        Ok((header, body))
+    }
+
+    fn fill(&self, mut buffer: &mut [u8]) -> Result<(), StoreError> {
+        while !buffer.is_empty() {
+            match rustix::io::read(&self.stream, &mut *buffer) {
+                Ok(0) => return Err(StoreError::Broken),
+                Ok(bytes) => buffer = &mut buffer[bytes..],
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(at("read")(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        while !bytes.is_empty() {
+            match rustix::io::write(&self.stream, bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE) => return Err(StoreError::Broken),
+                Err(errno) => return Err(at("write")(errno)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0);
+    String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+
+    fn pair() -> (Xenstore, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Xenstore::on(ours.into()), theirs)
+    }
+
+    fn send(daemon: &mut UnixStream, kind: u32, req_id: u32, body: &[u8]) {
+        let header = Header {
+            kind,
+            req_id,
+            tx_id: 0,
+            len: body.len().try_into().unwrap(),
+        };
+        daemon.write_all(header.as_bytes()).unwrap();
+        daemon.write_all(body).unwrap();
+    }
+
+    fn request(daemon: &mut UnixStream) -> (Header, Vec<u8>) {
+        let mut header = [0; 16];
+        daemon.read_exact(&mut header).unwrap();
+        let header = Header::read_from_bytes(&header).unwrap();
+        let mut body = vec![0; header.len.try_into().unwrap()];
+        daemon.read_exact(&mut body).unwrap();
+        (header, body)
+    }
+
+    #[test]
+    fn watch_events_between_request_and_reply_are_kept_in_order() {
+        let (mut store, mut daemon) = pair();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (header, body) = request(&mut daemon);
+                assert_eq!((header.kind, &*body), (message::READ, &b"/a\0"[..]));
+                send(&mut daemon, message::WATCH_EVENT, 0, b"/x\0first\0");
+                send(
+                    &mut daemon,
+                    message::WATCH_EVENT,
+                    0,
+                    b"@releaseDomain\0second\0",
+                );
+                send(&mut daemon, message::READ, header.req_id, b"4096");
+                send(&mut daemon, message::WATCH_EVENT, 0, b"/x\0third\0");
+            });
+            assert_eq!(store.read("/a").unwrap().as_deref(), Some("4096"));
+            for token in ["first", "second", "third"] {
+                let fired = store.fired(Duration::from_secs(10)).unwrap();
+                assert_eq!(fired.as_deref(), Some(token));
+            }
+            assert_eq!(
+                store.fired(Duration::ZERO),
+                Err(StoreError::Broken),
+                "it has gone"
+            );
+        });
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_no_error_and_other_refusals_are() {
+        let (mut store, mut daemon) = pair();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for error in [&b"ENOENT\0"[..], b"EACCES\0"] {
+                    let (header, _) = request(&mut daemon);
+                    send(&mut daemon, message::ERROR, header.req_id, error);
+                }
+            });
+            assert_eq!(store.read("/none"), Ok(None));
+            let refused = store.write("/mine", "1").unwrap_err();
+            assert_eq!(refused.to_string(), "/mine: EACCES");
+        });
+    }
+
+    #[test]
+    fn nonsense_from_the_daemon_is_an_error_and_no_panic() {
+        let replies: [(u32, u32, &[u8]); 4] = [
+            (message::READ, 77, b"a reply to another request"),
+            (message::WRITE, 1, b"a reply of another kind"),
+            (message::WATCH_EVENT, 0, b"no token"),
+            (message::ERROR, 9, b"EINVAL\0"),
+        ];
+        for (kind, req_id, body) in replies {
+            let (mut store, mut daemon) = pair();
+            send(&mut daemon, kind, req_id, body);
+            assert_eq!(store.read("/a"), Err(StoreError::Broken), "{kind} {req_id}");
+        }
+        let (mut store, mut daemon) = pair();
+        let long = Header {
+            kind: message::READ,
+            req_id: 1,
+            tx_id: 0,
+            len: u32::MAX,
+        };
+        daemon.write_all(long.as_bytes()).unwrap();
+        assert_eq!(store.read("/a"), Err(StoreError::Broken));
+        assert!(store.read(&"x".repeat(PAYLOAD_MAX)).is_err());
+    }
+
+    #[test]
+    fn no_event_within_the_time_is_none() {
+        let (mut store, _daemon) = pair();
+        assert_eq!(store.fired(Duration::from_millis(1)), Ok(None));
+    }
+}
