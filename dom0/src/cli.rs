@@ -12,11 +12,12 @@
 //! | 4 | `PagesOut` | pages are out that could not be brought home: paging stays enabled, the pagefile must be kept |
 
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
 use tracing::level_filters::LevelFilter;
 
@@ -58,8 +59,19 @@ impl From<Exit> for ExitCode {
 
 /// Keeps a guest below its memory target: pages its memory out to a file and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
-#[command(name = "xenpaging", version, infer_long_args = true, after_help = EXIT_CODES)]
+#[command(
+    name = "xenpaging",
+    version,
+    infer_long_args = true,
+    after_help = EXIT_CODES,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    /// What to do instead of paging.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Number of the domain to be paged.
     #[arg(short, long, value_name = "DOMID", required_unless_present = "embedded_host",
           value_parser = clap::value_parser!(u16).range(1..DOMID_FIRST_RESERVED))]
@@ -100,9 +112,24 @@ pub struct Cli {
     #[arg(long)]
     pub keep_pagefile: bool,
 
+    /// Serve figures for Prometheus there, at /metrics; a port alone is one of 127.0.0.1.
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    pub metrics: Option<SocketAddr>,
+
     /// Where an embedded host listens, in place of Xen.
     #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with = "domain")]
     pub embedded_host: Option<String>,
+}
+
+/// What else the program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Show what the pagers on this host are doing, a line for each domain.
+    Status {
+        /// Only of this domain.
+        #[arg(short, long, value_name = "DOMID")]
+        domain: Option<u16>,
+    },
 }
 
 impl Cli {
@@ -156,6 +183,13 @@ pub fn one_line(error: &clap::Error) -> String {
     let message = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<_> = message.split_whitespace().collect();
     words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// An address and a port, or a port.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    port.or_else(|_| text.parse())
+        .map_err(|_| format!("'{text}' is no address like 127.0.0.1:9100"))
 }
 
 /// A range like `0-0xff`, or one number.
@@ -296,6 +330,26 @@ mod tests {
         }
         assert_eq!(read(&["--no-such-thing"]), Err(Exit::Usage));
         assert_eq!(read(&["--embedded-host", "fd:3"]), Ok(()));
+    }
+
+    #[test]
+    fn metrics_are_on_the_loopback_unless_an_address_says_otherwise() {
+        let address = |text| parse(&["-d1", "-fp", "--metrics", text]).map(|cli| cli.metrics);
+        assert_eq!(address("9100"), Ok("127.0.0.1:9100".parse().ok()));
+        assert_eq!(address("[::]:1"), Ok("[::]:1".parse().ok()));
+        for bad in ["host:9100", "70000", "127.0.0.1"] {
+            assert!(address(bad).unwrap_err().contains(bad));
+        }
+    }
+
+    #[test]
+    fn status_needs_no_domain_and_takes_no_options_of_paging() {
+        let status = |args: &[&str]| parse(args).map(|cli| cli.command);
+        let all = Command::Status { domain: None };
+        let one = Command::Status { domain: Some(3) };
+        assert_eq!(status(&["status"]), Ok(Some(all)));
+        assert_eq!(status(&["status", "-d", "3"]), Ok(Some(one)));
+        assert!(status(&["-d", "3", "-f", "p", "status"]).is_err());
     }
 
     #[test]

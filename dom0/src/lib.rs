@@ -2,9 +2,11 @@
 pub mod cli;
 pub mod core;
 pub mod embedded;
+mod harden;
 pub mod host;
 pub mod link;
 pub mod pager_main;
 pub mod shell;
+pub mod status;
 pub mod store;
 pub mod xen;

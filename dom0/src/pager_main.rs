@@ -1,21 +1,24 @@
 //! The program `xenpaging`, under whichever name it is executed.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{Cli, Exit};
+use crate::cli::{Cli, Command, Exit};
 use crate::core::Pager;
 use crate::core::policy::Sweep;
 use crate::embedded::EmbeddedMachine;
+use crate::harden::protect_memory;
 use crate::shell::{Machine, Options, Shell, ShellError};
+use crate::status;
 use crate::store::PageStore;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
-use crate::xen::Domain;
+use crate::xen::{Domain, calls_made};
 
 /// Name of the program, and what the embedded host is executed as to be it.
 pub const NAME: &str = "xenpaging";
@@ -27,6 +30,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(exit) => return exit.into(),
     };
     log_to_stderr(cli.log_level());
+    if let Some(Command::Status { domain }) = cli.command {
+        return show_status(domain).into();
+    }
+    if cli.embedded_host.is_none() {
+        protect_memory();
+    }
     match start(&cli) {
         Ok((shell, pagefile)) => serve(shell, pagefile),
         Err(error) => {
@@ -42,6 +51,7 @@ pub fn log_to_stderr(level: LevelFilter) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }
@@ -69,14 +79,28 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
         Some(pagefile) => Arc::clone(pagefile) as _,
         None => Arc::new(MemoryStore::new()),
     };
+    let domain = cli.domain.map(|id| format!("{{domain=\"{id}\"}}"));
     let options = Options {
-        status: cli.verbose > 0,
+        metrics: cli.metrics,
+        labels: domain.unwrap_or_default(),
+        harden: cli.embedded_host.is_none(),
+        named_pagefile: cli.pagefile.clone().filter(|_| cli.keep_pagefile),
     };
     match Shell::start(&options, pager, store, machine) {
         Ok(shell) => Ok((shell, pagefile)),
         Err(error) => {
             remove(pagefile);
             Err(error.into())
+        }
+    }
+}
+
+fn show_status(domain: Option<u16>) -> Exit {
+    match status::print(domain) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            complain(&error.into());
+            Exit::NotStarted
         }
     }
 }
@@ -100,7 +124,14 @@ fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {
         Ok(ended) => {
             remove(pagefile);
             let p = ended.progress;
-            tracing::info!(evicted = p.evicted, paged_in = p.paged_in, "done");
+            let (hypercalls, maps) = calls_made();
+            tracing::info!(
+                evicted = p.evicted,
+                paged_in = p.paged_in,
+                hypercalls,
+                maps,
+                "done"
+            );
             Exit::Done
         }
         Err(error @ (ShellError::Events(_) | ShellError::Worker)) => {

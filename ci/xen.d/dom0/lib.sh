@@ -44,6 +44,8 @@ CFG
 }
 
 guest_log() { cat "/var/log/xen/console/guest-$1.log" 2>/dev/null | tr -d '\r'; }
+# The options that keep our pager to the frames of the guest's pattern.
+guest_only() { guest_log "$1" | sed -n 's/^pattern gfns//p' | tail -n 1 | sed 's/ / --only-gfns /g'; }
 guest_filled() { guest_log "$1" | grep -q '^pattern filled'; }
 # The last number after a word in the guest's last progress line.
 guest_number() { guest_log "$1" | sed -n "s/^pattern pass.* *$2 \([0-9]*\).*/\1/p" | tail -n 1; }
@@ -69,6 +71,11 @@ paged() { set -- $(dominfo "$1"); echo "${2:-0}"; }
 paged_at_least() { [ "$(paged "$1")" -ge "$2" ]; }
 paged_at_most() { [ "$(paged "$1")" -le "$2" ]; }
 
+resident_at_most() { [ "$(pages "$1")" -le "$2" ]; }
+crashed() { xl list "$1" | awk 'END { exit $5 !~ /c/ }'; }
+# MiB that Xen has to give away.
+xen_free() { xl info | sed -n 's/^free_memory *: //p'; }
+
 target() { xenstore-write "/local/domain/$1/memory/target-tot_pages" "$2"; }
 
 # pager_start NAME DOMID c|fixed|rust [OPTIONS...]: Debian's pager; the same with the response fields filled in that it
@@ -80,7 +87,8 @@ pager_start() {
         fixed) set -- env LD_PRELOAD=/lib/respond-preload.so xenpaging "$@" ;;
         rust) set -- xenpaging-rust -v "$@" ;;
     esac
-    "$@" -d "$domain" -f "/tmp/pagefile-$name" >"/tmp/pager-$name.log" 2>&1 &
+    case " $* " in *" -f "*) ;; *) set -- "$@" -f "/tmp/pagefile-$name" ;; esac
+    "$@" -d "$domain" >"/tmp/pager-$name.log" 2>&1 &
     pager=$!
     echo "$pager" >>/tmp/pagers
 }

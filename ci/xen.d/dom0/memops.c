@@ -176,8 +176,8 @@ static void many(void)
                error ? "-" : errno_name(-(int)items[160][1]), error ? "-" : errno_name(-(int)items[199][1]));
     }
     items[0][0] = first;
-    items[0][1] = 0xffff880000000000;
-    line("many: prep of a kernel buffer", memop(dom.id, 16 + XENMEM_paging_op_prep, 1, items));
+    items[0][1] = 0xffff830000000000;
+    line("many: prep of a buffer of Xen", memop(dom.id, 16 + XENMEM_paging_op_prep, 1, items));
     line("many: unmapped items", memop(dom.id, 16, 1, (void *)0x10000));
     line("many: unknown operation", memop(dom.id, 16 + 3, 1, items));
     xencall_free_buffer(xcall, items);

@@ -5,18 +5,21 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #define XC_WANT_COMPAT_MAP_FOREIGN_API
 #include <xenctrl.h>
 #include <xenevtchn.h>
 #include <xen/io/ring.h>
+#include <xen/sys/privcmd.h>
 #include <xen/vm_event.h>
 
 static vm_event_sring_t *ring;
 static RING_IDX done;
-static unsigned long fixed;
+static unsigned long fixed, hypercalls, maps;
 
 /* The ring is the only page that the pager maps for writing. */
 void *xc_map_foreign_pages(xc_interface *xch, uint32_t domid, int prot, const xen_pfn_t *gfns, int count)
@@ -50,4 +53,24 @@ int xenevtchn_notify(xenevtchn_handle *xce, evtchn_port_t port)
     return real(xce, port);
 }
 
-__attribute__((destructor)) static void report(void) { fprintf(stderr, "responses %lu\n", fixed); }
+/* What a page costs: hypercalls, and calls to map frames. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    static int (*real)(int, unsigned long, ...);
+    va_list args;
+    void *argument;
+
+    va_start(args, request);
+    argument = va_arg(args, void *);
+    va_end(args);
+    if (!real)
+        real = (__typeof__(real))dlsym(RTLD_NEXT, "ioctl");
+    hypercalls += request == IOCTL_PRIVCMD_HYPERCALL;
+    maps += request == IOCTL_PRIVCMD_MMAPBATCH_V2;
+    return real(fd, request, argument);
+}
+
+__attribute__((destructor)) static void report(void)
+{
+    fprintf(stderr, "responses %lu hypercalls=%lu maps=%lu\n", fixed, hypercalls, maps);
+}

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,7 +30,9 @@ static uint64_t *area;
 static uint64_t pages;
 static unsigned threads, share, report;
 static pthread_barrier_t barrier;
-static struct { uint64_t bad, worst_ns, first_bad; char pad[40]; } result[MAX_THREADS];
+/* A page that took longer to go over than this had to be waited for. */
+static const uint64_t SLOW_NS = 200000;
+static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns; char pad[24]; } result[MAX_THREADS];
 
 static uint64_t expected(uint64_t word, uint64_t pass)
 {
@@ -71,6 +74,10 @@ static void one_pass(unsigned me, uint64_t pass)
         took = now_ns() - began;
         if (took > result[me].worst_ns)
             result[me].worst_ns = took;
+        if (took > SLOW_NS) {
+            result[me].slow++;
+            result[me].slow_ns += took;
+        }
     }
 }
 
@@ -87,17 +94,20 @@ static void *worker(void *arg)
         one_pass(me, pass);
         pthread_barrier_wait(&barrier);
         if (me == 0 && (pass == 0 || now_ns() - last >= report * 1000000000ull)) {
-            uint64_t bad = 0, worst = 0, first = 0;
+            uint64_t bad = 0, worst = 0, first = 0, slow = 0, slow_ns = 0;
             for (unsigned t = 0; t < threads; t++) {
                 if (result[t].bad && !bad)
                     first = result[t].first_bad;
                 bad += result[t].bad;
+                slow += result[t].slow;
+                slow_ns += result[t].slow_ns;
                 if (result[t].worst_ns > worst)
                     worst = result[t].worst_ns;
                 result[t].worst_ns = 0;
             }
-            printf("pattern pass %llu bad %llu worst_us %llu", (unsigned long long)pass + 1,
-                   (unsigned long long)bad, (unsigned long long)worst / 1000);
+            printf("pattern pass %llu bad %llu worst_us %llu slow %llu slow_us %llu", (unsigned long long)pass + 1,
+                   (unsigned long long)bad, (unsigned long long)worst / 1000, (unsigned long long)slow,
+                   (unsigned long long)slow_ns / 1000);
             if (bad)
                 printf(" first_bad_word %llu", (unsigned long long)first);
             printf("\n");
@@ -106,6 +116,35 @@ static void *worker(void *arg)
         pthread_barrier_wait(&barrier);
     }
     return NULL;
+}
+
+/* Where the area lies, as runs of frame numbers: for a pager that is to leave everything else alone. */
+static void print_gfns(void)
+{
+    int map = open("/proc/self/pagemap", O_RDONLY);
+    uint64_t first = 0, next = 0, entry;
+
+    printf("pattern gfns");
+    for (uint64_t p = 0; p < pages; p++) {
+        uint64_t page = (uintptr_t)area / 4096 + p;
+        if (pread(map, &entry, sizeof entry, page * sizeof entry) != sizeof entry)
+            break;
+        /* Present, and its frame number. */
+        entry = entry >> 63 ? entry & ((1ull << 55) - 1) : 0;
+        if (entry && entry == next) {
+            next++;
+            continue;
+        }
+        /* Short runs are not worth their line. */
+        if (next - first >= 64)
+            printf(" %#llx-%#llx", (unsigned long long)first, (unsigned long long)next - 1);
+        first = entry;
+        next = entry + 1;
+    }
+    if (next - first >= 64)
+        printf(" %#llx-%#llx", (unsigned long long)first, (unsigned long long)next - 1);
+    printf("\n");
+    close(map);
 }
 
 int main(int argc, char **argv)
@@ -121,6 +160,8 @@ int main(int argc, char **argv)
         return 1;
     }
     mount("dev", "/dev", "devtmpfs", 0, NULL);
+    mkdir("/proc", 0555);
+    mount("proc", "/proc", "proc", 0, NULL);
     if ((console = open("/dev/console", O_RDWR)) >= 0) {
         dup2(console, 1);
         dup2(console, 2);
@@ -141,6 +182,7 @@ int main(int argc, char **argv)
     }
     for (uint64_t w = 0; w < pages * PAGE_WORDS; w++)
         area[w] = expected(w, 0);
+    print_gfns();
     printf("pattern filled %zu MiB, %u threads%s\n", bytes >> 20, threads, share ? ", shared pages" : "");
 
     pthread_barrier_init(&barrier, NULL, threads);

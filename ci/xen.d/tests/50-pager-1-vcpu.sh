@@ -5,7 +5,8 @@ guest_create p 96 1 "mib=32"
 guest_ready p
 guest_passes p 2 60
 target "$domid" 73728
-pager_start p "$domid" rust
+# shellcheck disable=SC2046
+pager_start p "$domid" rust -r 512 $(guest_only p)
 wait_for 60 paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out in 60 s"
 guest_passes p 2 90
 target "$domid" 98304

@@ -68,6 +68,7 @@ impl Machine for EmbeddedMachine {
                 memory: handles.memory,
             }),
             watch: Box::new(Notices(handles.watch)),
+            publish: None,
         })
     }
 }

@@ -61,6 +61,8 @@ pub struct Attached {
     pub calls: Box<dyn Calls>,
     /// Watch thread.
     pub watch: Box<dyn Watch>,
+    /// Reporter thread: where the host's operators look.
+    pub publish: Option<Box<dyn Publish>>,
 }
 
 /// Where the main thread sleeps, and how it wakes the machine.
@@ -109,6 +111,12 @@ pub trait Calls: Send {
     /// Detaches; nothing may be out. False: vcpus stand in line for the ring. They are to be
     /// answered, and this tried again.
     fn disable(&mut self) -> Result<bool, MachineError>;
+}
+
+/// Where figures are published.
+pub trait Publish: Send {
+    /// Replaces what was published last by this line.
+    fn publish(&mut self, line: &str);
 }
 
 /// What the machine tells a pager unasked.

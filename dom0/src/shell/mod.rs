@@ -6,6 +6,8 @@
 //! | main | read of the machine's event | the core; pages that somebody waits for, read and prepped here |
 //! | worker | its queue | page-out, and page-in ahead of need, by calls to the machine |
 //! | watch | the machine's notices | target, balloon, guest gone, machine gone |
+//! | reporter | a clock | figures, to whoever wants them |
+//! | metrics | a socket | figures, for Prometheus |
 //! | ticker, signals | a clock, signals | what their names say |
 //!
 //! The others hand what they have to the main thread through the inbox and kick its event, so
@@ -15,15 +17,20 @@
 
 mod buffers;
 mod demand;
+mod figures;
 mod inbox;
 mod machine;
 mod pages;
+mod reporter;
 mod serve;
 mod start;
 mod worker;
 
 pub use buffers::BufferSet;
 pub use demand::REQUESTS;
-pub use machine::{Attached, Bell, Calls, GuestInfo, Machine, MachineError, Notice, Preps, Watch};
+pub use figures::{Figures, Kind};
+pub use machine::{
+    Attached, Bell, Calls, GuestInfo, Machine, MachineError, Notice, Preps, Publish, Watch,
+};
 pub use serve::{Ended, Shell};
 pub use start::{Options, ShellError};

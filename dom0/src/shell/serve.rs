@@ -9,15 +9,17 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
 use super::demand::Demand;
+use super::figures::{Faults, Figures};
 use super::inbox::{Inbox, News};
 use super::machine::{Bell, Calls};
+use super::reporter::Board;
 use super::start::ShellError;
 use super::worker::Queue;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
 use crate::store::PageStore;
 
-/// Ticks from one line of status to the next, where they are wanted.
-const STATUS_TICKS: u32 = 20;
+/// Ticks from one count of how long faults take to the next.
+const QUANTILE_TICKS: u64 = 10;
 /// How often disabling is tried while vcpus stand in line for the ring, and how long to wait in
 /// between.
 const DISABLE_ATTEMPTS: u32 = 500;
@@ -49,8 +51,12 @@ pub struct Shell {
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
-    /// Ticks since the last line of status, if such lines are wanted.
-    pub(super) status: Option<u32>,
+    pub(super) faults: Faults,
+    pub(super) figures: Figures,
+    /// Where the figures go.
+    pub(super) board: Arc<Board>,
+    /// `None` once it has been waited for.
+    pub(super) reporter: Option<JoinHandle<()>>,
     pub(super) bar: Option<ProgressBar>,
     /// `None` once it has been waited for.
     pub(super) worker: Option<JoinHandle<Box<dyn Calls>>>,
@@ -104,7 +110,10 @@ impl Shell {
         self.requests.clear();
         while self.requests.len() < self.pager.room() {
             match self.back.take() {
-                Ok(Some(Ok(request))) => self.requests.push(request),
+                Ok(Some(Ok(request))) => {
+                    self.faults.asked(request.gfn);
+                    self.requests.push(request);
+                }
                 Ok(Some(Err(error))) => tracing::warn!(%error, "a request makes no sense"),
                 Ok(None) => break,
                 Err(overrun) => {
@@ -149,7 +158,7 @@ impl Shell {
         }
         if news.contains(News::TICK) {
             self.handle(Event::Tick);
-            self.say_status();
+            self.post_figures();
         }
         if let Some(bar) = &self.bar {
             let left = self.pager.progress().out_pages;
@@ -179,6 +188,7 @@ impl Shell {
                         _ => self.queue.push(batch),
                     },
                     Action::Respond(response) => {
+                        self.faults.answered(response.gfn);
                         if let Err(error) = self.back.answer(&response) {
                             tracing::error!(%error, gfn = %response.gfn, "an answer too many");
                         }
@@ -215,25 +225,16 @@ impl Shell {
         self.handle(Event::Stop);
     }
 
-    fn say_status(&mut self) {
-        let Some(ticks) = &mut self.status else {
-            return;
-        };
-        *ticks += 1;
-        if *ticks >= STATUS_TICKS {
-            *ticks = 0;
-            let p = self.pager.progress();
-            tracing::info!(
-                out = p.out_pages,
-                wanted_out = p.wanted_out_pages,
-                evicted = p.evicted,
-                paged_in = p.paged_in,
-                prefetched = p.prefetched,
-                dropped = p.dropped,
-                refused = p.refused,
-                "status"
-            );
+    fn post_figures(&mut self) {
+        let figures = &mut self.figures;
+        if figures.ticks.is_multiple_of(QUANTILE_TICKS) {
+            figures.fault_p50_us = self.faults.quantile_us(0.5);
+            figures.fault_p99_us = self.faults.quantile_us(0.99);
         }
+        figures.ticks += 1;
+        figures.resident_pages = self.inbox.resident();
+        figures.progress = self.pager.progress();
+        self.board.post(figures);
     }
 
     /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
@@ -246,6 +247,9 @@ impl Shell {
         for gfn in self.pager.unreadable() {
             tracing::error!("{gfn} is out and does not read back");
         }
+        self.board.end();
+        // What it has published goes with it.
+        let _ = self.reporter.take().map(JoinHandle::join);
         self.queue.close();
         let worker = self.worker.take().map(JoinHandle::join);
         let Some(Ok(mut calls)) = worker else {

@@ -1,6 +1,8 @@
 //! Starting: attaching to the machine, and the threads beside the main one.
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
@@ -13,12 +15,15 @@ use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
 use super::demand::{Demand, REQUESTS};
+use super::figures::{Faults, Figures};
 use super::inbox::{Inbox, News};
-use super::machine::{Calls, Machine, MachineError, Watch};
+use super::machine::{Calls, Machine, MachineError, Publish, Watch};
 use super::pages::Scratch;
+use super::reporter::{Board, listen, report, serve_metrics};
 use super::serve::Shell;
 use super::worker::{Queue, Worker};
 use crate::core::Pager;
+use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
 use crate::store::PageStore;
 
@@ -26,10 +31,16 @@ use crate::store::PageStore;
 const TICK: Duration = Duration::from_millis(100);
 
 /// How the shell goes about it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Log a line of figures every other second.
-    pub status: bool,
+    /// Where Prometheus may ask for figures.
+    pub metrics: Option<SocketAddr>,
+    /// What they are labelled with there, as `{name="value"}`.
+    pub labels: String,
+    /// Whether to give up whatever serving does not need.
+    pub harden: bool,
+    /// The pagefile, if its name is to be removed at the end.
+    pub named_pagefile: Option<PathBuf>,
 }
 
 /// Why the pager could not start, or go on.
@@ -79,14 +90,27 @@ impl Shell {
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
+        let faults = Faults::new().ok_or_else(|| at("figures")(io::ErrorKind::Other.into()))?;
+        let board = Arc::new(Board::default());
+        let listener = options.metrics.map(listen).transpose();
+        let listener = listener.map_err(at("metrics"))?;
         let attached = machine.attach(buffers(&pager))?;
         let mut sets = buffer_sets(&pager, attached.buffers);
         let waker = attached.bell.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         let queue = Arc::new(Queue::new(pager.batches()));
+        if options.harden
+            && let Err(error) = drop_privileges(options.named_pagefile.as_deref())
+        {
+            tracing::warn!("not all privileges are given up: {error}");
+        }
         start_ticker(&inbox)?;
         start_signals(&inbox, signals)?;
         start_watch(&inbox, attached.watch)?;
+        let reporter = start_reporter(&board, attached.publish)?;
+        if let Some(listener) = listener {
+            start_metrics(&board, listener, options.labels.clone())?;
+        }
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
         let worker = Worker {
             calls: attached.calls,
@@ -112,7 +136,10 @@ impl Shell {
             owed: false,
             overrun: None,
             finished: None,
-            status: options.status.then_some(0),
+            faults,
+            figures: Figures::default(),
+            board,
+            reporter: Some(reporter),
             bar: None,
             worker: Some(worker),
         })
@@ -147,6 +174,24 @@ fn start_signals(inbox: &Arc<Inbox>, mut signals: Signals) -> Result<(), ShellEr
 fn start_watch(inbox: &Arc<Inbox>, watch: Box<dyn Watch>) -> Result<(), ShellError> {
     let inbox = Arc::clone(inbox);
     spawn("watch", move || watch.run(&|notice| inbox.notice(notice))).map(drop)
+}
+
+fn start_reporter(
+    board: &Arc<Board>,
+    publish: Option<Box<dyn Publish>>,
+) -> Result<JoinHandle<()>, ShellError> {
+    let board = Arc::clone(board);
+    spawn("reporter", move || report(&board, publish))
+}
+
+fn start_metrics(
+    board: &Arc<Board>,
+    listener: TcpListener,
+    labels: String,
+) -> Result<(), ShellError> {
+    let board = Arc::clone(board);
+    let serve = move || serve_metrics(&listener, &board, &labels);
+    spawn("metrics", serve).map(drop)
 }
 
 fn start_worker(

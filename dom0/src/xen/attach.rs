@@ -17,7 +17,7 @@ use super::evtchn::XenBell;
 use super::memory::stable_pages;
 use super::privcmd::{ForeignFrames, Privcmd};
 use super::watch::DomainWatch;
-use super::xenstore::Xenstore;
+use super::xenstore::{StatusNode, Xenstore};
 use crate::shell::{Attached, GuestInfo, Machine, MachineError};
 
 /// The first frame above 4 GiB: below it there is a hole for devices, so that a guest of any size may
@@ -171,6 +171,7 @@ impl Domain {
             preps: Box::new(preps),
             calls: Box::new(calls),
             watch: Box::new(watch),
+            publish: Some(Box::new(StatusNode::connect(self.id)?)),
         })
     }
 }
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn b1_memory_above_the_hole_for_devices_is_handled() {
         // 96 MiB, PVH: the toolstack's own frames are just below 4 GiB.
-        assert_eq!(memory(24_832, 0xf_effff), [0..=24_831]);
+        assert_eq!(memory(24_832, 0xf_efff), [0..=24_831]);
         // 2 GiB of which half lies above 4 GiB.
         assert_eq!(
             memory(0x8_0000, 0x13_ffff),

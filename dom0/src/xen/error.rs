@@ -41,6 +41,9 @@ pub enum XenError {
     /// No such domain.
     #[error("there is no domain {0}")]
     NoDomain(u16),
+    /// Nobody publishes figures for it.
+    #[error("domain {0} has no pager")]
+    NoPager(u16),
     /// It has no translated memory.
     #[error("domain {0} is no HVM or PVH guest: it cannot be paged")]
     NotHvm(u16),
@@ -64,7 +67,7 @@ pub enum XenError {
         errno: Errno,
     },
     /// Xenstore.
-    #[error("xenstore: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 

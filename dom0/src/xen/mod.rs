@@ -27,3 +27,4 @@ pub mod xenstore;
 
 pub use attach::Domain;
 pub use error::XenError;
+pub use privcmd::calls_made;

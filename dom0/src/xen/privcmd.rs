@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
 use rustix::fs::{Mode, OFlags};
@@ -22,6 +23,15 @@ use super::memory::stable_pages;
 use crate::store::PageBuf;
 
 const DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
+
+static HYPERCALLS: AtomicU64 = AtomicU64::new(0);
+static MAPS: AtomicU64 = AtomicU64::new(0);
+
+/// Hypercalls, and calls to map frames, that this process has made: what a page costs.
+pub fn calls_made() -> (u64, u64) {
+    let count = |calls: &AtomicU64| calls.load(Ordering::Relaxed);
+    (count(&HYPERCALLS), count(&MAPS))
+}
 
 /// One thread's way to Xen.
 #[derive(Debug)]
@@ -58,6 +68,7 @@ impl Privcmd {
 
     /// A hypercall whose arguments are numbers.
     pub(super) fn call_numbers(&mut self, op: u64, arg: [u64; 5]) -> Result<u32, Errno> {
+        HYPERCALLS.fetch_add(1, Ordering::Relaxed);
         ioctl(
             &self.device,
             PRIVCMD_HYPERCALL,
@@ -116,6 +127,7 @@ impl Privcmd {
             pad: 0,
             ubufs: &raw const buffer,
         };
+        HYPERCALLS.fetch_add(1, Ordering::Relaxed);
         ioctl(&self.device, PRIVCMD_DM_OP, &mut call).map(drop)
     }
 
@@ -143,6 +155,7 @@ impl Privcmd {
             pages: gfns.len(),
         };
         errors.fill(0);
+        MAPS.fetch_add(1, Ordering::Relaxed);
         let mut batch = PrivcmdMmapBatch {
             num,
             dom: domain,

@@ -95,7 +95,7 @@ impl Watch for DomainWatch {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!("xenstore: {error}: the target stays what it was");
+                    tracing::error!("{error}: the target stays what it was");
                     store_works = false;
                 }
             }

@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::shell::Publish;
+
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
@@ -23,6 +25,7 @@ pub const PAYLOAD_MAX: usize = 4096;
 /// `XS_READ` and so on (`enum xsd_sockmsg_type`).
 pub mod message {
     #![allow(missing_docs)] // The names are Xen's.
+    pub const DIRECTORY: u32 = 1;
     pub const READ: u32 = 2;
     pub const WATCH: u32 = 4;
     pub const WRITE: u32 = 11;
@@ -50,10 +53,10 @@ pub struct Header {
 #[non_exhaustive]
 pub enum StoreError {
     /// Nobody answers.
-    #[error("it does not run: {} is not there", SOCKETS[0])]
+    #[error("xenstore does not run: {} is not there", SOCKETS[0])]
     NotRunning,
     /// The connection.
-    #[error("{step}: {errno}")]
+    #[error("xenstore: {step}: {errno}")]
     System {
         /// The system call.
         step: &'static str,
@@ -61,7 +64,7 @@ pub enum StoreError {
         errno: Errno,
     },
     /// It refused, with one of its error names.
-    #[error("{path}: {error}")]
+    #[error("xenstore: {path}: {error}")]
     Refused {
         /// What the request was about.
         path: String,
@@ -69,7 +72,7 @@ pub enum StoreError {
         error: String,
     },
     /// It has gone, or talks nonsense.
-    #[error("the connection has ended or makes no sense")]
+    #[error("xenstore has gone, or makes no sense")]
     Broken,
 }
 
@@ -125,6 +128,15 @@ impl Xenstore {
         match self.request(message::READ, path, &[path.as_bytes(), b"\0"]) {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
             Err(StoreError::Refused { error, .. }) if error == "ENOENT" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of a node's children; none if there is no such node.
+    pub fn directory(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
+        match self.request(message::DIRECTORY, path, &[path.as_bytes(), b"\0"]) {
+            Ok(names) => Ok(names.split(|&byte| byte == 0).map(text).collect()),
+            Err(StoreError::Refused { error, .. }) if error == "ENOENT" => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -240,6 +252,49 @@ impl Xenstore {
     }
 }
 
+/// Where a domain's pager publishes its figures. The guest may read it, and cannot write it.
+pub fn status_path(domain: u16) -> String {
+    format!("/local/domain/{domain}/memory/paging")
+}
+
+/// A pager's figures in xenstore; gone when it is.
+#[derive(Debug)]
+pub(super) struct StatusNode {
+    store: Xenstore,
+    path: String,
+    works: bool,
+}
+
+impl StatusNode {
+    pub(super) fn connect(domain: u16) -> Result<Self, StoreError> {
+        Ok(Self {
+            store: Xenstore::connect()?,
+            path: status_path(domain),
+            works: true,
+        })
+    }
+}
+
+impl Publish for StatusNode {
+    fn publish(&mut self, line: &str) {
+        if self.works
+            && let Err(error) = self.store.write(&self.path, line)
+        {
+            tracing::warn!("figures are not published any more: {error}");
+            self.works = false;
+        }
+    }
+}
+
+impl Drop for StatusNode {
+    fn drop(&mut self) {
+        if self.works {
+            // With the domain it has gone already.
+            let _ = self.store.remove(&self.path);
+        }
+    }
+}
+
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0);
     String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()
@@ -320,7 +375,7 @@ mod tests {
             });
             assert_eq!(store.read("/none"), Ok(None));
             let refused = store.write("/mine", "1").unwrap_err();
-            assert_eq!(refused.to_string(), "/mine: EACCES");
+            assert_eq!(refused.to_string(), "xenstore: /mine: EACCES");
         });
     }
 

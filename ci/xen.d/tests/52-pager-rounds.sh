@@ -1,0 +1,23 @@
+# Twenty times on one guest: our pager starts, a quarter of the guest's memory goes out, SIGTERM brings it back. Nothing leaks:
+# the domain's pages and Xen's free memory are as before, and the guest's pattern is intact.
+# deadline: 420
+guest_create r 96 1 "mib=32"
+guest_ready r
+guest_passes r 2 60
+free=$(xen_free) own=$(pages "$domid")
+target "$domid" 73728
+round=0
+while [ $round -lt 20 ]; do
+    round=$((round + 1))
+    # shellcheck disable=SC2046
+    pager_start r "$domid" rust -r 512 $(guest_only r)
+    wait_for 30 paged_at_least "$domid" 4000 || bad "round $round: only $(paged "$domid") pages went out in 30 s"
+    pager_stop 60
+    # The ring's page goes in the first round: it was the guest's until then.
+    [ $round -gt 1 ] || own=$(pages "$domid")
+    [ "$(pages "$domid")" = "$own" ] || bad "round $round: $(pages "$domid") pages, $own before"
+    guest_intact r
+done
+guest_passes r 2 60
+[ "$(xen_free)" = "$free" ] || bad "Xen had $free MiB free, now it has $(xen_free)"
+echo "note: $round rounds, $(tail -n 1 /tmp/pager-r.log), guest intact at pass $(guest_pass r)"

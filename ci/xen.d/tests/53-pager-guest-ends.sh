@@ -1,0 +1,33 @@
+# The guest is destroyed, reboots, crashes while pages are out: our pager ends by itself with 0, and nothing of the domain stays.
+# deadline: 240
+gone() { ! dominfo "$1" >/dev/null; }
+outlived() {
+    wait_for 20 pager_gone || bad "$1: the pager still runs 20 s later"
+    wait "$pager" || bad "$1: the pager exited with $?"
+    wait_for 20 gone "$domid" || bad "$1: domain $domid is still there"
+}
+start() {
+    guest_create s 96 1 "mib=32 sysrq_always_enabled"
+    guest_ready s
+    target "$domid" 73728
+    # shellcheck disable=SC2046
+    pager_start s "$domid" rust -r 512 $(guest_only s)
+    wait_for 30 paged_at_least "$domid" 3000 || bad "only $(paged "$domid") pages went out in 30 s"
+}
+start
+xl destroy s
+outlived destroyed
+rm -f /tmp/pagefile-s
+start
+xl reboot s >/dev/null || bad "xl cannot reboot the guest"
+outlived rebooted
+wait_for 20 xl domid s >/dev/null 2>&1 && xl destroy s
+rm -f /tmp/pagefile-s
+start
+xl sysrq s c
+wait_for 20 crashed s || bad "the guest does not crash"
+# Its memory is kept for whoever wants to look, so its pager stays.
+! pager_gone || bad "the pager has left a crashed guest"
+xl destroy s
+outlived crashed
+echo "note: destroyed, rebooted, crashed: exit 0 each time"

@@ -1,0 +1,160 @@
+//! What the pager gives up once it has everything it needs: a pager sees all of a guest's memory, and
+//! talks to a ring that the guest's domain shares.
+//!
+//! Descriptors that are open stay usable. A system call that is not among those it needs fails with
+//! EPERM instead of ending it: a pager that dies takes the guest's pages with it.
+
+use std::path::Path;
+
+use landlock::{
+    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _,
+};
+use rustix::mm::MlockAllFlags;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+/// Why something was not given up. The pager goes on: it is as safe as any other program then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HardenError {
+    /// Files.
+    #[error("Landlock: {0}")]
+    Files(#[from] landlock::RulesetError),
+    /// The directory that stays open for one purpose.
+    #[error("Landlock: {0}")]
+    Directory(#[from] landlock::PathFdError),
+    /// System calls.
+    #[error("seccomp: {0}")]
+    Calls(#[from] seccompiler::Error),
+    /// The filter itself.
+    #[error("seccomp filter: {0}")]
+    Filter(#[from] seccompiler::BackendError),
+}
+
+/// Before any of the guest's data is seen: no core dump, no debugger of the same user, all memory in
+/// memory, from now on too.
+pub(crate) fn protect_memory() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Core, none) {
+        tracing::warn!(%errno, "core dumps stay possible");
+    }
+    if let Err(errno) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%errno, "debuggers may attach");
+    }
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    if let Err(errno) = rustix::mm::mlockall(flags) {
+        tracing::warn!(
+            %errno,
+            "the pager's memory is not locked: raise RLIMIT_MEMLOCK, or a fault may wait for the \
+             pager itself"
+        );
+    }
+}
+
+/// After everything has been opened, before there are other threads. `pagefile`: if its name is to be
+/// removed at the end.
+pub(crate) fn drop_privileges(pagefile: Option<&Path>) -> Result<(), HardenError> {
+    restrict_files(pagefile)?;
+    restrict_calls()
+}
+
+/// Nothing can be opened any more.
+fn restrict_files(pagefile: Option<&Path>) -> Result<(), HardenError> {
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .create()?;
+    if let Some(pagefile) = pagefile {
+        let directory = match pagefile.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let directory = PathFd::new(directory)?;
+        rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
+    }
+    rules.restrict_self()?;
+    Ok(())
+}
+
+fn restrict_calls() -> Result<(), HardenError> {
+    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(
+        NEEDED.iter().map(|&call| (call, Vec::new())).collect(),
+        SeccompAction::Errno(libc::EPERM.cast_unsigned()),
+        SeccompAction::Allow,
+        arch,
+    )?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)?;
+    Ok(())
+}
+
+/// What serving takes, by what it is for.
+const NEEDED: [libc::c_long; 59] = [
+    // Xen's devices, the pagefile, xenstore, logs.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_ioctl,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_close,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    // Memory.
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_mlock,
+    libc::SYS_brk,
+    // Threads, time, signals.
+    libc::SYS_futex,
+    libc::SYS_prctl,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_clock_gettime,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_getrandom,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // The signal pipe, Prometheus' clients, systemd.
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_accept4,
+    libc::SYS_setsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+];

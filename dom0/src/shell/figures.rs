@@ -1,0 +1,188 @@
+//! What a pager says of itself while it runs: figures for the terminal, xenstore, Prometheus and systemd.
+
+use std::fmt::{self, Write as _};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use p2m_paging::Gfn;
+
+use super::demand::REQUESTS;
+use crate::core::Progress;
+
+/// The longest time told apart: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
+/// A snapshot, made by the main thread at each tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Ticks so far: a main thread that does not count on does not run.
+    pub ticks: u64,
+    /// Pages that the guest has.
+    pub resident_pages: u64,
+    /// From request to answer, of half the requests so far, in microseconds.
+    pub fault_p50_us: u64,
+    /// The same of 99 in 100.
+    pub fault_p99_us: u64,
+    /// The core's.
+    pub progress: Progress,
+}
+
+/// How a figure behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+impl Figures {
+    /// Name, behaviour and value of each.
+    pub fn list(&self) -> [(&'static str, Kind, u64); 12] {
+        use Kind::{Counter, Gauge};
+        let p = &self.progress;
+        [
+            ("resident_pages", Gauge, self.resident_pages),
+            ("out_pages", Gauge, p.out_pages),
+            ("wanted_out_pages", Gauge, p.wanted_out_pages),
+            ("unreadable_pages", Gauge, p.unreadable_pages),
+            ("waiting_requests", Gauge, p.waiting_requests),
+            ("evicted_pages", Counter, p.evicted),
+            ("paged_in_pages", Counter, p.paged_in),
+            ("prefetched_pages", Counter, p.prefetched),
+            ("dropped_pages", Counter, p.dropped),
+            ("refused_pages", Counter, p.refused),
+            ("fault_p50_us", Gauge, self.fault_p50_us),
+            ("fault_p99_us", Gauge, self.fault_p99_us),
+        ]
+    }
+
+    /// All of them in one line, as [`xenpaging status`](crate::status) reads it.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for (name, _, value) in self.list() {
+            let space = if line.is_empty() { "" } else { " " };
+            let _ = write!(line, "{space}{name}={value}");
+        }
+        line
+    }
+
+    /// As Prometheus reads it (text format 0.0.4).
+    pub fn prometheus(&self, labels: &str) -> String {
+        let mut text = String::new();
+        for (name, kind, value) in self.list() {
+            let (kind, total) = match kind {
+                Kind::Counter => ("counter", "_total"),
+                Kind::Gauge => ("gauge", ""),
+            };
+            let name = format!("xenpaging_{name}{total}");
+            let _ = writeln!(text, "# TYPE {name} {kind}\n{name}{labels} {value}");
+        }
+        text
+    }
+
+    /// For people: with the snapshot of a second before.
+    pub fn since(&self, before: &Self) -> impl fmt::Display {
+        let (now, then) = (self.progress, before.progress);
+        let (figures, out, home) = (
+            *self,
+            now.evicted.saturating_sub(then.evicted),
+            now.paged_in.saturating_sub(then.paged_in),
+        );
+        fmt::from_fn(move |f| {
+            let p = figures.progress;
+            write!(
+                f,
+                "resident {} pages, out {} of {} wanted | {out} out/s, {home} in/s | fault p50 {} us, p99 {} us",
+                figures.resident_pages,
+                p.out_pages,
+                p.wanted_out_pages,
+                figures.fault_p50_us,
+                figures.fault_p99_us,
+            )
+        })
+    }
+}
+
+/// From request to answer. Records without allocating.
+#[derive(Debug)]
+pub(super) struct Faults {
+    asked: Vec<(Gfn, Instant)>,
+    took_us: Histogram<u32>,
+}
+
+impl Faults {
+    pub(super) fn new() -> Option<Self> {
+        Some(Self {
+            asked: Vec::with_capacity(2 * REQUESTS),
+            took_us: Histogram::new_with_bounds(1, LONGEST_US, 2).ok()?,
+        })
+    }
+
+    pub(super) fn asked(&mut self, gfn: Gfn) {
+        if self.asked.len() < self.asked.capacity() {
+            self.asked.push((gfn, Instant::now()));
+        }
+    }
+
+    pub(super) fn answered(&mut self, gfn: Gfn) {
+        if let Some(nth) = self.asked.iter().position(|asked| asked.0 == gfn) {
+            let took = self.asked.swap_remove(nth).1.elapsed().as_micros();
+            let took = u64::try_from(took).unwrap_or(LONGEST_US);
+            self.took_us.saturating_record(took.max(1));
+        }
+    }
+
+    pub(super) fn quantile_us(&self, quantile: f64) -> u64 {
+        self.took_us.value_at_quantile(quantile)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures() -> Figures {
+        Figures {
+            resident_pages: 18_432,
+            progress: Progress {
+                out_pages: 6144,
+                evicted: 7000,
+                ..Progress::default()
+            },
+            ..Figures::default()
+        }
+    }
+
+    #[test]
+    fn every_output_has_every_figure() {
+        let (line, text) = (figures().line(), figures().prometheus("{domain=\"3\"}"));
+        for (name, _, value) in figures().list() {
+            assert!(line.contains(&format!("{name}={value}")), "{line}");
+            assert!(text.contains(&format!("xenpaging_{name}")), "{text}");
+        }
+        assert!(text.contains(
+            "# TYPE xenpaging_evicted_pages_total counter\nxenpaging_evicted_pages_total{domain=\"3\"} 7000\n"
+        ));
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between() {
+        let mut later = figures();
+        later.progress.evicted += 10;
+        later.progress.paged_in += 3;
+        let said = later.since(&figures()).to_string();
+        assert!(said.contains("10 out/s, 3 in/s"), "{said}");
+    }
+
+    #[test]
+    fn a_fault_is_measured_once_and_an_answer_to_none_is_not() {
+        let mut faults = Faults::new().unwrap();
+        faults.asked(Gfn::new_truncate(1));
+        faults.answered(Gfn::new_truncate(2));
+        faults.answered(Gfn::new_truncate(1));
+        faults.answered(Gfn::new_truncate(1));
+        assert_eq!(faults.took_us.len(), 1);
+        assert!(faults.quantile_us(0.5) >= 1);
+    }
+}

@@ -1,0 +1,31 @@
+//! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
+
+use crate::xen::XenError;
+use crate::xen::xenstore::{StoreError, Xenstore, status_path};
+
+/// Prints a line for each domain that has a pager, or for the one asked for.
+pub fn print(domain: Option<u16>) -> Result<(), XenError> {
+    let mut store = Xenstore::connect()?;
+    let domains = match domain {
+        Some(domain) => vec![domain],
+        None => domains(&mut store)?,
+    };
+    let mut any = false;
+    for domain in domains {
+        if let Some(line) = store.read(&status_path(domain))? {
+            println!("domain {domain}: {line}");
+            any = true;
+        }
+    }
+    match domain {
+        Some(domain) if !any => Err(XenError::NoPager(domain)),
+        _ => Ok(()),
+    }
+}
+
+fn domains(store: &mut Xenstore) -> Result<Vec<u16>, StoreError> {
+    let names = store.directory("/local/domain")?;
+    let mut domains: Vec<u16> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    domains.sort_unstable();
+    Ok(domains)
+}
