@@ -11,7 +11,7 @@
 //! The frame behind gfn n is page n of the memfd, so mfn and gfn are the same number, and a frame
 //! is "allocated" and filled in the one step that puts it in (`UFFDIO_COPY`).
 //!
-//! **Pausing.** A [trap](super::trap) runs on the vcpu's own thread, which sleeps in it for as long as the
+//! **Pausing.** A trap (`trap.rs`) runs on the vcpu's own thread, which sleeps in it for as long as the
 //! vcpu is paused, and then tries its access again. The kernel keeps nobody waiting, so no operation
 //! here has anybody to wake.
 //!
