@@ -18,6 +18,7 @@
 mod buffers;
 mod demand;
 mod figures;
+mod homeward;
 mod inbox;
 mod machine;
 mod pages;

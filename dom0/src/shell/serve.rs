@@ -1,15 +1,14 @@
 //! The main thread: events into the core, actions out of it.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
 use super::demand::Demand;
 use super::figures::{Faults, Figures};
+use super::homeward::Homeward;
 use super::inbox::{Inbox, News};
 use super::machine::{Bell, Calls};
 use super::reporter::Board;
@@ -57,7 +56,8 @@ pub struct Shell {
     pub(super) board: Arc<Board>,
     /// `None` once it has been waited for.
     pub(super) reporter: Option<JoinHandle<()>>,
-    pub(super) bar: Option<ProgressBar>,
+    /// While everything is paged back in.
+    pub(super) homeward: Option<Homeward>,
     /// `None` once it has been waited for.
     pub(super) worker: Option<JoinHandle<Box<dyn Calls>>>,
 }
@@ -160,9 +160,13 @@ impl Shell {
             self.handle(Event::Tick);
             self.post_figures();
         }
-        if let Some(bar) = &self.bar {
-            let left = self.pager.progress().out_pages;
-            bar.set_position(bar.length().unwrap_or(left).saturating_sub(left));
+        if let Some(homeward) = &mut self.homeward {
+            homeward.left(self.pager.progress().out_pages);
+            if news.contains(News::TICK)
+                && let Some(line) = homeward.tick()
+            {
+                eprintln!("xenpaging: {line}");
+            }
         }
     }
 
@@ -208,20 +212,7 @@ impl Shell {
     fn stop(&mut self) {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
-        let style = ProgressStyle::with_template(
-            "paging back in {wide_bar} {pos}/{len} pages, {rate}, {eta} left",
-        );
-        let bar = ProgressBar::new(out_pages);
-        self.bar = Some(match style {
-            Ok(style) => bar.with_style(style.with_key(
-                "rate",
-                |state: &ProgressState, to: &mut dyn Write| {
-                    // Nowhere to say that it cannot be said.
-                    let _ = write!(to, "{:.0} pages/s", state.per_sec());
-                },
-            )),
-            Err(_) => bar,
-        });
+        self.homeward = Some(Homeward::new(out_pages));
         self.handle(Event::Stop);
     }
 
@@ -241,9 +232,7 @@ impl Shell {
     /// that nobody brings.
     fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
         let progress = self.pager.progress();
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.homeward = None;
         for gfn in self.pager.unreadable() {
             tracing::error!("{gfn} is out and does not read back");
         }

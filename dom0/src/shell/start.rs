@@ -140,7 +140,7 @@ impl Shell {
             figures: Figures::default(),
             board,
             reporter: Some(reporter),
-            bar: None,
+            homeward: None,
             worker: Some(worker),
         })
     }

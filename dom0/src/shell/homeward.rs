@@ -1,0 +1,75 @@
+//! How far paging everything back in is: a bar on a terminal, elsewhere a line now and then.
+
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+/// Ticks from one plain line to the next: two seconds.
+const LINE_TICKS: u32 = 20;
+
+/// Progress, shown until it is dropped.
+#[derive(Debug)]
+pub(super) struct Homeward {
+    bar: ProgressBar,
+    ticks: u32,
+}
+
+impl Homeward {
+    /// So many pages are out.
+    pub(super) fn new(out_pages: u64) -> Self {
+        Self::shown_by(ProgressBar::new(out_pages))
+    }
+
+    fn shown_by(bar: ProgressBar) -> Self {
+        let style = ProgressStyle::with_template(
+            "paging back in {wide_bar} {pos}/{len} pages, {rate}, {eta} left",
+        );
+        let rate = |state: &ProgressState, to: &mut dyn Write| {
+            // Nowhere to say that it cannot be said.
+            let _ = write!(to, "{:.0} pages/s", state.per_sec());
+        };
+        let bar = match style {
+            Ok(style) => bar.with_style(style.with_key("rate", rate)),
+            Err(_) => bar,
+        };
+        Self { bar, ticks: 0 }
+    }
+
+    /// So many are out now.
+    pub(super) fn left(&self, out_pages: u64) {
+        let all = self.bar.length().unwrap_or(out_pages);
+        self.bar.set_position(all.saturating_sub(out_pages));
+    }
+
+    /// Time passes. Yields the line to be printed, if one is due and there is no bar to be seen.
+    pub(super) fn tick(&mut self) -> Option<String> {
+        self.ticks += 1;
+        let due = self.bar.is_hidden() && self.ticks.is_multiple_of(LINE_TICKS);
+        due.then(|| {
+            let all = self.bar.length().unwrap_or_default();
+            format!("paging back in: {} of {all} pages", self.bar.position())
+        })
+    }
+}
+
+impl Drop for Homeward {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_bar_is_seen_a_line_comes_now_and_then() {
+        let mut homeward = Homeward::shown_by(ProgressBar::hidden());
+        homeward.bar.set_length(1000);
+        homeward.left(400);
+        let lines: Vec<_> = (0..2 * LINE_TICKS)
+            .filter_map(|_| homeward.tick())
+            .collect();
+        assert_eq!(lines, ["paging back in: 600 of 1000 pages"; 2]);
+    }
+}
