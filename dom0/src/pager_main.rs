@@ -83,6 +83,8 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     let options = Options {
         metrics: cli.metrics,
         labels: domain.unwrap_or_default(),
+        // The embedded host has a line of its own.
+        live: cli.embedded_host.is_none(),
         harden: cli.embedded_host.is_none(),
         named_pagefile: cli.pagefile.clone().filter(|_| cli.keep_pagefile),
     };

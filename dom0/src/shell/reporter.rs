@@ -22,9 +22,35 @@ pub(super) struct Board {
 struct State {
     figures: Figures,
     ended: bool,
+    /// The terminal has a line that is drawn over.
+    live: bool,
 }
 
 impl Board {
+    /// With `live`, a terminal has a line of figures.
+    pub(super) fn new(live: bool) -> Self {
+        let board = Self::default();
+        board.state.lock().live = live && std::io::stderr().is_terminal();
+        board
+    }
+
+    /// Somebody else draws on the terminal from here on.
+    pub(super) fn give_up_terminal(&self) {
+        let mut state = self.state.lock();
+        if std::mem::take(&mut state.live) {
+            eprint!("{CLEAR}");
+        }
+    }
+
+    /// Draws the line over the last one; whether there is a place for it.
+    fn draw(&self, line: &str) -> bool {
+        let state = self.state.lock();
+        if state.live {
+            eprint!("{CLEAR}{line}");
+        }
+        state.live
+    }
+
     pub(super) fn post(&self, figures: &Figures) {
         self.state.lock().figures = *figures;
     }
@@ -49,6 +75,8 @@ impl Board {
     }
 }
 
+/// Back to the start of the line, and nothing on it.
+const CLEAR: &str = "\r\x1b[K";
 const SECOND: Duration = Duration::from_secs(1);
 /// What a client that asks for figures has to say at most, and how long it may take.
 const REQUEST_BYTES: usize = 4096;
@@ -56,15 +84,11 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Passes figures on until there are no more.
 pub(super) fn report(board: &Board, mut publish: Option<Box<dyn Publish>>) {
-    let terminal = std::io::stderr().is_terminal();
     let mut before = board.figures();
     tell_systemd(&[NotifyState::Ready]);
     while let Some(now) = board.next() {
         let line = now.since(&before).to_string();
-        if terminal {
-            // Over the last one.
-            eprint!("\r\x1b[K{line}");
-        } else {
+        if !board.draw(&line) {
             tracing::info!("{line}");
         }
         if let Some(publish) = &mut publish {
@@ -79,9 +103,7 @@ pub(super) fn report(board: &Board, mut publish: Option<Box<dyn Publish>>) {
         }
         before = now;
     }
-    if terminal {
-        eprintln!();
-    }
+    board.give_up_terminal();
     tell_systemd(&[NotifyState::Stopping]);
 }
 

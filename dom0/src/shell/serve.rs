@@ -212,6 +212,7 @@ impl Shell {
     fn stop(&mut self) {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
+        self.board.give_up_terminal();
         self.homeward = Some(Homeward::new(out_pages));
         self.handle(Event::Stop);
     }

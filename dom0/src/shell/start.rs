@@ -37,6 +37,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// What they are labelled with there, as `{name="value"}`.
     pub labels: String,
+    /// Whether a terminal is to have a line of figures.
+    pub live: bool,
     /// Whether to give up whatever serving does not need.
     pub harden: bool,
     /// The pagefile, if its name is to be removed at the end.
@@ -91,7 +93,7 @@ impl Shell {
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("figures")(io::ErrorKind::Other.into()))?;
-        let board = Arc::new(Board::default());
+        let board = Arc::new(Board::new(options.live));
         let listener = options.metrics.map(listen).transpose();
         let listener = listener.map_err(at("metrics"))?;
         let attached = machine.attach(buffers(&pager))?;
