@@ -1,4 +1,4 @@
-//! The worker's calls to the embedded host.
+//! The caller's calls to the embedded host, and the storer's view of its guest.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::core::{Page, PageError};
 use crate::host::frame_run::runs;
 use crate::host::guest_memory::{FrameError, GuestFile};
 use crate::link::Op;
-use crate::shell::{BufferSet, Calls, MachineError};
+use crate::shell::{BufferPlace, Calls, Frames, MachineError};
 use crate::store::PageBuf;
 
 /// How often a page is asked for that finds the ring full, and how long to wait in between: the main
@@ -18,11 +18,8 @@ use crate::store::PageBuf;
 const RESTORE_ATTEMPTS: usize = 1000;
 const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 
-/// The socket, and the guest's memory.
-pub(super) struct SocketCalls {
-    pub(super) hypercalls: Hypercalls,
-    pub(super) memory: GuestFile,
-}
+/// The socket.
+pub(super) struct SocketCalls(pub(super) Hypercalls);
 
 impl SocketCalls {
     fn call<'a>(
@@ -33,7 +30,7 @@ impl SocketCalls {
         let mut pages: Vec<_> = pages.into_iter().collect();
         let gfns: Vec<_> = pages.iter().map(|page| page.gfn()).collect();
         let mut results = pages.iter_mut();
-        self.hypercalls.batch(op, gfns, |result| {
+        self.0.batch(op, gfns, |result| {
             if let Some(page) = results.next() {
                 page.outcome = result.map_err(PageError::Refused);
             }
@@ -69,11 +66,11 @@ impl Calls for SocketCalls {
         Ok(())
     }
 
-    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError> {
-        let claims = |page: &Page| (page.gfn(), set.offset_bytes(page.buffer()));
+    fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError> {
+        let claims = |page: &Page| (page.gfn(), buffers.offset_bytes(page.buffer()));
         let preps: Vec<_> = pages.iter().map(claims).collect();
         let mut pages = pages.iter_mut();
-        self.hypercalls.prep(preps, |result| {
+        self.0.prep(preps, |result| {
             if let Some(page) = pages.next() {
                 page.outcome = result.map_err(PageError::Refused);
             }
@@ -81,30 +78,34 @@ impl Calls for SocketCalls {
         Ok(())
     }
 
-    /// Frames are read with `pread`: nothing is mapped, so nothing is left mapped when the evict asks
-    /// who uses the frame.
-    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
-        let mut at = 0;
-        for run in runs(pages.iter().map(Page::gfn)) {
-            let end = at + run.frames().count();
-            if let Err(error) = self.memory.read(run, into[at..end].as_mut_bytes()) {
-                unread[at..end].fill(Some(match error {
-                    FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
-                    FrameError::System { .. } => Errno::EIO,
-                }));
-            }
-            at = end;
-        }
-    }
-
     fn disable(&mut self) -> Result<bool, MachineError> {
-        match self.hypercalls.call(Op::Disable) {
+        match self.0.call(Op::Disable) {
             Ok(()) => Ok(true),
             Err(CallError::Refused {
                 errno: Errno::EBUSY,
                 ..
             }) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The guest's memory. Frames are read with `pread`: nothing is mapped, so nothing is left mapped when
+/// the evict asks who uses the frame.
+pub(super) struct MemoryFrames(pub(super) GuestFile);
+
+impl Frames for MemoryFrames {
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
+        let mut at = 0;
+        for run in runs(pages.iter().map(Page::gfn)) {
+            let end = at + run.frames().count();
+            if let Err(error) = self.0.read(run, into[at..end].as_mut_bytes()) {
+                unread[at..end].fill(Some(match error {
+                    FrameError::OutOfGuest { .. } | FrameError::BufferSize { .. } => Errno::EINVAL,
+                    FrameError::System { .. } => Errno::EIO,
+                }));
+            }
+            at = end;
         }
     }
 }

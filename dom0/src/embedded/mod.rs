@@ -63,10 +63,8 @@ impl Machine for EmbeddedMachine {
                 doorbell: handles.doorbell,
             }),
             preps: Box::new(posted::PostedPreps::new(mailbox)),
-            calls: Box::new(calls::SocketCalls {
-                hypercalls: self.hypercalls,
-                memory: handles.memory,
-            }),
+            calls: Box::new(calls::SocketCalls(self.hypercalls)),
+            frames: Box::new(calls::MemoryFrames(handles.memory)),
             watch: Box::new(Notices(handles.watch)),
             publish: None,
         })

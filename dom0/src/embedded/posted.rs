@@ -4,7 +4,7 @@ use p2m_paging::Errno;
 
 use crate::core::{Batch, Page, PageError};
 use crate::link::mailbox::{ENTRIES, Mailbox, PostedPrep};
-use crate::shell::{BufferSet, Preps, REQUESTS};
+use crate::shell::{BufferPlace, Preps, REQUESTS};
 
 // Each buffer of the lane has a mailbox entry of its own, so there is always one free.
 const _: () = assert!(REQUESTS * REQUESTS <= ENTRIES);
@@ -31,7 +31,7 @@ impl PostedPreps {
 }
 
 impl Preps for PostedPreps {
-    fn prep(&mut self, batch: Batch, set: &BufferSet) -> Option<Batch> {
+    fn prep(&mut self, batch: Batch, buffers: BufferPlace) -> Option<Batch> {
         let index = batch.index();
         let unfinished = batch.pages().len();
         let Some(place @ None) = self.posted.get_mut(index).filter(|_| unfinished > 0) else {
@@ -41,7 +41,7 @@ impl Preps for PostedPreps {
             self.mailbox.post(PostedPrep {
                 entry: entry(index, page),
                 gfn: page.gfn().get(),
-                buffer: set.offset_bytes(page.buffer()),
+                buffer: buffers.offset_bytes(page.buffer()),
             });
         }
         *place = Some(Posted { batch, unfinished });

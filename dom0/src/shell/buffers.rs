@@ -7,16 +7,21 @@ use crate::store::PageBuf;
 
 /// Buffers of one batch.
 #[derive(Debug)]
-pub struct BufferSet {
-    /// Where the set starts among all buffers.
-    first_page: usize,
-    /// The buffers.
-    pub(crate) pages: &'static mut [PageBuf],
+pub(super) struct BufferSet {
+    pub(super) place: BufferPlace,
+    pub(super) pages: &'static mut [PageBuf],
 }
 
-impl BufferSet {
+/// Where the buffers of one batch are.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferPlace {
+    /// Among all buffers.
+    first_page: usize,
+}
+
+impl BufferPlace {
     /// Where one of its buffers is among all, in bytes.
-    pub fn offset_bytes(&self, buffer: usize) -> u64 {
+    pub const fn offset_bytes(self, buffer: usize) -> u64 {
         ((self.first_page + buffer) * PAGE_SIZE) as u64
     }
 }
@@ -32,7 +37,8 @@ pub(super) fn buffer_sets(pager: &Pager, mut rest: &'static mut [PageBuf]) -> Ve
     let mut sets = Vec::with_capacity(pager.batches());
     for size in (0..pager.batches()).map(|i| pager.buffers(i)) {
         let (pages, others) = rest.split_at_mut(size.min(rest.len()));
-        sets.push(BufferSet { first_page, pages });
+        let place = BufferPlace { first_page };
+        sets.push(BufferSet { place, pages });
         first_page += size;
         rest = others;
     }

@@ -38,7 +38,7 @@ impl Demand {
     /// See [`Preps::prep`]. A batch without a place comes back at once.
     pub(super) fn prep(&mut self, batch: Batch) -> Option<Batch> {
         match self.sets.get(batch.index()) {
-            Some(set) => self.preps.prep(batch, set),
+            Some(set) => self.preps.prep(batch, set.place),
             None => Some(batch),
         }
     }

@@ -1,14 +1,15 @@
 //! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
 //!
-//! Two machines implement it: Xen ([`crate::xen`]) and the embedded host ([`crate::embedded`]). What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the worker
-//! [`Calls`], the watch thread [`Watch`].
+//! Two machines implement it: Xen ([`crate::xen`]) and the embedded host ([`crate::embedded`]). What
+//! attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the caller
+//! [`Calls`], the storer [`Frames`], the watch thread [`Watch`].
 
 use std::ops::RangeInclusive;
 
 use p2m_paging::Errno;
 use p2m_paging::ring::SharedPage;
 
-use super::buffers::BufferSet;
+use super::buffers::BufferPlace;
 use crate::core::{Batch, Page};
 use crate::link::EventChannel;
 use crate::store::PageBuf;
@@ -57,8 +58,10 @@ pub struct Attached {
     pub bell: Box<dyn Bell>,
     /// Main thread: pages that somebody waits for.
     pub preps: Box<dyn Preps>,
-    /// Worker: everything else.
+    /// Caller: everything else.
     pub calls: Box<dyn Calls>,
+    /// Storer: what goes to the store.
+    pub frames: Box<dyn Frames>,
     /// Watch thread.
     pub watch: Box<dyn Watch>,
     /// Reporter thread: where the host's operators look.
@@ -81,7 +84,7 @@ pub trait Bell: Send {
 pub trait Preps: Send {
     /// Preps every page of the batch from its buffer in the set. The batch comes back at once with its
     /// outcomes set, or from a later [`Self::harvest`] once the machine has been rung.
-    fn prep(&mut self, batch: Batch, set: &BufferSet) -> Option<Batch>;
+    fn prep(&mut self, batch: Batch, buffers: BufferPlace) -> Option<Batch>;
 
     /// Hands on the batches that have been done since.
     fn harvest(&mut self, done: &mut dyn FnMut(Batch));
@@ -102,11 +105,7 @@ pub trait Calls: Send {
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
     /// [`Step::Prep`](crate::core::Step::Prep), from the buffers of the set.
-    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError>;
-
-    /// Copies the frames of nominated pages. Entry n of each list belongs to page n; what could not
-    /// be read has an errno, and its copy means nothing. Nothing stays mapped.
-    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]);
+    fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError>;
 
     /// Detaches; nothing may be out. False: vcpus stand in line for the ring. They are to be
     /// answered, and this tried again.
@@ -117,6 +116,13 @@ pub trait Calls: Send {
 pub trait Publish: Send {
     /// Replaces what was published last by this line.
     fn publish(&mut self, line: &str);
+}
+
+/// The frames of nominated pages.
+pub trait Frames: Send {
+    /// Copies them. Entry n of each list belongs to page n; what could not be read has an errno, and
+    /// its copy means nothing. Nothing stays mapped.
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]);
 }
 
 /// What the machine tells a pager unasked.

@@ -4,7 +4,8 @@
 //! | thread | blocks in | does |
 //! |---|---|---|
 //! | main | read of the machine's event | the core; pages that somebody waits for, read and prepped here |
-//! | worker | its queue | page-out, and page-in ahead of need, by calls to the machine |
+//! | caller | its queue | page-out, and page-in ahead of need: calls to the machine |
+//! | storer | its queue | the same: frames and slots |
 //! | watch | the machine's notices | target, balloon, guest gone, machine gone |
 //! | reporter | a clock | figures, to whoever wants them |
 //! | metrics | a socket | figures, for Prometheus |
@@ -27,11 +28,11 @@ mod serve;
 mod start;
 mod worker;
 
-pub use buffers::BufferSet;
+pub use buffers::BufferPlace;
 pub use demand::REQUESTS;
 pub use figures::{Figures, Kind};
 pub use machine::{
-    Attached, Bell, Calls, GuestInfo, Machine, MachineError, Notice, Preps, Publish, Watch,
+    Attached, Bell, Calls, Frames, GuestInfo, Machine, MachineError, Notice, Preps, Publish, Watch,
 };
 pub use serve::{Ended, Shell};
 pub use start::{Options, ShellError};

@@ -3,7 +3,7 @@
 use p2m_paging::Errno;
 
 use super::buffers::BufferSet;
-use super::machine::Calls;
+use super::machine::Frames;
 use crate::core::{Batch, PageError};
 use crate::store::{Outcome, PageBuf, PageStore, Slot, StoreError};
 
@@ -66,7 +66,7 @@ pub(super) fn load(
 /// Writes each page's frame to its slot.
 pub(super) fn save(
     store: &dyn PageStore,
-    calls: &mut dyn Calls,
+    frames: &mut dyn Frames,
     batch: &mut Batch,
     scratch: &mut Scratch,
 ) {
@@ -75,7 +75,7 @@ pub(super) fn save(
     let pages = batch.pages();
     let mut fill = |first: usize, buffers: &mut [PageBuf]| {
         let end = first + buffers.len();
-        calls.read(&pages[first..end], buffers, &mut unread[first..end]);
+        frames.read(&pages[first..end], buffers, &mut unread[first..end]);
     };
     store.write(&scratch.slots, &mut fill, &mut scratch.outcomes);
     let results = scratch.outcomes.iter().zip(&scratch.unread);

@@ -13,7 +13,7 @@ use super::inbox::{Inbox, News};
 use super::machine::{Bell, Calls};
 use super::reporter::Board;
 use super::start::ShellError;
-use super::worker::Queue;
+use super::worker::Queues;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
 use crate::store::PageStore;
 
@@ -44,7 +44,7 @@ pub struct Shell {
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) queues: Arc<Queues>,
     pub(super) bell: Box<dyn Bell>,
     /// The machine is to be rung.
     pub(super) owed: bool,
@@ -59,7 +59,9 @@ pub struct Shell {
     /// While everything is paged back in.
     pub(super) homeward: Option<Homeward>,
     /// `None` once it has been waited for.
-    pub(super) worker: Option<JoinHandle<Box<dyn Calls>>>,
+    pub(super) caller: Option<JoinHandle<Box<dyn Calls>>>,
+    /// The same.
+    pub(super) storer: Option<JoinHandle<()>>,
 }
 
 impl Shell {
@@ -189,7 +191,7 @@ impl Shell {
                             self.owed = true;
                             self.ready.extend(self.demand.prep(batch));
                         }
-                        _ => self.queue.push(batch),
+                        _ => self.queues.push(batch),
                     },
                     Action::Respond(response) => {
                         self.faults.answered(response.gfn);
@@ -240,9 +242,10 @@ impl Shell {
         self.board.end();
         // What it has published goes with it.
         let _ = self.reporter.take().map(JoinHandle::join);
-        self.queue.close();
-        let worker = self.worker.take().map(JoinHandle::join);
-        let Some(Ok(mut calls)) = worker else {
+        self.queues.close();
+        let storer = self.storer.take().map(JoinHandle::join);
+        let caller = self.caller.take().map(JoinHandle::join);
+        let (Some(Ok(mut calls)), Some(Ok(()))) = (caller, storer) else {
             return Err(ShellError::Worker);
         };
         if summary.domain_alive && summary.unreadable_pages == 0 {

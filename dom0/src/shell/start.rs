@@ -21,7 +21,7 @@ use super::machine::{Calls, Machine, MachineError, Publish, Watch};
 use super::pages::Scratch;
 use super::reporter::{Board, listen, report, serve_metrics};
 use super::serve::Shell;
-use super::worker::{Queue, Worker};
+use super::worker::{Caller, Queues, Storer};
 use crate::core::Pager;
 use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
@@ -60,8 +60,8 @@ pub enum ShellError {
         /// Why not.
         error: io::Error,
     },
-    /// The thread that pages out has failed.
-    #[error("the worker thread has failed")]
+    /// A thread that pages out has failed.
+    #[error("a worker thread has failed")]
     Worker,
     /// The machine's events.
     #[error("no more events from the machine: {0}")]
@@ -100,7 +100,7 @@ impl Shell {
         let mut sets = buffer_sets(&pager, attached.buffers);
         let waker = attached.bell.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
-        let queue = Arc::new(Queue::new(pager.batches()));
+        let queues = Arc::new(Queues::new(pager.batches()));
         if options.harden
             && let Err(error) = drop_privileges(options.named_pagefile.as_deref())
         {
@@ -113,14 +113,21 @@ impl Shell {
         if let Some(listener) = listener {
             start_metrics(&board, listener, options.labels.clone())?;
         }
+        let buffers = sets.iter().map(|set| set.place).collect();
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
-        let worker = Worker {
+        let caller = Caller {
             calls: attached.calls,
+            buffers,
+        };
+        let storer = Storer {
+            frames: attached.frames,
+            store: Arc::clone(&store),
             first_set: demand_sets.len(),
             sets,
             scratch: Scratch::default(),
         };
-        let worker = start_worker(worker, &queue, &inbox, &store)?;
+        let caller = start_caller(caller, &queues, &inbox)?;
+        let storer = start_storer(storer, &queues, &inbox)?;
         if let Some(cpu) = cpu {
             pin_to(cpu);
         }
@@ -133,7 +140,7 @@ impl Shell {
             pager,
             store,
             inbox,
-            queue,
+            queues,
             bell: attached.bell,
             owed: false,
             overrun: None,
@@ -143,7 +150,8 @@ impl Shell {
             board,
             reporter: Some(reporter),
             homeward: None,
-            worker: Some(worker),
+            caller: Some(caller),
+            storer: Some(storer),
         })
     }
 }
@@ -196,12 +204,20 @@ fn start_metrics(
     spawn("metrics", serve).map(drop)
 }
 
-fn start_worker(
-    worker: Worker,
-    queue: &Arc<Queue>,
+fn start_caller(
+    caller: Caller,
+    queues: &Arc<Queues>,
     inbox: &Arc<Inbox>,
-    store: &Arc<dyn PageStore>,
 ) -> Result<JoinHandle<Box<dyn Calls>>, ShellError> {
-    let (queue, inbox, store) = (Arc::clone(queue), Arc::clone(inbox), Arc::clone(store));
-    spawn("worker", move || worker.run(&queue, &inbox, &*store))
+    let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
+    spawn("caller", move || caller.run(&queues, &inbox))
+}
+
+fn start_storer(
+    storer: Storer,
+    queues: &Arc<Queues>,
+    inbox: &Arc<Inbox>,
+) -> Result<JoinHandle<()>, ShellError> {
+    let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
+    spawn("storer", move || storer.run(&queues, &inbox))
 }

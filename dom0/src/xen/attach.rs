@@ -10,7 +10,7 @@ use super::abi::{
     DECREASE_RESERVATION, HVM_OP, HVMOP_GET_PARAM, HvmParam, MAXIMUM_GPFN, MEMORY_OP,
     OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
 };
-use super::calls::{DeviceModel, DomainCalls, PagingOps};
+use super::calls::{DeviceModel, DomainCalls, DomainFrames, PagingOps};
 use super::domctl::Interface;
 use super::error::{XenError, call};
 use super::evtchn::XenBell;
@@ -160,6 +160,10 @@ impl Domain {
             ops: ops(self.xen.another()?)?,
             interface: self.interface,
             device_model: DeviceModel::find(Xenstore::connect()?, self.id),
+        };
+        let frames = DomainFrames {
+            xen: self.xen.another()?,
+            domain: self.id,
             gfns: Vec::new(),
             errors: Vec::new(),
         };
@@ -170,6 +174,7 @@ impl Domain {
             bell: Box::new(bell),
             preps: Box::new(preps),
             calls: Box::new(calls),
+            frames: Box::new(frames),
             watch: Box::new(watch),
             publish: Some(Box::new(StatusNode::connect(self.id)?)),
         })

@@ -1,4 +1,4 @@
-//! Paging operations on the domain: the worker's, and the preps of pages that somebody waits for.
+//! Paging operations on the domain: the caller's, the storer's frames, and the preps of pages that somebody waits for.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::memory::stable_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
 use crate::core::{Batch, Page, PageError};
-use crate::shell::{BufferSet, Calls, MachineError, Preps};
+use crate::shell::{BufferPlace, Calls, Frames, MachineError, Preps};
 use crate::store::PageBuf;
 
 /// How often Xen is made to ask for a page before it counts as not to be restored, and how long to
@@ -97,10 +97,10 @@ impl PagingOps {
         self.items = Some(items);
     }
 
-    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) {
+    fn prep(&mut self, pages: &mut [Page], place: BufferPlace) {
         let buffers = self.buffers;
         self.each(MemPagingOp::OP_PREP, pages, |page| {
-            buffers + set.offset_bytes(page.buffer())
+            buffers + place.offset_bytes(page.buffer())
         });
     }
 
@@ -126,8 +126,8 @@ impl PagingOps {
 
 /// Main thread.
 impl Preps for PagingOps {
-    fn prep(&mut self, mut batch: Batch, set: &BufferSet) -> Option<Batch> {
-        Self::prep(self, batch.pages_mut(), set);
+    fn prep(&mut self, mut batch: Batch, place: BufferPlace) -> Option<Batch> {
+        Self::prep(self, batch.pages_mut(), place);
         Some(batch)
     }
 
@@ -136,13 +136,11 @@ impl Preps for PagingOps {
     fn abandon(&mut self, _done: &mut dyn FnMut(Batch)) {}
 }
 
-/// The worker's calls.
+/// The caller's.
 pub(super) struct DomainCalls {
     pub(super) ops: PagingOps,
     pub(super) interface: Interface,
     pub(super) device_model: DeviceModel,
-    pub(super) gfns: Vec<u64>,
-    pub(super) errors: Vec<i32>,
 }
 
 impl Calls for DomainCalls {
@@ -182,29 +180,9 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    fn prep(&mut self, pages: &mut [Page], set: &BufferSet) -> Result<(), MachineError> {
-        self.ops.prep(pages, set);
+    fn prep(&mut self, pages: &mut [Page], place: BufferPlace) -> Result<(), MachineError> {
+        self.ops.prep(pages, place);
         Ok(())
-    }
-
-    /// Maps the frames, copies them and unmaps them. A frame that cannot be mapped fails alone; it is
-    /// not tried again: it was nominated, so it has been asked for and does not go out.
-    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
-        self.gfns.clear();
-        self.gfns.extend(pages.iter().map(|page| page.gfn().get()));
-        self.errors.resize(pages.len(), 0);
-        let errors = &mut self.errors[..pages.len()];
-        let frames = match self.ops.xen.map(self.ops.domain, &self.gfns, errors) {
-            Ok(frames) => frames,
-            Err(errno) => return unread.fill(Some(xens(errno))),
-        };
-        for (n, (error, buffer)) in errors.iter().zip(into).enumerate() {
-            match Errno::from_return(*error) {
-                // SAFETY: mapped, says the kernel.
-                None => unsafe { frames.copy(n, buffer) },
-                errno => unread[n] = errno,
-            }
-        }
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {
@@ -217,6 +195,36 @@ impl Calls for DomainCalls {
                 errno,
             }
             .into()),
+        }
+    }
+}
+
+/// The storer's view of the domain.
+pub(super) struct DomainFrames {
+    pub(super) xen: Privcmd,
+    pub(super) domain: u16,
+    pub(super) gfns: Vec<u64>,
+    pub(super) errors: Vec<i32>,
+}
+
+impl Frames for DomainFrames {
+    /// Maps the frames, copies them and unmaps them. A frame that cannot be mapped fails alone; it is
+    /// not tried again: it was nominated, so it has been asked for and does not go out.
+    fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
+        self.gfns.clear();
+        self.gfns.extend(pages.iter().map(|page| page.gfn().get()));
+        self.errors.resize(pages.len(), 0);
+        let errors = &mut self.errors[..pages.len()];
+        let frames = match self.xen.map(self.domain, &self.gfns, errors) {
+            Ok(frames) => frames,
+            Err(errno) => return unread.fill(Some(xens(errno))),
+        };
+        for (n, (error, buffer)) in errors.iter().zip(into).enumerate() {
+            match Errno::from_return(*error) {
+                // SAFETY: mapped, says the kernel.
+                None => unsafe { frames.copy(n, buffer) },
+                errno => unread[n] = errno,
+            }
         }
     }
 }

@@ -201,6 +201,8 @@ impl Job<'_> {
     /// Watches until so long after the start; what went wrong, if anything did.
     fn work_until(&mut self, start: Instant, end: Duration) -> Option<Fate> {
         let wanted_out = self.sizes.pages - self.sizes.target;
+        // Faults take some back all the while.
+        let nearly = wanted_out - wanted_out / 100;
         let mut balloon = self.options.balloon;
         while start.elapsed() < end && !self.interrupted.load(Ordering::Relaxed) {
             thread::sleep(LOOK);
@@ -208,7 +210,7 @@ impl Job<'_> {
                 return Some(fate);
             }
             let counts = self.machine.counts();
-            if self.phases.target_reached.is_none() && counts.paged >= wanted_out {
+            if self.phases.target_reached.is_none() && counts.paged >= nearly {
                 self.phases.target_reached = Some(start.elapsed());
                 self.phases.evicted_first = self.evicted();
             }
