@@ -29,6 +29,14 @@ pub trait Platform {
     /// a vcpu that this crate has not paused already; other pauses of the platform's own may exist.
     fn pause_vcpu(&self, vcpu: VcpuId);
 
+    /// The vcpu's wait for the page is over: it is home (or gone, or its request came to nothing), and
+    /// the vcpu is about to be woken. A platform whose pager could send the page out again before the
+    /// vcpu has got on may keep it from that: a vcpu that needs several pages at once might else wait
+    /// for them for ever. Called without locks.
+    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
+        let _ = (vcpu, gfn);
+    }
+
     /// Undoes one [`Self::pause_vcpu`]. Called without locks.
     fn unpause_vcpu(&self, vcpu: VcpuId);
 

@@ -1,37 +1,10 @@
 """What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
 
 An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
-that they stand in.
+that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in waits.py.
 """
-from dataclasses import dataclass
-
-ON = "#ifdef CONFIG_MEM_PAGING_RUST\n"
-ELSE = "#else\n"
-END = "#endif\n"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change."""
-    file: str
-    scope: str
-    words: str
-    how: str
-    text: str
-
-
-def include(file, words):
-    return Edit(file, "", words, "after", f"{ON}#include <asm/mem_paging_rust.h>\n{END}")
-
-
-def instead(file, scope, words, lines):
-    """Other lines in place of the one with these words."""
-    return [Edit(file, scope, words, "before", ON + lines + ELSE), Edit(file, scope, words, "after", "#endif /* !MEM_PAGING_RUST */\n")]
-
-
-def also(file, scope, words, how, lines):
-    return Edit(file, scope, words, how, ON + lines + END)
-
+from edit import Edit, also, include, instead
+from waits import WAITS
 
 KCONFIG = """
 choice
@@ -122,7 +95,7 @@ EDITS = [
     Edit(NPT, NPT_FLAGS, OUT, "after", "#endif /* !MEM_PAGING_RUST */\n"),
 
     # The domain's state.
-    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n"),
+    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"),
     include("common/domain.c", "#include <xen/vm_event.h>"),
     also("common/domain.c", "", "xfree(d->vm_event_paging);", "after", "    mem_paging_free(d);\n"),
     include("common/keyhandler.c", "#include <asm/div64.h>"),
@@ -147,4 +120,6 @@ EDITS = [
     include("common/memory.c", "#include <xsm/xsm.h>"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
     also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
+
+    *WAITS,
 ]

@@ -4,7 +4,7 @@
 # XEN_TIMEOUT: seconds allowed (default 300). 124: too slow, 125: Xen or dom0 died.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$here/qemu.sh"
+. "$here/machine.sh"
 
 flavour=c
 case ${1:-} in c | rust) flavour=$1; shift ;; esac
@@ -21,10 +21,10 @@ if [ -n "$script" ]; then cp "$script" "$test/run"; else echo 'xl list; xl info 
 log=$(new_run "boot-$flavour")
 say "booting (log: $log)"
 status=0
-qemu_boot "$flavour" "$test" "$log" "${XEN_TIMEOUT:-300}" || status=$?
+boot_machine "$flavour" "$test" "$log" "${XEN_TIMEOUT:-300}" || status=$?
 case $status in
     124) die "no end after ${XEN_TIMEOUT:-300} s: see $log" ;;
-    125) die "Xen, dom0 or QEMU died: see $log" ;;
+    125) die "Xen, dom0 or the machine died: see $log" ;;
 esac
 say "dom0's script exited with $status after $SECONDS s"
 exit "$status"

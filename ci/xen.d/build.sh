@@ -32,6 +32,8 @@ fresh_tree() {
 install_rust() {
     local installer=$root/xen-glue/install
     [ -x "$installer" ] || die "no xen-glue/install in this checkout: only the C hypervisor can be built"
+    "$root/xen-glue/copies" "$cache/xen-source" >>"$log" 2>&1 ||
+        die "Xen uses guests' memory where docs/xen-guest-memory.md does not say so: see $log"
     "$installer" "$tree" >>"$log" 2>&1 || die "xen-glue/install refused the tree: see $log"
 }
 

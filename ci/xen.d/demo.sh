@@ -2,7 +2,7 @@
 # ci/xen demo [c|rust]: shows a guest being paged out and in, for people.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$here/qemu.sh"
+. "$here/machine.sh"
 
 flavour=c
 case ${1:-} in c | rust) flavour=$1; shift ;; esac
@@ -23,5 +23,5 @@ on_line() {
     esac
 }
 status=0
-qemu_boot "$flavour" "$test" "$log" 420 on_line || status=$?
+boot_machine "$flavour" "$test" "$log" 420 on_line || status=$?
 [ "$status" = 0 ] || die "the demo ended with $status: see $log"

@@ -70,9 +70,11 @@ copy_libraries() {
 build_guest() {
     local dir=$images/guest
     mkdir -p "$dir/sbin" "$dir/dev"
-    gcc -static -O2 -Wall -Wextra -pthread -o "$dir/init" "$here/guest/init.c" || die "the guest's program does not compile"
+    gcc -static -O2 -Wall -Wextra -pthread -o "$dir/init" "$here"/guest/*.c || die "the guest's program does not compile"
     strip "$dir/init"
     ln "$dir/init" "$dir/sbin/poweroff"
+    find "$(debroot)/lib/modules" -path '*cloud*' -name xen-privcmd.ko -exec cp {} "$dir/" \;
+    [ -e "$dir/xen-privcmd.ko" ] || die "the guest's kernel package has no module xen-privcmd"
     pack "$dir" "$images/guest.cpio"
 }
 

@@ -3,7 +3,7 @@
 # other: the same guest, the same target, its pattern checked. Prints a line a cell; docs/xen-pager.md has a table of them.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$here/qemu.sh"
+. "$here/machine.sh"
 
 case ${1:-both} in
     c | rust) flavours=("$1") ;;
@@ -28,6 +28,6 @@ for flavour in "${flavours[@]}"; do
             "reason: "* | *"Panic on CPU"* | *"domain_crash called"*) echo "hypervisor $flavour: $1" ;;
         esac
     }
-    qemu_boot "$flavour" "$test" "$log" "${XEN_TIMEOUT:-560}" on_line || { failed=1; say "ended with $?: see $log"; }
+    boot_machine "$flavour" "$test" "$log" "${XEN_TIMEOUT:-560}" on_line || { failed=1; say "ended with $?: see $log"; }
 done
 exit "$failed"

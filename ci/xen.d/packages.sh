@@ -6,6 +6,8 @@ build_tools=(dpkg-dev gcc make bc bison flex libelf-dev acpica-tools python3 cpi
 # Unpacked privately with everything they depend on: QEMU 7.2 (10.0 loses the PVH guest without a word), and
 # dom0's programs and libraries, with the headers that the dom0 test programs are compiled against.
 rooted=(qemu-system-x86 xen-utils-4.17 xenstore-utils libxen-dev busybox-static)
+# Bochs, for Intel's EPT, and what makes an image that it boots from. bochs-term: the smallest of its displays, unused.
+rooted+=(bochs bochs-term bochsbios vgabios grub-pc-bin xorriso)
 
 # Unpacked privately without what they depend on (that would be a whole installer for an initramfs). The
 # versions come from these packages' dependencies.

@@ -9,7 +9,7 @@
 #   # c-defect-sometimes: WHAT      may fail there (a race)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$here/qemu.sh"
+. "$here/machine.sh"
 
 flavour=c
 case ${1:-} in c | rust) flavour=$1; shift ;; esac
@@ -53,12 +53,12 @@ on_line() {
         *@@start\ *@@*)
             current=${1##*@@start }; current=${current%%@@*} reason='' notes=()
             # dom0 keeps the deadline, unless it is too dead for that.
-            line_deadline=$((SECONDS + $(deadline_of "$current") + 60)) ;;
+            line_deadline=$((SECONDS + ($(deadline_of "$current") + 60) * slowness)) ;;
         *@@result\ *@@*)
             rest=${1##*@@result }
             # shellcheck disable=SC2086
             result ${rest%%@@*}
-            current='' line_deadline=$((SECONDS + 90)) ;;
+            current='' line_deadline=$((SECONDS + 90 * slowness)) ;;
         "reason: "*) [ -n "$reason" ] || reason=${1#reason: } ;;
         "note: "*) notes+=("${1#note: }") ;;
         *"domain_crash called from"*) [ -n "$reason" ] || reason="Xen crashed a guest (${1#*called from }); " ;;
@@ -68,23 +68,24 @@ on_line() {
 
 # One machine for these tests, one after the other.
 run_group() {
-    local name limit=90 status=0 log began
+    local name limit=$((90 * slowness)) status=0 log began
     rm -rf "${test:?}"/*
     for name in "$@"; do
-        limit=$((limit + $(deadline_of "$name") + 60))
+        limit=$((limit + ($(deadline_of "$name") + 60) * slowness))
         printf '%s %s\n' "$name" "$(deadline_of "$name")" >>"$test/names"
         cp "$here/tests/$name.sh" "$test/"
     done
     cp "$here/dom0/lib.sh" "$here"/tests/memops.* "$test/"
     cp "$here/dom0/run-tests" "$test/run"
     echo "$flavour" >"$test/flavour"
+    echo "$machine" >"$test/machine"
     log=$(new_run "test-$flavour")
     say "$* (log: $log)"
     current='' reason='' began=$SECONDS
-    qemu_boot "$flavour" "$test" "$log" "$limit" on_line || status=$?
+    boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
     case $status in
         124) reason="${reason:+$reason, then }the host stood still" ;;
-        125) : "${reason:=Xen, dom0 or QEMU died}" ;;
+        125) : "${reason:=Xen, dom0 or the machine died}" ;;
     esac
     for name in "$@"; do
         [ -z "${seen[$name]:-}" ] || continue

@@ -134,6 +134,7 @@ impl<'d, P: Platform> Paging<'d, P> {
     fn wake(&self, gfn: Gfn) {
         for paused in self.vcpus().woken(gfn) {
             self.counters.add(Count::Woken, 1);
+            self.platform.wait_is_over(paused.vcpu(), gfn);
             self.unpause(paused);
         }
     }

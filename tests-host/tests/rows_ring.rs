@@ -182,6 +182,22 @@ fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
 }
 
 /// More vcpus than slots, all at once, again and again: each gets its turn, in turn.
+/// A platform may keep a page in place until those who have waited for it have got on: it is told of each
+/// of them, of nobody else, and before they run (the plain machine checks that they are still stopped).
+#[test]
+fn a8_who_has_waited_is_named_before_it_runs() {
+    let mut d = Domain::new(3, 4);
+    d.out([1, 2]);
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(2, 1), Ok(Populated::Waiting));
+    let foreign = d.paging.populate(gfn(2), FOREIGN);
+    assert_eq!(foreign, Ok(Populated::OnItsWay));
+    while d.serve_one().is_some() {}
+    let told = d.machine().told();
+    assert_eq!(told, [(VcpuId(0), gfn(1)), (VcpuId(2), gfn(1))]);
+    d.assert_settled();
+}
+
 #[test]
 fn a9_nobody_starves_in_line() {
     let vcpus = 40;

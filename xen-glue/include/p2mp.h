@@ -110,6 +110,7 @@ void p2mx_page_clear(struct page_info *page);
 bool p2mx_page_fill(struct page_info *page, uint64_t buffer);
 bool p2mx_buffer_okay(uint64_t buffer);
 uint32_t p2mx_caller(struct domain *d, bool *own);
+void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn);
 void p2mx_vcpu_pause(struct domain *d, uint32_t vcpu);
 void p2mx_vcpu_unpause(struct domain *d, uint32_t vcpu);
 uint32_t p2mx_facts(struct domain *d);

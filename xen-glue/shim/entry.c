@@ -30,6 +30,16 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
         if ( !state )
             return -ENOMEM;
 
+        /* No vcpu is in the middle of a hypercall whose pages are not held. */
+        domain_pause(d);
+        rc = d->mem_paging_vcpu ? 0 : mem_paging_hold_init(d);
+        domain_unpause(d);
+        if ( rc )
+        {
+            xfree(state);
+            return rc;
+        }
+
         p2mp_state_init(state, d, d->max_vcpus);
         /* Set up before anybody can see it; it stays until the domain is freed. */
         smp_wmb();
@@ -207,19 +217,24 @@ void mem_paging_cleanup(struct domain *d)
 {
     if ( d->p2mp )
         p2mp_shut_down(d->p2mp);
+    mem_paging_hold_cleanup(d);
 }
 
 /* Caller: the last reference to the domain is gone. */
 void mem_paging_free(struct domain *d)
 {
     XFREE(d->p2mp);
+    XFREE(d->mem_paging_vcpu);
 }
 
 /* Caller holds: the domain list's read lock. */
 void mem_paging_dump(const struct domain *d)
 {
     if ( d->p2mp )
+    {
         p2mp_print(d->p2mp);
+        mem_paging_hold_dump(d);
+    }
 }
 
 bool mem_paging_active(const struct domain *d)

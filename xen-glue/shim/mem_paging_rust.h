@@ -5,10 +5,13 @@
 #ifndef __ASM_X86_MEM_PAGING_RUST_H__
 #define __ASM_X86_MEM_PAGING_RUST_H__
 
+#include <xen/mm-frame.h>
 #include <xen/types.h>
 
 struct domain;
 struct npfec;
+struct p2m_domain;
+struct page_info;
 struct vm_event_st;
 struct xen_domctl_vm_event_op;
 
@@ -19,6 +22,18 @@ void mem_paging_cleanup(struct domain *d);
 void mem_paging_free(struct domain *d);
 void mem_paging_dump(const struct domain *d);
 bool mem_paging_active(const struct domain *d);
+
+/* Pages that the running vcpu misses, or needs until it has got on: hold.c. */
+struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
+                                      unsigned int type, unsigned int query,
+                                      struct page_info *page);
+bool mem_paging_missed(void);
+void mem_paging_hypercall(void);
+bool mem_paging_hypercall_again(void);
+void mem_paging_halt(void);
+int mem_paging_hold_init(struct domain *d);
+void mem_paging_hold_cleanup(struct domain *d);
+void mem_paging_hold_dump(const struct domain *d);
 
 #endif /* __ASM_X86_MEM_PAGING_RUST_H__ */
 

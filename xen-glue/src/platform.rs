@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use p2m_paging::paging::{Caller, DomainFacts};
-use p2m_paging::{Platform, VcpuId};
+use p2m_paging::{Gfn, Platform, VcpuId};
 
 use crate::lock::XenLock;
 use crate::p2m::LockedP2m;
@@ -88,6 +88,11 @@ impl Platform for Xen {
     fn pause_vcpu(&self, vcpu: VcpuId) {
         // SAFETY: a live domain; the shim looks the vcpu up.
         unsafe { shim::p2mx_vcpu_pause(self.domain, vcpu.0) }
+    }
+
+    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
+        // SAFETY: a live domain; the shim looks the vcpu and the page up.
+        unsafe { shim::p2mx_vcpu_hold(self.domain, vcpu.0, gfn.get()) }
     }
 
     fn unpause_vcpu(&self, vcpu: VcpuId) {

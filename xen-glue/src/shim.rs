@@ -53,6 +53,7 @@ unsafe extern "C" {
 
     // Vcpus.
     pub(crate) fn p2mx_caller(d: *mut Domain, own: *mut bool) -> u32;
+    pub(crate) fn p2mx_vcpu_hold(d: *mut Domain, vcpu: u32, gfn: u64);
     pub(crate) fn p2mx_vcpu_pause(d: *mut Domain, vcpu: u32);
     pub(crate) fn p2mx_vcpu_unpause(d: *mut Domain, vcpu: u32);
 

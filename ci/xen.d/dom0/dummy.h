@@ -171,16 +171,12 @@ static void populate(uint32_t id, uint64_t first, unsigned count, unsigned flags
     }
 }
 
-/* A domain with GFNS pages and paging on, its ring out of the guest's reach as a pager leaves it. */
-static void attach(struct dummy *d)
+/* Turns paging on for a domain, with the ring in this gfn, which is then out of the guest's reach as a pager leaves it. */
+static void attach_to(struct dummy *d, xen_pfn_t gfn)
 {
-    xen_pfn_t gfn = RING_GFN;
     void *page;
 
-    d->id = create_domain(WITH_HAP);
-    populate(d->id, 0, GFNS, 0);
-    populate(d->id, RING_GFN, 1, 0);
-    if (xc_hvm_param_set(xch, d->id, HVM_PARAM_PAGING_RING_PFN, RING_GFN) || map_page(d->id, RING_GFN, &page))
+    if (map_page(d->id, gfn, &page))
         stop("cannot map the ring");
     if ((errno = vm_event(d->id, XEN_VM_EVENT_ENABLE, &d->remote_port)))
         stop("cannot enable paging");
@@ -192,6 +188,17 @@ static void attach(struct dummy *d)
         stop("cannot bind the event channel");
     if (xc_domain_decrease_reservation_exact(xch, d->id, 1, 0, &gfn))
         stop("cannot take the ring out of the physmap");
+}
+
+/* A domain with GFNS pages and paging on. */
+static inline void attach(struct dummy *d)
+{
+    d->id = create_domain(WITH_HAP);
+    populate(d->id, 0, GFNS, 0);
+    populate(d->id, RING_GFN, 1, 0);
+    if (xc_hvm_param_set(xch, d->id, HVM_PARAM_PAGING_RING_PFN, RING_GFN))
+        stop("cannot name the ring's gfn");
+    attach_to(d, RING_GFN);
 }
 
 static int get_request(struct dummy *d, vm_event_request_t *req)

@@ -21,7 +21,7 @@ wait_for() {
 }
 
 # guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
-# The guest keeps to CPU 1 (ci/xen.d/qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
+# The guest keeps to the last CPU (ci/xen.d/qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
 guest_create() {
     local name=$1 mib=$2 vcpus=$3 parameters=$4; shift 4
     cat >"/tmp/$name.cfg" <<CFG
@@ -33,7 +33,7 @@ cmdline="console=hvc0 earlyprintk=xen loglevel=4 nokaslr mitigations=off $parame
 memory=$mib
 maxmem=$mib
 vcpus=$vcpus
-cpus="1"
+cpus="$(($(xl info | sed -n 's/^nr_cpus *: //p') - 1))"
 tsc_mode="native"
 on_crash="preserve"
 on_poweroff="destroy"
@@ -50,6 +50,8 @@ guest_filled() { guest_log "$1" | grep -q '^pattern filled'; }
 # The last number after a word in the guest's last progress line.
 guest_number() { guest_log "$1" | sed -n "s/^pattern pass.* *$2 \([0-9]*\).*/\1/p" | tail -n 1; }
 guest_pass() { local n; n=$(guest_log "$1" | sed -n 's/^pattern pass \([0-9]*\) .*/\1/p' | tail -n 1); echo "${n:-0}"; }
+# The longest that a page took, since the guest began.
+guest_worst() { guest_log "$1" | sed -n 's/^pattern pass.* worst_us \([0-9]*\).*/\1/p' | sort -n | tail -n 1; }
 guest_lost() { guest_log "$1" | grep -E 'Kernel panic|BUG:|kernel BUG|Oops'; }
 past_pass() { [ "$(guest_pass "$1")" -ge "$2" ]; }
 

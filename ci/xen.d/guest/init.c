@@ -8,8 +8,11 @@
  *   threads=N  how many threads (default 1), one per vcpu in turn
  *   share=1    all threads work on every page, on alternate words (else each has its own pages)
  *   report=N   seconds between progress lines (default 1)
+ *   asks=1     one more thread that makes hypercalls with arguments in pages of its own (asks.c)
+ *   naps=1     one more thread that sleeps for a millisecond, over and over: a timer hypercall each time
  */
 #define _GNU_SOURCE
+#include "asks.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -29,6 +32,7 @@ enum { PAGE_WORDS = 512, MAX_THREADS = 16 };
 static uint64_t *area;
 static uint64_t pages;
 static unsigned threads, share, report;
+static unsigned long naps;
 static pthread_barrier_t barrier;
 /* A page that took longer to go over than this had to be waited for. */
 static const uint64_t SLOW_NS = 200000;
@@ -108,6 +112,10 @@ static void *worker(void *arg)
             printf("pattern pass %llu bad %llu worst_us %llu slow %llu slow_us %llu", (unsigned long long)pass + 1,
                    (unsigned long long)bad, (unsigned long long)worst / 1000, (unsigned long long)slow,
                    (unsigned long long)slow_ns / 1000);
+            if (naps)
+                printf(" naps %lu", naps);
+            if (asks)
+                printf(" asks %lu", asks);
             if (bad)
                 printf(" first_bad_word %llu", (unsigned long long)first);
             printf("\n");
@@ -147,9 +155,18 @@ static void print_gfns(void)
     close(map);
 }
 
+static void *napper(void *arg)
+{
+    const struct timespec nap = { .tv_nsec = 1000000 };
+
+    for (;; naps++)
+        nanosleep(&nap, NULL);
+    return arg;
+}
+
 int main(int argc, char **argv)
 {
-    pthread_t thread[MAX_THREADS];
+    pthread_t thread[MAX_THREADS], nap, asking;
     size_t bytes;
     int console;
 
@@ -191,6 +208,10 @@ int main(int argc, char **argv)
             printf("pattern error: no thread %u\n", t);
             pause();
         }
+    if (number("naps", 0) && pthread_create(&nap, NULL, napper, NULL))
+        printf("pattern error: no thread for naps\n");
+    if (number("asks", 0) && pthread_create(&asking, NULL, ask, NULL))
+        printf("pattern error: no thread for asks\n");
     worker(0);
     return 0;
 }

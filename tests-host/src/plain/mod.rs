@@ -70,6 +70,7 @@ pub struct PlainMachine<const CHECKED: bool = true> {
     notifications: AtomicU64,
     /// With `CHECKED` only.
     on_pause: std::sync::Mutex<Option<Meanwhile>>,
+    homes: std::sync::Mutex<Vec<(VcpuId, Gfn)>>,
 }
 
 /// What somebody else does at a certain moment.
@@ -92,6 +93,7 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
             vcpus: (0..vcpus).map(|_| VcpuRecord::default()).collect(),
             notifications: AtomicU64::new(0),
             on_pause: std::sync::Mutex::new(None),
+            homes: std::sync::Mutex::default(),
         }
     }
 
@@ -123,6 +125,11 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
     /// How often the vcpu has been stopped.
     pub fn stops(&self, vcpu: VcpuId) -> u64 {
         self.vcpus[vcpu.index()].pauses.load(Ordering::SeqCst)
+    }
+
+    /// Who was told that the page is home that it waited for, in order. With `CHECKED` only.
+    pub fn told(&self) -> Vec<(VcpuId, Gfn)> {
+        self.homes.lock().expect("not poisoned").clone()
     }
 
     /// Events sent to the pager.
@@ -170,6 +177,15 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
                 let done = std::thread::spawn(meanwhile).join();
                 done.expect("the other CPU got through");
             }
+        }
+    }
+
+    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
+        lock::assert_none_held::<CHECKED>("wait_is_over");
+        if CHECKED {
+            assert!(self.is_stopped(vcpu), "{vcpu:?} runs before it is told");
+            let mut homes = self.homes.lock().expect("not poisoned");
+            homes.push((vcpu, gfn));
         }
     }
 

@@ -1,0 +1,23 @@
+# A guest whose whole memory may go out: its stacks, page tables, IDT and per-cpu pages are hunted while it makes
+# hypercalls all the time. 200 times out and in (10 where the machine is slow); alive and intact at the end.
+# deadline: 300
+# own-boot: C can hang the host here
+# c-defect: a hypercall whose argument is paged out fails with EFAULT (hvm_translate_get_page, copy_from_user_hvm); the guest's kernel dies of it
+cycles=200
+[ "$(cat /test/machine)" = qemu ] || cycles=10
+guest_create h 96 1 "mib=16 naps=1 asks=1"
+guest_ready h
+asked() { local n; n=$(guest_number h asks); [ "${n:-0}" -ge 20 ]; }
+wait_for 60 asked || bad "the guest makes no hypercalls"
+guest_passes h 1 60
+hunter "$domid" 24576 1 "$cycles" >/tmp/pager-h.log 2>&1 &
+pager=$!
+echo "$pager" >>/tmp/pagers
+hunted() { pager_gone || guest_lost h >/dev/null; }
+wait_for 240 hunted || bad "not done after 240 s: $(tail -n 1 /tmp/pager-h.log)"
+guest_intact h
+wait "$pager" || bad "the hunter ended with $?"
+guest_passes h 2 60
+echo "note: $(tail -n 1 /tmp/pager-h.log)"
+xl debug-keys q
+echo "note: guest intact at pass $(guest_pass h), $(guest_number h naps) naps, $(guest_number h asks) hypercalls with arguments left alone, worst page $(guest_worst h) us"

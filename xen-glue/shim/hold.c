@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Pages that a vcpu needs until it has got on.
+ *
+ * What a vcpu does (an instruction, the delivery of an event, a hypercall) may
+ * take many pages at once: code, data, stack, tables on the way to each.
+ * Whatever is out is waited for, page after page, and then the vcpu begins
+ * again. So that it ever gets to the end, the pages that it has waited for and
+ * those that Xen has used for it are held: a reference to each makes the pager
+ * leave it alone. They are let go when the vcpu halts, and when there are too
+ * many that one which was needed longest ago. The end of a hypercall says
+ * nothing: it may have been one of an interrupt's, amid another that waits.
+ *
+ * A hypercall that misses a page never fails for it: it is executed again when
+ * the page is home (hvm_hypercall()). Hypercalls do nothing that cannot be done
+ * again before they have read their arguments, and what they write afterwards
+ * goes to pages that they have read, which are held. Those that work off a list
+ * are continued where they missed.
+ */
+
+#include <xen/mm.h>
+#include <xen/sched.h>
+#include <xen/spinlock.h>
+#include <xen/xmalloc.h>
+
+#include <asm/mem_paging.h>
+#include <asm/mem_paging_rust.h>
+#include <asm/p2m.h>
+#include <asm/p2mp.h>
+
+/* More than a step of a hypercall and the interrupts amid it need. */
+#define HELD 128
+
+struct mem_paging_vcpu {
+    /* The vcpu itself adds pages, and who wakes it. A leaf. */
+    spinlock_t lock;
+    /* The one needed last comes first. */
+    struct page_info *held[HELD];
+    /* Its own: a page was missed, and the vcpu is paused for it. */
+    bool missed;
+    unsigned long again;
+};
+
+/* Caller holds: the domctl lock; the domain is paused. */
+int mem_paging_hold_init(struct domain *d)
+{
+    struct mem_paging_vcpu *pv =
+        xzalloc_array(struct mem_paging_vcpu, d->max_vcpus);
+    unsigned int i;
+
+    if ( !pv )
+        return -ENOMEM;
+
+    for ( i = 0; i < d->max_vcpus; i++ )
+        spin_lock_init(&pv[i].lock);
+
+    d->mem_paging_vcpu = pv;
+
+    return 0;
+}
+
+/* NULL: the domain was never paged. */
+static struct mem_paging_vcpu *paged_vcpu(const struct vcpu *v)
+{
+    struct mem_paging_vcpu *pv = v->domain->mem_paging_vcpu;
+
+    return pv ? &pv[v->vcpu_id] : NULL;
+}
+
+/* Takes a reference of its own, unless the page is held already. */
+static void hold(struct domain *d, struct mem_paging_vcpu *pv,
+                 struct page_info *page)
+{
+    struct page_info *last = NULL;
+    unsigned int i;
+
+    spin_lock(&pv->lock);
+
+    for ( i = 0; i < HELD - 1; i++ )
+        if ( !pv->held[i] || pv->held[i] == page )
+            break;
+
+    if ( pv->held[i] != page )
+    {
+        if ( !get_page(page, d) )
+        {
+            spin_unlock(&pv->lock);
+            return;
+        }
+        last = pv->held[i];
+    }
+
+    memmove(&pv->held[1], &pv->held[0], i * sizeof(pv->held[0]));
+    pv->held[0] = page;
+
+    spin_unlock(&pv->lock);
+
+    if ( last )
+        put_page(last);
+}
+
+static void let_go(struct mem_paging_vcpu *pv)
+{
+    struct page_info *held[HELD];
+    unsigned int i;
+
+    if ( !pv->held[0] )
+        return;
+
+    spin_lock(&pv->lock);
+    memcpy(held, pv->held, sizeof(held));
+    memset(pv->held, 0, sizeof(pv->held));
+    spin_unlock(&pv->lock);
+
+    for ( i = 0; i < HELD && held[i]; i++ )
+        put_page(held[i]);
+}
+
+/* Caller holds: nothing. The page that the vcpu has waited for is home. */
+void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn)
+{
+    struct page_info *page;
+    p2m_type_t t;
+
+    if ( !d->mem_paging_vcpu || vcpu >= d->max_vcpus )
+        return;
+
+    page = get_page_from_gfn(d, gfn, &t, 0);
+    if ( !page )
+        return;
+
+    if ( !p2m_is_paging(t) )
+        hold(d, &d->mem_paging_vcpu[vcpu], page);
+    put_page(page);
+}
+
+/*
+ * Caller holds: anything that may be held around the p2m lock. Xen has looked up
+ * a gfn with this query, and found this type and perhaps a page. For the running
+ * vcpu of the domain a page that is out, or on its way, is missed: it gets NULL,
+ * and the vcpu waits as soon as it is back in the scheduler. A page that it gets
+ * is held.
+ */
+struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
+                                      unsigned int type, unsigned int query,
+                                      struct page_info *page)
+{
+    struct domain *d = p2m->domain;
+    struct mem_paging_vcpu *pv;
+
+    if ( d != current->domain || !p2m_is_hostp2m(p2m) ||
+         !(query & (P2M_ALLOC | P2M_UNSHARE)) )
+        return page;
+
+    pv = paged_vcpu(current);
+    if ( !pv )
+        return page;
+
+    if ( p2m_is_paging(type) )
+    {
+        if ( page )
+            put_page(page);
+        pv->missed = true;
+        p2m_mem_paging_populate(d, gfn);
+
+        return NULL;
+    }
+
+    if ( page && !p2m_is_foreign(type) )
+        hold(d, pv, page);
+
+    return page;
+}
+
+/* Caller: the running vcpu. Whether it has missed a page since its hypercall began. */
+bool mem_paging_missed(void)
+{
+    const struct mem_paging_vcpu *pv = paged_vcpu(current);
+
+    return unlikely(pv) && pv->missed;
+}
+
+/* Caller: the running vcpu begins a hypercall, or begins one again. */
+void mem_paging_hypercall(void)
+{
+    struct mem_paging_vcpu *pv = paged_vcpu(current);
+
+    if ( unlikely(pv) )
+        pv->missed = false;
+}
+
+/*
+ * Caller: the running vcpu has done a hypercall, as far as it went. Whether it is
+ * to be executed again as it was.
+ */
+bool mem_paging_hypercall_again(void)
+{
+    struct mem_paging_vcpu *pv = paged_vcpu(current);
+
+    if ( likely(!pv) || !pv->missed )
+        return false;
+
+    pv->again++;
+
+    /* Not if it is to be continued where it has got to. */
+    return !current->hcall_preempted;
+}
+
+/* Caller: the running vcpu halts. */
+void mem_paging_halt(void)
+{
+    struct mem_paging_vcpu *pv = paged_vcpu(current);
+
+    if ( unlikely(pv) )
+        let_go(pv);
+}
+
+/* Caller holds: the domain is dying and none of its vcpus runs any more. */
+void mem_paging_hold_cleanup(struct domain *d)
+{
+    unsigned int i;
+
+    for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
+        let_go(&d->mem_paging_vcpu[i]);
+}
+
+/* Caller holds: the domain list's read lock. */
+void mem_paging_hold_dump(const struct domain *d)
+{
+    unsigned long again = 0;
+    unsigned int i, j, held = 0;
+
+    for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
+    {
+        again += d->mem_paging_vcpu[i].again;
+        for ( j = 0; j < HELD; j++ )
+            held += d->mem_paging_vcpu[i].held[j] != NULL;
+    }
+
+    printk("    paging: hypercalls executed again %lu, pages held %u\n",
+           again, held);
+}
+
+/*
+ * Local variables:
+ * mode: C
+ * c-file-style: "BSD"
+ * c-basic-offset: 4
+ * indent-tabs-mode: nil
+ * End:
+ */
