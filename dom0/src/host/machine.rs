@@ -122,7 +122,8 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// A guest with this memory, all of it home, and a socket where a pager may attach.
+    /// A guest with this memory, all of it home, and a socket where a pager may attach. SIGBUS is handled
+    /// from here on, in the whole process: what is no vcpu's is handed on to whoever handled it before.
     pub fn start(
         memory: GuestMemory,
         options: &MachineOptions,
