@@ -80,8 +80,8 @@ extern "C" fn on_sigbus(_: c_int, info: *mut libc::siginfo_t, context: *mut libc
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     // SAFETY: the same goes for the information.
     let info = unsafe { &*info };
-    // SAFETY: SIGBUS has an address. Where somebody has sent the signal by hand it is another number,
-    // which is compared and no more.
+    // SAFETY: SIGBUS has an address. Where a process has sent the signal it is another number, which is
+    // not looked at.
     let address = unsafe { info.si_addr() } as u64;
     let write = context.uc_mcontext.gregs[libc::REG_ERR as usize] & ERROR_WRITE != 0;
     let access = if write {
@@ -89,10 +89,14 @@ extern "C" fn on_sigbus(_: c_int, info: *mut libc::siginfo_t, context: *mut libc
     } else {
         Access::READ
     };
-    let ours = VCPU.get().and_then(|(machine, vcpu)| {
-        let gfn = machine.memory().gfn(address)?;
-        Some((machine, vcpu, gfn))
-    });
+    let is_access = info.si_code == libc::BUS_ADRERR;
+    let ours = VCPU
+        .get()
+        .filter(|_| is_access)
+        .and_then(|(machine, vcpu)| {
+            let gfn = machine.memory().gfn(address)?;
+            Some((machine, vcpu, gfn))
+        });
     match ours {
         Some((machine, vcpu, gfn)) => keep_errno(|| machine.on_fault(vcpu, gfn, access)),
         None => hand_on(),
