@@ -3,5 +3,7 @@
 pub mod floors;
 pub mod fuzz;
 pub mod hostile;
+pub mod machine;
 pub mod plain;
+pub mod simulate;
 pub mod world;

@@ -69,7 +69,11 @@ pub struct Core {
 pub struct Frame(Option<Mfn>);
 
 impl Frame {
-    fn into_mfn(mut self) -> Mfn {
+    pub(crate) fn new(mfn: Mfn) -> Self {
+        Self(Some(mfn))
+    }
+
+    pub(crate) fn into_mfn(mut self) -> Mfn {
         self.0
             .take()
             .expect("a frame has a number until it is used")

@@ -50,17 +50,17 @@ unsafe impl<const CHECKED: bool> RawMutex for RingLock<CHECKED> {
     }
 }
 
-pub(super) fn p2m_locking<const CHECKED: bool>() {
+pub(crate) fn p2m_locking<const CHECKED: bool>() {
     assert_none_held::<CHECKED>("locking the p2m");
     note::<CHECKED>(|held| held.p2m = true);
 }
 
-pub(super) fn p2m_unlocked<const CHECKED: bool>() {
+pub(crate) fn p2m_unlocked<const CHECKED: bool>() {
     note::<CHECKED>(|held| held.p2m = false);
 }
 
 /// Panics if this thread holds a lock.
-pub(super) fn assert_none_held<const CHECKED: bool>(doing: &str) {
+pub(crate) fn assert_none_held<const CHECKED: bool>(doing: &str) {
     if CHECKED {
         let held = HELD.get();
         assert!(!held.p2m, "{doing} with the p2m locked");

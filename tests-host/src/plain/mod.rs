@@ -21,6 +21,7 @@ use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
 
 pub use self::core::{Core, Frame, PlainP2m, SCRUBBED};
 pub use lock::RingLock;
+pub(crate) use lock::{assert_none_held, p2m_locking, p2m_unlocked};
 pub use ring_page::RingPage;
 
 /// A domain that nothing speaks against.

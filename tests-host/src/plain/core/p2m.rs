@@ -104,7 +104,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         frame.place = Place::Taken(flushes);
         frame.m2p = None;
         self.owed = true;
-        Ok(Frame(Some(mfn)))
+        Ok(Frame::new(mfn))
     }
 
     fn alloc(&mut self, contents: Contents<'_, Buffer>) -> Result<Frame, AllocError> {
@@ -119,7 +119,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         };
         let mfn = self.pop_free().ok_or(AllocError::NoMemory)?;
         self.frame_mut(mfn).contents = contents;
-        Ok(Frame(Some(mfn)))
+        Ok(Frame::new(mfn))
     }
 
     fn install(&mut self, gfn: Gfn, frame: Frame, to: P2mType) -> Result<Mfn, Errno> {

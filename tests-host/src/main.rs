@@ -1,0 +1,148 @@
+//! `simulate`: runs the simulation on many seeds, or one scenario again.
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+use p2m_paging::p2m::table::Outcome;
+use tests_host::simulate::{Failed, Scenario, Tally, Trace, run, run_many, shrink};
+
+/// Runs that shrinking may take.
+const SHRINK_RUNS: u32 = 5_000;
+
+#[derive(Parser)]
+#[command(about = "Tests that cross rooms, to be run by hand")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs hypervisor, guest, pager and disk from seeds, with troubles, and checks everything
+    Simulate(Simulate),
+}
+
+#[derive(Args)]
+struct Simulate {
+    /// One seed
+    #[arg(long, conflicts_with_all = ["seeds", "replay"])]
+    seed: Option<u64>,
+    /// Seeds A to B, B included
+    #[arg(long, value_name = "A-B", value_parser = seeds)]
+    seeds: Option<Range<u64>>,
+    /// Stop after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Threads; one for each CPU if not given
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Run this scenario again, as a failure prints it, and print everything that happens
+    #[arg(long, value_name = "SCENARIO", conflicts_with = "seeds")]
+    replay: Option<Scenario>,
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| {
+        let number = text.parse::<u64>();
+        number.map_err(|_| format!("{text:?} is no number"))
+    };
+    let (first, last) = text.split_once('-').ok_or("not of the form A-B")?;
+    let range = number(first)?..number(last)?.saturating_add(1);
+    if range.is_empty() {
+        Err("B is below A".into())
+    } else {
+        Ok(range)
+    }
+}
+
+fn main() -> ExitCode {
+    let Command::Simulate(what) = Arguments::parse().command;
+    match what.replay {
+        Some(scenario) => replay(&scenario),
+        None => many(&what),
+    }
+}
+
+fn replay(scenario: &Scenario) -> ExitCode {
+    let trace = Trace::whole();
+    let ran = run(scenario, &trace);
+    for line in trace.lines() {
+        println!("{line}");
+    }
+    println!("trace hash {:#018x}", trace.hash());
+    match ran {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(failed) => {
+            println!("step {}: {}", failed.step, failed.what);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn many(what: &Simulate) -> ExitCode {
+    let all = match (what.seed, &what.seeds) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) => seeds.clone(),
+        (None, None) => 0..u64::MAX,
+    };
+    if what.seed.is_none() && what.seeds.is_none() && what.minutes.is_none() {
+        eprintln!("which seeds? --seed, --seeds A-B or --minutes");
+        return ExitCode::from(2);
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = Instant::now();
+    let minutes = what
+        .minutes
+        .map(|minutes| start + Duration::from_secs(60 * minutes));
+    let tally = run_many(all, minutes, what.threads.unwrap_or(cpus));
+    say(&tally, start.elapsed());
+    match &tally.failed {
+        Some((scenario, failed)) => {
+            explain(scenario, failed);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn say(tally: &Tally, took: Duration) {
+    let (missed, legal) = tally
+        .coverage
+        .missed(|outcome| matches!(outcome, Outcome::To(_)));
+    println!(
+        "{} seeds held in {:.1} s: {} happenings, {} accesses, {} faults, {} evicted; longest wait {} us; \
+         {} of {legal} legal moves seen; hash {:#018x}",
+        tally.passed,
+        took.as_secs_f64(),
+        tally.happened,
+        tally.accesses,
+        tally.faults,
+        tally.evicted,
+        tally.longest_wait_ns / 1000,
+        legal - missed.len(),
+        tally.hash,
+    );
+    if tally.passed > 1 && !missed.is_empty() {
+        println!("not seen: {missed:?}");
+    }
+}
+
+fn explain(scenario: &Scenario, failed: &Failed) {
+    println!(
+        "seed {} FAILED at step {}: {}",
+        scenario.seed, failed.step, failed.what
+    );
+    println!("its scenario: {scenario}");
+    let shrunk = shrink(scenario, SHRINK_RUNS);
+    let trace = Trace::new();
+    if let Err(failed) = run(&shrunk, &trace) {
+        println!("the last that happened in the simplest that still fails:");
+        for line in trace.lines() {
+            println!("{line}");
+        }
+        println!("step {}: {}", failed.step, failed.what);
+    }
+    println!("again: cargo run -p tests-host --release -- simulate --replay {shrunk}");
+}

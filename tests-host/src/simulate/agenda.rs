@@ -1,0 +1,95 @@
+//! The virtual clock, and what is to happen when.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Something that happens at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Happening {
+    /// A vcpu runs.
+    Vcpu(u8),
+    /// The pager's event arrives.
+    PagerEvent,
+    /// The hypervisor's event arrives.
+    HypervisorEvent,
+    /// The pager's clock.
+    Tick,
+    /// The worker of the pager with this number takes the next pages of a batch.
+    Work(u8, u32),
+    /// A batch is done, and the main thread of the pager with this number hears of it.
+    WorkDone(u8, u32),
+    /// A back end outside the guest does something.
+    Mapper(u8),
+    /// The toolstack does something.
+    Tools,
+    /// Other domains take or return memory.
+    Others,
+    /// Somebody calls the pager's operations.
+    Rogue,
+    /// The pager is killed.
+    Kill,
+    /// A new pager is started.
+    Restart,
+    /// The guest is destroyed.
+    Destroy,
+}
+
+const FIRST_WORKER: u8 = 48;
+/// The pager's workers, as actors.
+pub(super) const WORKERS: u64 = !0 << FIRST_WORKER;
+
+impl Happening {
+    /// Who acts: an actor does one thing at a time.
+    pub(super) fn actor(self) -> u64 {
+        1 << match self {
+            Self::Vcpu(n) => n,
+            Self::PagerEvent | Self::Tick | Self::WorkDone(..) => 32,
+            Self::HypervisorEvent => 33,
+            Self::Tools | Self::Kill | Self::Restart | Self::Destroy => 34,
+            Self::Others => 35,
+            Self::Rogue => 36,
+            Self::Mapper(n) => 37 + n,
+            Self::Work(n, _) => FIRST_WORKER + n,
+        }
+    }
+}
+
+/// What is to happen, in order.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    /// Nanoseconds since the start.
+    now: u64,
+    sequence: u64,
+    /// By moment; at the same moment by a number drawn, then first come first.
+    queue: BinaryHeap<Reverse<(u64, u16, u64, Happening)>>,
+}
+
+impl Agenda {
+    /// Nanoseconds since the start.
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Notes what is to happen in so many nanoseconds. `order` decides among equals.
+    pub(super) fn add(&mut self, in_ns: u64, order: u16, what: Happening) {
+        self.sequence += 1;
+        self.queue
+            .push(Reverse((self.now + in_ns, order, self.sequence, what)));
+    }
+
+    /// The next thing to happen whose actor is not busy; its moment is now.
+    pub(super) fn next(&mut self, busy: u64) -> Option<Happening> {
+        let mut passed_over = Vec::new();
+        let mut found = None;
+        while let Some(Reverse(entry)) = self.queue.pop() {
+            if entry.3.actor() & busy == 0 {
+                self.now = self.now.max(entry.0);
+                found = Some(entry.3);
+                break;
+            }
+            passed_over.push(Reverse(entry));
+        }
+        self.queue.extend(passed_over);
+        found
+    }
+}

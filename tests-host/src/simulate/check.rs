@@ -1,0 +1,315 @@
+//! What must hold after everything that happens, and when all is calm.
+
+use p2m_paging::p2m::table::State;
+use p2m_paging::platform::Entry;
+use p2m_paging::{P2mType, VcpuId};
+
+use super::guest::{Want, vcpu_id};
+use super::pager::News;
+use super::scenario::Knob;
+use super::world::{TICK_NS, World};
+use crate::machine::{Page, Place};
+
+/// Ticks until calm must have come to rest.
+const PATIENCE_TICKS: u64 = 400;
+
+impl World<'_> {
+    /// Panics at the first breach.
+    pub(super) fn check(&self) {
+        self.check_frames();
+        for page in 0..self.pages() {
+            self.check_page(page);
+        }
+        for vcpu in 0..self.vcpus() {
+            self.check_vcpu(vcpu);
+        }
+        if let Some((pushed, taken)) = self.ring_counts()
+            && self.paging.is_enabled()
+        {
+            let outstanding = u64::from(pushed) - taken;
+            let held = u64::from(self.paging.slots_held());
+            assert_eq!(held, outstanding, "slots held and requests outstanding");
+        }
+    }
+
+    /// Every frame has one place, every use is somebody's, what is out is counted.
+    fn check_frames(&self) {
+        self.machine().with(|core| {
+            let foreign = core.frames.check();
+            assert_eq!(
+                foreign,
+                self.outside.borrow().frames(),
+                "frames of other domains"
+            );
+            let mapped =
+                |frame: &&crate::machine::FrameRecord| matches!(frame.place, Place::Mapped(_));
+            let entries: Vec<_> = (0..self.pages())
+                .map(|page| core.tables.get(self.gfn(page)))
+                .collect();
+            let with_frame = entries.iter().filter(|entry| entry.mfn.is_some());
+            assert_eq!(
+                core.frames.iter().filter(mapped).count(),
+                with_frame.count()
+            );
+            let is_out = |entry: &&Entry| {
+                let out = matches!(entry.p2mt, P2mType::RamPaged | P2mType::RamPagingInStart);
+                out && entry.mfn.is_none()
+            };
+            let out = entries.iter().filter(is_out).count();
+            assert_eq!(i64::try_from(out), Ok(core.paged_pages), "paged_pages");
+            let references: u32 = core.frames.iter().map(|frame| frame.references).sum();
+            let allocations = core
+                .frames
+                .iter()
+                .filter(|frame| !matches!(frame.place, Place::Free | Place::Lingering));
+            let pager = self.pager.borrow();
+            let saving = pager
+                .iter()
+                .flat_map(|process| process.running.iter().flatten());
+            let saving: usize = saving.map(|running| running.mapped.len()).sum();
+            let users = self.outside.borrow().holds().count() + saving;
+            assert_eq!(
+                references as usize,
+                allocations.count() + users,
+                "references"
+            );
+        });
+    }
+
+    /// The page's bytes are in exactly one trusted place.
+    fn check_page(&self, page: usize) {
+        let gfn = self.gfn(page);
+        let (entry, contents, m2p) = self.machine().with(|core| {
+            let entry = core.tables.get(gfn);
+            let frame = entry.mfn.map(|mfn| core.frames.get(mfn));
+            if let Some(frame) = frame {
+                assert_eq!(
+                    frame.place,
+                    Place::Mapped(gfn),
+                    "page {page} and its frame disagree"
+                );
+            }
+            (
+                entry,
+                frame.map(|frame| frame.contents),
+                frame.and_then(|frame| frame.m2p),
+            )
+        });
+        let truth = self.guest.borrow().pages[page].clone();
+        let expected = truth.version.map(|version| Page::new(gfn, version));
+        let state = State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's");
+        match state {
+            State::Invalid => assert_eq!(expected, None, "page {page} is gone"),
+            State::Paged | State::PagingInStart => {
+                if self.is_lost(page) {
+                    return;
+                }
+                let copy = truth.copy.and_then(|slot| self.disk.borrow().trusted(slot));
+                assert_eq!(copy, expected, "page {page} has another copy");
+            }
+            State::PagingIn if contents == Some(Page::ZERO) => {}
+            _ => assert_eq!(contents, expected, "page {page} has other contents"),
+        }
+        if entry.p2mt.is_pageable() {
+            assert_eq!(m2p, Some(gfn), "page {page} is home without its m2p entry");
+        }
+    }
+
+    /// A vcpu is stopped for its reasons only, and each will end.
+    fn check_vcpu(&self, vcpu: usize) {
+        let id = vcpu_id(vcpu);
+        let vcpus = self.paging.vcpus();
+        let is_stopped = self.machine().is_stopped(id);
+        let own = self.outside.borrow();
+        let own = own
+            .pauses
+            .iter()
+            .filter(|paused| paused.vcpu() == id)
+            .count();
+        let waits = vcpus.waits_for(id);
+        let dropping = self.guest.borrow().vcpus[vcpu].is_dropping
+            && vcpus.pauses(id) as usize > own + usize::from(waits.is_some());
+        let reasons = own + usize::from(waits.is_some()) + usize::from(dropping);
+        assert_eq!(
+            vcpus.pauses(id) as usize,
+            reasons,
+            "{id:?}: pauses and reasons"
+        );
+        assert_eq!(is_stopped, reasons > 0, "{id:?} is stopped: {is_stopped}");
+        if let Some(page) = waits.and_then(|gfn| self.page(gfn)) {
+            let comes = matches!(
+                self.state(page),
+                State::PagingInStart | State::PagingInStartWithFrame | State::PagingIn
+            );
+            assert!(comes, "{id:?} waits for page {page}, which is not coming");
+        }
+        let idle = self.calm.get() || self.guest.borrow().is_dead;
+        assert!(
+            is_stopped || idle || self.is_scheduled(vcpu),
+            "{id:?} is neither stopped nor run"
+        );
+    }
+
+    /// Everything happens until this holds.
+    fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = self.now() + PATIENCE_TICKS * TICK_NS;
+        while !holds(self) {
+            assert!(
+                self.now() < end,
+                "{what}: not within {PATIENCE_TICKS} ticks; {}",
+                self.who_waits()
+            );
+            self.go();
+            self.check();
+        }
+    }
+
+    fn who_waits(&self) -> String {
+        let waiting = |vcpu: &usize| self.guest.borrow().vcpus[*vcpu].wants.is_some();
+        let mut text = String::new();
+        for vcpu in (0..self.vcpus()).filter(waiting) {
+            let wants = self.guest.borrow().vcpus[vcpu].wants;
+            text += &format!(
+                "v{vcpu} wants {wants:?}, waits for {:?}; ",
+                self.waits_for(vcpu)
+            );
+        }
+        for page in 0..self.pages() {
+            let pager = self.pager.borrow();
+            let believed = pager
+                .as_ref()
+                .and_then(|process| process.core.home_of(self.gfn(page)));
+            text += &format!(
+                "\npage {page} is {:?}, the pager's copy in {believed:?}",
+                self.state(page)
+            );
+        }
+        let held = self.paging.slots_held();
+        let pager = self.pager.borrow();
+        let pager = pager.as_ref().map(|process| process.core.progress());
+        text + &format!("\n{held} slots held, pager {pager:?}")
+    }
+
+    /// Troubles end. Whoever waits gets what it waits for, everything comes home, and the guest finds
+    /// every page as it left it.
+    pub(super) fn calm_down(&self) {
+        self.calm.set(true);
+        self.note("calm", [0, 0]);
+        self.disk.borrow_mut().faulty = false;
+        self.others_run();
+        while self.undo_pause() {}
+        if self.guest.borrow().is_dead {
+            return self.bury();
+        }
+        self.until("the vcpus get what they want", |world| {
+            let guest = world.guest.borrow();
+            let wanting = guest.vcpus.iter().any(|vcpu| vcpu.wants.is_some());
+            world.pager.borrow().is_some() && !wanting && !world.anybody_stopped()
+        });
+        self.until("back ends let go", |world| {
+            world.outside.borrow().holds().next().is_none()
+        });
+        self.everything_goes_out();
+        self.tell_pager(News::Stop);
+        self.until("the pager brings everything home", |world| {
+            let pager = world.pager.borrow();
+            pager
+                .as_ref()
+                .is_some_and(|process| process.finished.is_some())
+        });
+        // What a CPU remembers would let it read a page that is not home.
+        self.machine().with(crate::machine::Core::flush_all);
+        for page in 0..self.pages() {
+            self.read_in_calm(page);
+        }
+        self.until("the ring is drained", |world| {
+            world.paging.slots_held() == 0
+        });
+        self.check_home();
+    }
+
+    /// A target of nothing is reached, but for the pages that the policy spares.
+    fn everything_goes_out(&self) {
+        let told = std::cell::Cell::new(0);
+        self.until("everything goes out", |world| {
+            if world.now() >= told.get() {
+                told.set(world.now() + 10 * TICK_NS);
+                world.tell_resident();
+                world.tell_pager(News::Target(0));
+            }
+            let is_home = |page: &usize| world.state(*page).p2mt().is_pageable();
+            let resident = (0..world.pages()).filter(is_home).count();
+            resident <= world.scenario.get(Knob::Mru) as usize
+        });
+    }
+
+    fn anybody_stopped(&self) -> bool {
+        (0..self.vcpus()).any(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)))
+    }
+
+    fn read_in_calm(&self, page: usize) {
+        let there = self.guest.borrow().pages[page].version.is_some();
+        if !there || self.is_lost(page) {
+            return;
+        }
+        let read = Want::Access(page, p2m_paging::p2m::Access::READ);
+        self.guest.borrow_mut().vcpus[0].wants = Some(read);
+        self.schedule_vcpu(0, 1_000);
+        self.until("a page is read at last", |world| {
+            world.guest.borrow().vcpus[0].wants.is_none()
+        });
+    }
+
+    /// All is where it belongs.
+    fn check_home(&self) {
+        for page in 0..self.pages() {
+            let state = self.state(page);
+            let fine = match state {
+                State::RamRw | State::RamLogDirty | State::Invalid => true,
+                // Nominated by somebody who then died, failed or had no business to.
+                State::PagingOut => {
+                    let knobs = [Knob::Kills, Knob::Rogue, Knob::Fails, Knob::Hostile];
+                    knobs.iter().any(|knob| self.scenario.get(*knob) > 0)
+                }
+                _ => self.is_lost(page),
+            };
+            assert!(fine, "page {page} is left as {state:?}");
+        }
+        let pager = self.pager.borrow();
+        let process = pager.as_ref().expect("a pager in calm");
+        let lost = (0..self.pages()).filter(|page| self.is_lost(*page)).count() as u64;
+        let taken = process.core.slots_taken();
+        assert!(
+            taken <= lost,
+            "{taken} slots are taken with {lost} pages lost"
+        );
+        for vcpu in 0..self.vcpus() {
+            let id = VcpuId(u32::try_from(vcpu).expect("few vcpus"));
+            assert_eq!(
+                self.paging.vcpus().pauses(id),
+                0,
+                "{id:?} is paused in calm"
+            );
+        }
+    }
+
+    /// A guest that was destroyed leaves nothing behind.
+    fn bury(&self) {
+        self.until("the pager ends", |world| match &*world.pager.borrow() {
+            Some(process) => process.finished.is_some(),
+            None => true,
+        });
+        self.until("back ends let go", |world| {
+            world.outside.borrow().holds().next().is_none()
+        });
+        if let Some(process) = &*self.pager.borrow() {
+            let alive = process.finished.is_some_and(|summary| summary.domain_alive);
+            assert!(!alive, "the pager takes the guest to be alive");
+        }
+        self.machine().with(|core| {
+            let all = core.frames.iter().count();
+            assert_eq!(core.frames.free_count(), all, "frames are left behind");
+        });
+        assert!(!self.anybody_stopped(), "a vcpu of a dead guest is stopped");
+    }
+}

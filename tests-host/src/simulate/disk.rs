@@ -1,0 +1,125 @@
+//! The page store's disk: it errs, stops short, and lies about what it wrote. The store above it
+//! remembers a checksum for each page, as the real one does.
+
+use fastrand::Rng;
+use xenpaging::store::{Outcome, Slot, StoreError};
+
+use super::scenario::{Knob, Scenario};
+use crate::machine::{Page, SECTORS};
+
+/// The error number of a disk.
+const EIO: i32 = 5;
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    on_disk: Page,
+    checksum: u64,
+}
+
+/// A disk with a store's checksums.
+#[derive(Debug)]
+pub(super) struct Disk {
+    slots: Vec<Option<Held>>,
+    held: usize,
+    capacity: usize,
+    /// Whether anything goes wrong now.
+    pub(super) faulty: bool,
+    errors: u32,
+    torn: u32,
+    short: u32,
+}
+
+fn hits(rng: &mut Rng, in_a_thousand: u32) -> bool {
+    in_a_thousand > 0 && rng.u32(0..1000) < in_a_thousand
+}
+
+impl Disk {
+    /// An empty one.
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        let capacity = match scenario.get(Knob::Room) {
+            0 => usize::MAX,
+            percent => (scenario.get(Knob::Gfns) * percent / 100) as usize,
+        };
+        Self {
+            slots: Vec::new(),
+            held: 0,
+            capacity,
+            faulty: true,
+            errors: scenario.get(Knob::Disk),
+            torn: scenario.get(Knob::Torn),
+            short: scenario.get(Knob::Short),
+        }
+    }
+
+    /// Writes a page.
+    pub(super) fn write(&mut self, slot: Slot, page: &Page, rng: &mut Rng) -> Outcome {
+        let at = slot.0 as usize;
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, None);
+        }
+        let before = self.slots[at].take();
+        self.held -= usize::from(before.is_some());
+        if self.faulty && hits(rng, self.errors) {
+            return Err(StoreError::Io { slot, errno: EIO });
+        }
+        if self.faulty && hits(rng, self.short) {
+            let bytes = rng.usize(0..SECTORS) * 512;
+            return Err(StoreError::Short { slot, bytes });
+        }
+        if self.faulty && self.held >= self.capacity {
+            return Err(StoreError::Full);
+        }
+        let mut on_disk = *page;
+        if self.faulty && hits(rng, self.torn) {
+            // What lies in the sectors that were not written is of no matter: another page's.
+            on_disk.0[rng.usize(0..SECTORS)..].fill(0x0dd5_ec70);
+        }
+        self.slots[at] = Some(Held {
+            on_disk,
+            checksum: page.checksum(),
+        });
+        self.held += 1;
+        Ok(())
+    }
+
+    /// Reads a page.
+    pub(super) fn read(&self, slot: Slot, rng: &mut Rng) -> Result<Page, StoreError> {
+        if self.faulty && hits(rng, self.errors) {
+            return Err(StoreError::Io { slot, errno: EIO });
+        }
+        let held = self.held_in(slot).ok_or(StoreError::Empty { slot })?;
+        let found = held.on_disk.checksum();
+        if found == held.checksum {
+            Ok(held.on_disk)
+        } else {
+            let short = |sum: u64| u32::try_from(sum >> 32).unwrap_or(0);
+            Err(StoreError::Corrupt {
+                slot,
+                expected: short(held.checksum),
+                found: short(found),
+            })
+        }
+    }
+
+    /// Forgets a page.
+    pub(super) fn free(&mut self, slot: Slot) {
+        if let Some(held) = self.slots.get_mut(slot.0 as usize) {
+            self.held -= usize::from(held.take().is_some());
+        }
+    }
+
+    /// What a slot would give if nothing went wrong: `None` if it holds nothing to be trusted.
+    pub(super) fn trusted(&self, slot: Slot) -> Option<Page> {
+        let held = self.held_in(slot)?;
+        (held.on_disk.checksum() == held.checksum).then_some(held.on_disk)
+    }
+
+    /// Whether the slot holds a page that the disk has spoiled.
+    pub(super) fn is_spoiled(&self, slot: Slot) -> bool {
+        self.held_in(slot).is_some() && self.trusted(slot).is_none()
+    }
+
+    fn held_in(&self, slot: Slot) -> Option<&Held> {
+        self.slots.get(slot.0 as usize)?.as_ref()
+    }
+}

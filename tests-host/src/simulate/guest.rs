@@ -1,0 +1,342 @@
+//! The guest: vcpus that read, write and run their pages, give some back and take others.
+
+use p2m_paging::p2m::table::Event;
+use p2m_paging::p2m::{Access, P2mType};
+use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
+use p2m_paging::{Gfn, VcpuId};
+use xenpaging::store::Slot;
+
+use super::agenda::Happening;
+use super::scenario::Knob;
+use super::world::World;
+use crate::machine::Page;
+
+/// How often in a row a vcpu may be told that an access which faulted is allowed.
+const MOST_RETRIES: u32 = 8;
+
+/// What is true of the guest, whatever the machine says.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) pages: Vec<PageTruth>,
+    pub(super) vcpus: Vec<Vcpu>,
+    pub(super) is_dead: bool,
+    /// The longest time that a vcpu has waited for a page.
+    pub(super) longest_wait_ns: u64,
+    /// Accesses that came through.
+    pub(super) accesses: u64,
+    pub(super) faults: u64,
+}
+
+/// A page as the guest knows it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PageTruth {
+    /// What it contains; `None`: not the guest's memory now.
+    pub(super) version: Option<u32>,
+    /// Counts up when the page becomes memory anew.
+    pub(super) life: u32,
+    /// Where it was written when it was last evicted.
+    pub(super) copy: Option<Slot>,
+    /// Out when its pager was killed.
+    pub(super) is_lost: bool,
+    /// Written since the log of writes was begun, and logged.
+    pub(super) is_logged: bool,
+    /// What it contained when the log was begun, and in which life.
+    pub(super) log_start: Option<(u32, u32)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vcpu {
+    /// It is on the agenda.
+    is_scheduled: bool,
+    /// What it is about, until it has succeeded.
+    pub(super) wants: Option<Want>,
+    waits_since: Option<u64>,
+    retries: u32,
+    /// It gives a page back and is made to wait for a slot.
+    pub(super) is_dropping: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    Access(usize, Access),
+    GiveBack(usize),
+    Take(usize),
+}
+
+impl Guest {
+    pub(super) fn new(pages: usize, vcpus: usize) -> Self {
+        let page = PageTruth {
+            version: Some(0),
+            ..PageTruth::default()
+        };
+        Self {
+            pages: vec![page; pages],
+            vcpus: vec![Vcpu::default(); vcpus],
+            is_dead: false,
+            longest_wait_ns: 0,
+            accesses: 0,
+            faults: 0,
+        }
+    }
+}
+
+impl PageTruth {
+    /// Contents that it never had before.
+    pub(super) fn next_version(&mut self) -> u32 {
+        let next = self.version.map_or(self.life << 16, |version| version + 1);
+        self.version = Some(next);
+        next
+    }
+}
+
+/// A vcpu by its place in the guest.
+pub(super) fn vcpu_id(vcpu: usize) -> VcpuId {
+    VcpuId(u32::try_from(vcpu).expect("few vcpus"))
+}
+
+impl World<'_> {
+    pub(super) fn schedule_vcpu(&self, vcpu: usize, about_ns: u64) {
+        let scheduled = &mut self.guest.borrow_mut().vcpus[vcpu].is_scheduled;
+        if !std::mem::replace(scheduled, true) {
+            self.soon(
+                about_ns,
+                Happening::Vcpu(u8::try_from(vcpu).expect("few vcpus")),
+            );
+        }
+    }
+
+    pub(super) fn is_scheduled(&self, vcpu: usize) -> bool {
+        self.guest.borrow().vcpus[vcpu].is_scheduled
+    }
+
+    /// Its last pause was undone.
+    pub(super) fn vcpu_let_go(&self, vcpu: usize) {
+        self.note("let go", [vcpu as u64, 0]);
+        let now = self.now();
+        {
+            let guest = &mut *self.guest.borrow_mut();
+            let vcpu = &mut guest.vcpus[vcpu];
+            vcpu.is_dropping = false;
+            if let Some(since) = vcpu.waits_since.take() {
+                guest.longest_wait_ns = guest.longest_wait_ns.max(now - since);
+            }
+        }
+        self.schedule_vcpu(vcpu, 2_000);
+    }
+
+    pub(super) fn vcpu_runs(&self, vcpu: usize) {
+        self.guest.borrow_mut().vcpus[vcpu].is_scheduled = false;
+        if self.guest.borrow().is_dead || self.machine().is_stopped(vcpu_id(vcpu)) {
+            // Whoever lets it go schedules it.
+            return;
+        }
+        let wants = self.guest.borrow().vcpus[vcpu].wants;
+        let Some(wants) = wants.or_else(|| self.choose()) else {
+            return;
+        };
+        self.guest.borrow_mut().vcpus[vcpu].wants = Some(wants);
+        let done = match wants {
+            Want::Access(page, access) => self.access(vcpu, page, access),
+            Want::GiveBack(page) => self.give_back(vcpu, page),
+            Want::Take(page) => self.take(page),
+        };
+        if done {
+            let vcpu = &mut self.guest.borrow_mut().vcpus[vcpu];
+            (vcpu.wants, vcpu.retries) = (None, 0);
+        }
+        if !self.machine().is_stopped(vcpu_id(vcpu)) {
+            self.schedule_vcpu(vcpu, if done { 16_000 } else { 40_000 });
+        }
+    }
+
+    fn choose(&self) -> Option<Want> {
+        if self.calm.get() {
+            return None;
+        }
+        let mut page = self.below(self.pages());
+        if self.strikes(Knob::Balloon) {
+            let is_there = self.guest.borrow().pages[page].version.is_some();
+            return Some(if is_there {
+                Want::GiveBack(page)
+            } else {
+                Want::Take(page)
+            });
+        }
+        if self.strikes(Knob::Hot) {
+            page = self.below(2).min(self.pages() - 1);
+        }
+        let access = if self.chance(self.scenario.get(Knob::Writes)) {
+            Access::READ | Access::WRITE
+        } else if self.chance(200) {
+            Access::FETCH
+        } else {
+            Access::READ
+        };
+        Some(Want::Access(page, access))
+    }
+
+    /// Whether it is over.
+    fn access(&self, vcpu: usize, page: usize, access: Access) -> bool {
+        let gfn = self.gfn(page);
+        let is_write = access.contains(Access::WRITE);
+        let event = if is_write {
+            Event::GuestWrite
+        } else {
+            Event::GuestRead
+        };
+        let before = self.before(page, event);
+        let touched = self
+            .machine()
+            .with(|core| core.touch(vcpu_id(vcpu), gfn, access));
+        self.note(
+            if is_write { "write" } else { "read" },
+            [vcpu as u64, gfn.get()],
+        );
+        let fault = match touched {
+            Ok(mfn) => {
+                self.guest.borrow_mut().accesses += 1;
+                let what = format!("v{vcpu} at page {page}");
+                self.use_frame(page, mfn, is_write, &what);
+                self.hold_against_table(before, true, None);
+                return true;
+            }
+            Err(fault) => fault,
+        };
+        let p2mt = self.machine().with(|core| core.tables.get(gfn).p2mt);
+        if p2mt == P2mType::RamLogDirty && is_write {
+            self.guest.borrow_mut().pages[page].is_logged = true;
+            self.machine().with(|core| core.retype(gfn, P2mType::RamRw));
+            return false;
+        }
+        self.guest.borrow_mut().faults += 1;
+        let armed = self.make_fail();
+        let got = self.paging.fault(vcpu_id(vcpu), gfn, fault.access());
+        let failed = self.has_failed(armed);
+        self.note(populated(&got), [vcpu as u64, gfn.get()]);
+        let asked = !matches!(got, Err(PopulateError::NoRing | PopulateError::RingFull));
+        self.hold_against_table(before, asked && !failed, None);
+        let is_lost = self.is_lost(page);
+        match got {
+            Ok(Populated::Waiting) => {
+                let now = self.now();
+                let is_stopped = self.machine().is_stopped(vcpu_id(vcpu));
+                let guest = &mut *self.guest.borrow_mut();
+                guest.vcpus[vcpu].retries = 0;
+                guest.vcpus[vcpu].waits_since = is_stopped.then_some(now);
+                // Nobody brings it any more: the vcpu turns to something else once it is let go.
+                is_lost
+            }
+            Ok(Populated::Present) => {
+                let retries = &mut self.guest.borrow_mut().vcpus[vcpu].retries;
+                *retries += 1;
+                assert!(
+                    *retries <= MOST_RETRIES,
+                    "v{vcpu} is told again and again that it may access page {page}"
+                );
+                false
+            }
+            // Emulated, as where there is no memory.
+            Ok(Populated::NotPaging) => self.guest.borrow().pages[page].version.is_none(),
+            Ok(Populated::OnItsWay) | Err(_) => false,
+        }
+    }
+
+    /// Somebody uses a frame in the belief that it is this page's.
+    pub(super) fn use_frame(&self, page: usize, mfn: p2m_paging::Mfn, is_write: bool, who: &str) {
+        let gfn = self.gfn(page);
+        let truth = self.guest.borrow().pages[page].version;
+        let found = self.machine().with(|core| core.frames.get(mfn).contents);
+        let expected = truth.map(|version| Page::new(gfn, version));
+        assert_eq!(Some(found), expected, "{who} finds other contents");
+        if is_write {
+            let version = self.guest.borrow_mut().pages[page].next_version();
+            let contents = Page::new(gfn, version);
+            self.machine()
+                .with(|core| core.frames.get_mut(mfn).contents = contents);
+        }
+    }
+
+    /// A balloon is inflated by a page.
+    fn give_back(&self, vcpu: usize, page: usize) -> bool {
+        let caller = Caller::Guest(vcpu_id(vcpu));
+        let done = self.drop_page(page, caller);
+        if self.machine().is_stopped(vcpu_id(vcpu)) {
+            self.guest.borrow_mut().vcpus[vcpu].is_dropping = true;
+        }
+        done
+    }
+
+    /// A page is taken from the guest, by itself or from outside. Whether it is over.
+    pub(super) fn drop_page(&self, page: usize, caller: Caller) -> bool {
+        let gfn = self.gfn(page);
+        let life = self.guest.borrow().pages[page].life;
+        let entry = self.machine().with(|core| core.tables.get(gfn));
+        if entry.p2mt.is_pageable() {
+            self.note("give back", [page as u64, 0]);
+            self.guest.borrow_mut().pages[page].version = None;
+            self.machine().with(|core| core.remove(gfn));
+            return true;
+        }
+        let before = self.before(page, Event::Drop);
+        let armed = self.make_fail();
+        let got = self.paging.drop_page(gfn, caller);
+        let failed = self.has_failed(armed);
+        self.note(
+            if got.is_ok() { "drop" } else { "no drop" },
+            [page as u64, 0],
+        );
+        let told = !matches!(got, Err(DropError::RingFull | DropError::NoRing));
+        self.hold_against_table(before, told && !failed, Some(got.is_err()));
+        let truth = &mut self.guest.borrow_mut().pages[page];
+        match got {
+            Ok(()) if truth.life == life => {
+                truth.version = None;
+                true
+            }
+            Ok(()) => true,
+            Err(DropError::NotPaging(P2mType::Invalid)) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// The balloon is deflated by a page.
+    fn take(&self, page: usize) -> bool {
+        if self.state(page) != p2m_paging::p2m::table::State::Invalid
+            || self.machine().with(|core| core.frames.free_count()) == 0
+        {
+            return true;
+        }
+        let gfn = self.gfn(page);
+        let truth = &mut self.guest.borrow_mut().pages[page];
+        *truth = PageTruth {
+            life: truth.life + 1,
+            ..PageTruth::default()
+        };
+        let contents = Page::new(gfn, truth.next_version());
+        self.machine().with(|core| core.give(gfn, contents))
+    }
+
+    /// Whether the page's only copy is gone for good.
+    pub(super) fn is_lost(&self, page: usize) -> bool {
+        let truth = &self.guest.borrow().pages[page];
+        let spoiled = |slot| self.disk.borrow().is_spoiled(slot);
+        truth.is_lost || truth.copy.is_some_and(spoiled)
+    }
+
+    /// The page that a vcpu waits for.
+    pub(super) fn waits_for(&self, vcpu: usize) -> Option<Gfn> {
+        self.paging.vcpus().waits_for(vcpu_id(vcpu))
+    }
+}
+
+fn populated(got: &Result<Populated, PopulateError>) -> &'static str {
+    match got {
+        Ok(Populated::NotPaging) => "fault: not paging",
+        Ok(Populated::Present) => "fault: present",
+        Ok(Populated::Waiting) => "fault: waits",
+        Ok(Populated::OnItsWay) => "fault: on its way",
+        Err(PopulateError::NoRing) => "fault: no ring",
+        Err(PopulateError::RingFull) => "fault: ring full",
+        Err(_) => "fault: failed",
+    }
+}

@@ -1,0 +1,101 @@
+//! Many seeds, on all CPUs.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use super::{Coverage, Failed, Passed, Scenario, Trace, run};
+
+/// What many runs came to.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Runs that held.
+    pub passed: u64,
+    /// Of all runs' traces, whatever the order they were made in.
+    pub hash: u64,
+    /// Things that happened.
+    pub happened: u64,
+    /// Accesses of vcpus that came through.
+    pub accesses: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Pages evicted.
+    pub evicted: u64,
+    /// The longest that a vcpu has waited, in virtual nanoseconds.
+    pub longest_wait_ns: u64,
+    /// Cells of the table that were hit.
+    pub coverage: Coverage,
+    /// The lowest seed that failed.
+    pub failed: Option<(Scenario, Failed)>,
+}
+
+impl Tally {
+    fn pass(&mut self, passed: &Passed) {
+        self.passed += 1;
+        self.hash = self.hash.wrapping_add(passed.hash);
+        self.happened += passed.happened;
+        self.accesses += passed.accesses;
+        self.faults += passed.faults;
+        self.evicted += passed.evicted;
+        self.longest_wait_ns = self.longest_wait_ns.max(passed.longest_wait_ns);
+        self.coverage.add(&passed.coverage);
+    }
+
+    fn fail(&mut self, scenario: Scenario, failed: Failed) {
+        let lowest = self
+            .failed
+            .as_ref()
+            .is_none_or(|(before, _)| scenario.seed < before.seed);
+        if lowest {
+            self.failed = Some((scenario, failed));
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.hash = self.hash.wrapping_add(other.hash);
+        self.happened += other.happened;
+        self.accesses += other.accesses;
+        self.faults += other.faults;
+        self.evicted += other.evicted;
+        self.longest_wait_ns = self.longest_wait_ns.max(other.longest_wait_ns);
+        self.coverage.add(&other.coverage);
+        if let Some((scenario, failed)) = other.failed {
+            self.fail(scenario, failed);
+        }
+    }
+}
+
+/// Runs these seeds on so many threads, until the moment given or the first failure; seeds below one that
+/// fails are all run.
+pub fn run_many(seeds: Range<u64>, until: Option<Instant>, threads: usize) -> Tally {
+    let next = AtomicU64::new(seeds.start);
+    let end = AtomicU64::new(seeds.end);
+    let total = Mutex::new(Tally::default());
+    let work = || {
+        let mut tally = Tally::default();
+        while until.is_none_or(|until| Instant::now() < until) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end.load(Ordering::Relaxed) {
+                break;
+            }
+            let scenario = Scenario::of_seed(seed);
+            match run(&scenario, &Trace::new()) {
+                Ok(passed) => tally.pass(&passed),
+                Err(failed) => {
+                    end.fetch_min(seed, Ordering::Relaxed);
+                    tally.fail(scenario, failed);
+                }
+            }
+        }
+        total.lock().expect("not poisoned").add(tally);
+    };
+    thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(work);
+        }
+    });
+    total.into_inner().expect("not poisoned")
+}

@@ -1,0 +1,135 @@
+//! Hypervisor, guest, pager and disk in one deterministic run, from one seed, with troubles put in.
+//!
+//! The crate and the pager's core run unchanged on the [machine](crate::machine), through the real
+//! bytes of the ring. After everything that happens all that must hold is looked at (`check`), every
+//! operation is held against the state machine's table, and in the end troubles stop and everything
+//! has to come home. A run that fails prints its scenario, made as simple as it gets; the same
+//! scenario gives the same run on every machine.
+
+mod agenda;
+mod check;
+mod coverage;
+mod disk;
+mod guest;
+mod many;
+mod operations;
+mod outside;
+mod pager;
+mod scenario;
+mod trace;
+mod worker;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+
+use p2m_paging::pause::VcpuCell;
+
+pub use coverage::Coverage;
+pub use many::{Tally, run_many};
+pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
+pub use trace::{Line, Trace};
+use world::World;
+
+/// What a run that held comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Of everything that happened.
+    pub hash: u64,
+    /// Things that happened.
+    pub happened: u64,
+    /// Accesses of vcpus that came through.
+    pub accesses: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Pages evicted.
+    pub evicted: u64,
+    /// The longest that a vcpu has waited, in virtual nanoseconds.
+    pub longest_wait_ns: u64,
+    /// Cells of the state machine's table that were hit.
+    pub coverage: Coverage,
+}
+
+/// A run that did not hold.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// What was breached.
+    pub what: String,
+    /// How many things had happened.
+    pub step: u64,
+}
+
+/// Runs a scenario.
+pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
+    let cells: Vec<_> = (0..scenario.get(Knob::Vcpus))
+        .map(|_| VcpuCell::new())
+        .collect();
+    let step = std::cell::Cell::new(0);
+    let ran = quietly(|| {
+        let world = World::new(*scenario, &cells, trace);
+        for _ in 0..scenario.get(Knob::Steps) {
+            world.go();
+            step.set(world.happened.get());
+            world.check();
+        }
+        world.calm_down();
+        let guest = world.guest.borrow();
+        Passed {
+            hash: trace.hash(),
+            happened: world.happened.get(),
+            accesses: guest.accesses,
+            faults: guest.faults,
+            evicted: world
+                .paging
+                .counters()
+                .get(p2m_paging::paging::Count::Evicted),
+            longest_wait_ns: guest.longest_wait_ns,
+            coverage: world.coverage.borrow().clone(),
+        }
+    });
+    ran.map_err(|what| Failed {
+        what,
+        step: step.get(),
+    })
+}
+
+/// A scenario that fails, as simple as it gets by the knobs: each is turned towards its quiet value as
+/// long as the run fails, whatever it then fails with. At most `runs` runs are made.
+pub fn shrink(scenario: &Scenario, mut runs: u32) -> Scenario {
+    let mut smallest = *scenario;
+    loop {
+        let fails = |simpler: &Scenario| {
+            runs = runs.saturating_sub(1);
+            runs > 0 && run(simpler, &Trace::new()).is_err()
+        };
+        match smallest.simpler().into_iter().find(fails) {
+            Some(simpler) => smallest = simpler,
+            None => return smallest,
+        }
+    }
+}
+
+thread_local! {
+    /// While a run's panics are caught: what the last one said.
+    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+    static CATCHING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs something; a panic becomes what it said and where.
+fn quietly<R>(work: impl FnOnce() -> R) -> Result<R, String> {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if CATCHING.get() {
+                SAID.set(Some(info.to_string()));
+            } else {
+                before(info);
+            }
+        }));
+    });
+    CATCHING.set(true);
+    let ran = panic::catch_unwind(AssertUnwindSafe(work));
+    CATCHING.set(false);
+    ran.map_err(|_| SAID.take().unwrap_or_default())
+}

@@ -1,0 +1,456 @@
+//! The pager's process: the core as it is, the ring's other half, and a shell that is slow, dies, or
+//! answers nonsense.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use p2m_paging::p2m::table::{Event as TableEvent, State};
+use p2m_paging::ring::abi::{RawEntry, RingHeader};
+use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response, SLOTS};
+use p2m_paging::{Gfn, Mfn, VcpuId};
+use xenpaging::core::policy::{Sweep, SweepOptions};
+use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Summary};
+
+use super::agenda::{Happening, WORKERS};
+use super::scenario::Knob;
+use super::world::{TICK_NS, World};
+use crate::machine::Page;
+use crate::plain::{PAGEABLE_DOMAIN, RingPage};
+
+/// Where the header's indices are, in 32-bit words.
+const REQ_PROD: usize = 0;
+const REQ_EVENT: usize = 1;
+const RSP_PROD: usize = 2;
+/// Where the version of the first entry is, and the next one's from there.
+const FIRST_VERSION: usize = size_of::<RingHeader>() / 4;
+const ENTRY_WORDS: usize = size_of::<RawEntry>() / 4;
+
+/// A pager.
+pub(super) struct Process {
+    /// Counts up from one pager to the next.
+    pub(super) id: u32,
+    pub(super) core: Pager,
+    actions: Actions,
+    back: Back,
+    page: Rc<RingPage>,
+    /// Batches that the worker has, by index.
+    pub(super) running: Vec<Option<Running>>,
+    /// What was loaded, by batch and buffer.
+    pub(super) buffers: Vec<Vec<Page>>,
+    news: Vec<News>,
+    /// Answers written and not taken by the hypervisor, as far as they make sense.
+    answers: VecDeque<Option<(Gfn, bool)>>,
+    /// What the hypervisor had counted when this pager was attached.
+    responses_before: u64,
+    /// Answers written so far.
+    answered: usize,
+    pub(super) finished: Option<Summary>,
+}
+
+/// A batch that the worker has.
+pub(super) struct Running {
+    pub(super) batch: Batch,
+    /// How many of its pages have been done.
+    pub(super) done: usize,
+    /// Frames that are mapped to be saved.
+    pub(super) mapped: Vec<Mfn>,
+    pub(super) tries: u32,
+}
+
+/// What the pager is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Target(i64),
+    Resident(u64),
+    Stop,
+    Gone,
+}
+
+impl World<'_> {
+    /// A pager that knows nothing is attached.
+    pub(super) fn start_pager(&self) {
+        let id = self.pager_id() + 1;
+        let page = Rc::new(RingPage::new());
+        self.paging
+            .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
+            .expect("nothing speaks against it");
+        let (low, all) = (self.low_pages(), self.pages() as u64);
+        let mut memory = vec![0..=low - 1];
+        if all > low {
+            let first = self.first_high_gfn();
+            memory.push(first..=first + (all - low) - 1);
+        }
+        let options = SweepOptions {
+            mru_pages: self.scenario.get(Knob::Mru) as usize,
+            ..SweepOptions::default()
+        };
+        let policy = Box::new(Sweep::new(&memory, &options));
+        let batch = self.scenario.get(Knob::Batch) as usize;
+        let config = Config {
+            memory,
+            out_batch: batch,
+            ahead_batch: batch.div_ceil(2),
+            out_threshold: 1 + batch as u64 / 2,
+            read_attempts: 3,
+            ..Config::new(all)
+        };
+        let core = Pager::new(config, policy);
+        let buffers = (0..core.batches()).map(|n| vec![Page::ZERO; core.buffers(n)]);
+        let process = Process {
+            id,
+            actions: core.actions(),
+            back: Back::new(page.map()),
+            page: Rc::clone(&page),
+            running: (0..core.batches()).map(|_| None).collect(),
+            buffers: buffers.collect(),
+            news: Vec::new(),
+            answers: VecDeque::new(),
+            responses_before: self.responses(),
+            answered: 0,
+            finished: None,
+            core,
+        };
+        *self.pager.borrow_mut() = Some(process);
+        // The ring outlives its pager until it is torn down, which it has been if this is another.
+        self.outside.borrow_mut().ring = Some(page);
+        self.note("pager starts", [id.into(), 0]);
+        let target = all * u64::from(self.scenario.get(Knob::Target)) / 100;
+        self.tell_pager(News::Target(target as i64));
+    }
+
+    fn responses(&self) -> u64 {
+        self.paging
+            .counters()
+            .get(p2m_paging::paging::Count::Responses)
+    }
+
+    /// Which pager this is, or was the last.
+    pub(super) fn pager_id(&self) -> u32 {
+        let pager = self.pager.borrow();
+        let last = self.outside.borrow().last_pager;
+        pager.as_ref().map_or(last, |process| process.id)
+    }
+
+    /// Requests on the ring of this pager, and of them those that have been answered and taken.
+    pub(super) fn ring_counts(&self) -> Option<(u32, u64)> {
+        let pager = self.pager.borrow();
+        let process = pager.as_ref()?;
+        let pushed = process.page.peek(REQ_PROD);
+        Some((pushed, self.responses() - process.responses_before))
+    }
+
+    /// Whether the pager has this page in a batch, or in a call that is not over.
+    pub(super) fn is_under_way(&self, page: usize) -> bool {
+        if self.are_busy(WORKERS) {
+            return true;
+        }
+        let gfn = self.gfn(page);
+        let pager = self.pager.borrow();
+        let batches = pager
+            .iter()
+            .flat_map(|process| process.running.iter().flatten());
+        let mut pages = batches.flat_map(|running| running.batch.pages());
+        pages.any(|page| page.gfn() == gfn)
+    }
+
+    pub(super) fn tell_pager(&self, news: News) {
+        if let Some(process) = &mut *self.pager.borrow_mut() {
+            process.news.push(news);
+        }
+        self.soon(5_000, Happening::PagerEvent);
+    }
+
+    /// How long the pager takes for something.
+    fn takes(&self, about_ns: u64) -> u64 {
+        let slow = u64::from(self.scenario.get(Knob::Slow));
+        let times = if slow > 0 && !self.calm.get() {
+            1 + self.rng.borrow_mut().u64(0..=slow)
+        } else {
+            1
+        };
+        about_ns * times
+    }
+
+    pub(super) fn pager_ticks(&self) {
+        self.with_pager(|world, process| process.handle(world, Event::Tick));
+        self.add(TICK_NS, Happening::Tick);
+        if self.scenario.get(Knob::Lost) > 0 {
+            // What a lost event would have said is said again.
+            self.soon(1_000, Happening::HypervisorEvent);
+        }
+    }
+
+    pub(super) fn pager_wakes(&self) {
+        self.with_pager(|_, _| ());
+    }
+
+    pub(super) fn work_is_done(&self, index: usize, pager: u32) {
+        self.with_pager(|world, process| {
+            if process.id == pager
+                && let Some(running) = process.running[index].take()
+            {
+                process.handle(world, Event::Done(running.batch));
+            }
+        });
+    }
+
+    /// The main thread does something, then looks at everything.
+    fn with_pager(&self, first: impl FnOnce(&Self, &mut Process)) {
+        let notify = {
+            let mut pager = self.pager.borrow_mut();
+            let Some(process) = &mut *pager else { return };
+            first(self, process);
+            process.look_around(self);
+            process.publish(self)
+        };
+        if notify {
+            self.send(Happening::HypervisorEvent);
+        }
+    }
+
+    /// The worker of this pager goes on with a batch.
+    pub(super) fn begin(&self, index: usize, pager: u32) {
+        let in_ns = self.takes(6_000);
+        let index = u8::try_from(index).expect("few batches");
+        self.soon(in_ns, Happening::Work(index, pager));
+    }
+
+    pub(super) fn hypervisor_wakes(&self) {
+        self.meddle();
+        loop {
+            let before: Vec<_> = {
+                let pager = self.pager.borrow();
+                let answers = pager.as_ref().map(|process| &process.answers);
+                let next = answers.into_iter().flatten().take(SLOTS as usize);
+                next.map(|answer| {
+                    let (gfn, dropped) = (*answer)?;
+                    let event = if dropped {
+                        TableEvent::RespondDropped
+                    } else {
+                        TableEvent::Respond
+                    };
+                    Some(self.before(self.page(gfn)?, event))
+                })
+                .collect()
+            };
+            let id = self.pager_id();
+            // Another operation, in whose middle this happens, may have been made to fail.
+            let armed = self.machine().with(|core| core.failures);
+            let handled = self.paging.on_event();
+            self.note("responses", [handled.responses.into(), 0]);
+            let taken = handled.responses as usize;
+            if self.pager_id() == id
+                && let Some(process) = &mut *self.pager.borrow_mut()
+            {
+                let known = taken.min(process.answers.len());
+                process.answers.drain(..known);
+            }
+            if !self.has_failed(armed) {
+                self.hold_answers_against_table(&before[..taken.min(before.len())]);
+            }
+            if handled.responses < SLOTS {
+                return;
+            }
+        }
+    }
+
+    fn hold_answers_against_table(&self, answered: &[Option<super::world::Before>]) {
+        for before in answered.iter().flatten() {
+            let same = |other: &&super::world::Before| other.page == before.page;
+            if answered.iter().flatten().filter(same).count() == 1 {
+                self.hold_against_table(*before, true, None);
+            }
+        }
+    }
+
+    /// A hostile pager writes an impossible index, or meddles with whom it wants to be woken by.
+    fn meddle(&self) {
+        if !self.strikes(Knob::Hostile) {
+            return;
+        }
+        let honest = {
+            let pager = self.pager.borrow();
+            let Some(process) = pager.as_ref() else {
+                return;
+            };
+            process.page.poke(REQ_EVENT, self.rng.borrow_mut().u32(..));
+            let honest = process.page.peek(RSP_PROD);
+            let beyond = self.rng.borrow_mut().u32(SLOTS + 1..u32::MAX - 2 * SLOTS);
+            process.page.poke(RSP_PROD, honest.wrapping_add(beyond));
+            (process.id, honest)
+        };
+        let handled = self.paging.on_event();
+        assert_eq!(handled.responses, 0, "an impossible index was believed");
+        if let Some(process) = &*self.pager.borrow()
+            && process.id == honest.0
+        {
+            process.page.poke(RSP_PROD, honest.1);
+        }
+    }
+
+    pub(super) fn kill_pager(&self) {
+        if self.calm.get() || self.guest.borrow().is_dead {
+            return;
+        }
+        let Some(process) = self.pager.borrow_mut().take() else {
+            return;
+        };
+        self.note("kill", [process.id.into(), 0]);
+        self.machine().with(|core| {
+            for running in process.running.iter().flatten() {
+                for mfn in &running.mapped {
+                    core.frames.put_reference(*mfn);
+                }
+            }
+        });
+        self.outside.borrow_mut().last_pager = process.id;
+        self.soon(TICK_NS, Happening::Restart);
+    }
+
+    /// The toolstack clears up after a pager and starts another. What was out is lost.
+    pub(super) fn restart_pager(&self) {
+        if self.are_busy(WORKERS) {
+            return self.soon(5_000, Happening::Restart);
+        }
+        if self.guest.borrow().is_dead {
+            return;
+        }
+        for page in 0..self.pages() {
+            if matches!(self.state(page), State::Paged | State::PagingInStart) {
+                self.guest.borrow_mut().pages[page].is_lost = true;
+            }
+        }
+        if self.paging.disable().is_err() {
+            // Vcpus stand in line for slots that nobody will ever free.
+            let _ = self.paging.shut_down();
+        }
+        if self.guest.borrow().is_dead || self.pager.borrow().is_some() {
+            return;
+        }
+        self.start_pager();
+    }
+}
+
+impl Process {
+    pub(super) fn handle(&mut self, world: &World<'_>, event: Event<'_>) {
+        self.core.handle(event, &mut self.actions);
+        self.execute(world);
+    }
+
+    /// The shell's round: news, then the ring, until there is nothing.
+    fn look_around(&mut self, world: &World<'_>) {
+        loop {
+            for news in std::mem::take(&mut self.news) {
+                world.note("news", [news.code(), 0]);
+                self.handle(
+                    world,
+                    match news {
+                        News::Target(pages) => Event::Target(pages),
+                        News::Resident(pages) => Event::Resident(pages),
+                        News::Stop => Event::Stop,
+                        News::Gone => Event::DomainGone,
+                    },
+                );
+            }
+            let mut requests: Vec<Request> = Vec::new();
+            while requests.len() < self.core.room() {
+                let taken = self.back.take().expect("the hypervisor's index is right");
+                let Some(request) = taken else { break };
+                let request = request.expect("the hypervisor's entries make sense");
+                world.note(
+                    "request",
+                    [request.gfn.get(), u64::from(request.paging.bits())],
+                );
+                requests.push(request);
+            }
+            if requests.is_empty() {
+                return;
+            }
+            self.handle(world, Event::Requests(&requests));
+        }
+    }
+
+    fn execute(&mut self, world: &World<'_>) {
+        for action in self.actions.drain() {
+            match action {
+                Action::Run(batch) => {
+                    let index = batch.index();
+                    world.note("batch", [index as u64, batch.pages().len() as u64]);
+                    assert!(
+                        self.running[index].is_none(),
+                        "a batch is run twice at a time"
+                    );
+                    self.running[index] = Some(Running {
+                        batch,
+                        done: 0,
+                        mapped: Vec::new(),
+                        tries: 0,
+                    });
+                    world.begin(index, self.id);
+                }
+                Action::Respond(response) => {
+                    let (response, spoil) = hostile(world, response);
+                    if self.back.answer(&response).is_err() {
+                        // After it was killed and replaced: an answer to what another was asked.
+                        continue;
+                    }
+                    let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
+                    let nobody = response.flags.contains(EntryFlags::VCPU_PAUSED)
+                        && response.vcpu.index() >= world.vcpus();
+                    if spoil {
+                        let slot = self.answered % SLOTS as usize;
+                        self.page.poke(FIRST_VERSION + slot * ENTRY_WORDS, 0);
+                    }
+                    self.answered += 1;
+                    let sense = !spoil && !nobody;
+                    self.answers
+                        .push_back(sense.then_some((response.gfn, dropped)));
+                }
+                Action::Free(slot) => world.disk.borrow_mut().free(slot),
+                Action::Report(_) => {}
+                Action::Finished(summary) => {
+                    let is_idle = self.running.iter().all(Option::is_none);
+                    assert!(is_idle, "finished with batches under way");
+                    self.finished = Some(summary);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, world: &World<'_>) -> bool {
+        let notify = self.back.publish() == Notify::Owed;
+        if notify {
+            world.note("notify hypervisor", [0, 0]);
+        }
+        notify
+    }
+}
+
+impl News {
+    fn code(self) -> u64 {
+        match self {
+            Self::Target(pages) => pages.cast_unsigned(),
+            Self::Resident(pages) => pages,
+            Self::Stop | Self::Gone => u64::MAX,
+        }
+    }
+}
+
+/// What a hostile pager answers in place of this, and whether it spoils the entry beyond that.
+fn hostile(world: &World<'_>, honest: Response) -> (Response, bool) {
+    let mut response = honest;
+    if !world.strikes(Knob::Hostile) {
+        return (honest, false);
+    }
+    match world.below(5) {
+        0 => response.gfn = world.gfn(world.below(world.pages())),
+        1 => {
+            response.flags |= EntryFlags::VCPU_PAUSED;
+            response.vcpu = VcpuId(u32::MAX);
+        }
+        2 => response.paging |= PagingFlags::DROP_PAGE,
+        3 => response.gfn = Gfn::MAX,
+        _ => return (response, true),
+    }
+    (response, false)
+}

@@ -1,0 +1,233 @@
+//! The pager's worker: the steps of a batch, some pages at a time.
+
+use p2m_paging::fault::{MapDecision, Mapper, decide_map};
+use p2m_paging::p2m::table::State;
+use p2m_paging::paging::{PopulateError, Populated};
+use p2m_paging::{Errno, Mfn, VcpuId};
+use xenpaging::core::{Lane, PageError, Step};
+use xenpaging::store::StoreError;
+
+use super::agenda::Happening;
+use super::pager::Running;
+use super::scenario::Knob;
+use super::world::World;
+use crate::machine::{Page, Place};
+
+/// How often a page is asked for that finds the ring full.
+const RESTORE_TRIES: u32 = 200;
+/// The pager's own vcpu, in dom0.
+const PAGER_VCPU: VcpuId = VcpuId(99);
+
+impl World<'_> {
+    /// The next pages of a batch.
+    pub(super) fn works(&self, index: usize, id: u32) {
+        let taken = {
+            let mut pager = self.pager.borrow_mut();
+            let process = pager.as_mut().filter(|process| process.id == id);
+            process.and_then(|process| process.running[index].take())
+        };
+        // The pager that had this batch was killed.
+        let Some(mut running) = taken else { return };
+        match running.batch.step() {
+            Step::Nominate | Step::Evict => self.call(&mut running),
+            Step::Save => self.save(&mut running),
+            Step::Restore => self.restore(&mut running),
+            Step::Load => self.load(&mut running),
+            Step::Prep => self.prep(&mut running),
+        }
+        let is_done = running.done == running.batch.pages().len();
+        let mut pager = self.pager.borrow_mut();
+        match pager.as_mut().filter(|process| process.id == id) {
+            Some(process) => process.running[index] = Some(running),
+            // Killed meanwhile: its mappings go with it.
+            None => return self.unmap(running.mapped),
+        }
+        drop(pager);
+        if is_done {
+            let index = u8::try_from(index).expect("few batches");
+            self.soon(4_000, Happening::WorkDone(index, id));
+        } else {
+            self.begin(index, id);
+        }
+    }
+
+    fn unmap(&self, frames: Vec<Mfn>) {
+        self.machine().with(|core| {
+            frames
+                .into_iter()
+                .for_each(|mfn| core.frames.put_reference(mfn))
+        });
+    }
+
+    /// How many pages are done at a time.
+    fn some_of(&self, running: &Running) -> std::ops::Range<usize> {
+        let left = running.batch.pages().len() - running.done;
+        running.done..running.done + 1 + self.below(left)
+    }
+
+    fn pages_of(&self, running: &Running, range: std::ops::Range<usize>) -> Vec<usize> {
+        let page = |page: &xenpaging::core::Page| self.page(page.gfn()).expect("the guest's");
+        running.batch.pages()[range].iter().map(page).collect()
+    }
+
+    fn call(&self, running: &mut Running) {
+        let range = self.some_of(running);
+        let pages = self.pages_of(running, range.clone());
+        let is_evict = running.batch.step() == Step::Evict;
+        let results = if is_evict {
+            self.evict_pages(&pages)
+        } else {
+            self.nominate_pages(&pages)
+        };
+        running.done = range.end;
+        for ((at, page), result) in range.zip(pages).zip(results) {
+            let batch_page = &mut running.batch.pages_mut()[at];
+            batch_page.outcome = result.map_err(PageError::Refused);
+            if is_evict && result.is_ok() {
+                self.guest.borrow_mut().pages[page].copy = Some(batch_page.slot());
+            }
+        }
+    }
+
+    /// Maps some pages first; copies and unmaps them the next time.
+    fn save(&self, running: &mut Running) {
+        if running.mapped.is_empty() {
+            let range = self.some_of(running);
+            let pages = self.pages_of(running, range.clone());
+            for page in pages {
+                let mfn = self.machine().with(|core| {
+                    let entry = core.tables.get(self.gfn(page));
+                    let may = entry.p2mt.is_pageable()
+                        || decide_map(entry.p2mt, Mapper::Pager) == MapDecision::Map;
+                    let mfn = entry.mfn.filter(|_| may);
+                    mfn.into_iter()
+                        .for_each(|mfn| core.frames.get_reference(mfn));
+                    mfn
+                });
+                let Some(mfn) = mfn else { break };
+                running.mapped.push(mfn);
+            }
+            if running.mapped.is_empty() {
+                let error = PageError::Unmapped(Errno::ENOENT);
+                running.batch.pages_mut()[running.done].outcome = Err(error);
+                running.done += 1;
+            }
+            return;
+        }
+        let mapped = std::mem::take(&mut running.mapped);
+        for mfn in &mapped {
+            let page = &mut running.batch.pages_mut()[running.done];
+            let contents = self.machine().with(|core| core.frames.get(*mfn).contents);
+            let mut disk = self.disk.borrow_mut();
+            let written = disk.write(page.slot(), &contents, &mut self.rng.borrow_mut());
+            page.outcome = written.map_err(PageError::Store);
+            self.note("save", [page.gfn().get(), written.is_ok().into()]);
+            running.done += 1;
+        }
+        self.unmap(mapped);
+    }
+
+    fn load(&self, running: &mut Running) {
+        for at in self.some_of(running) {
+            let index = running.batch.index();
+            let page = &mut running.batch.pages_mut()[at];
+            let read = self
+                .disk
+                .borrow()
+                .read(page.slot(), &mut self.rng.borrow_mut());
+            self.note("load", [page.gfn().get(), read.is_ok().into()]);
+            assert!(
+                !matches!(read, Err(StoreError::Empty { .. })),
+                "{} is loaded from a slot that holds nothing",
+                page.gfn()
+            );
+            if let Ok(contents) = read
+                && let Some(process) = &mut *self.pager.borrow_mut()
+            {
+                process.buffers[index][page.buffer()] = contents;
+            }
+            page.outcome = read.map(drop).map_err(PageError::Store);
+            running.done += 1;
+        }
+    }
+
+    fn prep(&self, running: &mut Running) {
+        for at in self.some_of(running) {
+            let (index, lane) = (running.batch.index(), running.batch.lane());
+            let batch_page = running.batch.pages()[at];
+            let contents = match &*self.pager.borrow() {
+                Some(process) => process.buffers[index][batch_page.buffer()],
+                None => return,
+            };
+            let page = self.page(batch_page.gfn()).expect("the guest's");
+            let state = self.state(page);
+            let by_itself = lane == Lane::Demand || state == State::Paged;
+            let result = if running.tries > 0 {
+                // It has its frame and its contents. Nobody asked for it, and an answer takes it home.
+                if state == State::PagingIn && self.foreign_populate(page, PAGER_VCPU).is_err() {
+                    return;
+                }
+                running.tries = 0;
+                let is_there = state != State::Invalid;
+                is_there.then_some(()).ok_or(Errno::ENOENT)
+            } else if by_itself && self.strikes(Knob::Empty) {
+                let result = self.prep_empty(page, contents);
+                if result.is_ok() && lane == Lane::Ahead {
+                    running.tries = 1;
+                    return;
+                }
+                result
+            } else {
+                self.prep_page(page, Some(contents))
+            };
+            running.batch.pages_mut()[at].outcome = result.map_err(PageError::Refused);
+            running.done += 1;
+        }
+    }
+
+    /// The way of Xen 4.1: a frame first, which the pager then fills.
+    fn prep_empty(&self, page: usize, contents: Page) -> Result<(), Errno> {
+        let has_frame = self.state(page).has_frame();
+        self.prep_page(page, None)?;
+        if !has_frame {
+            self.fill(page, contents);
+        }
+        Ok(())
+    }
+
+    /// The pager fills a frame that it was given, as its only user.
+    fn fill(&self, page: usize, contents: Page) {
+        let gfn = self.gfn(page);
+        self.machine().with(|core| {
+            let entry = core.tables.get(gfn);
+            if decide_map(entry.p2mt, Mapper::Pager) != MapDecision::Map {
+                return;
+            }
+            if let Some(mfn) = entry.mfn {
+                let frame = core.frames.get_mut(mfn);
+                assert_eq!(frame.place, Place::Mapped(gfn));
+                assert_eq!(frame.contents, Page::ZERO, "an empty page is zeroed");
+                frame.contents = contents;
+            }
+        });
+    }
+
+    /// Asks for the next page, so that its answer takes it home.
+    fn restore(&self, running: &mut Running) {
+        let gfn = running.batch.pages()[running.done].gfn();
+        let page = self.page(gfn).expect("the guest's");
+        let outcome = match self.foreign_populate(page, PAGER_VCPU) {
+            Ok(Populated::NotPaging) if self.state(page) == State::Invalid => {
+                Err(PageError::Refused(Errno::ENOENT))
+            }
+            Ok(_) => Ok(()),
+            Err(PopulateError::RingFull) if running.tries < RESTORE_TRIES => {
+                running.tries += 1;
+                return;
+            }
+            Err(error) => Err(PageError::Refused(error.errno())),
+        };
+        running.batch.pages_mut()[running.done].outcome = outcome;
+        (running.done, running.tries) = (running.done + 1, 0);
+    }
+}

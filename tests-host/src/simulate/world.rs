@@ -1,0 +1,324 @@
+//! A machine, a guest, a pager and everybody else, one happening after another, and several at once
+//! where locks are let go.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use fastrand::Rng;
+use p2m_paging::p2m::table::{Event, Outcome, State, step};
+use p2m_paging::paging::Paging;
+use p2m_paging::pause::VcpuCell;
+use p2m_paging::{Gfn, VcpuId};
+
+use super::agenda::{Agenda, Happening};
+use super::coverage::Coverage;
+use super::disk::Disk;
+use super::guest::Guest;
+use super::outside::Outside;
+use super::pager::Process;
+use super::scenario::{Knob, Scenario};
+use super::trace::Trace;
+use crate::machine::{Format, Machine, Page, Surroundings};
+
+/// The pager's ticks, in nanoseconds: far more often than in life, so that short runs see some.
+pub(super) const TICK_NS: u64 = 400_000;
+/// How many happenings may be begun inside of each other.
+const MOST_AT_ONCE: u32 = 3;
+/// The first gfn above the hole.
+const HIGH_GFN: u64 = 0x10_0000;
+
+/// One run.
+pub(super) struct World<'d> {
+    pub(super) scenario: Scenario,
+    pub(super) paging: Paging<'d, Machine<'d>>,
+    pub(super) trace: &'d Trace,
+    pub(super) rng: RefCell<Rng>,
+    pub(super) agenda: RefCell<Agenda>,
+    pub(super) guest: RefCell<Guest>,
+    pub(super) pager: RefCell<Option<Process>>,
+    pub(super) disk: RefCell<Disk>,
+    pub(super) outside: RefCell<Outside>,
+    pub(super) coverage: RefCell<Coverage>,
+    /// Troubles are over.
+    pub(super) calm: Cell<bool>,
+    /// Happenings so far.
+    pub(super) happened: Cell<u64>,
+    busy: Cell<u64>,
+    at_once: Cell<u32>,
+}
+
+impl<'d> World<'d> {
+    /// A guest whose memory is all there, with a pager.
+    pub(super) fn new(scenario: Scenario, cells: &'d [VcpuCell], trace: &'d Trace) -> Rc<Self> {
+        let knob = |knob| scenario.get(knob) as usize;
+        let format = if knob(Knob::Npt) == 0 {
+            Format::Ept
+        } else {
+            Format::Npt
+        };
+        let frames = knob(Knob::Gfns) + knob(Knob::Spare);
+        let machine = Machine::new(format, frames, cells.len());
+        let world = Rc::new(Self {
+            scenario,
+            paging: Paging::new(machine, cells),
+            trace,
+            rng: RefCell::new(Rng::with_seed(scenario.seed)),
+            agenda: RefCell::default(),
+            guest: RefCell::new(Guest::new(knob(Knob::Gfns), cells.len())),
+            pager: RefCell::new(None),
+            disk: RefCell::new(Disk::new(&scenario)),
+            outside: RefCell::new(Outside::new(knob(Knob::Mappers))),
+            coverage: RefCell::default(),
+            calm: Cell::new(false),
+            happened: Cell::new(0),
+            busy: Cell::new(0),
+            at_once: Cell::new(0),
+        });
+        let around: Weak<dyn Surroundings + 'd> = Rc::<Self>::downgrade(&world);
+        world.machine().surround(around);
+        for page in 0..knob(Knob::Gfns) {
+            let contents = Page::new(world.gfn(page), 0);
+            assert!(
+                world
+                    .machine()
+                    .with(|core| core.give(world.gfn(page), contents))
+            );
+        }
+        world.start_everybody();
+        world
+    }
+
+    fn start_everybody(&self) {
+        for vcpu in 0..self.vcpus() {
+            self.schedule_vcpu(vcpu, 10_000);
+        }
+        for mapper in 0..self.scenario.get(Knob::Mappers) {
+            self.soon(
+                50_000,
+                Happening::Mapper(u8::try_from(mapper).expect("few mappers")),
+            );
+        }
+        for (knob, what) in [
+            (Knob::Tools, Happening::Tools),
+            (Knob::Others, Happening::Others),
+            (Knob::Rogue, Happening::Rogue),
+        ] {
+            if self.scenario.get(knob) > 0 {
+                self.soon(100_000, what);
+            }
+        }
+        // A run of so many steps takes about this long.
+        let whole = u64::from(self.scenario.get(Knob::Steps)) * 2_000;
+        for _ in 0..self.scenario.get(Knob::Kills) {
+            self.soon(whole, Happening::Kill);
+        }
+        if self.scenario.get(Knob::Destroy) > 0 {
+            self.soon(whole, Happening::Destroy);
+        }
+        self.start_pager();
+        self.add(TICK_NS, Happening::Tick);
+    }
+
+    pub(super) fn machine(&self) -> &Machine<'d> {
+        self.paging.platform()
+    }
+
+    /// Pages below the hole have their own numbers, the others lie above it.
+    pub(super) fn gfn(&self, page: usize) -> Gfn {
+        let low = self.low_pages();
+        let page = page as u64;
+        Gfn::new_truncate(if page < low {
+            page
+        } else {
+            HIGH_GFN + page - low
+        })
+    }
+
+    /// The page with this gfn, if it is one of the guest's.
+    pub(super) fn page(&self, gfn: Gfn) -> Option<usize> {
+        let low = self.low_pages();
+        let page = match gfn.get().checked_sub(HIGH_GFN) {
+            Some(above) => low + above,
+            None if gfn.get() < low => gfn.get(),
+            None => return None,
+        };
+        (page < u64::from(self.scenario.get(Knob::Gfns)))
+            .then(|| usize::try_from(page).expect("a small guest"))
+    }
+
+    /// Where the memory above the hole begins.
+    pub(super) fn first_high_gfn(&self) -> u64 {
+        HIGH_GFN
+    }
+
+    pub(super) fn low_pages(&self) -> u64 {
+        (self.scenario.get(Knob::Gfns) - self.scenario.get(Knob::High)).into()
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.scenario.get(Knob::Gfns) as usize
+    }
+
+    pub(super) fn vcpus(&self) -> usize {
+        self.scenario.get(Knob::Vcpus) as usize
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.agenda.borrow().now()
+    }
+
+    pub(super) fn note(&self, what: &'static str, numbers: [u64; 2]) {
+        self.trace.note(self.now(), what, numbers);
+    }
+
+    /// Whether a trouble of this kind strikes now.
+    pub(super) fn strikes(&self, knob: Knob) -> bool {
+        !self.calm.get() && self.chance(self.scenario.get(knob))
+    }
+
+    pub(super) fn chance(&self, in_a_thousand: u32) -> bool {
+        in_a_thousand > 0 && self.rng.borrow_mut().u32(0..1000) < in_a_thousand
+    }
+
+    pub(super) fn below(&self, bound: usize) -> usize {
+        self.rng.borrow_mut().usize(0..bound.max(1))
+    }
+
+    /// In about so many nanoseconds.
+    pub(super) fn soon(&self, about_ns: u64, what: Happening) {
+        let in_ns = about_ns / 4 + self.rng.borrow_mut().u64(0..=about_ns);
+        self.add(in_ns, what);
+    }
+
+    pub(super) fn add(&self, in_ns: u64, what: Happening) {
+        let order = self.rng.borrow_mut().u16(..);
+        self.agenda.borrow_mut().add(in_ns, order, what);
+    }
+
+    /// Whether any of these actors is in the middle of something.
+    pub(super) fn are_busy(&self, actors: u64) -> bool {
+        self.busy.get() & actors != 0
+    }
+
+    /// The next thing happens.
+    pub(super) fn go(&self) {
+        let what = self.agenda.borrow_mut().next(self.busy.get());
+        let Some(what) = what else { return };
+        let actor = what.actor();
+        self.busy.set(self.busy.get() | actor);
+        self.happened.set(self.happened.get() + 1);
+        self.happen(what);
+        self.busy.set(self.busy.get() & !actor);
+    }
+
+    /// Nothing else happens meanwhile.
+    pub(super) fn alone(&self, work: impl FnOnce()) {
+        let at_once = self.at_once.replace(MOST_AT_ONCE);
+        work();
+        self.at_once.set(at_once);
+    }
+
+    fn happen(&self, what: Happening) {
+        match what {
+            Happening::Vcpu(vcpu) => self.vcpu_runs(vcpu.into()),
+            Happening::PagerEvent => self.pager_wakes(),
+            Happening::HypervisorEvent => self.hypervisor_wakes(),
+            Happening::Tick => self.pager_ticks(),
+            Happening::Work(batch, pager) => self.works(batch.into(), pager),
+            Happening::WorkDone(batch, pager) => self.work_is_done(batch.into(), pager),
+            Happening::Mapper(mapper) => self.mapper_runs(mapper.into()),
+            Happening::Tools => self.toolstack_runs(),
+            Happening::Others => self.others_run(),
+            Happening::Rogue => self.rogue_runs(),
+            Happening::Kill => self.kill_pager(),
+            Happening::Restart => self.restart_pager(),
+            Happening::Destroy => self.destroy_guest(),
+        }
+    }
+
+    /// Sends an event through a channel that may lose, double and delay it.
+    pub(super) fn send(&self, what: Happening) {
+        if self.strikes(Knob::Lost) {
+            return self.note("event lost", [what.actor().trailing_zeros().into(), 0]);
+        }
+        self.soon(8_000, what);
+        if self.strikes(Knob::Doubled) {
+            self.soon(80_000, what);
+        }
+    }
+
+    /// What a page is.
+    pub(super) fn state(&self, page: usize) -> State {
+        let entry = self.machine().with(|core| core.tables.get(self.gfn(page)));
+        State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's")
+    }
+
+    /// Holds what an operation has done against the table, unless something else has happened
+    /// meanwhile; `changes`: the operation was not made to fail.
+    pub(super) fn hold_against_table(&self, before: Before, changes: bool, refused: Option<bool>) {
+        let Before {
+            page,
+            event,
+            state,
+            happened,
+        } = before;
+        if self.happened.get() != happened || !changes {
+            return;
+        }
+        let log_dirty = self.machine().with(|core| core.log_dirty);
+        let outcome = step(state, event, log_dirty);
+        self.coverage.borrow_mut().hit(state, event);
+        let expected = match outcome {
+            Outcome::To(to) => to,
+            Outcome::Refused | Outcome::Ignored => state,
+        };
+        let now = self.state(page);
+        assert_eq!(now, expected, "page {page}: {state:?} + {event:?}");
+        if let Some(refused) = refused {
+            let should = outcome == Outcome::Refused;
+            assert_eq!(
+                refused, should,
+                "page {page}: refusal of {state:?} + {event:?}"
+            );
+        }
+    }
+
+    /// Before an operation.
+    pub(super) fn before(&self, page: usize, event: Event) -> Before {
+        Before {
+            page,
+            event,
+            state: self.state(page),
+            happened: self.happened.get(),
+        }
+    }
+}
+
+/// A page, and what is about to be done to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    pub(super) page: usize,
+    pub(super) event: Event,
+    pub(super) state: State,
+    happened: u64,
+}
+
+impl Surroundings for World<'_> {
+    fn others(&self) {
+        if self.at_once.get() >= MOST_AT_ONCE || !self.strikes(Knob::Races) {
+            return;
+        }
+        self.at_once.set(self.at_once.get() + 1);
+        self.go();
+        self.at_once.set(self.at_once.get() - 1);
+    }
+
+    fn let_go(&self, vcpu: VcpuId) {
+        self.vcpu_let_go(vcpu.index());
+    }
+
+    fn pager_notified(&self) {
+        self.note("notify pager", [0, 0]);
+        self.send(Happening::PagerEvent);
+    }
+}
