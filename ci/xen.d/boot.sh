@@ -6,16 +6,10 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
 
-flavour=c
-case ${1:-} in c | rust) flavour=$1; shift ;; esac
-script=${1:-}
+take_flavour "$@"
+script=${rest[0]:-}
 [ -z "$script" ] || [ -r "$script" ] || die "no script '$script' to run in dom0"
-"$here/build.sh" "$flavour"
-"$here/image.sh"
-
-test=$(mktemp -d)
-trap 'rm -rf "$test"' EXIT
-cp "$here/dom0/lib.sh" "$test/lib.sh"
+make_machine
 if [ -n "$script" ]; then cp "$script" "$test/run"; else echo 'xl list; xl info | grep -E "xen_version|virt_caps"' >"$test/run"; fi
 
 log=$(new_run "boot-$flavour")

@@ -4,14 +4,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
 
-flavour=c
-case ${1:-} in c | rust) flavour=$1; shift ;; esac
-"$here/build.sh" "$flavour"
-"$here/image.sh"
-
-test=$(mktemp -d)
-trap 'rm -rf "$test"' EXIT
-cp "$here/dom0/lib.sh" "$test/"
+take_flavour "$@"
+make_machine
 cp "$here/dom0/demo.sh" "$test/run"
 log=$(new_run "demo-$flavour")
 say "booting Xen under emulation: about 20 s before the guest starts (log: $log)"

@@ -26,6 +26,22 @@ check_flavour() {
     case $1 in c | rust) ;; *) die "unknown hypervisor '$1': say c or rust" ;; esac
 }
 
+# Sets $flavour (c if the first argument names none) and $rest, the other arguments.
+take_flavour() {
+    flavour=c
+    case ${1:-} in c | rust) flavour=$1; shift ;; esac
+    rest=("$@")
+}
+
+# Builds what a machine takes, and makes $test, the folder that becomes dom0's /test.
+make_machine() {
+    "$here/build.sh" "$flavour"
+    "$here/image.sh"
+    test=$(mktemp -d)
+    trap 'rm -rf "$test"' EXIT
+    cp "$here/dom0/lib.sh" "$test/"
+}
+
 # The Debian packages are unpacked into $cache/root, never installed: no conflict with what the machine
 # has, and the same versions everywhere. Its own loader and libraries run its programs.
 debroot() { printf '%s' "$cache/root"; }

@@ -11,13 +11,9 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
 
-flavour=c
-case ${1:-} in c | rust) flavour=$1; shift ;; esac
-"$here/build.sh" "$flavour"
-"$here/image.sh"
-
-test=$(mktemp -d)
-trap 'rm -rf "$test"' EXIT
+take_flavour "$@"
+set -- ${rest[@]+"${rest[@]}"}
+make_machine
 header() { sed -n "s/^# $2: //p" "$here/tests/$1.sh" | head -n 1; }
 deadline_of() { local d; d=$(header "$1" deadline); printf '%s' "${d:-60}"; }
 wanted() {
@@ -75,7 +71,7 @@ run_group() {
         printf '%s %s\n' "$name" "$(deadline_of "$name")" >>"$test/names"
         cp "$here/tests/$name.sh" "$test/"
     done
-    cp "$here/dom0/lib.sh" "$here"/tests/memops.* "$test/"
+    cp "$here/dom0/lib.sh" "$here"/tests/*.table "$here"/tests/*.for-* "$test/"
     cp "$here/dom0/run-tests" "$test/run"
     echo "$flavour" >"$test/flavour"
     echo "$machine" >"$test/machine"

@@ -1,4 +1,7 @@
-/* dominfo DOMID: "tot_pages paged_pages max_pages flags" as Xen counts them. dominfo all: the ids of all guests. */
+/*
+ * dominfo DOMID: "tot_pages paged_pages max_pages flags" as Xen counts them. dominfo all: the ids of all guests.
+ * dominfo host: the host's free pages.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +20,13 @@ int main(int argc, char **argv)
         n = xc_domain_getinfolist(xch, 1, 64, info);
         for (int i = 0; i < n; i++)
             printf("%u\n", info[i].domain);
+        return n < 0;
+    }
+    if (!strcmp(argv[1], "host")) {
+        xc_physinfo_t host = { 0 };
+
+        n = xc_physinfo(xch, &host);
+        printf("%" PRIu64 "\n", (uint64_t)host.free_pages);
         return n < 0;
     }
     uint32_t domid = strtoul(argv[1], NULL, 10);

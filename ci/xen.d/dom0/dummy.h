@@ -38,7 +38,7 @@ struct dummy {
     int port;
 };
 
-static void __attribute__((noreturn, format(printf, 1, 2))) stop(const char *format, ...)
+static inline void __attribute__((noreturn, format(printf, 1, 2))) stop(const char *format, ...)
 {
     int error = errno;
     va_list args;
@@ -50,7 +50,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) stop(const char *for
     exit(1);
 }
 
-static const char *errno_name(int error)
+static inline const char *errno_name(int error)
 {
     static char number[16];
 
@@ -66,7 +66,7 @@ static const char *errno_name(int error)
     return number;
 }
 
-static void open_everything(void)
+static inline void open_everything(void)
 {
     xch = xc_interface_open(NULL, NULL, 0);
     xcall = xencall_open(NULL, 0);
@@ -77,7 +77,7 @@ static void open_everything(void)
 }
 
 /* Each of these returns 0 or an errno. */
-static int vm_event(uint32_t id, uint32_t op, uint32_t *port)
+static inline int vm_event(uint32_t id, uint32_t op, uint32_t *port)
 {
     struct xen_domctl *c = xencall_alloc_buffer(xcall, sizeof *c);
     int error;
@@ -95,7 +95,7 @@ static int vm_event(uint32_t id, uint32_t op, uint32_t *port)
     return error;
 }
 
-static int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
+static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
 {
     xen_mem_paging_op_t *o = xencall_alloc_buffer(xcall, sizeof *o);
     int error;
@@ -111,7 +111,7 @@ static int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
 }
 
 /* One page through the kernel's batch call, without the retries of the library: the error of that one page. */
-static int map_page(uint32_t id, uint64_t gfn, void **at)
+static inline int map_page(uint32_t id, uint64_t gfn, void **at)
 {
     xen_pfn_t frame = gfn;
     int error = 0;
@@ -131,14 +131,14 @@ static int map_page(uint32_t id, uint64_t gfn, void **at)
 }
 
 /* Asks for a page as a device model would: for any paging state Xen asks the pager and says EAGAIN. */
-static int ask_for(uint32_t id, uint64_t gfn)
+static inline int ask_for(uint32_t id, uint64_t gfn)
 {
     return xendevicemodel_set_mem_type(xdm, id, HVMMEM_ram_rw, gfn, 1) ? errno : 0;
 }
 
 enum { WITH_HAP = 1, WITHOUT_VCPU = 2, IS_PV = 4 };
 
-static uint32_t create_domain(unsigned how)
+static inline uint32_t create_domain(unsigned how)
 {
     struct xen_domctl_createdomain config = {
         .flags = how & IS_PV ? 0 : XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_oos_off | (how & WITH_HAP ? XEN_DOMCTL_CDF_hap : 0),
@@ -162,7 +162,7 @@ static uint32_t create_domain(unsigned how)
     return id;
 }
 
-static void populate(uint32_t id, uint64_t first, unsigned count, unsigned flags)
+static inline void populate(uint32_t id, uint64_t first, unsigned count, unsigned flags)
 {
     for (unsigned i = 0; i < count; i++) {
         xen_pfn_t gfn = first + i;
@@ -172,7 +172,7 @@ static void populate(uint32_t id, uint64_t first, unsigned count, unsigned flags
 }
 
 /* Turns paging on for a domain, with the ring in this gfn, which is then out of the guest's reach as a pager leaves it. */
-static void attach_to(struct dummy *d, xen_pfn_t gfn)
+static inline void attach_to(struct dummy *d, xen_pfn_t gfn)
 {
     void *page;
 
@@ -201,7 +201,15 @@ static inline void attach(struct dummy *d)
     attach_to(d, RING_GFN);
 }
 
-static int get_request(struct dummy *d, vm_event_request_t *req)
+/* Destroys it, and lets go of all that this program has of it: 0 or an errno. */
+static inline int detach(struct dummy *d)
+{
+    munmap(d->sring, XC_PAGE_SIZE);
+    xenevtchn_close(d->events);
+    return xc_domain_destroy(xch, d->id) ? errno : 0;
+}
+
+static inline int get_request(struct dummy *d, vm_event_request_t *req)
 {
     if (!RING_HAS_UNCONSUMED_REQUESTS(&d->ring))
         return 0;
@@ -211,7 +219,7 @@ static int get_request(struct dummy *d, vm_event_request_t *req)
     return 1;
 }
 
-static void respond(struct dummy *d, const vm_event_response_t *rsp)
+static inline void respond(struct dummy *d, const vm_event_response_t *rsp)
 {
     memcpy(RING_GET_RESPONSE(&d->ring, d->ring.rsp_prod_pvt), rsp, sizeof *rsp);
     d->ring.rsp_prod_pvt++;
@@ -220,7 +228,7 @@ static void respond(struct dummy *d, const vm_event_response_t *rsp)
         stop("cannot notify Xen");
 }
 
-static void counts(uint32_t id, long *total, long *paged)
+static inline void counts(uint32_t id, long *total, long *paged)
 {
     xc_domaininfo_t info;
 
@@ -228,4 +236,28 @@ static void counts(uint32_t id, long *total, long *paged)
         stop("domain %u is gone", id);
     *total = info.tot_pages;
     *paged = info.paged_pages;
+}
+
+/* One of our counters of this domain, as `xl debug-keys q` prints them; -1: the hypervisor has none. */
+static inline long counter(uint32_t id, const char *name)
+{
+    static char text[65536];
+    unsigned bytes = sizeof text - 1;
+    char *at, *next, head[64], word[64];
+
+    if (xc_send_debug_keys(xch, "q") || xc_readconsolering(xch, text, &bytes, 0, 0, NULL))
+        stop("cannot read Xen's console");
+    text[bytes] = 0;
+    snprintf(head, sizeof head, "General information for domain %u:", id);
+    at = NULL;
+    for (next = text; (next = strstr(next, head)); next++)
+        at = next;
+    if (!at)
+        stop("domain %u is not on Xen's console", id);
+    next = strstr(at + 1, "General information for domain");
+    if (next)
+        *next = 0;
+    snprintf(word, sizeof word, ", %s ", name);
+    at = strstr(at, word);
+    return at ? atol(at + strlen(word)) : -1;
 }

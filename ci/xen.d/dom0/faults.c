@@ -1,0 +1,293 @@
+/*
+ * What a guest's vcpus meet at pages that are out, or on their way, with somebody else at the same page: a table on standard
+ * output, one line a case, as it should be (ci/xen.d/tests/faults.table).
+ */
+#include "dummy.h"
+#include "tiny.h"
+
+static struct dummy dom;
+static uint64_t next_gfn = 32;
+static unsigned char *buffer;
+static vm_event_request_t request[8];
+static unsigned requests;
+static unsigned long requests_seen;
+
+static void must(int error, const char *what)
+{
+    if ((errno = error))
+        stop("%s", what);
+}
+
+static unsigned take_requests(void)
+{
+    while (requests < 8 && get_request(&dom, &request[requests])) {
+        requests++;
+        requests_seen++;
+    }
+    return requests;
+}
+
+/* Answers all that have been taken. */
+static void answer(void)
+{
+    take_requests();
+    for (unsigned i = 0; i < requests; i++)
+        respond(&dom, &request[i]);
+    requests = 0;
+}
+
+/* A value at a page's start, and a return instruction where it is run. */
+static void fill(uint8_t *page, uint32_t value)
+{
+    memset(page, 0, XC_PAGE_SIZE);
+    memcpy(page, &value, sizeof value);
+    page[RUN_AT] = 0xc3;
+}
+
+static uint64_t page(uint32_t value)
+{
+    uint64_t gfn = next_gfn++;
+    void *map = must_map(dom.id, gfn);
+
+    fill(map, value);
+    munmap(map, XC_PAGE_SIZE);
+    return gfn;
+}
+
+static uint64_t nominated(uint32_t value)
+{
+    uint64_t gfn = page(value);
+
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), "nominate");
+    return gfn;
+}
+
+static uint64_t out(uint32_t value)
+{
+    uint64_t gfn = nominated(value);
+
+    must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), "evict");
+    return gfn;
+}
+
+static int prep(uint64_t gfn, uint32_t value)
+{
+    fill(buffer, value);
+    return memop(dom.id, XENMEM_paging_op_prep, gfn, buffer);
+}
+
+static const char *yes(int holds) { return holds ? "yes" : "no"; }
+
+static const char *finished(unsigned vcpu, uint32_t value)
+{
+    if (!within(2, is_done(vcpu)))
+        return "never";
+    return mailbox[vcpu]->result == value ? "right" : "WRONG";
+}
+
+/* Whatever a case has left behind: every request answered, both vcpus idle. */
+static void settle(const char *what, uint64_t gfn)
+{
+    for (int tries = 0; !is_done(0) || !is_done(1); tries++) {
+        if (tries == 50)
+            stop("%s: a vcpu stays behind", what);
+        if (within(0.1, take_requests()))
+            prep(gfn, 0);
+        answer();
+    }
+}
+
+static void nominated_page(const char *name, enum touch how)
+{
+    uint64_t gfn = nominated(0x1111);
+
+    tell(0, how, gfn, 0x2222);
+    int asked = within(2, take_requests() || is_done(0)) && take_requests();
+    printf("nominated page, %s = request %s%s, evict %s", name, yes(asked),
+           asked && request[0].u.mem_paging.flags & MEM_PAGING_EVICT_FAIL ? " (evict will fail)" : "",
+           errno_name(asked ? memop(dom.id, XENMEM_paging_op_evict, gfn, NULL) : 0));
+    answer();
+    printf(", done %s\n", yes(within(2, is_done(0))));
+    settle(name, gfn);
+}
+
+static void both_vcpus(void)
+{
+    uint64_t gfn = out(0x3333);
+
+    tell(0, READ, gfn, 0);
+    int first = within(5, stands(dom.id, 0));
+    tell(1, READ, gfn, 0);
+    int second = within(2, stands(dom.id, 1));
+    take_requests();
+    printf("both vcpus on one page = first waits %s, second waits %s, requests %u", yes(first), yes(second), requests);
+    printf(", prep %s", errno_name(prep(gfn, 0x3333)));
+    answer();
+    printf(", first %s, second %s\n", finished(0, 0x3333), finished(1, 0x3333));
+    settle("both vcpus", gfn);
+}
+
+static void map_during_fault(void)
+{
+    uint64_t gfn = out(0x4444);
+    void *map;
+
+    tell(0, READ, gfn, 0);
+    int waits = within(5, stands(dom.id, 0));
+    take_requests();
+    printf("mapped during a fault = vcpu waits %s, requests %u, map %s", yes(waits), requests, errno_name(map_page(dom.id, gfn, NULL)));
+    unsigned before = requests;
+    printf(", more requests %u, prep %s", take_requests() - before, errno_name(prep(gfn, 0x4444)));
+    int mapped = map_page(dom.id, gfn, &map);
+    printf(", map before the answer %s", errno_name(mapped));
+    if (!mapped) {
+        printf(" %s", *(uint32_t *)map == 0x4444 ? "right" : "WRONG");
+        munmap(map, XC_PAGE_SIZE);
+    }
+    answer();
+    printf(", vcpu %s\n", finished(0, 0x4444));
+    settle("mapped during a fault", gfn);
+}
+
+static void fault_during_map(void)
+{
+    uint64_t gfn = out(0x5555);
+
+    printf("fault during a map = map %s", errno_name(map_page(dom.id, gfn, NULL)));
+    take_requests();
+    printf(", requests %u", requests);
+    unsigned before = requests;
+    tell(0, READ, gfn, 0);
+    int waits = within(2, stands(dom.id, 0));
+    printf(", vcpu waits %s, more requests %u, prep %s", yes(waits), take_requests() - before, errno_name(prep(gfn, 0x5555)));
+    answer();
+    printf(", vcpu %s\n", finished(0, 0x5555));
+    settle("fault during a map", gfn);
+}
+
+/* The page is given back while a vcpu waits for it: the vcpu goes on, and finds nothing there. */
+static void released_during_fault(void)
+{
+    uint64_t gfn = out(0x6666);
+    xen_pfn_t frame = gfn;
+
+    tell(0, READ, gfn, 0);
+    int waits = within(5, stands(dom.id, 0));
+    printf("released during a fault = vcpu waits %s", yes(waits));
+    int released = xc_domain_decrease_reservation(xch, dom.id, 1, 0, &frame);
+    printf(", released %s, drop told %s", yes(released == 1),
+           yes(take_requests() && request[requests - 1].u.mem_paging.flags & MEM_PAGING_DROP_PAGE));
+    if (released != 1)
+        prep(gfn, 0x6666);
+    answer();
+    printf(", vcpu %s\n", finished(0, ~0u));
+    settle("released during a fault", gfn);
+}
+
+/* Nothing is freed, asked or woken by an answer that comes again, for a page that is home. */
+static void answered_twice(void)
+{
+    uint64_t gfn = out(0x7777), other = out(0x8888);
+    vm_event_request_t first;
+
+    tell(0, READ, gfn, 0);
+    if (!within(5, take_requests()))
+        stop("no request");
+    first = request[0];
+    prep(gfn, 0x7777);
+    answer();
+    printf("answered twice = vcpu %s", finished(0, 0x7777));
+    tell(0, READ, other, 0);
+    if (!within(5, take_requests()))
+        stop("no request");
+    respond(&dom, &first);
+    printf(", second vcpu is woken by it %s", yes(within(1, is_done(0))));
+    requests = 0;
+    /* Its own request has been used up by the false answer: it asks again, or never goes on. */
+    int again = within(2, take_requests());
+    printf(", asks again %s", yes(again));
+    if (!again)
+        requests = 0;
+    prep(other, 0x8888);
+    answer();
+    printf(", vcpu %s\n", finished(0, 0x8888));
+}
+
+/* Eight pages asked for from outside fill the ring; then a vcpu wants one. */
+static void disabling(void)
+{
+    uint64_t gfn[9], waits;
+
+    for (unsigned i = 0; i < 9; i++)
+        gfn[i] = out(0x9999);
+    for (unsigned i = 0; i < 8; i++)
+        if (ask_for(dom.id, gfn[i]) != EAGAIN)
+            stop("ask for a page");
+    tell(0, READ, gfn[8], 0);
+    waits = within(5, stands(dom.id, 0));
+    take_requests();
+    printf("disable, a vcpu in line = requests %u, vcpu waits %s, disable %s", requests, yes(waits),
+           errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
+    for (unsigned i = 0; i < 8; i++)
+        must(prep(gfn[i], 0x9999), "prep");
+    answer();
+    int asked = within(2, take_requests());
+    printf(", asks in turn %s", yes(asked));
+    must(prep(gfn[8], 0x9999), "prep");
+    answer();
+    printf(", vcpu %s\n", finished(0, 0x9999));
+}
+
+/* A domain dies while a vcpu waits and pages are out. */
+static void destroying(void)
+{
+    uint64_t gfn = out(0xaaaa);
+    xc_domaininfo_t info;
+
+    tell(0, READ, gfn, 0);
+    int waits = within(5, stands(dom.id, 0));
+    printf("disable, a vcpu waiting = vcpu waits %s, disable %s", yes(waits), errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
+    printf(", enable again %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
+    for (unsigned vcpu = 0; vcpu < 2; vcpu++)
+        munmap((void *)mailbox[vcpu], XC_PAGE_SIZE);
+    printf("destroy with pages out = %s", errno_name(detach(&dom)));
+    printf(", gone %s\n", yes(within(10, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));
+}
+
+static uint64_t free_pages(void)
+{
+    xc_physinfo_t info = { 0 };
+
+    if (xc_physinfo(xch, &info))
+        stop("no information about the host");
+    return info.free_pages;
+}
+
+int main(void)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    open_everything();
+    buffer = xencall_alloc_buffer(xcall, XC_PAGE_SIZE);
+    /* The first domain makes Xen take pages that it keeps. */
+    attach(&dom);
+    detach(&dom);
+    uint64_t before = free_pages();
+    attach(&dom);
+    start_vcpus(dom.id);
+    tell(0, READ, page(0x1234), 0);
+    printf("the guest works = %s\n", finished(0, 0x1234));
+    nominated_page("read", READ);
+    nominated_page("run", RUN);
+    nominated_page("write", WRITE);
+    both_vcpus();
+    map_during_fault();
+    fault_during_map();
+    released_during_fault();
+    answered_twice();
+    disabling();
+    long counted = counter(dom.id, "requests");
+    printf("requests counted = %s\n", counted < 0 ? "no counters" : (unsigned long)counted == requests_seen ? "as seen" : "WRONG");
+    destroying();
+    printf("memory is as before = %s\n", yes(within(10, free_pages() == before)));
+    return 0;
+}
