@@ -46,9 +46,11 @@ REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
     {
         put_gfn(d, gmfn);
         rc = mem_paging_remove_page(d, gmfn);
+        if ( rc <= 0 )
+            return rc;
 
         /* It came home meanwhile: then it is removed like any other. */
-        return rc > 0 ? guest_remove_page(d, gmfn) : rc;
+        goto again;
     }
 """
 
@@ -118,6 +120,7 @@ EDITS = [
 
     # A page that is given back.
     include("common/memory.c", "#include <xsm/xsm.h>"),
+    also("common/memory.c", "int guest_remove_page(", "mfn = get_gfn_query(d, gmfn, &p2mt);", "before", " again:\n"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
     also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
 

@@ -4,7 +4,7 @@
 #
 # Lines in a test's head:
 #   # deadline: SECONDS             in dom0; the host allows a minute more before it gives the machine up
-#   # own-boot: WHY                 a machine of its own, because it may take the hypervisor with it
+#   # own-boot: WHY                 with C a machine of its own, because it may take the hypervisor with it
 #   # c-defect: WHAT                shows a defect of Xen's own C: there it must fail, and is printed as such
 #   # c-defect-sometimes: WHAT      may fail there (a race)
 set -euo pipefail
@@ -26,11 +26,19 @@ wanted() {
 passed=0 failed=0 known=0 current='' reason='' notes=()
 declare -A seen=()
 
+# For `ci/xen table`: how this test ended last.
+note_result() { mkdir -p "$cache/results/$flavour"; printf '%s\n' "$2" >"$cache/results/$flavour/$1"; }
+
 # result NAME STATUS SECONDS: says how a test ended and counts it.
 result() {
     local name=$1 status=$2 took=$3 defect='' sometimes=''
     [ "$flavour" != c ] || { defect=$(header "$name" c-defect); sometimes=$(header "$name" c-defect-sometimes); }
     seen[$name]=1
+    if [ "$status" = 0 ]; then
+        note_result "$name" "passes${notes[0]:+: $(printf '%s; ' "${notes[@]}" | sed 's/; $//')}"
+    else
+        note_result "$name" "${defect:+known defect: $defect; }${sometimes:+known defect, not always: $sometimes; }seen: ${reason:-exit status $status}"
+    fi
     if [ "$status" = 0 ] && [ -n "$defect" ]; then
         failed=$((failed + 1)); echo "FAILED  $name ($took s): passes although C is known to fail ($defect): correct the mark"
     elif [ "$status" = 0 ]; then
@@ -97,7 +105,7 @@ together=() alone=()
 for file in "$here"/tests/*.sh; do
     name=$(basename "$file" .sh)
     wanted "$name" "$@" || continue
-    if [ -n "$(header "$name" own-boot)" ]; then alone+=("$name"); else together+=("$name"); fi
+    if [ "$flavour" = c ] && [ -n "$(header "$name" own-boot)" ]; then alone+=("$name"); else together+=("$name"); fi
 done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
 [ ${#together[@]} -eq 0 ] || run_group "${together[@]}"

@@ -59,6 +59,9 @@ pub enum PopulateError {
     NoRing,
     /// No slot for this caller now: try again later. Vcpus of the guest stand in line instead.
     RingFull,
+    /// The entry contradicts itself: of a type that has a frame, without one. Somebody else has damaged
+    /// it, and the page cannot be brought back.
+    NoFrame(P2mType),
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -69,6 +72,7 @@ impl PopulateError {
         match self {
             Self::NoRing => Errno::EOPNOTSUPP,
             Self::RingFull => Errno::EBUSY,
+            Self::NoFrame(_) => Errno::EIO,
             Self::Platform(errno) => errno,
         }
     }
@@ -79,6 +83,7 @@ impl fmt::Display for PopulateError {
         match self {
             Self::NoRing => f.write_str("no pager is attached"),
             Self::RingFull => f.write_str("the ring is full"),
+            Self::NoFrame(t) => write!(f, "an entry without its frame ({t:?})"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -207,8 +212,7 @@ impl<P: Platform> Paging<'_, P> {
         let departed = match classify(p2m, gfn, entry) {
             Found::PagingOut(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
             Found::Paged(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
-            // An entry that says it has a frame and has none.
-            _ => Err(Errno::EIO),
+            _ => return Err(PopulateError::NoFrame(entry.p2mt)),
         };
         departed.map_err(PopulateError::Platform)?;
         self.counters.add(Count::Populated, 1);

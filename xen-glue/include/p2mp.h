@@ -121,6 +121,7 @@ int p2mx_channel_open(struct domain *d);
 void p2mx_channel_close(struct domain *d, uint32_t port);
 void p2mx_notify(struct domain *d, uint32_t port);
 void p2mx_print(const uint8_t *text, uint32_t len);
+void p2mx_crash(struct domain *d);
 noreturn void p2mx_die(void);
 
 #endif /* __ASM_X86_P2MP_H__ */

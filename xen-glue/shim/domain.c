@@ -105,6 +105,17 @@ void p2mx_print(const uint8_t *text, uint32_t len)
     printk("%.*s", (int)len, (const char *)text);
 }
 
+/*
+ * Caller holds: possibly the p2m lock. A vcpu of the domain's own must not meet
+ * the same again and again until the crash takes effect.
+ */
+void p2mx_crash(struct domain *d)
+{
+    if ( current->domain == d )
+        vcpu_pause_nosync(current);
+    domain_crash(d);
+}
+
 /* Caller holds: anything, which is why there is no way back. */
 void p2mx_die(void)
 {

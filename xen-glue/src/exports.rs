@@ -7,7 +7,7 @@ use core::fmt::Write;
 use core::ptr::NonNull;
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{CHUNK, Caller, Job, PopulateError, PrepError, PrepJob};
+use p2m_paging::paging::{CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob};
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
 
@@ -194,7 +194,7 @@ fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {
 pub extern "C" fn p2mp_populate(state: &State, gfn: u64) -> i32 {
     let gfn = Gfn::new_truncate(gfn);
     let paging = &state.paging;
-    retry(paging.populate(gfn, paging.platform().caller()).map(drop))
+    retry(state, gfn, paging.populate(gfn, paging.platform().caller()))
 }
 
 /// The running vcpu hit an entry of a paging type. `access`: 1 read, 2 write, 4 fetch. As
@@ -205,14 +205,21 @@ pub extern "C" fn p2mp_fault(state: &State, gfn: u64, access: u8) -> i32 {
     let Caller::Guest(vcpu) = paging.platform().caller() else {
         return 0;
     };
-    let access = Access::from_bits_truncate(access);
-    retry(paging.fault(vcpu, Gfn::new_truncate(gfn), access).map(drop))
+    let (gfn, access) = (Gfn::new_truncate(gfn), Access::from_bits_truncate(access));
+    retry(state, gfn, paging.fault(vcpu, gfn, access))
 }
 
-/// All but a missing pager is over by itself: the caller comes back.
-fn retry(outcome: Result<(), PopulateError>) -> i32 {
+/// All but a missing pager is over by itself: the caller comes back. An entry that cannot be is the
+/// domain's end.
+fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> i32 {
     match outcome {
         Err(e @ PopulateError::NoRing) => e.errno().as_return(),
+        Err(e @ PopulateError::NoFrame(_)) => {
+            let _ = writeln!(Console, "memory paging: {gfn}: {e}");
+            // SAFETY: a live domain.
+            unsafe { shim::p2mx_crash(state.paging.platform().domain()) };
+            0
+        }
         _ => 0,
     }
 }

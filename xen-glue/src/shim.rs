@@ -72,5 +72,6 @@ unsafe extern "C" {
 
     // Words to people, and the end.
     pub(crate) fn p2mx_print(text: *const u8, len: u32);
+    pub(crate) fn p2mx_crash(d: *mut Domain);
     pub(crate) fn p2mx_die() -> !;
 }

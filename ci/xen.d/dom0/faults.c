@@ -248,8 +248,7 @@ static void destroying(void)
     int waits = within(5, stands(dom.id, 0));
     printf("disable, a vcpu waiting = vcpu waits %s, disable %s", yes(waits), errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
     printf(", enable again %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
-    for (unsigned vcpu = 0; vcpu < 2; vcpu++)
-        munmap((void *)mailbox[vcpu], XC_PAGE_SIZE);
+    unmap_mailboxes();
     printf("destroy with pages out = %s", errno_name(detach(&dom)));
     printf(", gone %s\n", yes(within(10, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));
 }

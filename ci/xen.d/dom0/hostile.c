@@ -1,11 +1,15 @@
 /*
  * A pager that means harm: garbage indices, torn and replayed responses, for vcpus and pages that do not exist or are in
- * another state, between memops in any order. What it may do to its own guest is its business; the host must stay up.
+ * another state, between memops in any order, while the guest's two vcpus touch the same pages on another CPU. What it may do
+ * to its own guest is its business; the host must stay up.
  *
  *   hostile ROUNDS [SEED]
  */
 #include "dummy.h"
-#include <time.h>
+#include "tiny.h"
+
+/* Below are the guest's code and mailboxes. */
+enum { FIRST_GFN = 32 };
 
 static uint64_t state;
 
@@ -19,7 +23,7 @@ static uint64_t any(void)
 
 static uint64_t any_gfn(void)
 {
-    return any() % 8 ? any() % GFNS : any() >> (any() % 64);
+    return any() % 8 ? FIRST_GFN + any() % (GFNS - FIRST_GFN) : any() >> (any() % 64);
 }
 
 static void any_entry(struct dummy *d, unsigned slot)
@@ -46,7 +50,10 @@ static void one_round(struct dummy *d, unsigned char *buffer)
     for (unsigned n = any() % 4; n > 0; n--)
         memop(d->id, op[any() % 3], any_gfn(), any() % 8 ? buffer : any() % 2 ? NULL : (void *)any());
     for (unsigned n = any() % 3; n > 0; n--)
-        ask_for(d->id, any() % GFNS);
+        ask_for(d->id, FIRST_GFN + any() % (GFNS - FIRST_GFN));
+    for (unsigned vcpu = 0; vcpu < 2; vcpu++)
+        if (any() % 4 == 0 && is_done(vcpu))
+            tell(vcpu, any() % 2 ? READ : WRITE, FIRST_GFN + any() % (GFNS - FIRST_GFN), any());
     for (unsigned n = any() % 9; n > 0; n--)
         any_entry(d, any());
     switch (any() % 8) {
@@ -66,28 +73,46 @@ static void one_round(struct dummy *d, unsigned char *buffer)
 int main(int argc, char **argv)
 {
     unsigned long rounds = argc > 1 ? strtoul(argv[1], NULL, 0) : 1000;
-    struct timespec before, after;
+    double worst = 0, began, took;
     struct dummy d;
     unsigned char *buffer;
-    long worst = 0, total, paged;
+    xc_domaininfo_t info;
+    int error;
 
     state = argc > 2 ? strtoull(argv[2], NULL, 0) | 1 : 0x9e3779b97f4a7c15;
     open_everything();
     buffer = mmap(NULL, XC_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
     attach(&d);
+    start_vcpus(d.id);
+    began = seconds();
     for (unsigned long i = 0; i < rounds; i++) {
-        clock_gettime(CLOCK_MONOTONIC, &before);
+        double before = seconds();
         one_round(&d, buffer);
-        clock_gettime(CLOCK_MONOTONIC, &after);
-        long took = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000;
+        took = seconds() - before;
         if (took > worst)
             worst = took;
     }
-    counts(d.id, &total, &paged);
-    printf("hostile: %lu rounds, worst %ld us, %ld pages, %ld paged\n", rounds, worst, total, paged);
-    if ((errno = vm_event(d.id, XEN_VM_EVENT_DISABLE, NULL)))
+    took = seconds() - began;
+    if (xc_domain_getinfolist(xch, d.id, 1, &info) != 1 || info.domain != d.id)
+        stop("the domain is gone");
+    printf("hostile: %lu rounds in %.0f s, worst %.1f ms; guest's touches %u and %u, %s", rounds, took, worst * 1e3,
+           mailbox[0]->done, mailbox[1]->done, info.flags & XEN_DOMINF_shutdown ? "crashed" : "alive");
+    static const char *const names[] = { "requests", "responses", "responses-ignored", "ring-overruns", "nominated", "evicted",
+                                         "prepped" };
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
+        printf(", %s %ld", names[i], counter(d.id, names[i]));
+    printf("\n");
+    /* No more can be taken off the ring than was put there. */
+    if (counter(d.id, "responses") > counter(d.id, "requests"))
+        stop("more responses than requests");
+    /* Vcpus that stand in line keep a pager from going, not a domain. */
+    error = vm_event(d.id, XEN_VM_EVENT_DISABLE, NULL);
+    if ((errno = error) && error != EBUSY)
         stop("cannot disable paging");
-    if (xc_domain_destroy(xch, d.id))
+    unmap_mailboxes();
+    if ((errno = detach(&d)))
         stop("cannot destroy the domain");
+    if (!within(30, xc_domain_getinfolist(xch, d.id, 1, &info) != 1 || info.domain != d.id))
+        stop("the domain is not gone");
     return 0;
 }

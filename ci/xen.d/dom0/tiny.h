@@ -114,6 +114,13 @@ static inline void start_vcpus(uint32_t id)
         stop("cannot let the guest run");
 }
 
+/* Before the domain is destroyed: what is mapped of it keeps it. */
+static inline void unmap_mailboxes(void)
+{
+    for (unsigned vcpu = 0; vcpu < 2; vcpu++)
+        munmap((void *)mailbox[vcpu], XC_PAGE_SIZE);
+}
+
 static inline double seconds(void)
 {
     struct timespec t;

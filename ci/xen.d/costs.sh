@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# ci/xen costs: instructions per paging operation, Rust beside C, in QEMU counting them (deterministic: one CPU of the host runs
+# both of the machine's in turn, and its clock is the number of instructions). Fails if Rust needs more than 1.05 times as many
+# on the way out or in.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$here/qemu.sh"
+
+export XEN_TCG_THREADS=single XEN_QEMU_EXTRA="-icount shift=0,sleep=off"
+costs=()
+take_cost() { case $1 in "cost: "*) costs+=("$flavour ${1#cost: }") ;; "reason: "*) say "$1" ;; esac; }
+for flavour in c rust; do
+    make_machine
+    echo costs >"$test/run"
+    log=$(new_run "costs-$flavour")
+    say "counting in hypervisor $flavour (log: $log)"
+    status=0
+    qemu_boot "$flavour" "$test" "$log" 400 take_cost || status=$?
+    [ "$status" = 0 ] || die "the count ended with $status: see $log"
+    rm -rf "$test"
+done
+printf '%s\n' "${costs[@]}" | awk '
+    { if (!($2 in seen)) order[++n] = $2; seen[$2]; count[$1, $2] = $3 }
+    END {
+        printf "%-26s %8s %8s %8s\n", "instructions per page", "C", "Rust", "Rust/C"
+        for (i = 1; i <= n; i++) {
+            name = order[i]; ratio = count["rust", name] / count["c", name]
+            bar = name ~ /:/
+            gsub(/_/, " ", name)
+            printf "%-26s %8d %8d %8.3f%s\n", name, count["c", order[i]], count["rust", order[i]], ratio, bar && ratio > 1.05 ? "  more than 1.05" : ""
+            if (bar) { if (ratio > 1.05) failed++; else passed++ }
+        }
+        printf "%d passed, %d failed\n", passed, failed
+        exit failed > 0
+    }'

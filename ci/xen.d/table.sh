@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# ci/xen table: how every test ended last, Xen's own code beside the crate, as the table of docs/xen.md.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+cell() {
+    local file=$cache/results/$1/$2
+    if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "not run"; fi
+}
+# The comment at a test's head, up to the first mark.
+about() { sed -n '/^# [a-z-]*: /q; s/^# //p; /^[^#]/q' "$here/tests/$1.sh" | tr '\n' ' '; }
+
+echo "| test | what it shows | Xen's C | the crate |"
+echo "|---|---|---|---|"
+for file in "$here"/tests/*.sh; do
+    name=$(basename "$file" .sh)
+    echo "| $name | $(about "$name") | $(cell c "$name") | $(cell rust "$name") |"
+done
