@@ -40,6 +40,15 @@ FRAMELESS = """/* RAM of a paging type that has no frame now */
 #else
 #define p2m_is_frameless(_t, _m) p2m_is_paged(_t)
 #endif
+/*
+ * Not to be mapped from outside now: it has no frame; or it is nominated, and
+ * what a writer writes would be missing from the pager's copy. One that has
+ * been asked for and still has its frame is mapped: the pager may be about to
+ * copy it, and answers only then.
+ */
+#define p2m_is_unmappable(_t, _page, _write) \\
+    ((p2m_is_paged(_t) && !(_page)) || \\
+     ((_t) == p2m_ram_paging_out && (_write)))
 """
 
 REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
@@ -117,6 +126,10 @@ EDITS = [
     include(HVM, "#include <asm/vm_event.h>"),
     *instead(HVM, FAULT, "if ( p2m_is_paged(p2mt) ||", "    if ( p2m_is_paging(p2mt) )\n"),
     *instead(HVM, FAULT, "p2m_mem_paging_populate(currd,", "        mem_paging_fault(currd, gfn, npfec);\n"),
+
+    # A page that is mapped from outside.
+    *instead("arch/x86/mm.c", "/* Translate foreign guest address. */", "if ( p2m_is_paged(p2mt) )",
+             "            if ( p2m_is_unmappable(p2mt, page, q & P2M_UNSHARE) )\n"),
 
     # A page that is given back.
     include("common/memory.c", "#include <xsm/xsm.h>"),

@@ -111,12 +111,12 @@ static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
 }
 
 /* One page through the kernel's batch call, without the retries of the library: the error of that one page. */
-static inline int map_page(uint32_t id, uint64_t gfn, void **at)
+static inline int map_page_for(uint32_t id, uint64_t gfn, int rights, void **at)
 {
     xen_pfn_t frame = gfn;
     int error = 0;
     privcmd_mmapbatch_v2_t batch = { .num = 1, .dom = id, .arr = &frame, .err = &error };
-    void *map = mmap(NULL, XC_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, privcmd, 0);
+    void *map = mmap(NULL, XC_PAGE_SIZE, rights, MAP_SHARED, privcmd, 0);
 
     if (map == MAP_FAILED)
         stop("mmap of privcmd");
@@ -129,6 +129,8 @@ static inline int map_page(uint32_t id, uint64_t gfn, void **at)
         *at = error ? NULL : map;
     return -error;
 }
+
+static inline int map_page(uint32_t id, uint64_t gfn, void **at) { return map_page_for(id, gfn, PROT_READ | PROT_WRITE, at); }
 
 /* Asks for a page as a device model would: for any paging state Xen asks the pager and says EAGAIN. */
 static inline int ask_for(uint32_t id, uint64_t gfn)

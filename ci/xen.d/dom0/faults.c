@@ -111,6 +111,27 @@ static void nominated_page(const char *name, enum touch how)
     settle(name, gfn);
 }
 
+/* A vcpu writes a page that the pager is about to copy: a pager that does one thing at a time must get at the page, else it
+ * never comes to answer. */
+static void written_before_copied(void)
+{
+    uint64_t gfn = nominated(0xbbbb);
+    void *map;
+
+    tell(0, WRITE, gfn, 0xcccc);
+    int waits = within(5, stands(dom.id, 0));
+    int mapped = map_page_for(dom.id, gfn, PROT_READ, &map);
+    printf("written before it is copied = vcpu waits %s, map %s", yes(waits), errno_name(mapped));
+    if (!mapped)
+        munmap(map, XC_PAGE_SIZE);
+    printf(", evict %s", errno_name(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL)));
+    answer();
+    printf(", done %s", yes(within(2, is_done(0))));
+    tell(0, READ, gfn, 0);
+    printf(", then %s\n", finished(0, 0xcccc));
+    settle("written before it is copied", gfn);
+}
+
 static void both_vcpus(void)
 {
     uint64_t gfn = out(0x3333);
@@ -278,6 +299,7 @@ int main(void)
     nominated_page("read", READ);
     nominated_page("run", RUN);
     nominated_page("write", WRITE);
+    written_before_copied();
     both_vcpus();
     map_during_fault();
     fault_during_map();

@@ -16,11 +16,11 @@ enum state { HOLE, RW, OUT, OUT_MAPPED, PAGED, IN_NO_FRAME, IN_FRAME, HOME, LOGD
 static const char *const state_name[STATES] = { "hole", "ram", "nominated", "nominated+mapped", "paged", "asked-for",
                                                 "nominated+asked-for", "back-home", "logdirty" };
 
-enum operation { NOMINATE, EVICT, PREP, PREP_NULL, PREP_UNMAPPED, PREP_KERNEL, MAP, ASK, RESPOND, DROP_RESPONSE, RELEASE, ADD,
+enum operation { NOMINATE, EVICT, PREP, PREP_NULL, PREP_UNMAPPED, PREP_KERNEL, MAP, MAP_READ, ASK, RESPOND, DROP_RESPONSE, RELEASE, ADD,
                  OPERATIONS };
 static const char *const operation_name[OPERATIONS] = { "nominate", "evict", "prep", "prep-no-buffer", "prep-unmapped-buffer",
-                                                        "prep-kernel-buffer", "foreign-map", "ask", "response",
-                                                        "drop-response", "release", "add-page" };
+                                                        "prep-kernel-buffer", "foreign-map", "foreign-map-read", "ask",
+                                                        "response", "drop-response", "release", "add-page" };
 
 static void answer_requests(int print)
 {
@@ -52,7 +52,7 @@ static uint64_t make(enum state state, void **map)
         return gfn;
     must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
     if (state == OUT_MAPPED)
-        must(map_page(dom.id, gfn, map), 0, "map of a nominated page");
+        must(map_page_for(dom.id, gfn, PROT_READ, map), 0, "map of a nominated page");
     if (state == PAGED || state == IN_NO_FRAME || state == HOME)
         must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
     if (state == IN_NO_FRAME || state == IN_FRAME)
@@ -77,6 +77,7 @@ static int carry_out(enum operation operation, uint64_t gfn)
     case PREP_UNMAPPED: return memop(dom.id, XENMEM_paging_op_prep, gfn, (void *)0x10000);
     case PREP_KERNEL: return memop(dom.id, XENMEM_paging_op_prep, gfn, (void *)0xffff880000000000);
     case MAP: return map_page(dom.id, gfn, NULL);
+    case MAP_READ: return map_page_for(dom.id, gfn, PROT_READ, NULL);
     case ASK: return ask_for(dom.id, gfn);
     case DROP_RESPONSE: rsp.u.mem_paging.flags = MEM_PAGING_DROP_PAGE; /* fall through */
     case RESPOND:
@@ -142,7 +143,7 @@ static void contents(void)
     memset(map, 0x5a, XC_PAGE_SIZE);
     munmap(map, XC_PAGE_SIZE);
     must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
-    must(map_page(dom.id, gfn, &map), 0, "map of a nominated page");
+    must(map_page_for(dom.id, gfn, PROT_READ, &map), 0, "map of a nominated page");
     memcpy(buffer, map, XC_PAGE_SIZE);
     munmap(map, XC_PAGE_SIZE);
     must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
