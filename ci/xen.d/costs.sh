@@ -22,13 +22,14 @@ done
 printf '%s\n' "${costs[@]}" | awk '
     { if (!($2 in seen)) order[++n] = $2; seen[$2]; count[$1, $2] = $3 }
     END {
-        printf "%-26s %8s %8s %8s\n", "instructions per page", "C", "Rust", "Rust/C"
+        printf("%-26s %8s %8s %8s\n", "instructions per page", "C", "Rust", "Rust/C")
         for (i = 1; i <= n; i++) {
             name = order[i]; ratio = count["rust", name] / count["c", name]
-            bar = name ~ /:/
+            over = ratio > 1.05
+            whole_way = name ~ /:/
             gsub(/_/, " ", name)
-            printf "%-26s %8d %8d %8.3f%s\n", name, count["c", order[i]], count["rust", order[i]], ratio, bar && ratio > 1.05 ? "  more than 1.05" : ""
-            if (bar) { if (ratio > 1.05) failed++; else passed++ }
+            printf("%-26s %8d %8d %8.3f%s\n", name, count["c", order[i]], count["rust", order[i]], ratio, (whole_way && over) ? "  more than 1.05" : "")
+            if (whole_way) { if (over) failed++; else passed++ }
         }
         printf "%d passed, %d failed\n", passed, failed
         exit failed > 0

@@ -13,7 +13,6 @@ set -euo pipefail
 
 take_flavour "$@"
 set -- ${rest[@]+"${rest[@]}"}
-make_machine
 header() { sed -n "s/^# $2: //p" "$here/tests/$1.sh" | head -n 1; }
 deadline_of() { local d; d=$(header "$1" deadline); printf '%s' "${d:-60}"; }
 wanted() {
@@ -108,6 +107,7 @@ for file in "$here"/tests/*.sh; do
     if [ "$flavour" = c ] && [ -n "$(header "$name" own-boot)" ]; then alone+=("$name"); else together+=("$name"); fi
 done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
+make_machine
 [ ${#together[@]} -eq 0 ] || run_group "${together[@]}"
 for name in ${alone[@]+"${alone[@]}"}; do run_group "$name"; done
 

@@ -236,6 +236,9 @@ impl core::fmt::Display for EntryError {
 impl core::error::Error for EntryError {}
 
 impl RawEntry {
+    /// Words of 8 bytes up to where other reasons than paging have their data.
+    pub(super) const USED_WORDS: usize = offset_of!(Self, _data) / size_of::<u64>();
+
     /// All zeros.
     pub const ZERO: Self = Self {
         version: 0,

@@ -75,10 +75,11 @@ impl SharedPage {
         self.index(index).store(value, ordering);
     }
 
-    /// Copies out the entry that ring position `position` falls on.
+    /// Copies out the entry that ring position `position` falls on, as far as paging uses it.
+    #[inline]
     pub(super) fn read(&self, position: u32) -> RawEntry {
         let mut words = [0_u64; ENTRY_WORDS];
-        for (word, out) in words.iter_mut().enumerate() {
+        for (word, out) in words.iter_mut().enumerate().take(RawEntry::USED_WORDS) {
             *out = self.entry_word(position, word).load(Ordering::Relaxed);
         }
         // SAFETY: `RawEntry` is `repr(C)`, as large as `words`, and made of integers only without
@@ -86,11 +87,13 @@ impl SharedPage {
         unsafe { core::mem::transmute::<[u64; ENTRY_WORDS], RawEntry>(words) }
     }
 
-    /// Overwrites the entry that ring position `position` falls on.
+    /// Overwrites the entry that ring position `position` falls on, as far as paging uses it. What stands
+    /// behind that is what the other side has written there before, or the zeros of the beginning.
+    #[inline]
     pub(super) fn write(&self, position: u32, entry: &RawEntry) {
         // SAFETY: the same size, and no padding that would be uninitialised.
         let words = unsafe { core::mem::transmute::<RawEntry, [u64; ENTRY_WORDS]>(*entry) };
-        for (word, value) in words.into_iter().enumerate() {
+        for (word, value) in words.into_iter().enumerate().take(RawEntry::USED_WORDS) {
             self.entry_word(position, word)
                 .store(value, Ordering::Relaxed);
         }

@@ -56,6 +56,8 @@ static void one_round(struct dummy *d, unsigned char *buffer)
             tell(vcpu, any() % 2 ? READ : WRITE, FIRST_GFN + any() % (GFNS - FIRST_GFN), any());
     for (unsigned n = any() % 9; n > 0; n--)
         any_entry(d, any());
+    RING_IDX req_prod = d->sring->req_prod, rsp_prod = d->sring->rsp_prod;
+
     switch (any() % 8) {
     case 0: d->sring->rsp_prod = any(); break;
     case 1: d->sring->rsp_prod += any() % 16; break;
@@ -63,11 +65,17 @@ static void one_round(struct dummy *d, unsigned char *buffer)
     case 3: d->sring->req_event = any(); break;
     case 4: d->sring->rsp_event = any(); break;
     /* As many answers as there are questions. */
-    default: d->sring->rsp_prod = d->sring->req_prod; break;
+    default: d->sring->rsp_prod = rsp_prod = req_prod; break;
     }
     xen_wmb();
     if (xenevtchn_notify(d->events, d->port))
         stop("cannot notify Xen");
+    /* Mostly mended, so that there is a ring to do harm to. */
+    if (any() % 8) {
+        if (d->sring->req_prod - req_prod > 8)
+            d->sring->req_prod = req_prod;
+        d->sring->rsp_prod = rsp_prod;
+    }
 }
 
 int main(int argc, char **argv)

@@ -15,7 +15,7 @@ end_by() {
     "$@" "$name" || bad "$* failed"
     wait_for 60 domain_gone "$domid" || bad "the domain is still there 60 s after: $*"
     wait_for 30 pager_gone || bad "the pager did not end with its guest"
-    wait_for 30 memory_is "$before" || bad "$(($before - $(free_pages))) pages of the host are lost after: $*"
+    wait_for 30 free_at_least "$before" || bad "$(($before - $(free_pages))) pages of the host are lost after: $*"
 }
 # Dom0's tools keep a few pages that the first domain makes them take.
 guest_create warm 96 1 "mib=1" -p

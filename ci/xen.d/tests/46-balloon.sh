@@ -7,13 +7,13 @@
 guest_create f 96 1 "mib=32 xen_scrub_pages=0 init_on_alloc=0 init_on_free=0"
 guest_ready f
 guest_passes f 1 60
-target "$domid" 49152
+target "$domid" 73728
 pager_start f "$domid" fixed -v
-wait_for 60 paged_at_least "$domid" 10000 || bad "only $(paged "$domid") pages went out in 60 s"
+wait_for 60 paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out in 60 s"
 out=$(paged "$domid")
-xl mem-set f 72 || bad "xl mem-set failed"
+xl mem-set f 80 || bad "xl mem-set failed"
 held() { set -- $(dominfo "$domid"); [ $(($1 + $2)) -le "$held_at_most" ]; }
-held_at_most=$((74 * 256))
+held_at_most=$((82 * 256))
 wait_for 90 held || bad "the balloon took only $((96 * 256 - $(pages "$domid") - $(paged "$domid"))) pages: $(guest_lost f | head -n 1)"
 guest_passes f 2 90
 heard=$(grep -c 'drop_page' /tmp/pager-f.log)
