@@ -4,7 +4,7 @@
 # on the way out or in.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$here/qemu.sh"
+. "$here/machine.sh"
 
 export XEN_TCG_THREADS=single XEN_QEMU_EXTRA="-icount shift=0,sleep=off"
 costs=()
@@ -15,7 +15,7 @@ for flavour in c rust; do
     log=$(new_run "costs-$flavour")
     say "counting in hypervisor $flavour (log: $log)"
     status=0
-    qemu_boot "$flavour" "$test" "$log" 400 take_cost || status=$?
+    boot_machine "$flavour" "$test" "$log" 400 take_cost || status=$?
     [ "$status" = 0 ] || die "the count ended with $status: see $log"
     rm -rf "$test"
 done

@@ -88,7 +88,7 @@ static inline void set_registers(uint32_t id, const void *header, size_t header_
         stop("cannot set the vcpus' registers");
 }
 
-/* Makes the vcpus of a domain of dummy.h run. On the second CPU, as every guest here (ci/xen.d/qemu.sh says why). */
+/* Makes the vcpus of a domain of dummy.h run. On the last CPU, as every guest here (ci/xen.d/qemu.sh says why). */
 static inline void start_vcpus(uint32_t id)
 {
     int bytes = xc_domain_hvm_getcontext(xch, id, NULL, 0);
@@ -100,7 +100,7 @@ static inline void start_vcpus(uint32_t id)
         stop("cannot read the guest's registers");
     memcpy(code, tiny_start, tiny_end - tiny_start);
     munmap(code, XC_PAGE_SIZE);
-    cpus[0] = 2;
+    cpus[0] = 1 << (xc_get_online_cpus(xch) - 1);
     for (unsigned vcpu = 0; vcpu < 2; vcpu++) {
         mailbox[vcpu] = must_map(id, MAILBOX_GFN + vcpu);
         memset((void *)mailbox[vcpu], 0, XC_PAGE_SIZE);
