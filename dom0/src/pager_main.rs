@@ -33,9 +33,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(Command::Status { domain }) = cli.command {
         return show_status(domain).into();
     }
-    if cli.embedded_host.is_none() {
-        protect_memory();
-    }
     match start(&cli) {
         Ok((shell, pagefile)) => serve(shell, pagefile),
         Err(error) => {
@@ -62,6 +59,9 @@ fn complain(error: &anyhow::Error) {
 
 fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     let machine = find_guest(cli)?;
+    if cli.embedded_host.is_none() {
+        protect_memory();
+    }
     let guest = machine.guest();
     let config = cli.config(guest.max_pages, &guest.memory);
     let policy = Sweep::new(&config.memory, &cli.sweep());

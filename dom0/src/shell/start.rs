@@ -27,6 +27,9 @@ use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
 use crate::store::PageStore;
 
+/// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
+const STACK_BYTES: usize = 256 << 10;
+
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -161,6 +164,7 @@ fn spawn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, ShellError> {
     let builder = thread::Builder::new().name(name.into());
+    let builder = builder.stack_size(STACK_BYTES);
     builder.spawn(work).map_err(at("thread"))
 }
 
