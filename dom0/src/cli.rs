@@ -22,7 +22,8 @@ use p2m_paging::{Gfn, PAGE_SIZE};
 use tracing::level_filters::LevelFilter;
 
 use crate::core::Config;
-use crate::core::policy::{DEFAULT_MRU_PAGES, SweepOptions};
+use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
+use crate::trace;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
 const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
@@ -91,7 +92,12 @@ pub struct Cli {
           value_parser = clap::value_parser!(u64).range(4..))]
     pub max_memkb: Option<u64>,
 
-    /// How many of the pages that came back last are not paged out again. Any number, 0 for none.
+    /// Which pages go out.
+    #[arg(long, value_name = "NAME", default_value = "sweep")]
+    pub policy: PolicyName,
+
+    /// How many of the pages that came back last are not paged out again, with `--policy sweep`. Any
+    /// number, 0 for none.
     #[arg(short = 'r', long = "mru_size", value_name = "PAGES",
           default_value_t = DEFAULT_MRU_PAGES)]
     pub mru_size: usize,
@@ -122,8 +128,12 @@ pub struct Cli {
 }
 
 /// What else the program does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
+    /// Make traces of page accesses, and replay them against the policies.
+    #[command(subcommand)]
+    Trace(trace::cli::Command),
+
     /// Show what the pagers on this host are doing, a line for each domain.
     Status {
         /// Only of this domain.

@@ -9,4 +9,5 @@ pub mod pager_main;
 pub mod shell;
 pub mod status;
 pub mod store;
+pub mod trace;
 pub mod xen;

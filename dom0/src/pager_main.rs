@@ -10,7 +10,6 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Cli, Command, Exit};
 use crate::core::Pager;
-use crate::core::policy::Sweep;
 use crate::embedded::EmbeddedMachine;
 use crate::harden::protect_memory;
 use crate::shell::{Machine, Options, Shell, ShellError};
@@ -18,6 +17,7 @@ use crate::status;
 use crate::store::PageStore;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
+use crate::trace;
 use crate::xen::{Domain, calls_made};
 
 /// Name of the program, and what the embedded host is executed as to be it.
@@ -30,8 +30,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(exit) => return exit.into(),
     };
     log_to_stderr(cli.log_level());
-    if let Some(Command::Status { domain }) = cli.command {
-        return show_status(domain).into();
+    match &cli.command {
+        Some(Command::Status { domain }) => return show_status(*domain).into(),
+        Some(Command::Trace(command)) => return trace::cli::run(command).into(),
+        None => {}
     }
     match start(&cli) {
         Ok((shell, pagefile)) => serve(shell, pagefile),
@@ -64,8 +66,8 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     }
     let guest = machine.guest();
     let config = cli.config(guest.max_pages, &guest.memory);
-    let policy = Sweep::new(&config.memory, &cli.sweep());
-    let pager = Pager::new(config, Box::new(policy));
+    let policy = cli.policy.policy(&config.memory, &cli.sweep());
+    let pager = Pager::new(config, policy);
     let keep = if cli.keep_pagefile {
         Keep::Named
     } else {

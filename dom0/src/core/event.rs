@@ -3,6 +3,7 @@
 use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
+use super::policy::ScanPart;
 use crate::store::{Slot, StoreError};
 
 /// Something happened.
@@ -22,6 +23,11 @@ pub enum Event<'a> {
     /// Some time passed: a shell sends this about ten times a second. Whatever failed for want of
     /// memory, room or a readable page is tried again.
     Tick,
+    /// Part of a scan of accessed bits, by a shell that can read them. A scan goes over all of the
+    /// guest's memory, about eight times while as many pages are used as are resident.
+    Accessed(ScanPart<'a>),
+    /// The last part of a scan has been told.
+    Scanned,
     /// Bring everything back, then [`Action::Finished`] (row B3).
     Stop,
     /// The guest is gone: nothing is worth doing any more.

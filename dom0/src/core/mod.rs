@@ -62,10 +62,10 @@
 //!
 //! # Memory
 //!
-//! Per page of the guest, all of them out: 4 bytes for its slot and 4 bits (out, eligible, refused, slot
-//! free), 3 bytes and a bit for the checksum in the store; 7.7 bytes with all nodes. Beside that 8
-//! bytes for each MRU page, and buffers for the batches. Handling a request, from ring to answer,
-//! allocates nothing.
+//! Per page of the guest, all of them out: 3.5 bytes for its slot, a bit and a half (slot free, pair
+//! with a page out), a byte for the policy (2 bits with a sweep), 3 bytes and a bit for the checksum in
+//! the store; 7.9 bytes with all nodes. Beside that 8 bytes for each MRU page of a sweep, and buffers for
+//! the batches. Handling a request, from ring to answer, allocates nothing.
 
 mod config;
 mod event;

@@ -138,6 +138,8 @@ impl Pager {
             }
             Event::Resident(pages) => self.resident(pages),
             Event::Tick => self.tick(),
+            Event::Accessed(part) => self.policy.referenced(&part),
+            Event::Scanned => self.policy.scanned(),
             Event::Stop => self.stop(),
             Event::DomainGone if self.is_alive() => {
                 self.phase = Phase::Gone;

@@ -1,10 +1,45 @@
 //! Which pages go out.
 
+mod lru2;
+mod patience;
+mod reuse;
+mod states;
 mod sweep;
+
+use std::ops::RangeInclusive;
 
 use p2m_paging::Gfn;
 
+pub use lru2::{Lru2, ScanCounts};
+pub use reuse::Reuse;
+pub use states::PART_PAGES;
 pub use sweep::{DEFAULT_MRU_PAGES, Sweep, SweepOptions};
+
+/// The policies by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PolicyName {
+    /// In turn, but for pages that came back lately.
+    #[default]
+    Sweep,
+    /// Two lists, by whether a page has been accessed again.
+    Lru2,
+    /// What is likely to be used again soonest stays, by what has been seen so far.
+    Reuse,
+}
+
+impl PolicyName {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sweep, Self::Lru2, Self::Reuse];
+
+    /// The policy, over a guest's memory, all of it resident.
+    pub fn policy(self, memory: &[RangeInclusive<u64>], options: &SweepOptions) -> Box<dyn Policy> {
+        match self {
+            Self::Sweep => Box::new(Sweep::new(memory, options)),
+            Self::Lru2 => Box::new(Lru2::new(memory, options)),
+            Self::Reuse => Box::new(Reuse::new(memory, options)),
+        }
+    }
+}
 
 /// Chooses victims, and is told what became of them.
 ///
@@ -36,6 +71,64 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Some time passed (about ten times a second).
     fn tick(&mut self);
 
+    /// Part of a scan of accessed bits.
+    ///
+    /// A policy that is never told of any goes by the pages that come in.
+    fn referenced(&mut self, part: &ScanPart<'_>) {
+        let _ = part;
+    }
+
+    /// A scan is complete: every page that is in has been asked about once.
+    fn scanned(&mut self) {}
+
     /// Memory in use, in bytes.
     fn table_bytes(&self) -> usize;
 }
+
+/// Which of some neighbouring pages were accessed since the scan before, by the accessed bits of the
+/// tables that map them, read and cleared. A page that has come in since has its bit set by
+/// the access that brought it in.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanPart<'a> {
+    /// The first page; a multiple of [`PART_PAGES`].
+    pub first: u64,
+    /// Bit n of word m stands for gfn `first + 64 * m + n`. Bits of pages that are not in are ignored.
+    pub accessed: &'a [u64; PART_PAGES / 64],
+}
+
+/// The ranges of memory that may go out at all, apart from each other.
+fn eligible(memory: &[RangeInclusive<u64>], options: &SweepOptions) -> Vec<RangeInclusive<u64>> {
+    let last = Gfn::MAX.get();
+    let within = |range: &RangeInclusive<u64>, part: &RangeInclusive<u64>| {
+        *range.start().max(part.start())..=last.min(*range.end()).min(*part.end())
+    };
+    let mut left: Vec<_> = match &options.only[..] {
+        [] => memory.to_vec(),
+        only => memory
+            .iter()
+            .flat_map(|range| only.iter().map(move |part| within(range, part)))
+            .collect(),
+    };
+    for never in &options.never {
+        left = left
+            .into_iter()
+            .flat_map(|range| {
+                let below = never
+                    .start()
+                    .checked_sub(1)
+                    .map(|end| within(&range, &(0..=end)));
+                let above = never
+                    .end()
+                    .checked_add(1)
+                    .map(|start| within(&range, &(start..=last)));
+                [below, above]
+            })
+            .flatten()
+            .collect();
+    }
+    left.retain(|range| !range.is_empty());
+    left
+}
+
+#[cfg(test)]
+mod tests;

@@ -160,7 +160,7 @@ impl Policy for Sweep {
 }
 
 /// The gfn with as much memory below it as above.
-fn middle(memory: &[RangeInclusive<u64>]) -> u64 {
+pub(super) fn middle(memory: &[RangeInclusive<u64>]) -> u64 {
     let last = Gfn::MAX.get();
     let pages =
         |range: &RangeInclusive<u64>| (last.min(*range.end()) + 1).saturating_sub(*range.start());

@@ -5,7 +5,7 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Gfn, VcpuId};
 
 use super::sim::{Entry, Sim};
-use crate::core::policy::{Sweep, SweepOptions};
+use crate::core::policy::{PART_PAGES, PolicyName, ScanPart, SweepOptions};
 use crate::core::sparse::SparseMap;
 use crate::core::{Action, Actions, Config, Event, Pager, Report, Step};
 
@@ -245,24 +245,55 @@ fn a_full_store_stops_page_out_says_so_once_and_goes_on_when_there_is_room() {
 #[test]
 fn what_is_kept_per_page_is_less_than_eight_bytes() {
     const PAGES: u64 = 1 << 18;
-    let policy = Sweep::new(
-        &[0..=PAGES - 1],
-        &SweepOptions {
+    for name in PolicyName::ALL {
+        let options = SweepOptions {
             mru_pages: 0,
             ..SweepOptions::default()
-        },
-    );
-    let mut pager = Pager::new(Config::new(PAGES), Box::new(policy));
-    let mut actions = pager.actions();
-    run(&mut pager, &mut actions, Event::Target(0));
-    assert_eq!(pager.progress().out_pages, PAGES);
-    let mut checksums = SparseMap::<[u8; 3]>::default();
-    checksums.insert_range(0..=PAGES - 1, [0; 3]);
-    let mut refused = SparseMap::<()>::default();
-    refused.insert_range(0..=PAGES - 1, ());
-    let bytes = pager.table_bytes() + checksums.table_bytes() + refused.table_bytes();
-    let per_page = bytes as f64 / PAGES as f64;
-    assert!((7.0..8.0).contains(&per_page), "{per_page} bytes per page");
+        };
+        let policy = name.policy(&[0..=PAGES - 1], &options);
+        let mut pager = Pager::new(Config::new(PAGES), policy);
+        let mut actions = pager.actions();
+        run(&mut pager, &mut actions, Event::Target(0));
+        assert_eq!(pager.progress().out_pages, PAGES);
+        let mut checksums = SparseMap::<[u8; 3]>::default();
+        checksums.insert_range(0..=PAGES - 1, [0; 3]);
+        let mut bytes = pager.table_bytes() + checksums.table_bytes();
+        if name == PolicyName::Sweep {
+            let mut refused = SparseMap::<()>::default();
+            refused.insert_range(0..=PAGES - 1, ());
+            bytes += refused.table_bytes();
+        }
+        let per_page = bytes as f64 / PAGES as f64;
+        assert!(
+            (6.5..8.0).contains(&per_page),
+            "{name:?}: {per_page} bytes per page"
+        );
+    }
+}
+
+#[test]
+fn pages_seen_accessed_stay() {
+    for name in [PolicyName::Lru2, PolicyName::Reuse] {
+        let policy = name.policy(&[0..=99], &SweepOptions::default());
+        let mut pager = Pager::new(Config::new(100), policy);
+        let mut actions = pager.actions();
+        let mut accessed = [0; PART_PAGES / 64];
+        accessed[0] = 0xff00;
+        for _ in 0..2 {
+            let part = ScanPart {
+                first: 0,
+                accessed: &accessed,
+            };
+            run(&mut pager, &mut actions, Event::Accessed(part));
+            run(&mut pager, &mut actions, Event::Scanned);
+        }
+        run(&mut pager, &mut actions, Event::Target(8));
+        assert_eq!(pager.progress().out_pages, 92);
+        for n in 0..100 {
+            let out = pager.home_of(Gfn::new_truncate(n)).is_some();
+            assert_eq!(out, !(8..16).contains(&n), "{name:?}: gfn {n}");
+        }
+    }
 }
 
 /// Feeds an event to a pager whose shell always succeeds at once.

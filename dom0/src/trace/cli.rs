@@ -1,0 +1,213 @@
+//! `xenpaging trace …`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Subcommand, ValueEnum as _};
+
+use super::compare::{Column, Subject, geometric_mean};
+use super::format::{Trace, TraceWriter};
+use super::generate::Synthetic;
+use super::{chart, lackey};
+use crate::cli::Exit;
+use crate::core::policy::PolicyName;
+
+/// What to do with traces.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Reduces what `valgrind --tool=lackey --trace-mem=yes` says on standard input to a trace.
+    Lackey {
+        /// Where the trace goes.
+        file: PathBuf,
+        /// So many accesses at most; the rest is not read.
+        #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+        at_most: u64,
+    },
+    /// Makes a trace up.
+    Make {
+        /// Which.
+        kind: Synthetic,
+        /// Where the trace goes.
+        file: PathBuf,
+        /// Seed of all random choices.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Counts the misses of policies on traces, beside those of the optimum and of exact LRU.
+    Replay(Replay),
+}
+
+/// How to replay.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Replay {
+    /// Which policies: `all`, or one by name (repeatable).
+    #[arg(long, value_name = "NAME", default_value = "all", value_parser = policies)]
+    policy: Vec<Policies>,
+    /// How many per cent of a trace's pages fit into memory (repeatable).
+    #[arg(long, value_name = "PERCENT", default_values_t = [75, 50, 25],
+          value_parser = clap::value_parser!(u64).range(1..=100))]
+    memory: Vec<u64>,
+    /// Draw a curve for each trace into this folder, at every 12.5 per cent.
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// Look at so many accesses of each trace only.
+    #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    at_most: usize,
+    /// Traces: files, names of made-up ones (see `make`), or `synthetic` for all of those.
+    #[arg(required = true)]
+    traces: Vec<PathBuf>,
+}
+
+/// What one `--policy` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Policies(Vec<PolicyName>);
+
+fn policies(name: &str) -> Result<Policies, String> {
+    if name == "all" {
+        return Ok(Policies(PolicyName::ALL.to_vec()));
+    }
+    PolicyName::from_str(name, false).map(|policy| Policies(vec![policy]))
+}
+
+/// Does it.
+pub fn run(command: &Command) -> Exit {
+    let done = match command {
+        Command::Lackey { file, at_most } => reduce(file, *at_most),
+        Command::Make { kind, file, seed } => make(*kind, file, *seed),
+        Command::Replay(replay) => replay.run(),
+    };
+    match done {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("xenpaging trace: {error:#}");
+            Exit::Failed
+        }
+    }
+}
+
+fn reduce(file: &Path, at_most: u64) -> anyhow::Result<()> {
+    let named = || file.display().to_string();
+    let mut writer = TraceWriter::create(file).with_context(named)?;
+    lackey::reduce(std::io::stdin().lock(), &mut writer, at_most)?;
+    let (pages, accesses) = writer.finish().with_context(named)?;
+    if accesses == 0 {
+        bail!("standard input has no line of lackey's");
+    }
+    eprintln!("{}: {accesses} accesses to {pages} pages", named());
+    Ok(())
+}
+
+fn make(kind: Synthetic, file: &Path, seed: u64) -> anyhow::Result<()> {
+    let named = || file.display().to_string();
+    let mut writer = TraceWriter::create(file).with_context(named)?;
+    for page in kind.trace(seed).accesses {
+        writer.access(page).with_context(named)?;
+    }
+    writer.finish().with_context(named)?;
+    Ok(())
+}
+
+impl Replay {
+    fn run(&self) -> anyhow::Result<()> {
+        let mut policies = Vec::new();
+        for policy in self.policy.iter().flat_map(|policies| &policies.0) {
+            if !policies.contains(policy) {
+                policies.push(*policy);
+            }
+        }
+        let columns = Column::of(&policies);
+        let mut ratios = vec![Vec::new(); columns.len() * self.memory.len()];
+        print!("| trace | pages | accesses | memory | optimum, misses |");
+        columns
+            .iter()
+            .skip(1)
+            .for_each(|column| print!(" {} |", column.name()));
+        println!(
+            "\n|---|---|---|---|---|{}",
+            "---|".repeat(columns.len() - 1)
+        );
+        for name in &self.traces {
+            for subject in self.subjects(name)? {
+                for (nth, &percent) in self.memory.iter().enumerate() {
+                    let row = self.row(&subject, percent, &columns);
+                    for (column, ratio) in row.into_iter().enumerate() {
+                        ratios[nth * columns.len() + column].push(ratio);
+                    }
+                }
+                self.curve(&subject, &columns)?;
+            }
+        }
+        for (nth, percent) in self.memory.iter().enumerate() {
+            print!("| geometric mean | | | {percent} % | |");
+            for column in 1..columns.len() {
+                let ratios = ratios[nth * columns.len() + column].iter().copied();
+                print!(" {:.3} |", geometric_mean(ratios).unwrap_or(f64::NAN));
+            }
+            println!();
+        }
+        Ok(())
+    }
+
+    /// What one name means.
+    fn subjects(&self, name: &Path) -> anyhow::Result<Vec<Subject>> {
+        let subject = |name: String, mut trace: Trace| {
+            trace.accesses.truncate(self.at_most);
+            if trace.accesses.is_empty() {
+                bail!("{name}: there is no access in it");
+            }
+            Ok(Subject::new(name, trace))
+        };
+        let made_up = |kind: Synthetic| {
+            let value = kind.to_possible_value();
+            let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
+            subject(name, kind.trace(1))
+        };
+        let text = name.display().to_string();
+        if text == "synthetic" {
+            return Synthetic::ALL.into_iter().map(made_up).collect();
+        }
+        if let Ok(kind) = Synthetic::from_str(&text, false) {
+            return Ok(vec![made_up(kind)?]);
+        }
+        let trace = Trace::read(name).context(text)?;
+        let stem = name.file_stem().unwrap_or(name.as_os_str());
+        Ok(vec![subject(stem.display().to_string(), trace)?])
+    }
+
+    /// Prints a row; its figures, as multiples of the optimum.
+    fn row(&self, subject: &Subject, percent: u64, columns: &[Column]) -> Vec<f64> {
+        let misses: Vec<_> = columns
+            .iter()
+            .map(|column| subject.misses(*column, percent) as f64)
+            .collect();
+        let optimum = misses.first().copied().unwrap_or(f64::NAN);
+        let (name, pages, accesses) = (&subject.name, subject.touched, subject.accesses());
+        print!("| {name} | {pages} | {accesses} | {percent} % | {optimum} |");
+        let ratios: Vec<_> = misses.iter().map(|misses| misses / optimum).collect();
+        ratios
+            .iter()
+            .skip(1)
+            .for_each(|ratio| print!(" {ratio:.3} |"));
+        println!();
+        ratios
+    }
+
+    fn curve(&self, subject: &Subject, columns: &[Column]) -> anyhow::Result<()> {
+        let Some(folder) = &self.svg else {
+            return Ok(());
+        };
+        let accesses = subject.accesses() as f64;
+        let point = |column, eighths: u64| {
+            let percent = eighths * 100 / 8;
+            let misses = subject.misses(column, percent) as f64;
+            (percent as f64, misses / accesses * 100.0)
+        };
+        let curves: Vec<_> = columns
+            .iter()
+            .filter(|column| **column != Column::Static)
+            .map(|&column| (column.name(), (1..8).map(|n| point(column, n)).collect()))
+            .collect();
+        let file = folder.join(format!("{}.svg", subject.name));
+        chart::draw(&file, &subject.name, &curves).with_context(|| file.display().to_string())
+    }
+}

@@ -1,0 +1,174 @@
+//! Every policy on a trace, at several sizes of memory, beside what it can be held against.
+
+use super::bounds::{Lru, belady, best_static};
+use super::format::Trace;
+use super::replay::{Sight, misses};
+use crate::core::policy::{PolicyName, SweepOptions};
+
+/// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.
+pub const SCANS_A_TURN: u64 = 8;
+
+/// What a column of the comparison is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Belady's optimum.
+    Optimum,
+    /// Exact LRU.
+    Lru,
+    /// The hottest pages, always.
+    Static,
+    /// A policy that is told of accessed bits.
+    Scans(PolicyName),
+    /// A policy that sees page-ins only.
+    Blind(PolicyName),
+}
+
+impl Column {
+    /// Its heading.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Optimum => "optimum",
+            Self::Lru => "exact LRU",
+            Self::Static => "best static set",
+            Self::Scans(PolicyName::Sweep) | Self::Blind(PolicyName::Sweep) => "sweep",
+            Self::Scans(PolicyName::Lru2) => "lru2",
+            Self::Scans(PolicyName::Reuse) => "reuse",
+            Self::Blind(PolicyName::Lru2) => "lru2, blind",
+            Self::Blind(PolicyName::Reuse) => "reuse, blind",
+        }
+    }
+
+    /// The columns that show these policies, bounds first.
+    pub fn of(policies: &[PolicyName]) -> Vec<Self> {
+        let mut columns = vec![Self::Optimum, Self::Lru, Self::Static];
+        for &policy in policies {
+            // Sweep has no use for accessed bits.
+            if policy != PolicyName::Sweep {
+                columns.push(Self::Scans(policy));
+            }
+            columns.push(Self::Blind(policy));
+        }
+        columns
+    }
+}
+
+/// A trace, looked at.
+#[derive(Debug)]
+pub struct Subject {
+    /// What it is called.
+    pub name: String,
+    trace: Trace,
+    lru: Lru,
+    /// Pages that are accessed at all: what memory is measured in.
+    pub touched: u64,
+}
+
+impl Subject {
+    /// Looks at a trace.
+    pub fn new(name: String, trace: Trace) -> Self {
+        let mut touched = vec![false; trace.pages as usize];
+        for &page in &trace.accesses {
+            touched[page as usize] = true;
+        }
+        Self {
+            name,
+            lru: Lru::new(&trace),
+            touched: touched.iter().filter(|touched| **touched).count() as u64,
+            trace,
+        }
+    }
+
+    /// How many accesses there are.
+    pub fn accesses(&self) -> u64 {
+        self.trace.accesses.len() as u64
+    }
+
+    /// Accesses to pages that are not in, where memory holds so many per cent of the pages.
+    pub fn misses(&self, column: Column, percent: u64) -> u64 {
+        let pages = (self.touched * percent / 100).max(1);
+        let capacity = usize::try_from(pages).unwrap_or(usize::MAX);
+        let memory = [0..=u64::from(self.trace.pages.saturating_sub(1))];
+        let replay = |name: PolicyName, sight| {
+            let options = SweepOptions {
+                // The default, but no more than leaves something to choose from.
+                mru_pages: SweepOptions::default().mru_pages.min(capacity / 4),
+                ..SweepOptions::default()
+            };
+            misses(
+                &self.trace,
+                &mut *name.policy(&memory, &options),
+                pages,
+                sight,
+            )
+        };
+        match column {
+            Column::Optimum => belady(&self.trace, capacity),
+            Column::Lru => self.lru.misses(capacity),
+            Column::Static => best_static(&self.trace, capacity),
+            Column::Blind(name) => replay(name, Sight::Blind),
+            Column::Scans(name) => {
+                let every = (pages / SCANS_A_TURN).max(1);
+                replay(name, Sight::Scans { every })
+            }
+        }
+    }
+}
+
+/// The geometric mean.
+pub fn geometric_mean(ratios: impl Iterator<Item = f64>) -> Option<f64> {
+    let (count, logs) = ratios.fold((0_u32, 0.0), |(count, logs), ratio| {
+        (count + 1, logs + ratio.ln())
+    });
+    (count > 0).then(|| f64::exp(logs / f64::from(count)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::generate::Synthetic;
+
+    fn subject(kind: Synthetic, accesses: usize) -> Subject {
+        let mut trace = kind.trace(1);
+        trace.accesses.truncate(accesses);
+        Subject::new(format!("{kind:?}"), trace)
+    }
+
+    const REUSE: Column = Column::Scans(PolicyName::Reuse);
+
+    #[test]
+    fn reuse_is_far_below_lru_in_a_loop_that_does_not_fit() {
+        let subject = subject(Synthetic::Loop, 100_000);
+        let [optimum, lru, seeing, blind] = [
+            Column::Optimum,
+            Column::Lru,
+            REUSE,
+            Column::Blind(PolicyName::Reuse),
+        ]
+        .map(|column| subject.misses(column, 50) as f64);
+        assert_eq!(lru, 100_000.0, "nothing is in when it is needed");
+        assert!(seeing < 1.5 * optimum, "{seeing} against {optimum}");
+        assert!(blind < 0.8 * lru, "{blind} against {lru}");
+    }
+
+    #[test]
+    fn reuse_is_below_lru_where_some_pages_are_hot_and_level_where_recency_is_all() {
+        let zipf = subject(Synthetic::Zipf, 200_000);
+        let [reuse, lru] = [REUSE, Column::Lru].map(|column| zipf.misses(column, 50) as f64);
+        assert!(reuse < 0.95 * lru, "{reuse} against {lru}");
+        let drift = subject(Synthetic::Drift, 200_000);
+        let [reuse, lru] = [REUSE, Column::Lru].map(|column| drift.misses(column, 50) as f64);
+        assert!(reuse < 1.03 * lru, "{reuse} against {lru}");
+    }
+
+    #[test]
+    fn no_policy_is_better_than_the_optimum() {
+        let subject = subject(Synthetic::Mixed, 20_000);
+        for percent in [25, 75, 100] {
+            let optimum = subject.misses(Column::Optimum, percent);
+            for column in Column::of(&PolicyName::ALL) {
+                assert!(subject.misses(column, percent) >= optimum, "{column:?}");
+            }
+        }
+        assert_eq!(subject.misses(REUSE, 100), subject.touched);
+    }
+}

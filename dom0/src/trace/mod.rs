@@ -1,0 +1,10 @@
+//! Traces of page accesses: made, reduced, kept, and replayed against every policy.
+
+pub mod bounds;
+pub mod chart;
+pub mod cli;
+pub mod compare;
+pub mod format;
+pub mod generate;
+pub mod lackey;
+pub mod replay;
