@@ -8,7 +8,7 @@ cell() {
     if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "not run"; fi
 }
 # The comment at a test's head, up to the first mark.
-about() { sed -n '/^# [a-z-]*: /q; s/^# //p; /^[^#]/q' "$here/tests/$1.sh" | tr '\n' ' '; }
+about() { sed -n '/^# [a-z-]*: /q; /^[^#]/q; s/^# //p' "$here/tests/$1.sh" | tr '\n' ' '; }
 
 echo "| test | what it shows | Xen's C | the crate |"
 echo "|---|---|---|---|"
