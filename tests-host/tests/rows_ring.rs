@@ -92,7 +92,7 @@ fn a3_an_entry_that_cannot_be_changed_pauses_nobody() {
 /// Not an answer that makes the caller try for ever.
 #[test]
 fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
-    let mut d = Domain::new(1, 4);
+    let d = Domain::new(1, 4);
     d.out([1]);
     d.machine()
         .with(|core| core.force_type(gfn(1), P2mType::RamPagingOut));
