@@ -1,12 +1,13 @@
 //! `simulate`: runs the simulation on many seeds, or one scenario again.
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use p2m_paging::p2m::table::Outcome;
-use tests_host::simulate::{Failed, Scenario, Tally, Trace, run, run_many, shrink};
+use tests_host::simulate::{Failed, Scenario, Tally, Trace, draw, run, run_many, shrink};
 
 /// Runs that shrinking may take.
 const SHRINK_RUNS: u32 = 5_000;
@@ -41,6 +42,9 @@ struct Simulate {
     /// Run this scenario again, as a failure prints it, and print everything that happens
     #[arg(long, value_name = "SCENARIO", conflicts_with = "seeds")]
     replay: Option<Scenario>,
+    /// Instead of printing, draw the run into this SVG file
+    #[arg(long, value_name = "FILE", requires = "replay")]
+    picture: Option<PathBuf>,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -60,16 +64,23 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 fn main() -> ExitCode {
     let Command::Simulate(what) = Arguments::parse().command;
     match what.replay {
-        Some(scenario) => replay(&scenario),
+        Some(scenario) => replay(&scenario, what.picture.as_deref()),
         None => many(&what),
     }
 }
 
-fn replay(scenario: &Scenario) -> ExitCode {
+fn replay(scenario: &Scenario, picture: Option<&Path>) -> ExitCode {
     let trace = Trace::whole();
     let ran = run(scenario, &trace);
-    for line in trace.lines() {
-        println!("{line}");
+    match picture {
+        Some(file) => {
+            let svg = draw(&scenario.to_string(), &trace.looks()).expect("a string takes all");
+            if let Err(error) = std::fs::write(file, svg) {
+                eprintln!("{}: {error}", file.display());
+                return ExitCode::FAILURE;
+            }
+        }
+        None => trace.lines().iter().for_each(|line| println!("{line}")),
     }
     println!("trace hash {:#018x}", trace.hash());
     match ran {

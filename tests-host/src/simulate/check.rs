@@ -6,6 +6,7 @@ use p2m_paging::{P2mType, VcpuId};
 
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
+use super::picture::Look;
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
@@ -30,6 +31,17 @@ impl World<'_> {
             let held = u64::from(self.paging.slots_held());
             assert_eq!(held, outstanding, "slots held and requests outstanding");
         }
+        if self.calm.get() {
+            return;
+        }
+        self.trace.look(|| Look {
+            at_ns: self.now(),
+            pages: (0..self.pages()).map(|page| self.state(page)).collect(),
+            stopped: (0..self.vcpus())
+                .map(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)))
+                .collect(),
+            held: self.paging.slots_held(),
+        });
     }
 
     /// Every frame has one place, every use is somebody's, what is out is counted.

@@ -2,7 +2,7 @@
 
 use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
+use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
 use p2m_paging::{Gfn, VcpuId};
 use xenpaging::store::Slot;
 
@@ -13,6 +13,9 @@ use crate::machine::Page;
 
 /// How often in a row a vcpu may be told that an access which faulted is allowed.
 const MOST_RETRIES: u32 = 8;
+/// How many who come later may have their turn before a vcpu in line: one that stands in line for a
+/// page that came home keeps its place for the next page.
+const MOST_OVERTAKEN: u32 = 6;
 
 /// What is true of the guest, whatever the machine says.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(super) struct Guest {
     /// Accesses that came through.
     pub(super) accesses: u64,
     pub(super) faults: u64,
+    tickets: u64,
 }
 
 /// A page as the guest knows it.
@@ -51,6 +55,11 @@ pub(super) struct Vcpu {
     /// What it is about, until it has succeeded.
     pub(super) wants: Option<Want>,
     waits_since: Option<u64>,
+    /// Counts up from one wait to the next, of all vcpus.
+    ticket: u64,
+    /// It stands in line for a slot of the ring, and so many who came later had theirs before.
+    is_in_line: bool,
+    overtaken: u32,
     retries: u32,
     /// It gives a page back and is made to wait for a slot.
     pub(super) is_dropping: bool,
@@ -76,6 +85,7 @@ impl Guest {
             longest_wait_ns: 0,
             accesses: 0,
             faults: 0,
+            tickets: 0,
         }
     }
 }
@@ -116,7 +126,7 @@ impl World<'_> {
         {
             let guest = &mut *self.guest.borrow_mut();
             let vcpu = &mut guest.vcpus[vcpu];
-            vcpu.is_dropping = false;
+            (vcpu.is_dropping, vcpu.is_in_line) = (false, false);
             if let Some(since) = vcpu.waits_since.take() {
                 guest.longest_wait_ns = guest.longest_wait_ns.max(now - since);
             }
@@ -209,6 +219,7 @@ impl World<'_> {
             return false;
         }
         self.guest.borrow_mut().faults += 1;
+        let (queued, happened) = (self.queued(), self.happened.get());
         let armed = self.make_fail();
         let got = self.paging.fault(vcpu_id(vcpu), gfn, fault.access());
         let failed = self.has_failed(armed);
@@ -221,8 +232,12 @@ impl World<'_> {
                 let now = self.now();
                 let is_stopped = self.machine().is_stopped(vcpu_id(vcpu));
                 let guest = &mut *self.guest.borrow_mut();
-                guest.vcpus[vcpu].retries = 0;
-                guest.vcpus[vcpu].waits_since = is_stopped.then_some(now);
+                guest.tickets += 1;
+                let is_in_line = self.queued() > queued && self.happened.get() == happened;
+                let vcpu = &mut guest.vcpus[vcpu];
+                (vcpu.ticket, vcpu.is_in_line, vcpu.overtaken) = (guest.tickets, is_in_line, 0);
+                vcpu.retries = 0;
+                vcpu.waits_since = is_stopped.then_some(now);
                 // Nobody brings it any more: the vcpu turns to something else once it is let go.
                 is_lost
             }
@@ -238,6 +253,32 @@ impl World<'_> {
             // Emulated, as where there is no memory.
             Ok(Populated::NotPaging) => self.guest.borrow().pages[page].version.is_none(),
             Ok(Populated::OnItsWay) | Err(_) => false,
+        }
+    }
+
+    fn queued(&self) -> u64 {
+        self.paging.counters().get(Count::Queued)
+    }
+
+    /// The pager sees a request: nobody stands in line for its page any more. If a vcpu made it, those
+    /// in line who came before have been overtaken. (Nonsense for answers makes pages count as asked
+    /// for that are not.)
+    pub(super) fn has_its_turn(&self, gfn: Gfn, vcpu: Option<VcpuId>) {
+        if self.scenario.get(Knob::Hostile) > 0 {
+            return;
+        }
+        let guest = &mut *self.guest.borrow_mut();
+        let ticket = vcpu.map_or(0, |vcpu| guest.vcpus[vcpu.index()].ticket);
+        for (n, other) in guest.vcpus.iter_mut().enumerate() {
+            let waits = self.waits_for(n);
+            other.is_in_line &= waits.is_some() && waits != Some(gfn);
+            if other.is_in_line && other.ticket < ticket {
+                other.overtaken += 1;
+                assert!(
+                    other.overtaken <= MOST_OVERTAKEN,
+                    "v{n} stands in line and is overtaken again and again"
+                );
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod many;
 mod operations;
 mod outside;
 mod pager;
+mod picture;
 mod scenario;
 mod trace;
 mod worker;
@@ -27,6 +28,7 @@ use p2m_paging::pause::VcpuCell;
 
 pub use coverage::Coverage;
 pub use many::{Tally, run_many};
+pub use picture::{Look, draw};
 pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
 pub use trace::{Line, Trace};
 use world::World;

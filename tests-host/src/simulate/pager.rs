@@ -361,6 +361,8 @@ impl Process {
                     "request",
                     [request.gfn.get(), u64::from(request.paging.bits())],
                 );
+                let has_vcpu = request.flags.contains(EntryFlags::VCPU_PAUSED);
+                world.has_its_turn(request.gfn, has_vcpu.then_some(request.vcpu));
                 requests.push(request);
             }
             if requests.is_empty() {

@@ -106,6 +106,23 @@ knobs! {
     Races = "races", quiet 0, |rng| if rng.bool() { rng.u32(10..500) } else { 0 };
 }
 
+/// What makes somebody wait for longer than his turn takes.
+const TROUBLES: &[Knob] = &[
+    Knob::Tools,
+    Knob::Others,
+    Knob::Slow,
+    Knob::Lost,
+    Knob::Disk,
+    Knob::Torn,
+    Knob::Short,
+    Knob::Fails,
+    Knob::Buffers,
+    Knob::Kills,
+    Knob::Hostile,
+    Knob::Rogue,
+    Knob::Empty,
+];
+
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -124,6 +141,11 @@ impl Scenario {
         };
         for knob in KNOBS {
             scenario.set(*knob, knob.draw(&mut rng));
+        }
+        if rng.u32(0..4) == 0 {
+            TROUBLES
+                .iter()
+                .for_each(|knob| scenario.set(*knob, knob.quiet()));
         }
         scenario.made_possible()
     }
@@ -147,6 +169,11 @@ impl Scenario {
     /// Sets a knob.
     pub fn set(&mut self, knob: Knob, value: u32) {
         self.values[knob as usize] = value;
+    }
+
+    /// Nothing keeps the pager from serving who waits, but how many they are.
+    pub fn is_healthy(&self) -> bool {
+        TROUBLES.iter().all(|knob| self.get(*knob) == knob.quiet())
     }
 
     /// Scenarios that are simpler than this one, simplest first.

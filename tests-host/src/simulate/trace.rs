@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::picture::Look;
+
 /// How many entries are kept.
 const KEPT: usize = 60;
 
@@ -23,6 +25,7 @@ pub struct Line {
 pub struct Trace {
     hash: Cell<u64>,
     lines: RefCell<VecDeque<Line>>,
+    looks: RefCell<Vec<Look>>,
     kept: usize,
 }
 
@@ -41,6 +44,7 @@ impl Trace {
         Self {
             hash: Cell::new(0xcbf2_9ce4_8422_2325),
             lines: RefCell::new(VecDeque::new()),
+            looks: RefCell::default(),
             kept,
         }
     }
@@ -71,6 +75,29 @@ impl Trace {
     /// The hash of everything noted: the same on every machine.
     pub fn hash(&self) -> u64 {
         self.hash.get()
+    }
+
+    /// How it looks now, for a picture, if all is kept.
+    pub(super) fn look(&self, look: impl FnOnce() -> Look) {
+        if self.kept < usize::MAX {
+            return;
+        }
+        let (look, looks) = (look(), &mut *self.looks.borrow_mut());
+        let is_new = looks.last().is_none_or(|last| {
+            let at_ns = last.at_ns;
+            Look {
+                at_ns,
+                ..look.clone()
+            } != *last
+        });
+        if is_new {
+            looks.push(look);
+        }
+    }
+
+    /// How it looked, one look for each change.
+    pub fn looks(&self) -> Vec<Look> {
+        self.looks.borrow().clone()
     }
 
     /// What is kept.

@@ -1,0 +1,189 @@
+//! A run as a picture: what each page was, which vcpus were stopped and how full the ring was, over
+//! time.
+
+use std::fmt::{self, Write};
+
+use p2m_paging::p2m::table::State;
+
+/// How it looked at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// When, in nanoseconds.
+    pub at_ns: u64,
+    /// What each page was.
+    pub pages: Vec<State>,
+    /// Which vcpus were stopped.
+    pub stopped: Vec<bool>,
+    /// Slots of the ring in use.
+    pub held: u32,
+}
+
+const LEFT: u64 = 60;
+const WIDTH: u64 = 1100;
+const ROW: usize = 9;
+const TOP: usize = 46;
+const RING_HEIGHT: usize = 64;
+const STOPPED: &str = "#c0392b";
+
+fn colour(state: State) -> &'static str {
+    match state {
+        State::RamRw => "#e8f0e4",
+        State::RamLogDirty => "#cfe3c2",
+        State::PagingOut => "#f5d76e",
+        State::Paged => "#6c7a89",
+        State::PagingInStart => "#e67e22",
+        State::PagingInStartWithFrame => "#f1a9a0",
+        State::PagingIn => "#9b59b6",
+        State::Invalid => "#ffffff",
+    }
+}
+
+/// Draws a run. `looks` are in order, one for each change.
+pub fn draw(title: &str, looks: &[Look]) -> Result<String, fmt::Error> {
+    let (Some(first), Some(last)) = (looks.first(), looks.last()) else {
+        return Ok(String::new());
+    };
+    let vcpus_top = TOP + first.pages.len() * ROW + 14;
+    let ring_top = vcpus_top + first.stopped.len() * ROW + 14;
+    let height = ring_top + RING_HEIGHT + 30;
+    let mut out = String::new();
+    writeln!(
+        out,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{height}" font-family="sans-serif" font-size="10">"#,
+        LEFT + WIDTH + 40
+    )?;
+    writeln!(
+        out,
+        r##"<rect width="100%" height="100%" fill="#fafafa"/>"##
+    )?;
+    writeln!(out, r#"<text x="{LEFT}" y="14">{title}</text>"#)?;
+    legend(&mut out)?;
+    let span = (last.at_ns - first.at_ns).max(1);
+    let x = |at_ns: u64| LEFT + (at_ns - first.at_ns) * WIDTH / span;
+    for page in 0..first.pages.len() {
+        let values = looks.iter().map(|look| (look.at_ns, look.pages[page]));
+        let top = TOP + page * ROW;
+        label(&mut out, top, &format!("page {page}"))?;
+        for (from, to, state) in runs(values, last.at_ns) {
+            bar(&mut out, x(from), x(to), top, colour(state))?;
+        }
+    }
+    for vcpu in 0..first.stopped.len() {
+        let values = looks.iter().map(|look| (look.at_ns, look.stopped[vcpu]));
+        let top = vcpus_top + vcpu * ROW;
+        label(&mut out, top, &format!("vcpu {vcpu}"))?;
+        for (from, to, stopped) in runs(values, last.at_ns) {
+            bar(
+                &mut out,
+                x(from),
+                x(to),
+                top,
+                if stopped { STOPPED } else { "#d5e8f7" },
+            )?;
+        }
+    }
+    label(&mut out, ring_top, "ring slots")?;
+    let held = looks.iter().map(|look| (look.at_ns, look.held));
+    for (from, to, held) in runs(held, last.at_ns) {
+        let tall = held as usize * RING_HEIGHT / 8;
+        let (left, wide) = (x(from), (x(to) - x(from)).max(1));
+        let top = ring_top + RING_HEIGHT - tall;
+        writeln!(
+            out,
+            r##"<rect x="{left}" y="{top}" width="{wide}" height="{tall}" fill="#34495e"/>"##
+        )?;
+    }
+    let base = ring_top + RING_HEIGHT + 16;
+    for part in 0..=5 {
+        let at = first.at_ns + span * part / 5;
+        let (left, us) = (x(at), at / 1000);
+        writeln!(
+            out,
+            r#"<text x="{left}" y="{base}" text-anchor="middle">{us} us</text>"#
+        )?;
+    }
+    writeln!(out, "</svg>")?;
+    Ok(out)
+}
+
+fn legend(out: &mut String) -> fmt::Result {
+    let states = State::ALL.map(|state| (format!("{state:?}"), colour(state)));
+    let all = states.into_iter().chain([("vcpu stopped".into(), STOPPED)]);
+    for (n, (name, colour)) in all.enumerate() {
+        let left = LEFT + n as u64 * 122;
+        writeln!(
+            out,
+            r##"<rect x="{left}" y="22" width="10" height="10" fill="{colour}" stroke="#888"/>"##
+        )?;
+        writeln!(
+            out,
+            r#"<text x="{}" y="31">{}</text>"#,
+            left + 14,
+            name.replace("PagingInStartWithFrame", "…InStart, in place")
+        )?;
+    }
+    Ok(())
+}
+
+fn label(out: &mut String, top: usize, text: &str) -> fmt::Result {
+    let base = top + ROW - 1;
+    writeln!(
+        out,
+        r#"<text x="{}" y="{base}" text-anchor="end" font-size="8">{text}</text>"#,
+        LEFT - 4
+    )
+}
+
+fn bar(out: &mut String, from: u64, to: u64, top: usize, colour: &str) -> fmt::Result {
+    let (wide, tall) = ((to - from).max(1), ROW - 1);
+    writeln!(
+        out,
+        r#"<rect x="{from}" y="{top}" width="{wide}" height="{tall}" fill="{colour}"/>"#
+    )
+}
+
+/// Stretches of time with one value.
+fn runs<T: PartialEq + Copy>(
+    values: impl Iterator<Item = (u64, T)>,
+    end: u64,
+) -> Vec<(u64, u64, T)> {
+    let mut runs: Vec<(u64, u64, T)> = Vec::new();
+    for (at, value) in values {
+        match runs.last_mut() {
+            Some((_, _, before)) if *before == value => {}
+            Some((_, to, _)) => {
+                *to = at;
+                runs.push((at, end, value));
+            }
+            None => runs.push((at, end, value)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_join_what_does_not_change() {
+        let values = [(0, 'a'), (3, 'a'), (5, 'b'), (9, 'a')];
+        let expected = [(0, 5, 'a'), (5, 9, 'b'), (9, 12, 'a')];
+        assert_eq!(runs(values.into_iter(), 12), expected);
+    }
+
+    #[test]
+    fn a_picture_shows_every_page_vcpu_and_moment() {
+        let look = |at_ns, state| Look {
+            at_ns,
+            pages: vec![state, State::RamRw],
+            stopped: vec![at_ns > 0],
+            held: 1,
+        };
+        let looks = [look(0, State::RamRw), look(10, State::Paged)];
+        let svg = draw("a run", &looks).unwrap();
+        for part in ["page 1", "vcpu 0", colour(State::Paged), STOPPED, "</svg>"] {
+            assert!(svg.contains(part), "{part}");
+        }
+    }
+}
