@@ -133,6 +133,23 @@ impl Model {
         vcpu: Option<usize>,
         write: bool,
     ) -> Result<Populated, PopulateError> {
+        let waits = vcpu.is_some_and(|v| self.waits[v].is_none() && !self.dropping(v));
+        let claims = !waits && self.enabled() && self.has_slot(vcpu.is_some(), true);
+        let held = self.held();
+        let got = self.populate_with_slot(gfn, vcpu, write);
+        if claims && self.held() == held {
+            // A slot claimed for nothing is offered to the line.
+            self.serve();
+        }
+        got
+    }
+
+    fn populate_with_slot(
+        &mut self,
+        gfn: usize,
+        vcpu: Option<usize>,
+        write: bool,
+    ) -> Result<Populated, PopulateError> {
         let was = self.pages[gfn];
         let waiter = vcpu.filter(|v| self.waits[*v].is_none() && !self.dropping(*v));
         // Who does not wait looks for a slot first.
