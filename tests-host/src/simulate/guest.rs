@@ -260,10 +260,10 @@ impl World<'_> {
         self.paging.counters().get(Count::Queued)
     }
 
-    /// The pager sees a request: nobody stands in line for its page any more. If a vcpu made it, those
-    /// in line who came before have been overtaken. (Nonsense for answers makes pages count as asked
+    /// The pager sees a request, the last of those that it has not answered. Nobody stands in line for
+    /// their pages. If a vcpu made it, those in line who came before have been overtaken. (Nonsense for answers makes pages count as asked
     /// for that are not.)
-    pub(super) fn has_its_turn(&self, gfn: Gfn, vcpu: Option<VcpuId>) {
+    pub(super) fn has_its_turn(&self, asked: &[Gfn], vcpu: Option<VcpuId>) {
         if self.scenario.get(Knob::Hostile) > 0 {
             return;
         }
@@ -271,7 +271,7 @@ impl World<'_> {
         let ticket = vcpu.map_or(0, |vcpu| guest.vcpus[vcpu.index()].ticket);
         for (n, other) in guest.vcpus.iter_mut().enumerate() {
             let waits = self.waits_for(n);
-            other.is_in_line &= waits.is_some() && waits != Some(gfn);
+            other.is_in_line &= waits.is_some_and(|gfn| !asked.contains(&gfn));
             if other.is_in_line && other.ticket < ticket {
                 other.overtaken += 1;
                 assert!(

@@ -13,7 +13,7 @@ use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Summary};
 
 use super::agenda::{Happening, WORKERS};
 use super::scenario::Knob;
-use super::world::{TICK_NS, World};
+use super::world::{Before, TICK_NS, World};
 use crate::machine::Page;
 use crate::plain::{PAGEABLE_DOMAIN, RingPage};
 
@@ -42,6 +42,8 @@ pub(super) struct Process {
     answers: VecDeque<Option<(Gfn, bool)>>,
     /// What the hypervisor had counted when this pager was attached.
     responses_before: u64,
+    /// Pages of the requests that have been seen and not answered.
+    unanswered: Vec<Gfn>,
     /// Answers written so far.
     answered: usize,
     pub(super) finished: Option<Summary>,
@@ -106,6 +108,7 @@ impl World<'_> {
             news: Vec::new(),
             answers: VecDeque::new(),
             responses_before: self.responses(),
+            unanswered: Vec::new(),
             answered: 0,
             finished: None,
             core,
@@ -236,6 +239,7 @@ impl World<'_> {
             let id = self.pager_id();
             // Another operation, in whose middle this happens, may have been made to fail.
             let armed = self.machine().with(|core| core.failures);
+            let ignored = self.ignored();
             let handled = self.paging.on_event();
             self.note("responses", [handled.responses.into(), 0]);
             let taken = handled.responses as usize;
@@ -246,7 +250,8 @@ impl World<'_> {
                 process.answers.drain(..known);
             }
             if !self.has_failed(armed) {
-                self.hold_answers_against_table(&before[..taken.min(before.len())]);
+                let is_ignored = self.ignored() > ignored;
+                self.hold_answers_against_table(&before[..taken.min(before.len())], is_ignored);
             }
             if handled.responses < SLOTS {
                 return;
@@ -254,10 +259,18 @@ impl World<'_> {
         }
     }
 
-    fn hold_answers_against_table(&self, answered: &[Option<super::world::Before>]) {
+    fn ignored(&self) -> u64 {
+        let counters = self.paging.counters();
+        counters.get(p2m_paging::paging::Count::Ignored)
+    }
+
+    /// An answer is ignored for a page whose frame waits to be filled if the page was asked for again.
+    fn hold_answers_against_table(&self, answered: &[Option<Before>], is_ignored: bool) {
         for before in answered.iter().flatten() {
-            let same = |other: &&super::world::Before| other.page == before.page;
-            if answered.iter().flatten().filter(same).count() == 1 {
+            let same = |other: &&Before| other.page == before.page;
+            let is_one = answered.iter().flatten().filter(same).count() == 1;
+            let may_stay = is_ignored && before.state == State::PagingIn;
+            if is_one && !(may_stay && self.state(before.page) == State::PagingIn) {
                 self.hold_against_table(*before, true, None);
             }
         }
@@ -362,7 +375,8 @@ impl Process {
                     [request.gfn.get(), u64::from(request.paging.bits())],
                 );
                 let has_vcpu = request.flags.contains(EntryFlags::VCPU_PAUSED);
-                world.has_its_turn(request.gfn, has_vcpu.then_some(request.vcpu));
+                self.unanswered.push(request.gfn);
+                world.has_its_turn(&self.unanswered, has_vcpu.then_some(request.vcpu));
                 requests.push(request);
             }
             if requests.is_empty() {
@@ -391,6 +405,8 @@ impl Process {
                     world.begin(index, self.id);
                 }
                 Action::Respond(response) => {
+                    let asked = self.unanswered.iter().position(|gfn| *gfn == response.gfn);
+                    asked.map(|asked| self.unanswered.swap_remove(asked));
                     let (response, spoil) = hostile(world, response);
                     if self.back.answer(&response).is_err() {
                         // After it was killed and replaced: an answer to what another was asked.
