@@ -7,7 +7,7 @@ use std::cell::Cell;
 use p2m_paging::p2m::P2mType;
 use p2m_paging::ring::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Gfn, VcpuId};
-use xenpaging::core::policy::{Sweep, SweepOptions};
+use xenpaging::core::policy::{PolicyName, SweepOptions};
 use xenpaging::core::{Action, Batch, Config, Event, Pager};
 
 struct Counting;
@@ -65,6 +65,12 @@ fn feed(pager: &mut Pager, actions: &mut xenpaging::core::Actions, event: Event<
 
 #[test]
 fn from_a_request_to_its_answer_nothing_is_allocated() {
+    PolicyName::ALL
+        .into_iter()
+        .for_each(faults_allocate_nothing);
+}
+
+fn faults_allocate_nothing(name: PolicyName) {
     let config = Config {
         out_threshold: 1,
         ..Config::new(PAGES)
@@ -73,8 +79,8 @@ fn from_a_request_to_its_answer_nothing_is_allocated() {
         mru_pages: 500,
         ..SweepOptions::default()
     };
-    let policy = Sweep::new(&config.memory, &options);
-    let mut pager = Pager::new(config, Box::new(policy));
+    let policy = name.policy(&config.memory, &options);
+    let mut pager = Pager::new(config, policy);
     let mut actions = pager.actions();
     feed(&mut pager, &mut actions, Event::Target(2_000));
     assert_eq!(pager.progress().out_pages, PAGES - 2_000);
@@ -106,7 +112,7 @@ fn from_a_request_to_its_answer_nothing_is_allocated() {
     assert_eq!(
         ALLOCATIONS.get() - before,
         0,
-        "allocations in {faults} faults"
+        "{name:?}: allocations in {faults} faults"
     );
     assert_eq!(
         pager.progress().out_pages,

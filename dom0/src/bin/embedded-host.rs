@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
 use xenpaging::cli::{Exit, gfns, one_line};
+use xenpaging::core::policy::PolicyName;
 use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::host::workload::Pattern;
 use xenpaging::pager_main;
@@ -46,6 +47,10 @@ struct Cli {
     /// Where pages go: `memory`, or a file, which must not exist.
     #[arg(long, default_value = "memory", value_name = "memory|FILE")]
     store: PathBuf,
+    /// How the pager chooses which pages go out.
+    #[arg(long, value_name = "NAME", default_value = "sweep")]
+    policy: PolicyName,
+
     /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     gfns: Vec<RangeInclusive<u64>>,
@@ -122,6 +127,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         } else {
             StoreChoice::File(cli.store)
         },
+        policy: cli.policy,
         never: cli.gfns,
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,

@@ -129,10 +129,12 @@ fn guest_memory_bytes(host: &Child) -> Option<u64> {
 
 #[test]
 fn pages_go_out_and_every_one_comes_back() {
-    let finished = run_until_paged(&[]);
-    finished.nothing_was_lost();
-    assert!(finished.figure("evicted") >= 1024, "{}", finished.out);
-    assert!(finished.figure("brought in") >= 1024, "{}", finished.out);
+    for policy in ["sweep", "lru2", "reuse"] {
+        let finished = run_until_paged(&["--policy", policy]);
+        finished.nothing_was_lost();
+        assert!(finished.figure("evicted") >= 1024, "{}", finished.out);
+        assert!(finished.figure("brought in") >= 1024, "{}", finished.out);
+    }
 }
 
 #[test]
@@ -145,9 +147,11 @@ fn more_vcpus_than_the_ring_has_slots() {
 
 #[test]
 fn a_guest_with_nothing_resident_still_runs() {
-    let finished = run_until_paged(&["--target", "0"]);
-    finished.nothing_was_lost();
-    assert!(finished.figure("vcpu pauses") > 0, "{}", finished.out);
+    for policy in ["sweep", "lru2", "reuse"] {
+        let finished = run_until_paged(&["--target", "0", "--policy", policy]);
+        finished.nothing_was_lost();
+        assert!(finished.figure("vcpu pauses") > 0, "{}", finished.out);
+    }
 }
 
 #[test]

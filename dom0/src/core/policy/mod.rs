@@ -31,6 +31,15 @@ impl PolicyName {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Sweep, Self::Lru2, Self::Reuse];
 
+    /// As `--policy` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sweep => "sweep",
+            Self::Lru2 => "lru2",
+            Self::Reuse => "reuse",
+        }
+    }
+
     /// The policy, over a guest's memory, all of it resident.
     pub fn policy(self, memory: &[RangeInclusive<u64>], options: &SweepOptions) -> Box<dyn Policy> {
         match self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
 
+use crate::core::policy::PolicyName;
 use crate::host::workload::Pattern;
 use crate::host::workload::fill::USUAL_PLACES;
 
@@ -31,6 +32,8 @@ pub struct JobOptions {
     pub balloon: u64,
     /// Where pages go.
     pub store: StoreChoice,
+    /// How the pager chooses.
+    pub policy: PolicyName,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
     /// The pager is stopped so long after the start, before the work is done.
@@ -168,6 +171,7 @@ mod tests {
             pattern: Pattern::Zipf,
             balloon: 0,
             store: StoreChoice::Memory,
+            policy: PolicyName::Sweep,
             never: Vec::new(),
             stop_pager_at: None,
             load: None,
