@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use p2m_paging::ring::SharedPage;
 use rustix::io::Errno;
+use rustix::mm::ProtFlags;
 
 use super::abi::{
     DECREASE_RESERVATION, HVM_OP, HVMOP_GET_PARAM, HvmParam, MAXIMUM_GPFN, MEMORY_OP,
@@ -79,7 +80,12 @@ impl Domain {
 
     fn map_one(&self, gfn: u64) -> Result<ForeignFrames, Errno> {
         let mut error = [0];
-        let frames = self.xen.map(self.id, &[gfn], &mut error)?;
+        let frames = self.xen.map(
+            self.id,
+            &[gfn],
+            &mut error,
+            ProtFlags::READ | ProtFlags::WRITE,
+        )?;
         match error {
             [0] => Ok(frames),
             [errno] => Err(Errno::from_raw_os_error(-errno)),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use p2m_paging::ring::abi::MemPagingOp;
 use p2m_paging::{Errno, Gfn};
+use rustix::mm::ProtFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::abi::{MEMORY_OP, PAGING_OP};
@@ -215,7 +216,10 @@ impl Frames for DomainFrames {
         self.gfns.extend(pages.iter().map(|page| page.gfn().get()));
         self.errors.resize(pages.len(), 0);
         let errors = &mut self.errors[..pages.len()];
-        let frames = match self.xen.map(self.domain, &self.gfns, errors) {
+        let frames = match self
+            .xen
+            .map(self.domain, &self.gfns, errors, ProtFlags::READ)
+        {
             Ok(frames) => frames,
             Err(errno) => return unread.fill(Some(xens(errno))),
         };

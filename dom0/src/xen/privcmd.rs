@@ -131,7 +131,7 @@ impl Privcmd {
         ioctl(&self.device, PRIVCMD_DM_OP, &mut call).map(drop)
     }
 
-    /// Maps frames of a domain. Entry n of `errors` is 0 or what is wrong with frame n, whose place
+    /// Maps frames of a domain; a nominated one can be mapped for reading only. Entry n of `errors` is 0 or what is wrong with frame n, whose place
     /// in the mapping must not be touched: the call as a whole succeeds all the same (a frame that is
     /// paged out is `ENOENT`, has been asked for, and can be tried again alone).
     pub(super) fn map(
@@ -139,13 +139,13 @@ impl Privcmd {
         domain: u16,
         gfns: &[u64],
         errors: &mut [i32],
+        prot: ProtFlags,
     ) -> Result<ForeignFrames, Errno> {
         let num = u32::try_from(gfns.len()).map_err(|_| Errno::INVAL)?;
         if gfns.is_empty() || errors.len() != gfns.len() {
             return Err(Errno::INVAL);
         }
-        let (bytes, prot) = (gfns.len() * PAGE_SIZE, ProtFlags::READ | ProtFlags::WRITE);
-        let flags = MapFlags::SHARED;
+        let (bytes, flags) = (gfns.len() * PAGE_SIZE, MapFlags::SHARED);
         // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
         let base =
             unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, &self.device, 0) }?;
