@@ -1,4 +1,4 @@
-# What our pager cannot do, it says in one line and with an exit code, and changes nothing.
+# What our pager cannot do, it says in one line and with an exit code, and changes nothing. What it does, it tells who asks.
 # deadline: 120
 # refused CODE WORDS ARGUMENTS...
 refused() {
@@ -18,11 +18,17 @@ refused 3 'exists already' -d "$domid" -f /tmp/there
 [ "$(pages "$domid")" = "$own" ] || bad "a refused pager left $(pages "$domid") pages of $own"
 target "$domid" 90112
 # shellcheck disable=SC2046
-pager_start u "$domid" rust -r 512 $(guest_only u)
+pager_start u "$domid" rust -r 512 --metrics 9100 $(guest_only u)
 wait_for 30 paged_at_least "$domid" 1000 || bad "only $(paged "$domid") pages went out in 30 s"
 refused 3 'has a pager already' -d "$domid" -f /tmp/pagefile-v
 guest_passes u 2 30
+ip link set lo up
+wget -q -O /tmp/figures http://127.0.0.1:9100/metrics || bad "no figures for Prometheus"
+grep -q "^xenpaging_evicted_pages_total{domain=\"$domid\"} [1-9]" /tmp/figures || bad "no evicted pages: $(cat /tmp/figures)"
+xenpaging-rust status >/tmp/figures || bad "xenpaging status: exit $?"
+grep -q "^domain $domid: .* evicted_pages=[1-9]" /tmp/figures || bad "no evicted pages: $(cat /tmp/figures)"
 pager_stop 30
+refused 3 'has no pager' status -d "$domid"
 mount -t tmpfs hidden /dev/xen
 mount -t tmpfs hidden /proc/xen
 refused 3 'no Xen here' -d "$domid" -f /tmp/pagefile-u
