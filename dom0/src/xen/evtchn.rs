@@ -22,6 +22,8 @@ pub(super) struct XenBell {
     device: OwnedFd,
     port: u32,
     others: EventChannel,
+    /// Xen has sent an event that has not been taken off the device.
+    pending: bool,
 }
 
 impl XenBell {
@@ -39,7 +41,25 @@ impl XenBell {
             port: port.map_err(device("event channel"))?,
             device: events,
             others: EventChannel::new().map_err(device("eventfd"))?,
+            pending: false,
         })
+    }
+}
+
+impl XenBell {
+    /// Takes the event off the device, which masks the port from the event on until the port is
+    /// written back. An event that came in between is not lost: it is seen when the mask goes. So that can
+    /// wait until there is nothing else to do, and nobody's fault waits for it.
+    fn unmask(&mut self) -> Result<(), Errno> {
+        if !std::mem::take(&mut self.pending) {
+            return Ok(());
+        }
+        let mut ports = [0_u32; 8];
+        match rustix::io::read(&self.device, ports.as_mut_bytes()) {
+            Ok(bytes) => rustix::io::write(&self.device, &ports.as_bytes()[..bytes]).map(drop),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 }
 
@@ -49,6 +69,7 @@ impl Bell for XenBell {
     }
 
     fn wait(&mut self) -> Result<(), Errno> {
+        self.unmask()?;
         let mut fds = [
             PollFd::new(&self.device, PollFlags::IN),
             PollFd::new(&self.others, PollFlags::IN),
@@ -64,17 +85,8 @@ impl Bell for XenBell {
         if others.contains(PollFlags::IN) {
             self.others.wait()?;
         }
-        if events.is_empty() {
-            return Ok(());
-        }
-        // A port that has been read is masked until it is written back. Before the ring is looked
-        // at, so that an event of a request that comes meanwhile is not lost.
-        let mut ports = [0_u32; 8];
-        match rustix::io::read(&self.device, ports.as_mut_bytes()) {
-            Ok(bytes) => rustix::io::write(&self.device, &ports.as_bytes()[..bytes]).map(drop),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
+        self.pending = !events.is_empty();
+        Ok(())
     }
 
     fn ring(&mut self) -> Result<(), Errno> {
