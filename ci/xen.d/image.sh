@@ -128,8 +128,10 @@ build_pager() {
     say "packing the pager"
     rm -rf "$dir"
     mkdir -p "$dir/usr/bin"
-    cp "$program" "$dir/usr/bin/xenpaging-rust"
-    strip "$dir/usr/bin/xenpaging-rust"
+    # As the package has it.
+    dpkg-deb --fsys-tarfile "$("$root/ci/deb" "$images/deb" | tail -n 1)" |
+        tar -xO ./usr/sbin/xenpaging >"$dir/usr/bin/xenpaging-rust" || die "the pager's package does not build"
+    chmod 755 "$dir/usr/bin/xenpaging-rust"
     copy_libraries "$dir" "$dir/usr/bin/xenpaging-rust"
     pack "$dir" "$images/pager.cpio"
     rm -rf "$dir"
