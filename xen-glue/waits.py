@@ -2,7 +2,7 @@
 from edit import also, include, instead
 
 GET_PAGE_IN = "struct page_info *p2m_get_page_from_gfn("
-GET_PAGE = "page = mem_paging_get_page(p2m, gfn, *t, q, page);\n"
+GET_PAGE = "page = mem_paging_get_page(p2m, gfn, *t, q, page, %s);\n"
 
 # Whether a page is out is looked at first: one that is out has no frame.
 TRANSLATE = """    if ( p2m_is_paging(p2mt) )
@@ -91,8 +91,8 @@ WAITS = [
     include(DISPATCH, "#include <asm/multicall.h>"),
 
     # A page of the running vcpu's own domain is looked up: missed, or held.
-    also(P2M, GET_PAGE_IN, "p2m_read_unlock(p2m);", "after", "        " + GET_PAGE),
-    also(P2M, GET_PAGE_IN, "put_gfn(p2m->domain, gfn_x(gfn));", "after", "    " + GET_PAGE),
+    also(P2M, GET_PAGE_IN, "p2m_read_unlock(p2m);", "after", "        " + GET_PAGE % "false"),
+    also(P2M, GET_PAGE_IN, "put_gfn(p2m->domain, gfn_x(gfn));", "after", "    " + GET_PAGE % "true"),
     also(HVM, "enum hvm_translation_result hvm_translate_get_page(", "page = get_page_from_gfn(", "after", TRANSLATE),
     also(HVM, "void hvm_hlt(", "do_sched_op(SCHEDOP_block", "before", "    mem_paging_halt();\n"),
     also("arch/x86/domain.c", "bool update_runstate_area(", "memcpy(&runstate, &v->runstate", "before", RUNSTATE),

@@ -139,11 +139,12 @@ void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn)
  * a gfn with this query, and found this type and perhaps a page. For the running
  * vcpu of the domain a page that is out, or on its way, is missed: it gets NULL,
  * and the vcpu waits as soon as it is back in the scheduler. A page that it gets
- * is held.
+ * is held. Only the last look says that a page is missed: it may come home before
+ * that one, and then what needs it goes on and must not be done again.
  */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
                                       unsigned int type, unsigned int query,
-                                      struct page_info *page)
+                                      struct page_info *page, bool last)
 {
     struct domain *d = p2m->domain;
     struct mem_paging_vcpu *pv;
@@ -160,8 +161,11 @@ struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
     {
         if ( page )
             put_page(page);
-        pv->missed = true;
-        p2m_mem_paging_populate(d, gfn);
+        if ( last )
+        {
+            pv->missed = true;
+            p2m_mem_paging_populate(d, gfn);
+        }
 
         return NULL;
     }

@@ -26,7 +26,7 @@ bool mem_paging_active(const struct domain *d);
 /* Pages that the running vcpu misses, or needs until it has got on: hold.c. */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
                                       unsigned int type, unsigned int query,
-                                      struct page_info *page);
+                                      struct page_info *page, bool last);
 bool mem_paging_missed(void);
 void mem_paging_hypercall(void);
 bool mem_paging_hypercall_again(void);

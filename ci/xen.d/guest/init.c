@@ -8,6 +8,7 @@
  *   threads=N  how many threads (default 1), one per vcpu in turn
  *   share=1    all threads work on every page, on alternate words (else each has its own pages)
  *   report=N   seconds between progress lines (default 1)
+ *   rest=MS    how long the first thread rests after each pass (default 0): the vcpu halts meanwhile
  *   asks=1     one more thread that makes hypercalls with arguments in pages of its own (asks.c)
  *   naps=1     one more thread that sleeps for a millisecond, over and over: a timer hypercall each time
  */
@@ -31,7 +32,7 @@ enum { PAGE_WORDS = 512, MAX_THREADS = 16 };
 
 static uint64_t *area;
 static uint64_t pages;
-static unsigned threads, share, report;
+static unsigned threads, share, report, rest;
 static unsigned long naps;
 static pthread_barrier_t barrier;
 /* A page that took longer to go over than this had to be waited for. */
@@ -121,6 +122,8 @@ static void *worker(void *arg)
             printf("\n");
             last = now_ns();
         }
+        if (me == 0 && rest)
+            usleep(rest * 1000);
         pthread_barrier_wait(&barrier);
     }
     return NULL;
@@ -190,6 +193,7 @@ int main(int argc, char **argv)
         threads = 1;
     share = number("share", 0);
     report = number("report", 1);
+    rest = number("rest", 0);
     bytes = number("mib", 32) << 20;
     pages = bytes / (PAGE_WORDS * sizeof *area);
     area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
