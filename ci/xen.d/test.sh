@@ -82,6 +82,7 @@ run_group() {
     cp "$here/dom0/run-tests" "$test/run"
     echo "$flavour" >"$test/flavour"
     echo "$machine" >"$test/machine"
+    echo "$slowness" >"$test/slowness"
     log=$(new_run "test-$flavour")
     say "$* (log: $log)"
     current='' reason='' began=$SECONDS
