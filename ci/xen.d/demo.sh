@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# ci/xen demo [c|rust]: shows a guest being paged out and in, for people.
+# ci/xen demo [c|rust]: shows a guest living at half its memory under our pager, and getting all of it back, for people.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
 
-take_flavour "$@"
+take_flavour "${@:-rust}"
 make_machine
 cp "$here/dom0/demo.sh" "$test/run"
 log=$(new_run "demo-$flavour")
