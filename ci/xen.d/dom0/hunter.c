@@ -1,10 +1,10 @@
 /*
  * A pager that hunts: what a guest needs to run at all goes out again and again. Each cycle looks where the guest's vcpus are
  * (instruction, stack, per-cpu data, IDT, GDT, TSS), walks the guest's page tables there, and pages out every page of the
- * way, the tables included, then what came home lately, then some of all others in turn; then it answers what is asked for.
+ * way, the tables included, then the GFNs named, what came home lately, and some of all others in turn; then it answers what is asked for.
  * No gfn is excepted: what Xen refuses is tried again in the next cycle.
  *
- *   hunter DOMID GFNS VCPUS CYCLES
+ *   hunter DOMID GFNS VCPUS CYCLES [GFN...]
  *
  * A cycle counts if a page went out and one was asked for. At the end everything comes home and paging is turned off.
  */
@@ -20,6 +20,7 @@ static uint64_t gfns;
 static unsigned vcpus;
 static unsigned char *store, *is_out, *buffer;
 static uint64_t recent[RECENT];
+static char **named;
 static struct { unsigned long out, in, refused, in_place, dropped, tables, worst_ms; } total;
 
 static uint64_t now_ms(void)
@@ -200,6 +201,8 @@ static int hunt(void)
 
     for (unsigned v = 0; v < vcpus; v++)
         add_vcpu(&t, v);
+    for (char **name = named; *name; name++)
+        add(&t, strtoull(*name, NULL, 0));
     for (unsigned i = 0; i < RECENT && i < total.in; i++)
         add(&t, recent[i]);
     for (unsigned i = 0; i < SWEEP; i++)
@@ -248,8 +251,9 @@ int main(int argc, char **argv)
     uint64_t gfn = 0, began;
 
     (void)errno_name, (void)ask_for, (void)counts;
-    if (argc != 5)
+    if (argc < 5)
         return 2;
+    named = argv + 5;
     d.id = strtoul(argv[1], NULL, 0);
     gfns = strtoull(argv[2], NULL, 0);
     vcpus = strtoul(argv[3], NULL, 0);

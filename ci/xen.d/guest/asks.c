@@ -131,6 +131,20 @@ static void ask_runstate(void)
         printf("pattern error: a vcpu that asks does not run\n");
 }
 
+/* Where the arguments lie, so that a pager can see to it that they are out. */
+static void print_gfns(void)
+{
+    int map = open("/proc/self/pagemap", O_RDONLY);
+    uint64_t entry = 0;
+
+    printf("asks gfns");
+    for (unsigned i = 0; i < ROOM / PAGE; i++)
+        if (pread(map, &entry, sizeof entry, ((uintptr_t)room / PAGE + i) * sizeof entry) == sizeof entry)
+            printf(" %#llx", (unsigned long long)(entry & ((1ull << 55) - 1)));
+    printf("\n");
+    close(map);
+}
+
 void *ask(void *arg)
 {
     int module = open("/xen-privcmd.ko", O_RDONLY);
@@ -139,7 +153,8 @@ void *ask(void *arg)
         printf("pattern error: no privcmd\n");
         return arg;
     }
-    room = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    room = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0);
+    print_gfns();
     for (;;) {
         ask_version();
         ask_port();

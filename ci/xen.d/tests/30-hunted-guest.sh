@@ -1,5 +1,5 @@
 # A guest whose whole memory may go out: its stacks, page tables, IDT and per-cpu pages are hunted while it makes
-# hypercalls all the time. 200 times out and in (10 where the machine is slow); alive and intact at the end.
+# hypercalls all the time, as are the arguments of these. 200 times out and in (10 where the machine is slow); alive and intact at the end.
 # deadline: 300
 # own-boot: C can hang the host here
 # c-defect: a hypercall whose argument is paged out fails with EFAULT (hvm_translate_get_page, copy_from_user_hvm); the guest's kernel dies of it
@@ -10,7 +10,8 @@ guest_ready h
 asked() { local n; n=$(guest_number h asks); [ "${n:-0}" -ge 20 ]; }
 wait_for 60 asked || bad "the guest makes no hypercalls"
 guest_passes h 1 60
-hunter "$domid" 24576 1 "$cycles" >/tmp/pager-h.log 2>&1 &
+# shellcheck disable=SC2046
+hunter "$domid" 24576 1 "$cycles" $(guest_log h | sed -n 's/^asks gfns//p') >/tmp/pager-h.log 2>&1 &
 pager=$!
 echo "$pager" >>/tmp/pagers
 hunted() { pager_gone || guest_lost h >/dev/null; }
