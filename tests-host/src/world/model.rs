@@ -275,13 +275,21 @@ impl Model {
         }
         let is = self.pages[gfn];
         let failure = match is {
-            Is::Home { .. } | Is::Gone => {
-                return Err(DropError::NotPaging(p2m_paging::P2mType::Invalid));
+            Is::Home { .. } | Is::Gone => Some(DropError::NotPaging(p2m_paging::P2mType::Invalid)),
+            Is::Paged | Is::Start { frame: false } => {
+                self.failures.set_type.take().map(DropError::Platform)
             }
-            Is::Paged | Is::Start { frame: false } => self.failures.set_type.take(),
-            Is::Out | Is::Start { frame: true } | Is::In => self.failures.take.take(),
+            Is::Out | Is::Start { frame: true } | Is::In => {
+                self.failures.take.take().map(DropError::Platform)
+            }
         };
-        failure.map_or(Ok(()), |errno| Err(DropError::Platform(errno)))?;
+        if let Some(failure) = failure {
+            if slot {
+                // A slot claimed for nothing is offered to the line.
+                self.serve();
+            }
+            return Err(failure);
+        }
         self.pages[gfn] = Is::Gone;
         self.wake(gfn);
         let ask = Ask {
