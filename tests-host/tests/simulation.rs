@@ -24,6 +24,10 @@ const FOUND: &[(&str, &str)] = &[
         "seed=27,steps=1303,gfns=25,vcpus=13,spare=12,npt=1,target=13,batch=10,writes=462,hot=627,\
          balloon=149,others=1,lost=228,doubled=55,short=30,fails=62,hostile=12,rogue=1",
     ),
+    (
+        "a pager was replaced while the hypervisor took its answers, and the simulation counted them wrongly",
+        "seed=73740,steps=1711,target=75,writes=558,lost=111,disk=188,torn=1,kills=1,hostile=133,races=411",
+    ),
 ];
 
 #[test]

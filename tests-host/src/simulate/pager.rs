@@ -236,18 +236,18 @@ impl World<'_> {
                 })
                 .collect()
             };
-            let id = self.pager_id();
             // Another operation, in whose middle this happens, may have been made to fail.
             let armed = self.machine().with(|core| core.failures);
             let ignored = self.ignored();
             let handled = self.paging.on_event();
             self.note("responses", [handled.responses.into(), 0]);
             let taken = handled.responses as usize;
-            if self.pager_id() == id
-                && let Some(process) = &mut *self.pager.borrow_mut()
-            {
-                let known = taken.min(process.answers.len());
-                process.answers.drain(..known);
+            let all_taken = self.responses();
+            if let Some(process) = &mut *self.pager.borrow_mut() {
+                // Not those of this look: its pager may have been replaced in the midst of it.
+                let left = process.answered - (all_taken - process.responses_before) as usize;
+                let gone = process.answers.len() - left;
+                process.answers.drain(..gone);
             }
             if !self.has_failed(armed) {
                 let is_ignored = self.ignored() > ignored;
