@@ -127,11 +127,17 @@ fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {
         }
         Ok(ended) => {
             remove(pagefile);
-            let p = ended.progress;
+            let (p, s) = (ended.progress, ended.store);
             let (hypercalls, maps) = calls_made();
             tracing::info!(
                 evicted = p.evicted,
+                written = p.written,
+                unchanged = p.unchanged,
+                zeros = p.zeros,
                 paged_in = p.paged_in,
+                store_reads = s.reads,
+                pages_read = s.pages_read,
+                store_writes = s.writes,
                 hypercalls,
                 maps,
                 "done"

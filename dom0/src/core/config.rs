@@ -66,8 +66,16 @@ pub struct Progress {
     pub unreadable_pages: u64,
     /// Requests that wait for their page.
     pub waiting_requests: u64,
+    /// Pages that are in and have a copy in the store (row C7).
+    pub copies: u64,
     /// Pages evicted since the start.
     pub evicted: u64,
+    /// Pages written to the store.
+    pub written: u64,
+    /// Pages that went out unwritten: their copy was compared and is the same.
+    pub unchanged: u64,
+    /// Pages that went out as zeros, without a slot.
+    pub zeros: u64,
     /// Pages brought home since the start, asked for or not.
     pub paged_in: u64,
     /// Of those, the ones that nobody had asked for.

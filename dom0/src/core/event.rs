@@ -3,8 +3,9 @@
 use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
+use super::homes::Home;
 use super::policy::ScanPart;
-use crate::store::{Slot, StoreError};
+use crate::store::{Saved, Slot, StoreError};
 
 /// Something happened.
 #[derive(Debug)]
@@ -58,9 +59,10 @@ pub enum Action {
 pub enum Step {
     /// Hypervisor: nominate (`ram_rw → paging_out`). An error leaves the page as it was.
     Nominate,
-    /// Map each frame, write it to its slot, unmap. Nothing may stay mapped: a user makes the evict
-    /// fail. A frame that cannot be mapped fails alone ([`PageError::Unmapped`]); mapping is retried
-    /// per frame, because the whole call may succeed and single frames not.
+    /// Map each frame, write it to its slot, unmap; [`Page::saved`] says what was needed. Nothing may
+    /// stay mapped: a user makes the evict fail. A frame that cannot be mapped fails alone
+    /// ([`PageError::Unmapped`]); mapping is retried per frame, because the whole call may succeed and
+    /// single frames not.
     Save,
     /// Hypervisor: evict (`paging_out → paged`).
     Evict,
@@ -68,7 +70,7 @@ pub enum Step {
     /// a foreign page) makes Xen ask for it, and the answer to that request brings it home. A page
     /// that is home already is no error; `ENOENT` says that the guest gave it back.
     Restore,
-    /// Read each slot into the page's buffer.
+    /// Read each slot into the page's buffer; zeros for a page without one.
     Load,
     /// Hypervisor: prep with the page's buffer (`paged | paging_in_start → ram_rw`). Many of these
     /// pages may not have been asked for.
@@ -131,10 +133,13 @@ impl Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     pub(super) gfn: Gfn,
-    pub(super) slot: Slot,
+    pub(super) home: Home,
+    pub(super) has_copy: bool,
     pub(super) buffer: usize,
     /// Set by the shell. [`PageError::NotDone`] when the batch goes out.
     pub outcome: Result<(), PageError>,
+    /// What saving it took: set by the shell with [`Step::Save`], together with the outcome.
+    pub saved: Saved,
 }
 
 impl Page {
@@ -143,9 +148,15 @@ impl Page {
         self.gfn
     }
 
-    /// Its place in the store.
-    pub fn slot(&self) -> Slot {
-        self.slot
+    /// Its place in the store. A page to be saved has a slot.
+    pub fn home(&self) -> Home {
+        self.home
+    }
+
+    /// To be saved: whether its slot holds what it was when it was last loaded or saved, which it may
+    /// still be.
+    pub fn has_copy(&self) -> bool {
+        self.has_copy
     }
 
     /// Which buffer of the batch's set is its own, from Load to Prep. Not its place in the batch: pages

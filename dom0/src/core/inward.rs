@@ -16,14 +16,14 @@ impl Pager {
             if self.flights.contains(gfn) {
                 continue;
             }
-            let Some(slot) = self.homes.get(gfn) else {
+            let Some(home) = self.homes.out(gfn) else {
                 continue;
             };
             let Some(mut batch) = filling.take().or_else(|| self.unpark(Lane::Demand)) else {
                 return;
             };
             self.flights.start(gfn, Way::In);
-            batch.add(gfn, slot);
+            batch.add(gfn, home, false);
             if batch.pages.len() < self.config.requests {
                 filling = Some(batch);
             } else {
@@ -37,7 +37,7 @@ impl Pager {
 
     /// Starts a batch of pages that the target no longer wants out.
     pub(super) fn start_ahead(&mut self, actions: &mut Actions) {
-        let surplus = self.homes.len().saturating_sub(self.wanted_out());
+        let surplus = self.homes.out_pages().saturating_sub(self.wanted_out());
         if surplus == 0 || self.ahead.waits || self.is_stopped() {
             return;
         }
@@ -49,7 +49,7 @@ impl Pager {
             .min(self.config.ahead_batch);
         let mut rounds = 0;
         while batch.pages.len() < want {
-            let Some((gfn, slot)) = self.homes.next(self.ahead.cursor) else {
+            let Some((gfn, home)) = self.homes.next_out(self.ahead.cursor) else {
                 // Once around is enough: what is left is under way already.
                 rounds += 1;
                 if !self.next_round() || rounds > 1 {
@@ -60,7 +60,7 @@ impl Pager {
             self.ahead.cursor = gfn.get() + 1;
             if !self.flights.contains(gfn) {
                 self.flights.start(gfn, Way::In);
-                batch.add(gfn, slot);
+                batch.add(gfn, home, false);
             }
         }
         if batch.pages.is_empty() {
@@ -92,9 +92,7 @@ impl Pager {
     fn loaded(&mut self, page: &Page, actions: &mut Actions) -> bool {
         match page.outcome {
             Ok(()) if self.flights.fate(page.gfn) == Fate::Going => return true,
-            _ if self.flights.end(page.gfn) == Fate::Dropped => {
-                self.dropped_inward(page.gfn, actions)
-            }
+            _ if self.flights.end(page.gfn) == Fate::Dropped => self.forget(page.gfn, actions),
             Err(error @ PageError::Store(_)) => self.unread(page.gfn, error, actions),
             Err(error) => self.delayed(page.gfn, error, actions),
             Ok(()) => {}
@@ -107,7 +105,7 @@ impl Pager {
         let fate = self.flights.end(gfn);
         match page.outcome {
             Ok(()) => self.home(gfn, actions),
-            Err(_) if fate == Fate::Dropped => self.dropped_inward(gfn, actions),
+            Err(_) if fate == Fate::Dropped => self.forget(gfn, actions),
             Err(PageError::Refused(Errno::ENOENT)) => self.vanished(gfn, actions),
             Err(error) => self.delayed(gfn, error, actions),
         }
@@ -115,8 +113,10 @@ impl Pager {
 
     fn home(&mut self, gfn: Gfn, actions: &mut Actions) {
         let asked = self.asks.answer(gfn, actions) > 0;
-        if let Some(slot) = self.homes.remove(gfn) {
-            self.give_back(slot, actions);
+        if self.is_running() {
+            self.homes.comes_in(gfn);
+        } else {
+            self.free_home(gfn, actions);
         }
         self.unreadable.remove(gfn.get());
         self.policy.paged_in(gfn, asked);
@@ -126,22 +126,12 @@ impl Pager {
         self.dry = false;
     }
 
-    /// The guest gave the page back while it was on its way in.
-    fn dropped_inward(&mut self, gfn: Gfn, actions: &mut Actions) {
-        if let Some(slot) = self.homes.remove(gfn) {
-            self.give_back(slot, actions);
-        }
-        self.forget(gfn);
-    }
-
     /// The hypervisor knows nothing of a page that is out: the guest gave it back, and the request
     /// that says so is still on its way. Until it comes the page is no victim: it may be memory again
     /// by now, and the late drop would be taken for one of the new contents.
     fn vanished(&mut self, gfn: Gfn, actions: &mut Actions) {
         self.asks.answer(gfn, actions);
-        if let Some(slot) = self.homes.remove(gfn) {
-            self.give_back(slot, actions);
-        }
+        self.free_home(gfn, actions);
         self.count_dropped(gfn);
         self.gone.insert(gfn.get(), ());
     }

@@ -17,10 +17,12 @@
 //! What must hold, and is tested against a simulated hypervisor in random interleavings:
 //!
 //! - the bytes of a page are in exactly one trusted place: the guest until the evict was reported
-//!   to have worked, the slot from then until the prep was;
+//!   to have worked, the slot from then until the prep was. A copy that stays in the slot after that is
+//!   trusted by nobody: before it counts again it is compared with the page (row C7);
 //! - every request is answered exactly once, when its page is home (or gone, or never left, or
 //!   cannot be read);
-//! - a slot is taken by at most one page, and free again only when no batch can touch it any more;
+//! - a slot is taken by at most one page, and free again only when no batch can touch it any more. A
+//!   page of zeros takes none;
 //! - after a stop nothing is out but what cannot be read, and nothing stays nominated.
 //!
 //! # What can meet what
@@ -50,6 +52,7 @@
 //! | failure | what happens |
 //! |---|---|
 //! | nominate, map or evict refused | slot given back, the page stays and is not chosen again for a while |
+//! | store full | copies of pages that are in are given up, many at a time; if there are none, as below |
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. Ahead of need (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
@@ -62,14 +65,15 @@
 //!
 //! # Memory
 //!
-//! Per page of the guest, all of them out: 3.5 bytes for its slot, a bit and a half (slot free, pair
-//! with a page out), a byte for the policy (2 bits with a sweep), 3 bytes and a bit for the checksum in
+//! Per page of the guest, all of them out: 3.5 bytes for its slot, two bits and a half (slot free, page
+//! out, pair with a home), a byte for the policy (2 bits with a sweep), 3 bytes for the checksum in
 //! the store; 7.9 bytes with all nodes. Beside that 8 bytes for each MRU page of a sweep, and buffers for
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 
 mod config;
 mod event;
 mod flight;
+mod homes;
 mod inward;
 mod outward;
 mod pager;
@@ -83,4 +87,5 @@ mod tests;
 
 pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
+pub use homes::Home;
 pub use pager::Pager;

@@ -4,8 +4,14 @@ use p2m_paging::Errno;
 
 use super::event::{Action, Actions, Batch, Lane, Page, PageError, Report, Step};
 use super::flight::{Fate, Way};
+use super::homes::Home;
 use super::pager::Pager;
-use crate::store::StoreError;
+use crate::store::{Saved, Slot, StoreError};
+
+/// Copies that are given up together when the store is full.
+const COPIES_AT_ONCE: usize = 64;
+/// Pages looked at for that.
+const COPIES_REACH: usize = 4096;
 
 impl Pager {
     /// Starts a batch towards the target, of as many victims as there are.
@@ -29,13 +35,14 @@ impl Pager {
                 self.dry = true;
                 break;
             };
-            let Some(slot) = self.slots.take() else {
+            let copy = self.homes.copy(gfn);
+            let Some(slot) = copy.or_else(|| self.take_slot(actions)) else {
                 self.policy.abandoned(gfn);
                 self.dry = true;
                 break;
             };
             self.flights.start(gfn, Way::Out);
-            batch.add(gfn, slot);
+            batch.add(gfn, Home::Slot(slot), copy.is_some());
         }
         if batch.pages.is_empty() {
             self.park(batch)
@@ -60,7 +67,7 @@ impl Pager {
             }
             Step::Save => {
                 self.note_room(&pages, actions);
-                pages.retain(|page| self.saved(page, &mut wanted, actions));
+                pages.retain_mut(|page| self.saved(page, &mut wanted, actions));
             }
             Step::Evict => {
                 self.saved -= pages.len() as u64;
@@ -103,35 +110,32 @@ impl Pager {
         }
         match (page.outcome, self.flights.fate(page.gfn)) {
             (Ok(()), Fate::Going) if self.goes_on(page, wanted) => return true,
-            (Ok(()), Fate::Dropped) => self.stays(page),
+            (Ok(()), Fate::Dropped) => self.stays(page, actions),
             (Ok(()), _) => self.stays_nominated(page, true, actions),
             (Err(error), _) => {
                 self.asks.answer(page.gfn, actions);
                 self.mark_unmoved(page, error);
-                self.stays(page);
+                self.stays(page, actions);
             }
         }
-        // Nothing was written to it.
-        self.slots.give(page.slot);
+        if let Home::Slot(slot) = page.home
+            && !page.has_copy
+        {
+            // Nothing was written to it.
+            self.slots.give(slot);
+        }
         false
     }
 
     /// Whether a page goes on to be evicted.
-    fn saved(&mut self, page: &Page, wanted: &mut u64, actions: &mut Actions) -> bool {
+    fn saved(&mut self, page: &mut Page, wanted: &mut u64, actions: &mut Actions) -> bool {
+        self.settle_slot(page, actions);
         let fate = self.flights.fate(page.gfn);
         if page.outcome.is_ok() && fate == Fate::Going && self.goes_on(page, wanted) {
             return true;
         }
-        match page.outcome {
-            // The slot is no good: taken again, it would fail again.
-            Err(PageError::Store(error)) if error != StoreError::Full => {
-                self.slots.retire(page.slot);
-                actions.push(Action::Free(page.slot));
-            }
-            _ => self.give_back(page.slot, actions),
-        }
         if fate == Fate::Dropped {
-            self.stays(page);
+            self.stays(page, actions);
         } else {
             let again = !matches!(page.outcome, Err(PageError::Unmapped(_)));
             self.stays_nominated(page, again, actions);
@@ -139,24 +143,49 @@ impl Pager {
         false
     }
 
+    /// What becomes of the slot of a page that was to be saved. From here on it is the page's, whether the
+    /// page goes out or stays, or nobody's.
+    fn settle_slot(&mut self, page: &mut Page, actions: &mut Actions) {
+        let Home::Slot(slot) = page.home else { return };
+        match (page.outcome, page.saved) {
+            (Ok(()), Saved::Zeros) => {
+                self.homes.forget(page.gfn);
+                self.give_back(slot, actions);
+                page.home = Home::Zeros;
+            }
+            (Ok(()), saved) => {
+                self.progress.written += u64::from(saved == Saved::Written);
+                self.homes.keep(page.gfn, slot);
+            }
+            // The slot is no good: taken again, it would fail again.
+            (Err(PageError::Store(error)), _) if error != StoreError::Full => {
+                self.homes.forget(page.gfn);
+                self.slots.retire(slot);
+                actions.push(Action::Free(slot));
+            }
+            (Err(_), _) => {
+                self.homes.forget(page.gfn);
+                self.give_back(slot, actions);
+            }
+        }
+    }
+
     fn evicted(&mut self, page: &Page, actions: &mut Actions) {
         match (page.outcome, self.flights.fate(page.gfn)) {
             // Whatever was said of it meanwhile, unless it was dropped: the slot is its only home.
             (Ok(()), Fate::Going | Fate::Stays { .. }) => {
                 self.flights.end(page.gfn);
-                self.homes.insert(page.gfn, page.slot);
+                self.homes.goes_out(page.gfn, page.home);
                 self.policy.paged_out(page.gfn);
                 self.progress.evicted += 1;
+                self.progress.unchanged += u64::from(page.saved == Saved::Unchanged);
+                self.progress.zeros += u64::from(page.saved == Saved::Zeros);
             }
-            (Ok(()), Fate::Dropped) => {
-                self.give_back(page.slot, actions);
-                self.stays(page);
-            }
+            (Ok(()), Fate::Dropped) => self.stays(page, actions),
             (Err(error), fate) => {
-                self.give_back(page.slot, actions);
                 self.mark_unmoved(page, error);
                 if fate == Fate::Dropped {
-                    self.stays(page);
+                    self.stays(page, actions);
                 } else {
                     self.stays_nominated(page, error == PageError::NotDone, actions);
                 }
@@ -181,7 +210,7 @@ impl Pager {
             }));
         }
         self.asks.answer(page.gfn, actions);
-        self.stays(page);
+        self.stays(page, actions);
     }
 
     /// A page that somebody asked for, or that the target does not want out any more, does not go on.
@@ -216,23 +245,64 @@ impl Pager {
     }
 
     /// The end of a flight that led nowhere.
-    fn stays(&mut self, page: &Page) {
+    fn stays(&mut self, page: &Page, actions: &mut Actions) {
+        if !self.is_running() {
+            self.free_home(page.gfn, actions);
+        }
         match self.flights.end(page.gfn) {
-            Fate::Dropped => self.forget(page.gfn),
+            Fate::Dropped => self.forget(page.gfn, actions),
             Fate::Stays { again: true } | Fate::Going => self.policy.abandoned(page.gfn),
             Fate::Stays { again: false } => self.policy.refused(page.gfn),
         }
     }
 
+    /// A free slot; where there is none, copies are given up for it.
+    fn take_slot(&mut self, actions: &mut Actions) -> Option<Slot> {
+        self.slots.take().or_else(|| {
+            self.give_up_copies(actions);
+            self.slots.take()
+        })
+    }
+
+    /// Gives up some copies of pages that are in, which cost no more than a write later. Whether there
+    /// were any within reach: of many pages that are out, only so many are looked at in one go.
+    fn give_up_copies(&mut self, actions: &mut Actions) -> bool {
+        if self.homes.copies() == 0 {
+            return false;
+        }
+        let mut found = [None; COPIES_AT_ONCE];
+        let mut places = found.iter_mut();
+        // From the start again, once the end is reached.
+        let mut next = 0;
+        for ((gfn, _), looked) in self.homes.from(self.copies_cursor).zip(0..) {
+            if looked == COPIES_REACH || places.len() == 0 {
+                next = gfn.get();
+                break;
+            }
+            if !self.homes.is_out(gfn)
+                && !self.flights.contains(gfn)
+                && let Some(place) = places.next()
+            {
+                *place = Some(gfn);
+            }
+        }
+        self.copies_cursor = next;
+        for gfn in found.into_iter().flatten() {
+            self.free_home(gfn, actions);
+        }
+        found[0].is_some()
+    }
+
     /// What a save says about the store.
     fn note_room(&mut self, pages: &[Page], actions: &mut Actions) {
         let saved = pages.iter().filter(|page| page.outcome.is_ok()).count() as u64;
-        let held = self.homes.len() + self.saved + saved;
+        let held = self.homes.out_pages() + self.saved + saved;
         let failed = pages.iter().find_map(|page| match page.outcome {
             Err(error @ PageError::Store(_)) => Some((page.gfn, error)),
             _ => None,
         });
         let report = match failed {
+            Some((_, PageError::Store(StoreError::Full))) if self.give_up_copies(actions) => None,
             Some((gfn, error)) => self.room.refused(held, gfn, error),
             None => self.room.written(held, self.config.out_batch as u64),
         };

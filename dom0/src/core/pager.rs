@@ -6,11 +6,12 @@ use p2m_paging::Gfn;
 use super::config::{Config, Progress, clamp_num_pages};
 use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Step, Summary};
 use super::flight::{Asks, Flights};
+use super::homes::{Home, Homes};
 use super::policy::Policy;
 use super::room::StoreRoom;
-use super::slots::{Homes, Slots};
+use super::slots::Slots;
 use super::sparse::SparseSet;
-use crate::store::Slot;
+use crate::store::Saved;
 
 /// Batches going out at a time: while the shell works on one, the core takes the next step of the other.
 const OUT_BATCHES: usize = 2;
@@ -50,6 +51,8 @@ pub struct Pager {
     pub(super) eager: bool,
     pub(super) delay_reported: bool,
     pub(super) progress: Progress,
+    /// Where the search for copies to give up goes on.
+    pub(super) copies_cursor: u64,
 }
 
 /// Where page-in ahead of need stands: rounds over the pages that are out, lowest first.
@@ -111,6 +114,7 @@ impl Pager {
             eager: false,
             delay_reported: false,
             progress: Progress::default(),
+            copies_cursor: 0,
             config,
         }
     }
@@ -174,7 +178,8 @@ impl Pager {
     /// Figures.
     pub fn progress(&self) -> Progress {
         Progress {
-            out_pages: self.homes.len(),
+            out_pages: self.homes.out_pages(),
+            copies: self.homes.copies(),
             wanted_out_pages: self.wanted_out(),
             unreadable_pages: self.unreadable.len(),
             waiting_requests: self.asks.len() as u64,
@@ -198,12 +203,13 @@ impl Pager {
             + sets.into_iter().map(SparseSet::table_bytes).sum::<usize>()
     }
 
-    /// Where the copy of a page lies, if it is out.
-    pub fn home_of(&self, gfn: Gfn) -> Option<Slot> {
-        self.homes.get(gfn)
+    /// Where the contents of a page lie, if it is out.
+    pub fn home_of(&self, gfn: Gfn) -> Option<Home> {
+        self.homes.out(gfn)
     }
 
-    /// Slots of the store in use, those of pages under way included.
+    /// Slots of the store in use: by pages that are out, copies of pages that are in, and pages under
+    /// way.
     pub fn slots_taken(&self) -> u64 {
         self.slots.taken()
     }
@@ -222,7 +228,7 @@ impl Pager {
     fn resident(&mut self, pages: u64) {
         // Pages under way may be counted on either side: a difference that they explain is none.
         let size = pages
-            .saturating_add(self.homes.len())
+            .saturating_add(self.homes.out_pages())
             .min(self.config.max_pages);
         if size.abs_diff(self.size_pages) > self.flights.len() as u64 {
             self.size_pages = size;
@@ -266,7 +272,7 @@ impl Pager {
             }
             Phase::Stopping
                 if idle
-                    && self.homes.len() == unreadable
+                    && self.homes.out_pages() == unreadable
                     && (unreadable == 0 || self.ahead.vain_rounds >= self.config.read_attempts) =>
             {
                 self.phase = Phase::Stopped;
@@ -282,6 +288,11 @@ impl Pager {
 
     fn is_alive(&self) -> bool {
         !matches!(self.phase, Phase::Gone | Phase::Over)
+    }
+
+    /// Whether pages go out at all: a copy may save a write.
+    pub(super) fn is_running(&self) -> bool {
+        self.phase == Phase::Running
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -300,7 +311,7 @@ impl Pager {
     pub(super) fn out_deficit(&self) -> u64 {
         self.room
             .allowed(self.wanted_out())
-            .saturating_sub(self.homes.len())
+            .saturating_sub(self.homes.out_pages())
     }
 
     /// A batch of this lane that is not under way.
@@ -327,13 +338,15 @@ impl Batch {
         }
     }
 
-    pub(super) fn add(&mut self, gfn: Gfn, slot: Slot) {
+    pub(super) fn add(&mut self, gfn: Gfn, home: Home, has_copy: bool) {
         let buffer = self.pages.len();
         self.pages.push(Page {
             gfn,
-            slot,
+            home,
+            has_copy,
             buffer,
             outcome: Err(PageError::NotDone),
+            saved: Saved::Written,
         });
     }
 

@@ -19,7 +19,7 @@ impl Pager {
         }
         let evict_fails = request.paging.contains(PagingFlags::EVICT_FAIL);
         match self.flights.get(gfn) {
-            None if self.homes.contains(gfn) => return self.asks.push(*request),
+            None if self.homes.is_out(gfn) => return self.asks.push(*request),
             Some(Flight {
                 way: Way::In,
                 fate: Fate::Going,
@@ -62,18 +62,14 @@ impl Pager {
             }
             Some(_) => {}
             None if self.gone.remove(gfn.get()).is_some() => self.policy.dropped(gfn),
-            None if was_out => {
-                if let Some(slot) = self.homes.remove(gfn) {
-                    self.give_back(slot, actions);
-                    self.forget(gfn);
-                }
-            }
+            None if was_out && self.homes.is_out(gfn) => self.forget(gfn, actions),
             None => {}
         }
     }
 
     /// The end of a page that was dropped: of its flight, or of its stay in the store.
-    pub(super) fn forget(&mut self, gfn: Gfn) {
+    pub(super) fn forget(&mut self, gfn: Gfn, actions: &mut Actions) {
+        self.free_home(gfn, actions);
         self.count_dropped(gfn);
         self.policy.dropped(gfn);
     }
@@ -81,6 +77,13 @@ impl Pager {
     pub(super) fn count_dropped(&mut self, gfn: Gfn) {
         self.unreadable.remove(gfn.get());
         self.progress.dropped += 1;
+    }
+
+    /// Nothing in the store is this page's any more.
+    pub(super) fn free_home(&mut self, gfn: Gfn, actions: &mut Actions) {
+        if let Some(slot) = self.homes.forget(gfn) {
+            self.give_back(slot, actions);
+        }
     }
 
     pub(super) fn give_back(&mut self, slot: Slot, actions: &mut Actions) {

@@ -150,7 +150,12 @@ impl<V: Copy + Default> SparseMap<V> {
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, V)> + '_ {
-        let mut from = Some(0);
+        self.iter_from(0)
+    }
+
+    /// Those from `from` on, in order.
+    pub fn iter_from(&self, from: u64) -> impl Iterator<Item = (u64, V)> + '_ {
+        let mut from = Some(from);
         std::iter::from_fn(move || {
             let (id, value) = self.next(from?)?;
             from = id.checked_add(1);

@@ -8,6 +8,7 @@ use p2m_paging::Gfn;
 
 use super::demand::REQUESTS;
 use crate::core::Progress;
+use crate::store::Counts;
 
 /// The longest time told apart: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
@@ -25,6 +26,8 @@ pub struct Figures {
     pub fault_p99_us: u64,
     /// The core's.
     pub progress: Progress,
+    /// The store's.
+    pub store: Counts,
 }
 
 /// How a figure behaves.
@@ -38,20 +41,26 @@ pub enum Kind {
 
 impl Figures {
     /// Name, behaviour and value of each.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 12] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 18] {
         use Kind::{Counter, Gauge};
-        let p = &self.progress;
+        let (p, s) = (&self.progress, &self.store);
         [
             ("resident_pages", Gauge, self.resident_pages),
             ("out_pages", Gauge, p.out_pages),
             ("wanted_out_pages", Gauge, p.wanted_out_pages),
             ("unreadable_pages", Gauge, p.unreadable_pages),
             ("waiting_requests", Gauge, p.waiting_requests),
+            ("copies_pages", Gauge, p.copies),
             ("evicted_pages", Counter, p.evicted),
+            ("written_pages", Counter, p.written),
+            ("unchanged_pages", Counter, p.unchanged),
+            ("zero_pages", Counter, p.zeros),
             ("paged_in_pages", Counter, p.paged_in),
             ("prefetched_pages", Counter, p.prefetched),
             ("dropped_pages", Counter, p.dropped),
             ("refused_pages", Counter, p.refused),
+            ("store_reads", Counter, s.reads),
+            ("store_writes", Counter, s.writes),
             ("fault_p50_us", Gauge, self.fault_p50_us),
             ("fault_p99_us", Gauge, self.fault_p99_us),
         ]

@@ -15,7 +15,7 @@ use super::reporter::Board;
 use super::start::ShellError;
 use super::worker::Queues;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
-use crate::store::PageStore;
+use crate::store::{Counts, PageStore};
 
 /// Ticks from one count of how long faults take to the next.
 const QUANTILE_TICKS: u64 = 10;
@@ -31,6 +31,8 @@ pub struct Ended {
     pub summary: Summary,
     /// Its figures.
     pub progress: Progress,
+    /// The store's.
+    pub store: Counts,
 }
 
 /// A pager at work.
@@ -228,13 +230,14 @@ impl Shell {
         figures.ticks += 1;
         figures.resident_pages = self.inbox.resident();
         figures.progress = self.pager.progress();
+        figures.store = self.store.counts();
         self.board.post(figures);
     }
 
     /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
     /// that nobody brings.
     fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
-        let progress = self.pager.progress();
+        let (progress, store) = (self.pager.progress(), self.store.counts());
         self.homeward = None;
         for gfn in self.pager.unreadable() {
             tracing::error!("{gfn} is out and does not read back");
@@ -251,7 +254,11 @@ impl Shell {
         if summary.domain_alive && summary.unreadable_pages == 0 {
             self.disable(&mut *calls)?;
         }
-        Ok(Ended { summary, progress })
+        Ok(Ended {
+            summary,
+            progress,
+            store,
+        })
     }
 
     /// Requests still come while vcpus stand in line for the ring.

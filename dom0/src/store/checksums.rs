@@ -3,25 +3,38 @@
 use parking_lot::Mutex;
 
 use super::{Outcome, PageBuf, Slot, StoreError};
-use crate::core::sparse::SparseMap;
 
 /// How many bits of a CRC-32C are kept.
 const MASK: u32 = 0x00ff_ffff;
+/// No page. A page whose checksum this is has the one below.
+const NONE: u32 = MASK;
+/// Slots that are allocated together.
+const CHUNK: usize = 4096;
 
-/// A checksum for each slot that holds a page: three bytes and a bit.
+type Chunk = [[u8; 3]; CHUNK];
+
+/// A checksum for each slot that holds a page: three bytes.
 #[derive(Debug, Default)]
-pub(super) struct Checksums {
-    map: Mutex<SparseMap<[u8; 3]>>,
+pub(crate) struct Checksums {
+    chunks: Mutex<Vec<Option<Box<Chunk>>>>,
 }
 
 impl Checksums {
-    pub(super) fn set(&self, slot: Slot, page: &PageBuf) {
-        let [a, b, c, _] = checksum(page).to_le_bytes();
-        self.map.lock().insert(slot.0.into(), [a, b, c]);
+    pub(crate) fn set(&self, slot: Slot, page: &PageBuf) {
+        let (chunk, at) = place(slot);
+        let mut chunks = self.chunks.lock();
+        if chunks.len() <= chunk {
+            chunks.resize_with(chunk + 1, || None);
+        }
+        let chunk = chunks[chunk].get_or_insert_with(|| Box::new([bytes(NONE); CHUNK]));
+        chunk[at] = bytes(checksum(page));
     }
 
     pub(super) fn forget(&self, slot: Slot) {
-        self.map.lock().remove(slot.0.into());
+        let (chunk, at) = place(slot);
+        if let Some(Some(chunk)) = self.chunks.lock().get_mut(chunk) {
+            chunk[at] = bytes(NONE);
+        }
     }
 
     /// Whether the slot holds a page at all.
@@ -43,20 +56,35 @@ impl Checksums {
         }
     }
 
-    pub(super) fn table_bytes(&self) -> usize {
-        self.map.lock().table_bytes()
+    pub(crate) fn table_bytes(&self) -> usize {
+        let chunks = self.chunks.lock();
+        let used = chunks.iter().flatten().count();
+        used * size_of::<Chunk>() + chunks.capacity() * size_of::<Option<Box<Chunk>>>()
     }
 
     fn expected(&self, slot: Slot) -> Result<u32, StoreError> {
-        let [a, b, c] = self
-            .map
-            .lock()
-            .get(slot.0.into())
-            .ok_or(StoreError::Empty { slot })?;
-        Ok(u32::from_le_bytes([a, b, c, 0]))
+        let (chunk, at) = place(slot);
+        let chunks = self.chunks.lock();
+        let [a, b, c] = match chunks.get(chunk) {
+            Some(Some(chunk)) => chunk[at],
+            _ => bytes(NONE),
+        };
+        match u32::from_le_bytes([a, b, c, 0]) {
+            NONE => Err(StoreError::Empty { slot }),
+            expected => Ok(expected),
+        }
     }
 }
 
 fn checksum(page: &PageBuf) -> u32 {
-    crc32c::crc32c(&page.0) & MASK
+    (crc32c::crc32c(&page.0) & MASK).min(NONE - 1)
+}
+
+fn bytes(checksum: u32) -> [u8; 3] {
+    let [a, b, c, _] = checksum.to_le_bytes();
+    [a, b, c]
+}
+
+fn place(slot: Slot) -> (usize, usize) {
+    (slot.0 as usize / CHUNK, slot.0 as usize % CHUNK)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2m_paging::PAGE_SIZE;
 use parking_lot::Mutex;
 
-use super::{Fill, Outcome, PageBuf, PageStore, Slot, StoreError};
+use super::{Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 /// What goes wrong, counted in pages since the store was made.
 #[derive(Clone, Debug, Default)]
@@ -89,17 +89,17 @@ impl<S: PageStore> FaultyStore<S> {
 }
 
 impl<S: PageStore> PageStore for FaultyStore<S> {
-    fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]) {
-        for (n, (slot, outcome)) in slots.iter().zip(outcomes).enumerate() {
-            *outcome = self.write_fault(*slot);
-            if outcome.is_err() {
-                self.free(*slot);
+    fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
+        for (n, (write, outcome)) in writes.iter().zip(outcomes).enumerate() {
+            if let Err(error) = self.write_fault(write.slot) {
+                self.free(write.slot);
+                *outcome = Err(error);
                 continue;
             }
-            self.held.lock().insert(slot.0.into(), ());
+            self.held.lock().insert(write.slot.0.into(), ());
             let mut fill_one = |_: usize, page: &mut [PageBuf]| fill(n, page);
             self.inner
-                .write(&[*slot], &mut fill_one, std::slice::from_mut(outcome));
+                .write(&[*write], &mut fill_one, std::slice::from_mut(outcome));
         }
     }
 
@@ -122,11 +122,16 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
     fn flush(&self) -> Outcome {
         self.inner.flush()
     }
+
+    fn counts(&self) -> Counts {
+        self.inner.counts()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Saved;
     use crate::store::memory::MemoryStore;
     use crate::store::testing::{read, write};
 
@@ -141,7 +146,8 @@ mod tests {
         };
         let store = FaultyStore::new(MemoryStore::new(), plan);
         let outcomes = write(&store, &[0, 1, 2, 3, 4, 0].map(Slot));
-        assert_eq!(outcomes[0], Ok(()));
+        let written = Ok(Saved::Written);
+        assert_eq!(outcomes[0], written);
         assert!(matches!(
             outcomes[1],
             Err(StoreError::Io { slot: Slot(1), .. })
@@ -153,7 +159,7 @@ mod tests {
                 bytes: 512
             })
         );
-        assert_eq!(outcomes[3..], [Ok(()), Err(StoreError::Full), Ok(())]);
+        assert_eq!(outcomes[3..], [written, Err(StoreError::Full), written]);
         let fails = |slot| read(&store, &[Slot(slot)]).1[0].is_err();
         assert_eq!(
             [fails(0), fails(0), fails(3), fails(3)],

@@ -6,7 +6,10 @@
 use p2m_paging::PAGE_SIZE;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Fill, Outcome, PageBuf, PageStore, Slot, StoreError};
+use super::{
+    Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Tally, Write,
+    is_zeros, stretches,
+};
 
 /// Slots that are allocated together (1 MiB), and share a lock.
 const CHUNK: usize = 256;
@@ -17,6 +20,7 @@ pub struct MemoryStore {
     /// Locked for writing only to add a chunk.
     chunks: RwLock<Vec<Mutex<Chunk>>>,
     max_slots: Option<u32>,
+    tally: Tally,
 }
 
 struct Chunk {
@@ -61,33 +65,53 @@ impl MemoryStore {
 }
 
 impl PageStore for MemoryStore {
-    fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]) {
-        let is_full = |slot: &Slot| self.max_slots.is_some_and(|max| slot.0 >= max);
-        // Neighbours in one chunk are filled together.
-        let together = |a: &Slot, b: &Slot| {
-            a.0.checked_add(1) == Some(b.0)
-                && place(*a).0 == place(*b).0
+    fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
+        let is_full = |write: &Write| self.max_slots.is_some_and(|max| write.slot.0 >= max);
+        // Neighbours in one chunk are filled together; what has a copy by itself, to be compared.
+        let together = |a: &Write, b: &Write| {
+            a.slot.0.checked_add(1) == Some(b.slot.0)
+                && place(a.slot).0 == place(b.slot).0
                 && is_full(a) == is_full(b)
+                && !a.has_copy
+                && !b.has_copy
         };
         let mut first = 0;
-        for run in slots.chunk_by(together) {
+        for run in writes.chunk_by(together) {
             let range = first..first + run.len();
             first = range.end;
             if is_full(&run[0]) {
                 outcomes[range].fill(Err(StoreError::Full));
                 continue;
             }
-            let (chunk, at) = place(run[0]);
+            let (chunk, at) = place(run[0].slot);
             self.grow_to(chunk);
             let chunks = self.chunks.read();
             let mut chunk = chunks[chunk].lock();
-            fill(range.start, &mut chunk.pages[at..at + run.len()]);
-            chunk.held[at..at + run.len()].fill(true);
-            outcomes[range].fill(Ok(()));
+            if run[0].has_copy && chunk.held[at] {
+                let mut page = [PageBuf::ZERO];
+                fill(range.start, &mut page);
+                self.tally.compared(1);
+                outcomes[range.start] = Ok(chunk.replace(at, &page[0], &self.tally));
+                continue;
+            }
+            let places = at..at + run.len();
+            fill(range.start, &mut chunk.pages[places.clone()]);
+            self.tally.wrote(run.len());
+            for (at, outcome) in places.zip(&mut outcomes[range]) {
+                chunk.held[at] = !is_zeros(&chunk.pages[at]);
+                *outcome = Ok(if chunk.held[at] {
+                    Saved::Written
+                } else {
+                    Saved::Zeros
+                });
+            }
         }
     }
 
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
+        for run in stretches(|n| slots[n], |_| true, slots.len()) {
+            self.tally.read(run.len());
+        }
         let chunks = self.chunks.read();
         for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
             let (chunk, at) = place(*slot);
@@ -111,6 +135,26 @@ impl PageStore for MemoryStore {
     fn flush(&self) -> Outcome {
         Ok(())
     }
+
+    fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
+}
+
+impl Chunk {
+    /// Puts a page in the place of its copy, if it is another.
+    fn replace(&mut self, at: usize, page: &PageBuf, tally: &Tally) -> Saved {
+        if is_zeros(page) {
+            self.held[at] = false;
+            return Saved::Zeros;
+        }
+        if self.pages[at].0 == page.0 {
+            return Saved::Unchanged;
+        }
+        tally.wrote(1);
+        self.pages[at] = *page;
+        Saved::Written
+    }
 }
 
 fn place(slot: Slot) -> (usize, usize) {
@@ -125,7 +169,7 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{page, read, round_trips, write};
+    use crate::store::testing::{compares_and_spares_zeros, page, read, round_trips, write};
 
     #[test]
     fn pages_come_back_as_they_were_written() {
@@ -133,21 +177,31 @@ mod tests {
     }
 
     #[test]
+    fn c7_what_is_there_already_and_zeros_are_not_written() {
+        compares_and_spares_zeros(&MemoryStore::new());
+    }
+
+    #[test]
     fn a_limit_is_a_full_store() {
         let store = MemoryStore::with_limit(2);
         let outcomes = write(&store, &[1, 2, 0].map(Slot));
-        assert_eq!(outcomes, [Ok(()), Err(StoreError::Full), Ok(())]);
+        let written = Ok(Saved::Written);
+        assert_eq!(outcomes, [written, Err(StoreError::Full), written]);
     }
 
     #[test]
     fn a_read_does_not_wait_for_a_write_elsewhere() {
         let store = MemoryStore::new();
         let (far, near) = (Slot(1000), Slot(1));
-        assert_eq!(write(&store, &[near, far]), [Ok(()), Ok(())]);
-        let mut outcomes = [Ok(())];
+        assert_eq!(write(&store, &[near, far]), [Ok(Saved::Written); 2]);
+        let mut outcomes = [Err(StoreError::Full)];
         let mut seen = None;
+        let write = Write {
+            slot: far,
+            has_copy: false,
+        };
         store.write(
-            &[far],
+            &[write],
             &mut |_, buffers| {
                 buffers.fill(page(7));
                 seen = Some(read(&store, &[near]).1);

@@ -6,13 +6,13 @@
 //! until it is removed ([`Keep::Named`]). It grows by being written; slots are handed out lowest first,
 //! so it is as large as the most pages that were ever out together.
 //!
-//! Neighbouring slots are written and read with one call. Each page's CRC-32C is kept in memory and
+//! Neighbouring slots are written and read with one call. A page whose checksum is that of its copy is
+//! compared with the copy, all of it, and not written if it is the same (row C7). Each page's CRC-32C is kept in memory and
 //! compared when it is read, so that a page that the device changed, lost or mixed up is an error and
 //! not the guest's. 24 of its 32 bits are kept: with 4 bytes for the slot and a few bits in the core a
 //! page then costs less than 8 bytes; a wrong page passes once in 16 million.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
@@ -22,7 +22,10 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use super::checksums::Checksums;
-use super::{Fill, Outcome, PageBuf, PageStore, Slot, StoreError};
+use super::{
+    Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Tally, Write,
+    is_zeros, stretches,
+};
 
 /// Pages in one call, at most: 512 KiB at a time keep a read that a fault waits for from standing
 /// behind a long write.
@@ -71,8 +74,17 @@ pub struct Pagefile {
     path: PathBuf,
     keep: Keep,
     checksums: Checksums,
-    /// Where pages are copied to be written; one writer at a time.
-    staging: Mutex<Vec<PageBuf>>,
+    tally: Tally,
+    /// One writer at a time.
+    staging: Mutex<Staging>,
+}
+
+#[derive(Debug)]
+struct Staging {
+    /// Pages to be written.
+    pages: Vec<PageBuf>,
+    /// Their copies, as far as they are compared.
+    read_back: Vec<PageBuf>,
 }
 
 impl Pagefile {
@@ -117,12 +129,17 @@ impl Pagefile {
             path,
             keep,
             checksums: Checksums::default(),
-            staging: Mutex::new(vec![PageBuf::ZERO; RUN_PAGES]),
+            tally: Tally::default(),
+            staging: Mutex::new(Staging {
+                pages: vec![PageBuf::ZERO; RUN_PAGES],
+                read_back: vec![PageBuf::ZERO; RUN_PAGES],
+            }),
         }
     }
 
     /// Writes pages that lie next to each other. A page that fails does not fail the next one.
-    fn write_run(&self, slots: &[Slot], pages: &[PageBuf], outcomes: &mut [Outcome]) {
+    fn write_run(&self, slots: &[Slot], pages: &[PageBuf], outcomes: &mut [SaveOutcome]) {
+        self.tally.wrote(slots.len());
         let mut done = 0;
         while done < slots.len() {
             let at = slots[done].offset_bytes();
@@ -130,11 +147,11 @@ impl Pagefile {
                 let rest = &pages[done..].as_bytes()[moved..];
                 rustix::io::pwrite(&self.file, rest, at + moved as u64)
             });
-            done = settle(slots, done, bytes, error, outcomes);
+            done = settle(slots, done, bytes, error, Saved::Written, outcomes);
         }
         for ((&slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
             match outcome {
-                Ok(()) => self.checksums.set(slot, page),
+                Ok(_) => self.checksums.set(slot, page),
                 Err(_) => self.checksums.forget(slot),
             }
         }
@@ -149,7 +166,7 @@ impl Pagefile {
                 let rest = &mut pages[done..].as_mut_bytes()[moved..];
                 rustix::io::pread(&self.file, rest, at + moved as u64)
             });
-            done = settle(slots, done, bytes, error, outcomes);
+            done = settle(slots, done, bytes, error, (), outcomes);
         }
         for ((&slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
             // A slot that holds nothing may still read as something.
@@ -159,32 +176,84 @@ impl Pagefile {
             }
         }
     }
+
+    /// Notes which pages need not be written.
+    fn spare(&self, slots: &[Slot], writes: &[Write], staging: &mut Staging, kinds: &mut [Kind]) {
+        let Staging { pages, read_back } = staging;
+        for (n, kind) in kinds.iter_mut().enumerate() {
+            *kind = if is_zeros(&pages[n]) {
+                Kind::Zeros
+            } else if writes[n].has_copy && self.checksums.check(slots[n], &pages[n]).is_ok() {
+                Kind::Alike
+            } else {
+                Kind::New
+            };
+        }
+        // A checksum is alike for different pages now and then, and whenever the guest wants it to be.
+        let mut alike = [false; RUN_PAGES];
+        for (alike, kind) in alike.iter_mut().zip(&*kinds) {
+            *alike = *kind == Kind::Alike;
+        }
+        for run in stretches(|n| slots[n], |n| alike[n], slots.len()) {
+            let mut outcomes = [Ok(()); RUN_PAGES];
+            let (back, outcomes) = (&mut read_back[run.clone()], &mut outcomes[run.clone()]);
+            self.tally.compared(run.len());
+            self.read_run(&slots[run.clone()], back, outcomes);
+            for ((n, back), outcome) in run.zip(back).zip(outcomes) {
+                if outcome.is_err() || back.0 != pages[n].0 {
+                    kinds[n] = Kind::New;
+                }
+            }
+        }
+    }
+}
+
+/// What is known of a page before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Zeros,
+    /// As its copy is, going by the checksum at first.
+    Alike,
+    New,
 }
 
 impl PageStore for Pagefile {
-    fn write(&self, slots: &[Slot], fill: &mut Fill<'_>, outcomes: &mut [Outcome]) {
+    fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
         let mut staging = self.staging.lock();
         let mut first = 0;
-        for (slots, outcomes) in slots.chunks(RUN_PAGES).zip(outcomes.chunks_mut(RUN_PAGES)) {
-            fill(first, &mut staging[..slots.len()]);
-            for run in runs(slots) {
-                self.write_run(
-                    &slots[run.clone()],
-                    &staging[run.clone()],
-                    &mut outcomes[run],
-                );
+        for (writes, outcomes) in writes.chunks(RUN_PAGES).zip(outcomes.chunks_mut(RUN_PAGES)) {
+            let mut slots = [Slot(0); RUN_PAGES];
+            let slots = &mut slots[..writes.len()];
+            for (slot, write) in slots.iter_mut().zip(writes) {
+                *slot = write.slot;
             }
-            first += slots.len();
+            fill(first, &mut staging.pages[..writes.len()]);
+            let mut kinds = [Kind::New; RUN_PAGES];
+            let kinds = &mut kinds[..writes.len()];
+            self.spare(slots, writes, &mut staging, kinds);
+            for ((slot, kind), outcome) in slots.iter().zip(&*kinds).zip(&mut *outcomes) {
+                match kind {
+                    Kind::Zeros => {
+                        self.checksums.forget(*slot);
+                        *outcome = Ok(Saved::Zeros);
+                    }
+                    Kind::Alike => *outcome = Ok(Saved::Unchanged),
+                    Kind::New => {}
+                }
+            }
+            for run in stretches(|n| slots[n], |n| kinds[n] == Kind::New, slots.len()) {
+                let pages = &staging.pages[run.clone()];
+                self.write_run(&slots[run.clone()], pages, &mut outcomes[run]);
+            }
+            first += writes.len();
         }
     }
 
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
-        for run in runs(slots) {
-            self.read_run(
-                &slots[run.clone()],
-                &mut pages[run.clone()],
-                &mut outcomes[run],
-            );
+        for run in stretches(|n| slots[n], |_| true, slots.len()) {
+            self.tally.read(run.len());
+            let (pages, outcomes) = (&mut pages[run.clone()], &mut outcomes[run.clone()]);
+            self.read_run(&slots[run], pages, outcomes);
         }
     }
 
@@ -198,18 +267,10 @@ impl PageStore for Pagefile {
             errno: errno.raw_os_error(),
         })
     }
-}
 
-/// The stretches of a list in which each slot follows the one before.
-fn runs(slots: &[Slot]) -> impl Iterator<Item = Range<usize>> + '_ {
-    let mut start = 0;
-    slots
-        .chunk_by(|a, b| a.0.checked_add(1) == Some(b.0))
-        .map(move |run| {
-            let range = start..start + run.len();
-            start = range.end;
-            range
-        })
+    fn counts(&self) -> Counts {
+        self.tally.counts()
+    }
 }
 
 /// Moves so many bytes, in as many calls as it takes; how many were moved, and why no more.
@@ -230,15 +291,16 @@ fn transfer(
 }
 
 /// Notes what a transfer that began with page `done` came to; the page to go on with.
-fn settle(
+fn settle<T: Clone>(
     slots: &[Slot],
     done: usize,
     bytes: usize,
     error: Option<Errno>,
-    outcomes: &mut [Outcome],
+    moved: T,
+    outcomes: &mut [Result<T, StoreError>],
 ) -> usize {
     let whole = done + bytes / PAGE_SIZE;
-    outcomes[done..whole].fill(Ok(()));
+    outcomes[done..whole].fill(Ok(moved));
     let Some(&slot) = slots.get(whole) else {
         return whole;
     };
@@ -261,7 +323,9 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
     use super::*;
-    use crate::store::testing::{page, read, round_trips, write};
+    use crate::store::testing::{
+        compares_and_spares_zeros, page, read, round_trips, write, write_pages,
+    };
 
     fn pagefile(keep: Keep) -> (tempfile::TempDir, Pagefile) {
         let dir = tempfile::tempdir().unwrap();
@@ -273,6 +337,66 @@ mod tests {
     fn b2_pages_come_back_as_they_were_written() {
         let (_dir, file) = pagefile(Keep::Unlinked);
         round_trips(&file);
+    }
+
+    #[test]
+    fn c7_what_is_there_already_and_zeros_are_not_written() {
+        let (_dir, file) = pagefile(Keep::Unlinked);
+        compares_and_spares_zeros(&file);
+    }
+
+    /// A guest can make two pages with the same checksum, and then expects its own back.
+    #[test]
+    fn c7_pages_with_the_same_checksum_are_told_apart() {
+        let (_dir, file) = pagefile(Keep::Unlinked);
+        // A checksum is linear, so of any 33 changes some cancel each other out: which, says elimination.
+        let change = |page: &mut PageBuf, which: u64| {
+            (0..33)
+                .filter(|n| which >> n & 1 == 1)
+                .for_each(|n| page.0[n] ^= 1);
+        };
+        let mut basis: Vec<(u32, u64)> = Vec::new();
+        let mut nothing = 0;
+        for n in 0..33 {
+            let (mut changed, mut which) = (page(1), 1 << n);
+            change(&mut changed, which);
+            let mut sum = crc32c::crc32c(&changed.0) ^ crc32c::crc32c(&page(1).0);
+            for (other, others) in &basis {
+                if sum ^ other < sum {
+                    (sum, which) = (sum ^ other, which ^ others);
+                }
+            }
+            if sum == 0 {
+                nothing = which;
+            }
+            basis.push((sum, which));
+            basis.sort_unstable_by_key(|(sum, _)| std::cmp::Reverse(*sum));
+        }
+        let mut other = page(1);
+        change(&mut other, nothing);
+        assert!(other.0 != page(1).0 && crc32c::crc32c(&other.0) == crc32c::crc32c(&page(1).0));
+        let slot = [Slot(1)];
+        write(&file, &slot);
+        assert_eq!(
+            write_pages(&file, &slot, &[other], true),
+            [Ok(Saved::Written)]
+        );
+        assert!(read(&file, &slot).0[0].0 == other.0);
+        assert_eq!(
+            write_pages(&file, &slot, &[other], true),
+            [Ok(Saved::Unchanged)]
+        );
+        assert_eq!(file.counts().pages_compared, 2);
+    }
+
+    #[test]
+    fn c7_a_copy_that_the_device_spoiled_is_written_again() {
+        let (_dir, file) = pagefile(Keep::Named);
+        write(&file, &[Slot(1)]);
+        file.file.write_all_at(&[0xff], 4096 + 17).unwrap();
+        let again = write_pages(&file, &[Slot(1)], &[page(1)], true);
+        assert_eq!(again, [Ok(Saved::Written)]);
+        assert_eq!(read(&file, &[Slot(1)]).1, [Ok(())]);
     }
 
     #[test]
@@ -322,7 +446,7 @@ mod tests {
     fn a_page_that_the_device_changed_is_an_error_and_its_neighbours_are_not() {
         let (_dir, file) = pagefile(Keep::Named);
         let slots = [0, 1, 2, 3].map(Slot);
-        assert!(write(&file, &slots).iter().all(Outcome::is_ok));
+        assert!(write(&file, &slots).iter().all(SaveOutcome::is_ok));
         file.file.write_all_at(&[0xff], 4096 + 17).unwrap();
         // A page of another slot, whole: a misdirected write.
         file.file.write_all_at(&page(0).0, 2 * 4096).unwrap();
@@ -374,19 +498,6 @@ mod tests {
         assert_eq!(
             write(&refusing, &[slot]),
             [Err(StoreError::Io { slot, errno })]
-        );
-    }
-
-    #[test]
-    fn runs_are_stretches_of_neighbours() {
-        let runs = |slots: &[u32]| {
-            let slots: Vec<_> = slots.iter().copied().map(Slot).collect();
-            super::runs(&slots).collect::<Vec<_>>()
-        };
-        assert!(runs(&[]).is_empty());
-        assert_eq!(
-            runs(&[4, 5, 6, 8, 7, 0, u32::MAX]),
-            [0..3, 3..4, 4..5, 5..6, 6..7]
         );
     }
 }

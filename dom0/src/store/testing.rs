@@ -1,6 +1,6 @@
 //! What the tests of all stores share.
 
-use super::{Outcome, PageBuf, PageStore, Slot, StoreError};
+use super::{Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};
 
 /// A page whose contents say which one it is.
 pub(super) fn page(n: u32) -> PageBuf {
@@ -12,17 +12,28 @@ pub(super) fn page(n: u32) -> PageBuf {
 }
 
 /// Writes to each slot the page of its number.
-pub(super) fn write(store: &impl PageStore, slots: &[Slot]) -> Vec<Outcome> {
+pub(super) fn write(store: &impl PageStore, slots: &[Slot]) -> Vec<SaveOutcome> {
+    let pages: Vec<_> = slots.iter().map(|slot| page(slot.0)).collect();
+    write_pages(store, slots, &pages, false)
+}
+
+/// Writes a page to each slot.
+pub(super) fn write_pages(
+    store: &impl PageStore,
+    slots: &[Slot],
+    pages: &[PageBuf],
+    has_copy: bool,
+) -> Vec<SaveOutcome> {
     let mut outcomes = vec![Err(StoreError::Full); slots.len()];
-    store.write(
-        slots,
-        &mut |first, buffers| {
-            for (buffer, slot) in buffers.iter_mut().zip(&slots[first..]) {
-                *buffer = page(slot.0);
-            }
-        },
-        &mut outcomes,
-    );
+    let write = |slot: &Slot| Write {
+        slot: *slot,
+        has_copy,
+    };
+    let writes: Vec<_> = slots.iter().map(write).collect();
+    let mut fill = |first: usize, buffers: &mut [PageBuf]| {
+        buffers.copy_from_slice(&pages[first..first + buffers.len()]);
+    };
+    store.write(&writes, &mut fill, &mut outcomes);
     outcomes
 }
 
@@ -36,7 +47,7 @@ pub(super) fn read(store: &impl PageStore, slots: &[Slot]) -> (Vec<PageBuf>, Vec
 /// What every store must do.
 pub(super) fn round_trips(store: &impl PageStore) {
     let mut slots: Vec<_> = (0..300).chain([1000, 999, 2000]).map(Slot).collect();
-    assert!(write(store, &slots).iter().all(Outcome::is_ok));
+    assert!(write(store, &slots).iter().all(SaveOutcome::is_ok));
     slots.reverse();
     let (pages, outcomes) = read(store, &slots);
     for ((slot, read), outcome) in slots.iter().zip(&pages).zip(outcomes) {
@@ -52,7 +63,51 @@ pub(super) fn round_trips(store: &impl PageStore) {
         outcomes,
         [Ok(()), empty(Slot(7)), Ok(()), empty(Slot(500_000))]
     );
-    assert_eq!(write(store, &[Slot(7)]), [Ok(())]);
+    assert_eq!(write(store, &[Slot(7)]), [Ok(Saved::Written)]);
     assert_eq!(read(store, &[Slot(7)]).1, [Ok(())]);
     assert_eq!(store.flush(), Ok(()));
+}
+
+/// What every store must do with pages that it holds, and with zeros (row C7).
+pub(super) fn compares_and_spares_zeros(store: &impl PageStore) {
+    let slots: Vec<_> = (0..200).map(Slot).collect();
+    write(store, &slots);
+    // Every third is another page now, every fifth is zeros.
+    let now = |n: u32| match n {
+        n if n.is_multiple_of(5) => PageBuf::ZERO,
+        n if n.is_multiple_of(3) => page(n + 1000),
+        n => page(n),
+    };
+    let pages: Vec<_> = (0..200).map(now).collect();
+    let before = store.counts();
+    for (saved, n) in write_pages(store, &slots, &pages, true)
+        .into_iter()
+        .zip(0..)
+    {
+        let expected = match n {
+            n if now(n).0 == PageBuf::ZERO.0 => Saved::Zeros,
+            n if now(n).0 == page(n).0 => Saved::Unchanged,
+            _ => Saved::Written,
+        };
+        assert_eq!(saved, Ok(expected), "page {n}");
+    }
+    let counts = store.counts();
+    assert_eq!(counts.pages_written - before.pages_written, 53);
+    assert_eq!(counts.reads, before.reads);
+    for ((read, outcome), n) in {
+        let (pages, outcomes) = read(store, &slots);
+        pages.into_iter().zip(outcomes).zip(0..)
+    } {
+        if now(n).0 == PageBuf::ZERO.0 {
+            assert_eq!(outcome, Err(StoreError::Empty { slot: Slot(n) }));
+        } else {
+            assert_eq!((outcome, read.0 == now(n).0), (Ok(()), true), "page {n}");
+        }
+    }
+    // A copy that is not there is no copy.
+    store.free(Slot(1));
+    assert_eq!(
+        write_pages(store, &[Slot(1)], &[page(1)], true),
+        [Ok(Saved::Written)]
+    );
 }

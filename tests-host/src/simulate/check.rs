@@ -3,6 +3,7 @@
 use p2m_paging::p2m::table::State;
 use p2m_paging::platform::Entry;
 use p2m_paging::{P2mType, VcpuId};
+use xenpaging::core::Home;
 
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
@@ -108,7 +109,7 @@ impl World<'_> {
             )
         });
         let truth = self.guest.borrow().pages[page].clone();
-        let expected = truth.version.map(|version| Page::new(gfn, version));
+        let expected = truth.version.map(|version| self.contents(gfn, version));
         let state = State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's");
         match state {
             State::Invalid => assert_eq!(expected, None, "page {page} is gone"),
@@ -116,7 +117,10 @@ impl World<'_> {
                 if self.is_lost(page) {
                     return;
                 }
-                let copy = truth.copy.and_then(|slot| self.disk.borrow().trusted(slot));
+                let copy = truth.copy.and_then(|home| match home {
+                    Home::Slot(slot) => self.disk.borrow().trusted(slot),
+                    Home::Zeros => Some(Page::ZERO),
+                });
                 assert_eq!(copy, expected, "page {page} has another copy");
             }
             State::PagingIn if contents == Some(Page::ZERO) => {}
@@ -291,9 +295,10 @@ impl World<'_> {
         let process = pager.as_ref().expect("a pager in calm");
         let lost = (0..self.pages()).filter(|page| self.is_lost(*page)).count() as u64;
         let taken = process.core.slots_taken();
+        let copies = process.core.progress().copies;
         assert!(
-            taken <= lost,
-            "{taken} slots are taken with {lost} pages lost"
+            taken <= lost + copies,
+            "{taken} slots are taken with {lost} pages lost and {copies} copies kept"
         );
         for vcpu in 0..self.vcpus() {
             let id = VcpuId(u32::try_from(vcpu).expect("few vcpus"));

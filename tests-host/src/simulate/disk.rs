@@ -2,7 +2,7 @@
 //! remembers a checksum for each page, as the real one does.
 
 use fastrand::Rng;
-use xenpaging::store::{Outcome, Slot, StoreError};
+use xenpaging::store::{Outcome, Saved, Slot, StoreError};
 
 use super::scenario::{Knob, Scenario};
 use crate::machine::{Page, SECTORS};
@@ -51,8 +51,26 @@ impl Disk {
         }
     }
 
+    /// Writes a page, unless it is zeros or its copy is there.
+    pub(super) fn save(
+        &mut self,
+        slot: Slot,
+        has_copy: bool,
+        page: &Page,
+        rng: &mut Rng,
+    ) -> Result<Saved, StoreError> {
+        if *page == Page::ZERO {
+            self.free(slot);
+            return Ok(Saved::Zeros);
+        }
+        if has_copy && self.read(slot, rng) == Ok(*page) {
+            return Ok(Saved::Unchanged);
+        }
+        self.write(slot, page, rng).map(|()| Saved::Written)
+    }
+
     /// Writes a page.
-    pub(super) fn write(&mut self, slot: Slot, page: &Page, rng: &mut Rng) -> Outcome {
+    fn write(&mut self, slot: Slot, page: &Page, rng: &mut Rng) -> Outcome {
         let at = slot.0 as usize;
         if self.slots.len() <= at {
             self.slots.resize(at + 1, None);

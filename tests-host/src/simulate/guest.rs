@@ -4,12 +4,11 @@ use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
 use p2m_paging::{Gfn, VcpuId};
-use xenpaging::store::Slot;
+use xenpaging::core::Home;
 
 use super::agenda::Happening;
 use super::scenario::Knob;
 use super::world::World;
-use crate::machine::Page;
 
 /// How often in a row a vcpu may be told that an access which faulted is allowed.
 const MOST_RETRIES: u32 = 8;
@@ -38,8 +37,8 @@ pub(super) struct PageTruth {
     pub(super) version: Option<u32>,
     /// Counts up when the page becomes memory anew.
     pub(super) life: u32,
-    /// Where it was written when it was last evicted.
-    pub(super) copy: Option<Slot>,
+    /// Where it lay when it was last evicted.
+    pub(super) copy: Option<Home>,
     /// Out when its pager was killed.
     pub(super) is_lost: bool,
     /// Written since the log of writes was begun, and logged.
@@ -287,11 +286,11 @@ impl World<'_> {
         let gfn = self.gfn(page);
         let truth = self.guest.borrow().pages[page].version;
         let found = self.machine().with(|core| core.frames.get(mfn).contents);
-        let expected = truth.map(|version| Page::new(gfn, version));
+        let expected = truth.map(|version| self.contents(gfn, version));
         assert_eq!(Some(found), expected, "{who} finds other contents");
         if is_write {
             let version = self.guest.borrow_mut().pages[page].next_version();
-            let contents = Page::new(gfn, version);
+            let contents = self.contents(gfn, version);
             self.machine()
                 .with(|core| core.frames.get_mut(mfn).contents = contents);
         }
@@ -353,7 +352,7 @@ impl World<'_> {
             life: truth.life + 1,
             ..PageTruth::default()
         };
-        let contents = Page::new(gfn, truth.next_version());
+        let contents = self.contents(gfn, truth.next_version());
         self.machine().with(|core| core.give(gfn, contents))
     }
 
@@ -361,7 +360,7 @@ impl World<'_> {
     pub(super) fn is_lost(&self, page: usize) -> bool {
         let truth = &self.guest.borrow().pages[page];
         let spoiled = |slot| self.disk.borrow().is_spoiled(slot);
-        truth.is_lost || truth.copy.is_some_and(spoiled)
+        truth.is_lost || truth.copy.and_then(Home::slot).is_some_and(spoiled)
     }
 
     /// The page that a vcpu waits for.

@@ -104,6 +104,8 @@ knobs! {
     Empty = "empty", quiet 0, |rng| sometimes(rng, 1000);
     /// Another CPU gets its turn where a lock is let go, in a thousand.
     Races = "races", quiet 0, |rng| if rng.bool() { rng.u32(10..500) } else { 0 };
+    /// What the guest writes is zeros, in a thousand writes.
+    Zeros = "zeros", quiet 0, |rng| sometimes(rng, 500);
 }
 
 /// What makes somebody wait for longer than his turn takes.

@@ -4,7 +4,7 @@ use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::table::State;
 use p2m_paging::paging::{PopulateError, Populated};
 use p2m_paging::{Errno, Mfn, VcpuId};
-use xenpaging::core::{Lane, PageError, Step};
+use xenpaging::core::{Home, Lane, PageError, Step};
 use xenpaging::store::StoreError;
 
 use super::agenda::Happening;
@@ -84,7 +84,7 @@ impl World<'_> {
             let batch_page = &mut running.batch.pages_mut()[at];
             batch_page.outcome = result.map_err(PageError::Refused);
             if is_evict && result.is_ok() {
-                self.guest.borrow_mut().pages[page].copy = Some(batch_page.slot());
+                self.guest.borrow_mut().pages[page].copy = Some(batch_page.home());
             }
         }
     }
@@ -118,10 +118,13 @@ impl World<'_> {
         for mfn in &mapped {
             let page = &mut running.batch.pages_mut()[running.done];
             let contents = self.machine().with(|core| core.frames.get(*mfn).contents);
-            let mut disk = self.disk.borrow_mut();
-            let written = disk.write(page.slot(), &contents, &mut self.rng.borrow_mut());
-            page.outcome = written.map_err(PageError::Store);
-            self.note("save", [page.gfn().get(), written.is_ok().into()]);
+            let slot = page.home().slot().expect("a slot for a page to be saved");
+            let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
+            let saved = disk.save(slot, page.has_copy(), &contents, &mut rng);
+            self.note("save", [page.gfn().get(), saved.is_ok().into()]);
+            page.outcome = saved
+                .map(|saved| page.saved = saved)
+                .map_err(PageError::Store);
             running.done += 1;
         }
         self.unmap(mapped);
@@ -131,10 +134,11 @@ impl World<'_> {
         for at in self.some_of(running) {
             let index = running.batch.index();
             let page = &mut running.batch.pages_mut()[at];
-            let read = self
-                .disk
-                .borrow()
-                .read(page.slot(), &mut self.rng.borrow_mut());
+            let (disk, mut rng) = (self.disk.borrow(), self.rng.borrow_mut());
+            let read = match page.home() {
+                Home::Slot(slot) => disk.read(slot, &mut rng),
+                Home::Zeros => Ok(Page::ZERO),
+            };
             self.note("load", [page.gfn().get(), read.is_ok().into()]);
             assert!(
                 !matches!(read, Err(StoreError::Empty { .. })),

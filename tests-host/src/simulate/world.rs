@@ -77,7 +77,7 @@ impl<'d> World<'d> {
         let around: Weak<dyn Surroundings + 'd> = Rc::<Self>::downgrade(&world);
         world.machine().surround(around);
         for page in 0..knob(Knob::Gfns) {
-            let contents = Page::new(world.gfn(page), 0);
+            let contents = world.contents(world.gfn(page), 0);
             assert!(
                 world
                     .machine()
@@ -132,6 +132,16 @@ impl<'d> World<'d> {
         } else {
             HIGH_GFN + page - low
         })
+    }
+
+    /// What a page contains in this version of it.
+    pub(super) fn contents(&self, gfn: Gfn, version: u32) -> Page {
+        let page = Page::new(gfn, version);
+        if page.checksum() % 1000 < self.scenario.get(Knob::Zeros).into() {
+            Page::ZERO
+        } else {
+            page
+        }
     }
 
     /// The page with this gfn, if it is one of the guest's.

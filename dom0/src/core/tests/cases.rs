@@ -8,6 +8,8 @@ use super::sim::{Entry, Sim};
 use crate::core::policy::{PART_PAGES, PolicyName, ScanPart, SweepOptions};
 use crate::core::sparse::SparseMap;
 use crate::core::{Action, Actions, Config, Event, Pager, Report, Step};
+use crate::store::checksums::Checksums;
+use crate::store::{PageBuf, Slot};
 
 /// A guest of so many pages with nothing out.
 pub(super) fn guest(pages: usize) -> Sim {
@@ -63,7 +65,7 @@ fn b5_two_batches_go_out_at_a_time() {
     sim.event(Event::Target(1900));
     sim.settle();
     assert_eq!(sim.pager.progress().out_pages, 100);
-    assert_eq!(sim.store.len(), 100);
+    assert_eq!(sim.pager.slots_taken(), 100 + sim.pager.progress().copies);
 }
 
 #[test]
@@ -75,7 +77,8 @@ fn b5_pages_go_out_in_batches_down_to_the_target_and_come_back_when_it_rises() {
     assert_eq!(sim.pager.progress().out_pages, 100);
     sim.event(Event::Target(i64::MAX));
     sim.settle();
-    assert_eq!((sim.pager.progress().out_pages, sim.store.len()), (0, 0));
+    let progress = sim.pager.progress();
+    assert_eq!((progress.out_pages, progress.copies), (0, 700));
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn b7_a_refusal_at_any_step_gives_the_slot_back_and_leaves_the_page() {
         assert!(sim.pager.progress().out_pages >= 39, "fault {which}");
         assert_eq!(
             sim.pager.slots_taken(),
-            sim.pager.progress().out_pages,
+            sim.pager.progress().out_pages + sim.pager.progress().copies,
             "fault {which}"
         );
         assert!(
@@ -210,6 +213,117 @@ fn b3_stopping_in_the_middle_of_a_page_out_leaves_nothing_out_and_nothing_nomina
     }
 }
 
+/// A page that has come in keeps its copy: it goes out again without a write, unless it was written.
+#[test]
+fn c7_a_page_not_written_since_it_came_in_goes_out_without_a_write() {
+    let mut sim = paged(100, 20);
+    let out: Vec<_> = (0..100)
+        .filter(|&n| sim.entries[n] == Entry::Paged)
+        .collect();
+    for round in 0..3 {
+        for (vcpu, page) in out[..16].iter().enumerate() {
+            sim.access(vcpu, *page, false);
+        }
+        sim.settle();
+        // One of them is written.
+        sim.access(0, out[0], true);
+        let (writes, before) = (sim.writes, sim.pager.progress());
+        sim.event(Event::Target(0));
+        sim.settle();
+        let progress = sim.pager.progress();
+        assert_eq!(progress.out_pages, 100);
+        let new = if round == 0 { 20 } else { 0 };
+        assert_eq!(sim.writes - writes, new + 1, "round {round}");
+        assert_eq!(progress.written - before.written, new as u64 + 1);
+        assert_eq!(progress.unchanged - before.unchanged, 15, "round {round}");
+    }
+    assert_eq!(sim.pager.slots_taken(), 100);
+}
+
+#[test]
+fn c7_a_page_that_stays_after_it_was_saved_is_not_written_again() {
+    let mut sim = guest(40);
+    sim.event(Event::Target(0));
+    one_step(&mut sim);
+    one_step(&mut sim);
+    sim.faults.evict = 40;
+    sim.settle();
+    assert_eq!((sim.pager.progress().out_pages, sim.writes), (0, 40));
+    for _ in 0..8 {
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+    assert_eq!((sim.pager.progress().out_pages, sim.writes), (40, 40));
+}
+
+#[test]
+fn c7_zeros_take_no_slot_and_come_back_as_zeros() {
+    let mut sim = guest(100);
+    for page in 0..60 {
+        (sim.entries[page], sim.truth[page]) = (Entry::Ram(0), Some(0));
+    }
+    sim.event(Event::Target(0));
+    sim.settle();
+    let progress = sim.pager.progress();
+    assert_eq!((progress.out_pages, progress.zeros), (100, 60));
+    assert_eq!((sim.pager.slots_taken(), sim.store.len()), (40, 40));
+    // A page that had a slot and is zeros now gives it up.
+    let page = (0..100).rfind(|&n| sim.entries[n] == Entry::Paged).unwrap();
+    sim.access(0, page, false);
+    sim.event(Event::Target(1));
+    sim.settle();
+    (sim.entries[page], sim.truth[page]) = (Entry::Ram(0), Some(0));
+    sim.event(Event::Target(0));
+    sim.settle();
+    assert_eq!((sim.pager.slots_taken(), sim.store.len()), (39, 39));
+    for page in 0..60 {
+        sim.access(page % 16, page, false);
+        sim.settle();
+    }
+    sim.finish();
+}
+
+#[test]
+fn c7_a_full_store_takes_the_slots_of_copies_first() {
+    let mut sim = guest(1000);
+    sim.store_pages = 300;
+    sim.event(Event::Target(700));
+    sim.settle();
+    // All home again, and others go out: into the slots of the copies.
+    sim.event(Event::Target(1000));
+    sim.settle();
+    assert_eq!(sim.pager.progress().copies, 300);
+    for _ in 0..20 {
+        sim.event(Event::Target(710));
+        sim.settle();
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+    assert_eq!(sim.pager.progress().out_pages, 290);
+    assert_eq!(sim.reports, []);
+    assert!(sim.store.len() <= 300);
+}
+
+/// Whoever asks for a page that is being loaded waits for that load.
+#[test]
+fn c7_a_page_in_flight_is_read_once_for_all_who_ask() {
+    let mut sim = paged(100, 20);
+    let out = sim.entries.iter().position(|entry| *entry == Entry::Paged);
+    let out = out.unwrap();
+    sim.access(0, out, false);
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Load]);
+    (1..7).for_each(|vcpu| sim.access(vcpu, out, vcpu % 2 == 0));
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Load]);
+    one_step(&mut sim);
+    (7..9).for_each(|vcpu| sim.access(vcpu, out, false));
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Prep]);
+    sim.settle();
+    assert!(sim.waits.iter().all(Option::is_none));
+}
+
 #[test]
 fn a_full_store_stops_page_out_says_so_once_and_goes_on_when_there_is_room() {
     let mut sim = guest(1000);
@@ -255,8 +369,9 @@ fn what_is_kept_per_page_is_less_than_eight_bytes() {
         let mut actions = pager.actions();
         run(&mut pager, &mut actions, Event::Target(0));
         assert_eq!(pager.progress().out_pages, PAGES);
-        let mut checksums = SparseMap::<[u8; 3]>::default();
-        checksums.insert_range(0..=PAGES - 1, [0; 3]);
+        let checksums = Checksums::default();
+        let slot = |n| Slot(u32::try_from(n).unwrap());
+        (0..PAGES).for_each(|n| checksums.set(slot(n), &PageBuf::ZERO));
         let mut bytes = pager.table_bytes() + checksums.table_bytes();
         if name == PolicyName::Sweep {
             let mut refused = SparseMap::<()>::default();

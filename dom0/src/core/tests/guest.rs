@@ -21,8 +21,14 @@ impl Sim {
             }
             Entry::Ram(_) => {
                 self.next_value += 1;
-                self.entries[page] = Entry::Ram(self.next_value);
-                self.truth[page] = Some(self.next_value);
+                // Some pages are cleared.
+                let value = if self.next_value.is_multiple_of(5) {
+                    0
+                } else {
+                    self.next_value
+                };
+                self.entries[page] = Entry::Ram(value);
+                self.truth[page] = Some(value);
             }
             Entry::PagingOut(_) | Entry::Paged | Entry::InStart(_) => {
                 self.waits[vcpu] = Some(gfn);

@@ -1,6 +1,6 @@
 //! A hypervisor, a guest, a ring and a store, small and strict: what the core does wrong panics here.
 //!
-//! A page's contents are one number. Batches are executed a page at a time, so that guests and other
+//! A page's contents are one number, 0 for zeros. Batches are executed a page at a time, so that guests and other
 //! batches get in between, and are handed back in any order.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,9 +10,9 @@ use p2m_paging::{Errno, Gfn};
 
 use super::judge::Judge;
 use crate::core::{
-    Action, Actions, Batch, Config, Event, Page, PageError, Pager, Report, Step, Summary,
+    Action, Actions, Batch, Config, Event, Home, Page, PageError, Pager, Report, Step, Summary,
 };
-use crate::store::{Slot, StoreError};
+use crate::store::{Saved, Slot, StoreError};
 
 /// What the hypervisor knows of a gfn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub(super) struct Sim {
     buffers: BTreeMap<(usize, usize), u64>,
     pub(super) store: BTreeMap<Slot, u64>,
     pub(super) store_pages: usize,
+    /// Writes tried.
+    pub(super) writes: usize,
     pub(super) bad_slots: Vec<Slot>,
     pub(super) faults: Faults,
     /// Whether restoring asks through the ring, as Xen does.
@@ -80,8 +82,8 @@ impl Sim {
         Self {
             actions: pager.actions(),
             pager,
-            entries: (0..pages as u64).map(Entry::Ram).collect(),
-            truth: (0..pages as u64).map(Some).collect(),
+            entries: (1..=pages as u64).map(Entry::Ram).collect(),
+            truth: (1..=pages as u64).map(Some).collect(),
             waits: vec![None; vcpus],
             line: VecDeque::new(),
             ring: VecDeque::new(),
@@ -90,6 +92,7 @@ impl Sim {
             buffers: BTreeMap::new(),
             store: BTreeMap::new(),
             store_pages: usize::MAX,
+            writes: 0,
             bad_slots: Vec::new(),
             faults: Faults::default(),
             restore_asks: true,
@@ -159,7 +162,7 @@ impl Sim {
                 !uses
                     || batch.pages()[*done..]
                         .iter()
-                        .all(|page| page.slot() != slot)
+                        .all(|page| page.home() != Home::Slot(slot))
             );
         }
         self.store.remove(&slot);
@@ -198,7 +201,10 @@ impl Sim {
                 break;
             };
             if !take(&mut self.faults.not_done) {
-                page.outcome = self.execute_page(index, step, page);
+                page.outcome = match step {
+                    Step::Save => self.save(page).map(|saved| page.saved = saved),
+                    _ => self.execute_page(index, step, page),
+                };
             }
             done += 1;
         }
@@ -221,15 +227,6 @@ impl Sim {
                 Ok(())
             }
             (Step::Nominate | Step::Evict, _) => refused(Errno::EBUSY),
-            (Step::Save, _) if take(&mut self.faults.unmapped) => {
-                Err(PageError::Unmapped(Errno::ENOENT))
-            }
-            (Step::Save, Entry::Paged | Entry::InStart(None) | Entry::Gone) => {
-                Err(PageError::Unmapped(Errno::ENOENT))
-            }
-            (Step::Save, Entry::Ram(v) | Entry::PagingOut(v) | Entry::InStart(Some(v))) => {
-                self.write(page.slot(), v)
-            }
             (Step::Restore, _) if take(&mut self.faults.restore) => refused(Errno::EAGAIN),
             (Step::Restore, Entry::PagingOut(_)) if self.restore_asks => {
                 self.foreign(n);
@@ -241,8 +238,12 @@ impl Sim {
             }
             (Step::Restore, Entry::Gone) => refused(Errno::ENOENT),
             (Step::Restore, _) => Ok(()),
+            (Step::Load, _) if page.home() == Home::Zeros => {
+                self.buffers.insert(buffer, 0);
+                Ok(())
+            }
             (Step::Load, _) => {
-                let slot = page.slot();
+                let slot = page.home().slot().unwrap();
                 if self.bad_slots.contains(&slot) || take(&mut self.faults.read) {
                     return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
                 }
@@ -262,11 +263,35 @@ impl Sim {
                 Ok(())
             }
             (Step::Prep, _) => refused(Errno::ENOENT),
+            (Step::Save, _) => unreachable!("saved by itself"),
         }
     }
 
+    /// Whatever the core thinks of a slot's contents, they are looked at.
+    fn save(&mut self, page: &Page) -> Result<Saved, PageError> {
+        let n = usize::try_from(page.gfn().get()).unwrap();
+        let slot = page.home().slot().expect("a slot for a page to be saved");
+        let (Entry::Ram(v) | Entry::PagingOut(v) | Entry::InStart(Some(v))) = self.entries[n]
+        else {
+            return Err(PageError::Unmapped(Errno::ENOENT));
+        };
+        if take(&mut self.faults.unmapped) {
+            return Err(PageError::Unmapped(Errno::ENOENT));
+        }
+        if v == 0 {
+            self.store.remove(&slot);
+            return Ok(Saved::Zeros);
+        }
+        if page.has_copy() && self.store.get(&slot) == Some(&v) {
+            return Ok(Saved::Unchanged);
+        }
+        self.write(slot, v).map(|()| Saved::Written)
+    }
+
     fn write(&mut self, slot: Slot, value: u64) -> Result<(), PageError> {
+        self.writes += 1;
         if take(&mut self.faults.write) {
+            self.store.remove(&slot);
             return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
         }
         if self.store.len() >= self.store_pages && !self.store.contains_key(&slot) {
@@ -288,8 +313,11 @@ impl Sim {
                     assert_eq!(Some(value), truth, "{gfn} is wrong in the guest");
                 }
                 Entry::Paged | Entry::InStart(None) => {
-                    let slot = self.pager.home_of(gfn).or_else(|| self.evicting(gfn));
-                    let value = slot.and_then(|slot| self.store.get(&slot)).copied();
+                    let home = self.pager.home_of(gfn).or_else(|| self.evicting(gfn));
+                    let value = home.and_then(|home| match home {
+                        Home::Slot(slot) => self.store.get(&slot).copied(),
+                        Home::Zeros => Some(0),
+                    });
                     assert_eq!(value, truth, "{gfn} is wrong in the store");
                 }
                 Entry::Gone => {}
@@ -297,13 +325,13 @@ impl Sim {
         }
     }
 
-    fn evicting(&self, gfn: Gfn) -> Option<Slot> {
+    fn evicting(&self, gfn: Gfn) -> Option<Home> {
         let pages = self
             .running
             .iter()
             .filter(|(batch, _)| batch.step() == Step::Evict);
         let mut pages = pages.flat_map(|(batch, _)| batch.pages());
-        pages.find(|page| page.gfn() == gfn).map(Page::slot)
+        pages.find(|page| page.gfn() == gfn).map(Page::home)
     }
 
     /// Lets everything under way end, without ticks.
