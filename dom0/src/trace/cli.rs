@@ -204,7 +204,7 @@ impl Replay {
         };
         let curves: Vec<_> = columns
             .iter()
-            .filter(|column| **column != Column::Static)
+            .filter(|column| !matches!(column, Column::Static | Column::Paced(_)))
             .map(|&column| (column.name(), (1..8).map(|n| point(column, n)).collect()))
             .collect();
         let file = folder.join(format!("{}.svg", subject.name));

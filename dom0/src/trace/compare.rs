@@ -19,6 +19,8 @@ pub enum Column {
     Static,
     /// A policy that is told of accessed bits.
     Scans(PolicyName),
+    /// A policy that is told of accessed bits as rarely as a shell tells it.
+    Paced(PolicyName),
     /// A policy that sees page-ins only.
     Blind(PolicyName),
 }
@@ -30,7 +32,11 @@ impl Column {
             Self::Optimum => "optimum",
             Self::Lru => "exact LRU",
             Self::Static => "best static set",
-            Self::Scans(PolicyName::Sweep) | Self::Blind(PolicyName::Sweep) => "sweep",
+            Self::Scans(PolicyName::Sweep)
+            | Self::Paced(PolicyName::Sweep)
+            | Self::Blind(PolicyName::Sweep) => "sweep",
+            Self::Paced(PolicyName::Lru2) => "lru2, paced",
+            Self::Paced(PolicyName::Reuse) => "reuse, paced",
             Self::Scans(PolicyName::Lru2) => "lru2",
             Self::Scans(PolicyName::Reuse) => "reuse",
             Self::Blind(PolicyName::Lru2) => "lru2, blind",
@@ -45,6 +51,7 @@ impl Column {
             // Sweep has no use for accessed bits.
             if policy != PolicyName::Sweep {
                 columns.push(Self::Scans(policy));
+                columns.push(Self::Paced(policy));
             }
             columns.push(Self::Blind(policy));
         }
@@ -105,6 +112,10 @@ impl Subject {
             Column::Optimum => belady(&self.trace, capacity),
             Column::Lru => self.lru.misses(capacity),
             Column::Static => best_static(&self.trace, capacity),
+            Column::Paced(name) => {
+                let misses = (pages / SCANS_A_TURN).max(1);
+                replay(name, Sight::Paced { misses })
+            }
             Column::Blind(name) => replay(name, Sight::Blind),
             Column::Scans(name) => {
                 let every = (pages / SCANS_A_TURN).max(1);

@@ -13,6 +13,11 @@ pub enum Sight {
         /// How many.
         every: u64,
     },
+    /// The same, every so many misses: what shells do, which cannot count accesses.
+    Paced {
+        /// How many.
+        misses: u64,
+    },
     /// Nothing.
     Blind,
 }
@@ -25,7 +30,7 @@ pub fn misses(trace: &Trace, policy: &mut dyn Policy, capacity: u64, sight: Sigh
     while let Some(gfn) = policy.choose() {
         policy.paged_out(gfn);
     }
-    let (mut held, mut misses) = (0, 0);
+    let (mut held, mut misses, mut scanned) = (0, 0, 0);
     for (&page, nth) in trace.accesses.iter().zip(1_u64..) {
         let gfn = Gfn::new_truncate(page.into());
         if !resident[page as usize] {
@@ -46,9 +51,16 @@ pub fn misses(trace: &Trace, policy: &mut dyn Policy, capacity: u64, sight: Sigh
         }
         let (part, place) = (page as usize / PART_PAGES, page as usize % PART_PAGES);
         accessed[part][place / 64] |= 1 << (place % 64);
-        if let Sight::Scans { every } = sight
-            && nth % every == 0
-        {
+        let is_due = match sight {
+            Sight::Scans { every } => nth % every == 0,
+            Sight::Paced { misses: every } => {
+                let due = misses >= scanned + every;
+                scanned = if due { misses } else { scanned };
+                due
+            }
+            Sight::Blind => false,
+        };
+        if is_due {
             for (accessed, first) in accessed.iter_mut().zip((0..).step_by(PART_PAGES)) {
                 policy.referenced(&ScanPart { first, accessed });
                 accessed.fill(0);
