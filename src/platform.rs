@@ -7,7 +7,7 @@ use lock_api::RawMutex;
 
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn, VcpuId};
-use crate::p2m::P2mType;
+use crate::p2m::{Cleared, P2mType, Take, Uses};
 
 /// One paged domain, as the hypervisor sees it.
 pub trait Platform {
@@ -90,6 +90,14 @@ pub trait P2m {
 
     /// Scrubs and frees frames that were taken out. Called after the flush.
     fn free(&mut self, frames: impl Iterator<Item = Self::Frame>);
+
+    /// Reads and clears what hardware has noted of 64 gfns for each of `uses`, from `first` on, a multiple
+    /// of 64. They come as zeros; gfns beyond the guest's memory have no bits. A platform that does not see uses
+    /// refuses.
+    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+        let _ = (first, uses, take);
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Counts a gfn out (`paged_pages` goes up by one).
     fn count_out(&mut self);

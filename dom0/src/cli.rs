@@ -92,9 +92,9 @@ pub struct Cli {
           value_parser = clap::value_parser!(u64).range(4..))]
     pub max_memkb: Option<u64>,
 
-    /// Which pages go out.
-    #[arg(long, value_name = "NAME", default_value = "sweep")]
-    pub policy: PolicyName,
+    /// Which pages go out [default: reuse if the hypervisor says which pages are used, else sweep].
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<PolicyName>,
 
     /// How many of the pages that came back last are not paged out again, with `--policy sweep`. Any
     /// number, 0 for none.

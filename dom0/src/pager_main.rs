@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Cli, Command, Exit};
 use crate::core::Pager;
+use crate::core::policy::PolicyName;
 use crate::embedded::EmbeddedMachine;
 use crate::harden::protect_memory;
 use crate::shell::{Machine, Options, Shell, ShellError};
@@ -66,8 +67,10 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     }
     let guest = machine.guest();
     let config = cli.config(guest.max_pages, &guest.memory);
-    let policy = cli.policy.policy(&config.memory, &cli.sweep());
-    let pager = Pager::new(config, policy);
+    let make = |name: PolicyName| name.policy(&config.memory, &cli.sweep());
+    let policy = make(cli.policy.unwrap_or(PolicyName::Reuse));
+    let blind = cli.policy.is_none().then_some(|| make(PolicyName::Sweep));
+    let pager = Pager::new(config.clone(), policy);
     let keep = if cli.keep_pagefile {
         Keep::Named
     } else {
@@ -90,7 +93,7 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
         harden: cli.embedded_host.is_none(),
         named_pagefile: cli.pagefile.clone().filter(|_| cli.keep_pagefile),
     };
-    match Shell::start(&options, pager, store, machine) {
+    match Shell::start(&options, pager, blind, store, machine) {
         Ok(shell) => Ok((shell, pagefile)),
         Err(error) => {
             remove(pagefile);

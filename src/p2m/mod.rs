@@ -3,6 +3,7 @@
 mod slot;
 pub mod table;
 mod types;
+mod uses;
 
 pub(crate) use slot::classify;
 pub use slot::{
@@ -10,3 +11,4 @@ pub use slot::{
     Ram, Slot, lookup,
 };
 pub use types::{Access, EptPermissions, P2mType};
+pub use uses::{Cleared, Take, USES_GFNS, Uses, take_uses};

@@ -385,6 +385,11 @@ impl<F, const N: usize> Default for Debts<F, N> {
 }
 
 impl<F> FlushOwed<F> {
+    /// For a change that takes no frame out.
+    pub(super) const fn without_frame() -> Self {
+        Self(None)
+    }
+
     /// Flushes, then frees the frame.
     pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
         p2m.flush();

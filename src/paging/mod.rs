@@ -21,6 +21,7 @@ mod nominate;
 mod populate;
 mod prep;
 mod respond;
+mod uses;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -34,6 +35,7 @@ pub use nominate::NominateError;
 pub use populate::{Caller, PopulateError, Populated};
 pub use prep::{PrepError, PrepJob};
 pub use respond::{Handled, Ignored, RingState};
+pub use uses::{USES_CHUNK, UsesError};
 
 use crate::frame::{Gfn, VcpuId};
 use crate::pause::{Switch, VcpuCell, VcpuPaused, Vcpus};

@@ -47,9 +47,9 @@ struct Cli {
     /// Where pages go: `memory`, or a file, which must not exist.
     #[arg(long, default_value = "memory", value_name = "memory|FILE")]
     store: PathBuf,
-    /// How the pager chooses which pages go out.
-    #[arg(long, value_name = "NAME", default_value = "sweep")]
-    policy: PolicyName,
+    /// How the pager chooses which pages go out. [default: reuse]
+    #[arg(long, value_name = "NAME")]
+    policy: Option<PolicyName>,
 
     /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]

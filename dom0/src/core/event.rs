@@ -4,7 +4,7 @@ use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::homes::Home;
-use super::policy::ScanPart;
+use super::scan::Scan;
 use crate::store::{Saved, Slot, StoreError};
 
 /// Something happened.
@@ -24,11 +24,8 @@ pub enum Event<'a> {
     /// Some time passed: a shell sends this about ten times a second. Whatever failed for want of
     /// memory, room or a readable page is tried again.
     Tick,
-    /// Part of a scan of accessed bits, by a shell that can read them. A scan goes over all of the
-    /// guest's memory, about eight times while as many pages are used as are resident.
-    Accessed(ScanPart<'a>),
-    /// The last part of a scan has been told.
-    Scanned,
+    /// A part that [`Action::Scan`] gave out comes back.
+    Scanned(Scan),
     /// Bring everything back, then [`Action::Finished`] (row B3).
     Stop,
     /// The guest is gone: nothing is worth doing any more.
@@ -41,6 +38,9 @@ pub enum Action {
     /// Do [`Batch::step`] to every page of the batch, set the outcomes, and hand the batch back with
     /// [`Event::Done`], whatever happened. Batches may run at the same time and end in any order.
     Run(Batch),
+    /// Read and clear the accessed bits of a part of guest memory, and hand it back with
+    /// [`Event::Scanned`], whatever happened. One at a time, and not urgent.
+    Scan(Scan),
     /// Put this answer on the ring. One notification after all answers of a call is enough.
     Respond(Response),
     /// The slot's contents are not needed any more ([`PageStore::free`]). To be done before any
@@ -200,6 +200,9 @@ pub enum Report {
         /// What happened.
         error: PageError,
     },
+    /// Which pages are used is not to be known any more. Said once.
+    #[error("accessed bits cannot be read, what is paged out is chosen without: {0}")]
+    NoScans(Errno),
     /// The store takes pages again.
     #[error("the page store takes pages again")]
     StoreBack,

@@ -120,6 +120,7 @@ impl Pager {
         }
         self.unreadable.remove(gfn.get());
         self.policy.paged_in(gfn, asked);
+        self.scanner.paged_in();
         self.progress.paged_in += 1;
         self.progress.prefetched += u64::from(!asked);
         self.ahead.fruitful = true;

@@ -80,6 +80,7 @@ mod pager;
 pub mod policy;
 mod requests;
 mod room;
+mod scan;
 mod slots;
 pub mod sparse;
 #[cfg(test)]
@@ -89,3 +90,4 @@ pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
 pub use homes::Home;
 pub use pager::Pager;
+pub use scan::Scan;

@@ -4,11 +4,12 @@
 use p2m_paging::Gfn;
 
 use super::config::{Config, Progress, clamp_num_pages};
-use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Step, Summary};
+use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
 use super::flight::{Asks, Flights};
 use super::homes::{Home, Homes};
 use super::policy::Policy;
 use super::room::StoreRoom;
+use super::scan::{Scan, Scanner};
 use super::slots::Slots;
 use super::sparse::SparseSet;
 use crate::store::Saved;
@@ -41,6 +42,7 @@ pub struct Pager {
     /// Stayed nominated although told to be restored.
     pub(super) nominated: SparseSet,
     pub(super) ahead: Ahead,
+    pub(super) scanner: Scanner,
     phase: Phase,
     target_pages: Option<u64>,
     /// What the guest has altogether, in and out.
@@ -94,6 +96,7 @@ impl Pager {
         parked.extend(outward.map(|index| Some(Batch::new(index, Lane::Out, OUT_BATCHES * out))));
         Self {
             size_pages: config.max_pages,
+            scanner: Scanner::new(&config.memory, policy.wants_scans()),
             policy,
             slots: Slots::default(),
             homes: Homes::default(),
@@ -116,6 +119,16 @@ impl Pager {
             progress: Progress::default(),
             copies_cursor: 0,
             config,
+        }
+    }
+
+    /// The same with another policy; only before anything has happened.
+    #[must_use]
+    pub fn with_policy(self, policy: Box<dyn Policy>) -> Self {
+        Self {
+            scanner: Scanner::new(&self.config.memory, policy.wants_scans()),
+            policy,
+            ..self
         }
     }
 
@@ -142,8 +155,7 @@ impl Pager {
             }
             Event::Resident(pages) => self.resident(pages),
             Event::Tick => self.tick(),
-            Event::Accessed(part) => self.policy.referenced(&part),
-            Event::Scanned => self.policy.scanned(),
+            Event::Scanned(scan) => self.scanned(scan, actions),
             Event::Stop => self.stop(),
             Event::DomainGone if self.is_alive() => {
                 self.phase = Phase::Gone;
@@ -225,6 +237,27 @@ impl Pager {
         }
     }
 
+    fn scanned(&mut self, scan: Scan, actions: &mut Actions) {
+        match scan.outcome {
+            Ok(()) => self.policy.referenced(&scan.part()),
+            Err(errno) if self.is_alive() => {
+                actions.push(Action::Report(Report::NoScans(errno)));
+            }
+            Err(_) => {}
+        }
+        if self.scanner.done(scan) {
+            self.policy.scanned();
+        }
+    }
+
+    /// Accessed bits are read while something is to be out, or to go out.
+    fn start_scan(&mut self, actions: &mut Actions) {
+        let resident = self.size_pages.saturating_sub(self.homes.out_pages());
+        if self.wanted_out() > 0 {
+            actions.extend(self.scanner.start(resident).map(Action::Scan));
+        }
+    }
+
     fn resident(&mut self, pages: u64) {
         // Pages under way may be counted on either side: a difference that they explain is none.
         let size = pages
@@ -237,6 +270,7 @@ impl Pager {
 
     fn tick(&mut self) {
         self.policy.tick();
+        self.scanner.tick();
         self.asks.tick();
         self.room.tick();
         self.ahead.waits = false;
@@ -258,12 +292,13 @@ impl Pager {
             self.start_demand(actions);
             self.start_ahead(actions);
             self.start_out(actions);
+            self.start_scan(actions);
         }
         self.finish_if_done(actions);
     }
 
     fn finish_if_done(&mut self, actions: &mut Actions) {
-        let idle = self.parked.iter().all(Option::is_some);
+        let idle = self.parked.iter().all(Option::is_some) && !self.scanner.is_under_way();
         let unreadable = self.unreadable.len();
         match self.phase {
             Phase::Gone if idle => {

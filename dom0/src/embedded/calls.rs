@@ -6,7 +6,7 @@ use p2m_paging::Errno;
 use zerocopy::IntoBytes as _;
 
 use super::hypercalls::{CallError, Hypercalls};
-use crate::core::{Page, PageError};
+use crate::core::{Page, PageError, Scan};
 use crate::host::frame_run::runs;
 use crate::host::guest_memory::{FrameError, GuestFile};
 use crate::link::Op;
@@ -75,6 +75,11 @@ impl Calls for SocketCalls {
                 page.outcome = result.map_err(PageError::Refused);
             }
         })?;
+        Ok(())
+    }
+
+    fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
+        scan.outcome = self.0.uses(scan.first(), &mut *scan.accessed)?;
         Ok(())
     }
 

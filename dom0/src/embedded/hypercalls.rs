@@ -138,6 +138,22 @@ impl Hypercalls {
         self.items(Op::Prep, items, done)
     }
 
+    /// Reads and clears accessed bits, 64 gfns a word, from `first` on, a multiple of 64. The inner error is
+    /// the machine's refusal.
+    pub fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<Result<(), Errno>, CallError> {
+        self.packet.clear();
+        self.packet.extend([first.get(), into.len() as u64]);
+        match self.exchange(Op::Uses) {
+            Ok(words) if words == into.len() => {
+                into.copy_from_slice(&self.reply[..words]);
+                Ok(Ok(()))
+            }
+            Ok(_) => Err(CallError::Gone(rustix::io::Errno::BADMSG)),
+            Err(CallError::Refused { errno, .. }) => Ok(Err(errno)),
+            Err(error) => Err(error),
+        }
+    }
+
     fn items<const N: usize>(
         &mut self,
         op: Op,

@@ -4,7 +4,7 @@ mod calls;
 mod hypercalls;
 mod posted;
 
-use p2m_paging::PAGE_SIZE;
+use p2m_paging::{Gfn, PAGE_SIZE};
 use rustix::io::Errno;
 
 pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
@@ -55,6 +55,8 @@ impl Machine for EmbeddedMachine {
         let shared: &'static SharedArea = Box::leak(Box::new(handles.shared));
         let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;
         self.hypercalls.call(Op::Enable)?;
+        let first = Gfn::new_truncate(0);
+        let sees_uses = self.hypercalls.uses(first, &mut [0])?.is_ok();
         Ok(Attached {
             ring: shared.ring_page(),
             buffers: pages,
@@ -66,6 +68,7 @@ impl Machine for EmbeddedMachine {
             calls: Box::new(calls::SocketCalls(self.hypercalls)),
             frames: Box::new(calls::MemoryFrames(handles.memory)),
             watch: Box::new(Notices(handles.watch)),
+            sees_uses,
             publish: None,
         })
     }

@@ -299,6 +299,22 @@ impl GuestMemory {
         (page < self.size_pages()).then_some(Gfn::new_truncate(page))
     }
 
+    /// Has this process's page table forget a run. Its contents stay, and whoever touches a page next maps it
+    /// again; what userfaultfd has write-protected stays so.
+    pub fn unmap(&self, run: FrameRun) -> Result<(), FrameError> {
+        let at = std::ptr::with_exposed_provenance_mut(
+            usize::try_from(self.address(run)?).unwrap_or(usize::MAX),
+        );
+        let bytes = usize::try_from(run.size_bytes()).unwrap_or(usize::MAX);
+        // SAFETY: the range is inside this mapping, which is shared: no content is lost.
+        unsafe { rustix::mm::madvise(at, bytes, Advice::LinuxDontNeed) }.map_err(|errno| {
+            FrameError::System {
+                step: "MADV_DONTNEED",
+                errno,
+            }
+        })
+    }
+
     /// A frame's words. Touching one may block while the page is fetched.
     pub fn page(&self, gfn: Gfn) -> Option<&SharedPage> {
         let page = self.page_pointer(gfn)?;

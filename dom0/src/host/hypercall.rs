@@ -3,7 +3,10 @@
 
 use std::os::fd::AsFd as _;
 
-use p2m_paging::paging::{DomainFacts, EvictError, Job, NominateError, PopulateError, PrepJob};
+use p2m_paging::p2m::{Take, Uses};
+use p2m_paging::paging::{
+    DomainFacts, EvictError, Job, NominateError, PopulateError, PrepJob, UsesError,
+};
 use p2m_paging::{Errno, Gfn};
 
 use super::machine::{Departure, Machine};
@@ -180,8 +183,27 @@ impl Machine {
             Op::Unmap => reply.extend(
                 gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.unmap(gfn)))),
             ),
+            Op::Uses => self.uses(arguments, reply)?,
             Op::Attach | Op::Enable | Op::Disable | Op::Info => return Err(Errno::ENOSYS),
         }
+        Ok(())
+    }
+
+    fn uses(&self, arguments: &[u64], reply: &mut Vec<u64>) -> Result<(), Errno> {
+        let &[first, words] = arguments else {
+            return Err(Errno::EINVAL);
+        };
+        let first = Gfn::try_new(first).ok_or(Errno::EINVAL)?;
+        let words = usize::try_from(words).unwrap_or(usize::MAX);
+        if words > MAX_BATCH {
+            return Err(Errno::EINVAL);
+        }
+        let mut uses = [Uses::default(); MAX_BATCH];
+        let uses = &mut uses[..words];
+        self.paging()
+            .take_uses(first, uses, Take::Accessed)
+            .map_err(UsesError::errno)?;
+        reply.extend(uses.iter().map(|uses| uses.accessed));
         Ok(())
     }
 

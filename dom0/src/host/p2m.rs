@@ -33,9 +33,11 @@ use crate::link::{EventChannel, SharedArea};
 
 mod locked;
 mod table;
+mod uses;
 
 pub use locked::{HostFrame, LockedP2m};
 use table::{HostEntry, Table};
+use uses::Pagemap;
 
 /// Retries of an operation that the kernel asks to try again, before it counts as refused.
 const KERNEL_RETRIES: usize = 1000;
@@ -45,6 +47,7 @@ const KERNEL_RETRIES: usize = 1000;
 pub struct HostPlatform {
     memory: GuestMemory,
     uffd: Userfaultfd,
+    pagemap: Option<Pagemap>,
     table: Mutex<Table>,
     /// By vcpu: pauses not undone yet. Whoever pauses and whoever unpauses may come here in either
     /// order, so for a moment one may be below zero.
@@ -83,6 +86,7 @@ impl HostPlatform {
         Self {
             memory,
             uffd,
+            pagemap: Pagemap::open(),
             table: Mutex::new(Table::new(pages)),
             pauses: (0..vcpus).map(|_| AtomicU32::new(0)).collect(),
             events,

@@ -1,8 +1,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
-use p2m_paging::p2m::Access;
+use p2m_paging::p2m::{Access, Take, Uses};
 use p2m_paging::paging::{
     Caller, DomainFacts, DropError, EvictError, Job, NominateError, Populated, PrepError, PrepJob,
+    UsesError,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Errno, PAGE_SIZE, Paging};
@@ -214,4 +215,69 @@ fn a_write_to_a_nominated_page_takes_it_home_and_the_evict_fails() {
     assert_eq!(read(&paging, 0), contents(0));
     assert_eq!(paging.vcpus().pauses(vcpu), 0);
     assert_eq!(pauses(), 0, "it may run on");
+}
+
+/// The accessed bits of the guest's first 64 pages.
+fn accessed(paging: &Paging<'_, HostPlatform>) -> u64 {
+    let mut uses = [Uses::default(); 2];
+    paging.take_uses(gfn(0), &mut uses, Take::Accessed).unwrap();
+    // A guest of so many pages has none beyond.
+    assert_eq!(uses[1].accessed, 0);
+    uses[0].accessed
+}
+
+#[test]
+fn pages_that_are_used_are_seen_and_others_are_not() {
+    let paging = guest(60);
+    let memory = paging.platform().memory();
+    assert_eq!(accessed(&paging), !0 >> 4, "all of it was filled");
+    assert_eq!(accessed(&paging), 0);
+    for (page, write) in [(0, true), (7, false), (31, true), (59, false)] {
+        let word = &memory.page(gfn(page)).unwrap()[0];
+        let value = word.load(Relaxed);
+        assert_eq!(value.to_ne_bytes()[..], contents(page)[..8]);
+        if write {
+            word.store(value, Relaxed);
+        }
+    }
+    assert_eq!(accessed(&paging), 1 | 1 << 7 | 1 << 31 | 1 << 59);
+    assert_eq!(accessed(&paging), 0);
+    // Reading a frame as the pager does is no use.
+    let mut page = [0; PAGE_SIZE];
+    memory.read(FrameRun::one(gfn(3)), &mut page).unwrap();
+    assert_eq!((page, accessed(&paging)), (contents(3), 0));
+}
+
+#[test]
+fn a_look_at_the_bits_changes_nothing_of_a_page_on_its_way() {
+    let paging = guest(4);
+    let memory = paging.platform().memory();
+    nominate(&paging, 1).unwrap();
+    accessed(&paging);
+    // Still protected, whether it is mapped or not.
+    memory.page(gfn(1)).unwrap()[0].load(Relaxed);
+    assert_eq!(accessed(&paging), 1 << 1);
+    let asked = paging.fault(VcpuId(0), gfn(1), Access::READ | Access::WRITE);
+    assert_eq!(asked, Ok(Populated::Waiting));
+    prep(&paging, 1, 0).unwrap();
+    // What is out is not used, and what comes in is what the pager says.
+    nominate(&paging, 2).unwrap();
+    evict(&paging, 2).unwrap();
+    assert_eq!(accessed(&paging) & 1 << 2, 0);
+    supply(&paging, 0, 0x77);
+    prep(&paging, 2, 0).unwrap();
+    accessed(&paging);
+    let word = memory.page(gfn(2)).unwrap()[5].load(Relaxed);
+    assert_eq!(word.to_ne_bytes(), [0x77; 8]);
+    assert_eq!(accessed(&paging), 1 << 2);
+}
+
+#[test]
+fn bits_that_are_nobodys_are_refused() {
+    let paging = guest(1);
+    let mut uses = [Uses::default(); 2];
+    let mut take = |first| paging.take_uses(gfn(first), &mut uses, Take::Accessed);
+    assert_eq!(take(1), Err(UsesError::Unaligned(gfn(1))));
+    assert_eq!(take(Gfn::MAX.get() - 63), Err(UsesError::Beyond));
+    assert_eq!(take(64), Ok(()));
 }

@@ -9,6 +9,8 @@
 //! - [`copy`](Userfaultfd::copy) wakes everyone who waits for the pages it has filled, and nobody
 //!   when it fails: who finds a page present already ([`CopyError::Present`]) owes a wake, since two
 //!   vcpus on one page send two messages.
+//! - `MADV_DONTNEED` on the mapping leaves a memfd's pages where they are, and their protection: the next access is no
+//!   fault of anybody's but the kernel's.
 //! - Touching an evicted frame through another process's mapping allocates it: then the page *is*
 //!   present, and zero. Read frames with `pread` ([`GuestFile::read`](super::guest_memory::GuestFile::read)).
 

@@ -50,6 +50,9 @@ numbered! {
         Unmap = 9,
         /// `[PROTOCOL]` → `[max_pages, cpu + 1 or 0]`: the first call of every pager.
         Info = 10,
+        /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word, from a
+        /// multiple of 64 on. EOPNOTSUPP: this host does not see them.
+        Uses = 11,
     }
 }
 

@@ -6,7 +6,7 @@ use bitflags::bitflags;
 use parking_lot::Mutex;
 
 use super::machine::Notice;
-use crate::core::Batch;
+use crate::core::{Batch, Scan};
 use crate::link::EventChannel;
 
 bitflags! {
@@ -25,6 +25,8 @@ bitflags! {
         const TARGET = 1 << 4;
         /// The guest's size has changed.
         const RESIDENT = 1 << 5;
+        /// A scan is done.
+        const SCANNED = 1 << 6;
     }
 }
 
@@ -33,6 +35,7 @@ bitflags! {
 pub(super) struct Inbox {
     news: AtomicU32,
     done: Mutex<Vec<Batch>>,
+    scanned: Mutex<Option<Scan>>,
     figures: Mutex<Figures>,
     event: EventChannel,
 }
@@ -49,6 +52,7 @@ impl Inbox {
         Self {
             news: AtomicU32::new(0),
             done: Mutex::new(Vec::with_capacity(batches)),
+            scanned: Mutex::new(None),
             figures: Mutex::default(),
             event,
         }
@@ -67,6 +71,12 @@ impl Inbox {
     pub(super) fn hand_back(&self, batch: Batch) {
         self.done.lock().push(batch);
         self.tell(News::DONE);
+    }
+
+    /// Hands the scan back: there is one at a time.
+    pub(super) fn hand_back_scan(&self, scan: Scan) {
+        *self.scanned.lock() = Some(scan);
+        self.tell(News::SCANNED);
     }
 
     /// Passes a notice on.
@@ -95,6 +105,11 @@ impl Inbox {
     /// Main thread: a batch that is done.
     pub(super) fn done(&self) -> Option<Batch> {
         self.done.lock().pop()
+    }
+
+    /// Main thread: the scan that is done.
+    pub(super) fn scanned(&self) -> Option<Scan> {
+        self.scanned.lock().take()
     }
 
     /// Main thread: the last target.

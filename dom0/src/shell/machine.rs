@@ -10,7 +10,7 @@ use p2m_paging::Errno;
 use p2m_paging::ring::SharedPage;
 
 use super::buffers::BufferPlace;
-use crate::core::{Batch, Page};
+use crate::core::{Batch, Page, Scan};
 use crate::link::EventChannel;
 use crate::store::PageBuf;
 use crate::{embedded, xen};
@@ -64,6 +64,8 @@ pub struct Attached {
     pub frames: Box<dyn Frames>,
     /// Watch thread.
     pub watch: Box<dyn Watch>,
+    /// Whether [`Calls::scan`] says which pages are used.
+    pub sees_uses: bool,
     /// Reporter thread: where the host's operators look.
     pub publish: Option<Box<dyn Publish>>,
 }
@@ -106,6 +108,9 @@ pub trait Calls: Send {
 
     /// [`Step::Prep`](crate::core::Step::Prep), from the buffers of the set.
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError>;
+
+    /// Reads and clears accessed bits. A scan that is not carried out is left as it came.
+    fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError>;
 
     /// Detaches; nothing may be out. False: vcpus stand in line for the ring. They are to be
     /// answered, and this tried again.

@@ -143,6 +143,11 @@ impl Shell {
                 self.handle(Event::Done(batch));
             }
         }
+        if news.contains(News::SCANNED)
+            && let Some(scan) = self.inbox.scanned()
+        {
+            self.handle(Event::Scanned(scan));
+        }
         if news.contains(News::TARGET) {
             self.handle(Event::Target(self.inbox.target()));
         }
@@ -195,6 +200,7 @@ impl Shell {
                         }
                         _ => self.queues.push(batch),
                     },
+                    Action::Scan(scan) => self.queues.push_scan(scan),
                     Action::Respond(response) => {
                         self.faults.answered(response.gfn);
                         if let Err(error) = self.back.answer(&response) {

@@ -23,6 +23,7 @@ use super::reporter::{Board, listen, report, serve_metrics};
 use super::serve::Shell;
 use super::worker::{Caller, Queues, Storer};
 use crate::core::Pager;
+use crate::core::policy::Policy;
 use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
 use crate::store::PageStore;
@@ -82,10 +83,12 @@ impl Shell {
     /// Attaches to the machine as its guest's pager.
     ///
     /// Signals are taken from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all bring everything back
-    /// (row B3). The calling thread is the one to [`serve`](Self::serve).
+    /// (row B3). The calling thread is the one to [`serve`](Self::serve). Where the machine cannot say
+    /// which pages are used, the pager chooses by the policy that `blind` makes, if any.
     pub fn start(
         options: &Options,
-        pager: Pager,
+        mut pager: Pager,
+        blind: Option<impl FnOnce() -> Box<dyn Policy>>,
         store: Arc<dyn PageStore>,
         machine: Box<dyn Machine>,
     ) -> Result<Self, ShellError> {
@@ -100,6 +103,9 @@ impl Shell {
         let listener = options.metrics.map(listen).transpose();
         let listener = listener.map_err(at("metrics"))?;
         let attached = machine.attach(buffers(&pager))?;
+        if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
+            pager = pager.with_policy(policy());
+        }
         let mut sets = buffer_sets(&pager, attached.buffers);
         let waker = attached.bell.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));

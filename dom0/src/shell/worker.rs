@@ -10,10 +10,34 @@ use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, News};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save};
-use crate::core::{Batch, Step};
+use crate::core::{Batch, Lane, Scan, Step};
 use crate::store::PageStore;
 
-/// Batches to be run.
+/// Something to be done by one of the threads.
+#[derive(Debug)]
+enum Job {
+    Batch(Batch),
+    Scan(Scan),
+}
+
+impl Job {
+    /// Jobs are taken in this order. Scans are rare and short, and what they say is of use to what goes out next.
+    fn urgency(&self) -> (Lane, bool) {
+        match self {
+            Self::Scan(_) => (Lane::Out, false),
+            Self::Batch(batch) => (batch.lane(), true),
+        }
+    }
+
+    fn hand_back(self, inbox: &Inbox) {
+        match self {
+            Self::Batch(batch) => inbox.hand_back(batch),
+            Self::Scan(scan) => inbox.hand_back_scan(scan),
+        }
+    }
+}
+
+/// What is to be done.
 #[derive(Debug)]
 struct Queue {
     state: Mutex<QueueState>,
@@ -22,24 +46,24 @@ struct Queue {
 
 #[derive(Debug)]
 struct QueueState {
-    batches: Vec<Batch>,
+    jobs: Vec<Job>,
     open: bool,
 }
 
 impl Queue {
-    /// An empty one, with room for so many batches.
+    /// An empty one, with room for so many batches and a scan.
     fn new(batches: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
-                batches: Vec::with_capacity(batches),
+                jobs: Vec::with_capacity(batches + 1),
                 open: true,
             }),
             filled: Condvar::new(),
         }
     }
 
-    fn push(&self, batch: Batch) {
-        self.state.lock().batches.push(batch);
+    fn push(&self, job: Job) {
+        self.state.lock().jobs.push(job);
         self.filled.notify_one();
     }
 
@@ -49,13 +73,13 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// The batch of the most urgent lane; `None`: closed.
-    fn next(&self) -> Option<Batch> {
+    /// The most urgent job; `None`: closed.
+    fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
-            let batches = state.batches.iter().enumerate();
-            if let Some((first, _)) = batches.min_by_key(|(_, batch)| batch.lane()) {
-                return Some(state.batches.swap_remove(first));
+            let jobs = state.jobs.iter().enumerate();
+            if let Some((first, _)) = jobs.min_by_key(|(_, job)| job.urgency()) {
+                return Some(state.jobs.swap_remove(first));
             }
             if !state.open {
                 return None;
@@ -84,9 +108,16 @@ impl Queues {
     /// Hands a batch to the thread that its step is for.
     pub(super) fn push(&self, batch: Batch) {
         match batch.step() {
-            Step::Save | Step::Load => self.store.push(batch),
-            Step::Nominate | Step::Evict | Step::Restore | Step::Prep => self.calls.push(batch),
+            Step::Save | Step::Load => self.store.push(Job::Batch(batch)),
+            Step::Nominate | Step::Evict | Step::Restore | Step::Prep => {
+                self.calls.push(Job::Batch(batch));
+            }
         }
+    }
+
+    /// Hands a scan to the caller.
+    pub(super) fn push_scan(&self, scan: Scan) {
+        self.calls.push(Job::Scan(scan));
     }
 
     /// Both threads end once their queues are empty.
@@ -106,12 +137,16 @@ pub(super) struct Caller {
 impl Caller {
     /// Runs batches until the queue is closed; then the calls are free again.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) -> Box<dyn Calls> {
-        while let Some(mut batch) = queues.calls.next() {
-            if let Err(error) = self.step(&mut batch) {
+        while let Some(mut job) = queues.calls.next() {
+            let done = match &mut job {
+                Job::Batch(batch) => self.step(batch),
+                Job::Scan(scan) => self.calls.scan(scan),
+            };
+            if let Err(error) = done {
                 tracing::error!("{error}");
                 inbox.tell(News::GONE);
             }
-            inbox.hand_back(batch);
+            job.hand_back(inbox);
         }
         self.calls
     }
@@ -141,9 +176,11 @@ pub(super) struct Storer {
 impl Storer {
     /// Runs batches until the queue is closed.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) {
-        while let Some(mut batch) = queues.store.next() {
-            self.step(&mut batch);
-            inbox.hand_back(batch);
+        while let Some(mut job) = queues.store.next() {
+            if let Job::Batch(batch) = &mut job {
+                self.step(batch);
+            }
+            job.hand_back(inbox);
         }
     }
 

@@ -182,6 +182,7 @@ impl Domain {
             calls: Box::new(calls),
             frames: Box::new(frames),
             watch: Box::new(watch),
+            sees_uses: false,
             publish: Some(Box::new(StatusNode::connect(self.id)?)),
         })
     }

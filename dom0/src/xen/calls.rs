@@ -13,7 +13,7 @@ use super::error::XenError;
 use super::memory::stable_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
-use crate::core::{Batch, Page, PageError};
+use crate::core::{Batch, Page, PageError, Scan};
 use crate::shell::{BufferPlace, Calls, Frames, MachineError, Preps};
 use crate::store::PageBuf;
 
@@ -183,6 +183,10 @@ impl Calls for DomainCalls {
 
     fn prep(&mut self, pages: &mut [Page], place: BufferPlace) -> Result<(), MachineError> {
         self.ops.prep(pages, place);
+        Ok(())
+    }
+
+    fn scan(&mut self, _scan: &mut Scan) -> Result<(), MachineError> {
         Ok(())
     }
 

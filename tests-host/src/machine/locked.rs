@@ -3,7 +3,7 @@
 use std::cell::RefMut;
 use std::ops::{Deref, DerefMut};
 
-use p2m_paging::p2m::P2mType;
+use p2m_paging::p2m::{Cleared, P2mType, Take, Uses};
 use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn};
 
@@ -177,6 +177,22 @@ impl P2m for Locked<'_, '_> {
             assert!(self.flushes > at, "{mfn:?} freed before the flush");
             self.frames.give_up(mfn);
         }
+    }
+
+    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+        let mut cleared = Cleared::Nothing;
+        for (uses, base) in uses.iter_mut().zip((first.get()..).step_by(64)) {
+            for bit in 0..64 {
+                let (accessed, dirty) = self.tables.take_used(Gfn::new_truncate(base + bit), take);
+                uses.accessed |= u64::from(accessed) << bit;
+                uses.dirty |= u64::from(dirty) << bit;
+                if accessed || dirty && take == Take::AccessedAndDirty {
+                    cleared = Cleared::Something;
+                    self.owed = true;
+                }
+            }
+        }
+        Ok(cleared)
     }
 
     fn count_out(&mut self) {

@@ -13,6 +13,7 @@ mod locked;
 mod page;
 mod tables;
 mod tlb;
+mod uses;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Weak;
@@ -127,12 +128,16 @@ impl Core {
     /// A vcpu's access: what it remembers, else a walk. The frame on success.
     pub fn touch(&mut self, vcpu: VcpuId, gfn: Gfn, access: Access) -> Result<Mfn, Fault> {
         let tlb = &mut self.tlbs[vcpu.index()];
-        if let Some(translation) = tlb.get(gfn, access) {
-            return Ok(translation.mfn);
-        }
-        let translation = self.tables.walk(gfn, access)?;
-        tlb.fill(gfn, translation);
-        Ok(translation.mfn)
+        let mfn = match tlb.get(gfn, access) {
+            Some(translation) => translation.mfn,
+            None => {
+                let translation = self.tables.walk(gfn, access)?;
+                tlb.fill(gfn, translation);
+                translation.mfn
+            }
+        };
+        self.tables.note_use(gfn, access);
+        Ok(mfn)
     }
 }
 

@@ -1,11 +1,12 @@
 //! A p2m in memory: four levels of 512 entries, walked as hardware walks it.
 
 use p2m_paging::fault::{ExitQualification, NpfErrorCode};
-use p2m_paging::p2m::{Access, P2mType};
+use p2m_paging::p2m::{Access, P2mType, Take};
 use p2m_paging::platform::Entry;
 use p2m_paging::{Gfn, Mfn};
 
 use super::format::Format;
+use super::uses::Followed;
 
 const LEVELS: u32 = 4;
 const ENTRIES: usize = 512;
@@ -15,6 +16,7 @@ const ENTRIES: usize = 512;
 pub struct Tables {
     format: Format,
     tables: Vec<[u64; ENTRIES]>,
+    followed: Followed,
 }
 
 /// What a walk has found.
@@ -53,6 +55,7 @@ impl Tables {
         Self {
             format,
             tables: vec![[0; ENTRIES]],
+            followed: Followed::default(),
         }
     }
 
@@ -74,8 +77,28 @@ impl Tables {
         (bits & accessed != 0, bits & dirty != 0)
     }
 
+    /// Reads the bits of a gfn as [`Self::used`] does, and clears the accessed bit, or both. A use since they were last
+    /// cleared that they do not show is a panic.
+    pub(super) fn take_used(&mut self, gfn: Gfn, take: Take) -> (bool, bool) {
+        let (used, (accessed, dirty)) = (self.used(gfn), self.format.used_bits());
+        if let Some((table, slot)) = self.find(gfn) {
+            self.tables[table][slot] &= match take {
+                Take::Accessed => !accessed,
+                Take::AccessedAndDirty => !(accessed | dirty),
+            };
+            self.followed.taken(gfn, used, take);
+        }
+        used
+    }
+
+    /// A vcpu has made an access, by a walk or by what its CPU remembers.
+    pub(super) fn note_use(&mut self, gfn: Gfn, access: Access) {
+        self.followed.used(gfn, access);
+    }
+
     /// Writes an entry, and the tables that lead to it.
     pub fn set(&mut self, gfn: Gfn, entry: Entry) {
+        self.followed.forget(gfn);
         let mut table = 0;
         for level in (1..LEVELS).rev() {
             let slot = slot(gfn, level);

@@ -18,6 +18,10 @@ pub(super) enum Happening {
     Work(u8, u32),
     /// A batch is done, and the main thread of the pager with this number hears of it.
     WorkDone(u8, u32),
+    /// The worker of the pager with this number reads accessed bits.
+    Scan(u32),
+    /// They have been read, and the main thread of that pager hears of it.
+    ScanDone(u32),
     /// A back end outside the guest does something.
     Mapper(u8),
     /// The toolstack does something.
@@ -35,6 +39,7 @@ pub(super) enum Happening {
 }
 
 const FIRST_WORKER: u8 = 48;
+const SCANNER: u8 = 63;
 /// The pager's workers, as actors.
 pub(super) const WORKERS: u64 = !0 << FIRST_WORKER;
 
@@ -43,13 +48,14 @@ impl Happening {
     pub(super) fn actor(self) -> u64 {
         1 << match self {
             Self::Vcpu(n) => n,
-            Self::PagerEvent | Self::Tick | Self::WorkDone(..) => 32,
+            Self::PagerEvent | Self::Tick | Self::WorkDone(..) | Self::ScanDone(_) => 32,
             Self::HypervisorEvent => 33,
             Self::Tools | Self::Kill | Self::Restart | Self::Destroy => 34,
             Self::Others => 35,
             Self::Rogue => 36,
             Self::Mapper(n) => 37 + n,
             Self::Work(n, _) => FIRST_WORKER + n,
+            Self::Scan(_) => SCANNER,
         }
     }
 }

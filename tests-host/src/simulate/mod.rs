@@ -16,6 +16,7 @@ mod operations;
 mod outside;
 mod pager;
 mod picture;
+mod scanner;
 mod scenario;
 mod trace;
 mod worker;

@@ -8,8 +8,8 @@ use p2m_paging::p2m::table::{Event as TableEvent, State};
 use p2m_paging::ring::abi::{RawEntry, RingHeader};
 use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response, SLOTS};
 use p2m_paging::{Gfn, Mfn, VcpuId};
-use xenpaging::core::policy::{Sweep, SweepOptions};
-use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Summary};
+use xenpaging::core::policy::{PolicyName, SweepOptions};
+use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
 
 use super::agenda::{Happening, WORKERS};
 use super::scenario::Knob;
@@ -37,6 +37,8 @@ pub(super) struct Process {
     pub(super) running: Vec<Option<Running>>,
     /// What was loaded, by batch and buffer.
     pub(super) buffers: Vec<Vec<Page>>,
+    /// A scan that the worker has, or is done with.
+    pub(super) scan: Option<Scan>,
     news: Vec<News>,
     /// Answers written and not taken by the hypervisor, as far as they make sense.
     answers: VecDeque<Option<(Gfn, bool)>>,
@@ -86,7 +88,8 @@ impl World<'_> {
             mru_pages: self.scenario.get(Knob::Mru) as usize,
             ..SweepOptions::default()
         };
-        let policy = Box::new(Sweep::new(&memory, &options));
+        let policy = PolicyName::ALL[self.scenario.get(Knob::Policy) as usize % 3];
+        let policy = policy.policy(&memory, &options);
         let batch = self.scenario.get(Knob::Batch) as usize;
         let config = Config {
             memory,
@@ -105,6 +108,7 @@ impl World<'_> {
             page: Rc::clone(&page),
             running: (0..core.batches()).map(|_| None).collect(),
             buffers: buffers.collect(),
+            scan: None,
             news: Vec::new(),
             answers: VecDeque::new(),
             responses_before: self.responses(),
@@ -193,6 +197,16 @@ impl World<'_> {
                 && let Some(running) = process.running[index].take()
             {
                 process.handle(world, Event::Done(running.batch));
+            }
+        });
+    }
+
+    pub(super) fn scan_is_done(&self, pager: u32) {
+        self.with_pager(|world, process| {
+            if process.id == pager
+                && let Some(scan) = process.scan.take()
+            {
+                process.handle(world, Event::Scanned(scan));
             }
         });
     }
@@ -403,6 +417,11 @@ impl Process {
                         tries: 0,
                     });
                     world.begin(index, self.id);
+                }
+                Action::Scan(scan) => {
+                    assert!(self.scan.is_none(), "two scans at a time");
+                    self.scan = Some(scan);
+                    world.soon(6_000, Happening::Scan(self.id));
                 }
                 Action::Respond(response) => {
                     let asked = self.unanswered.iter().position(|gfn| *gfn == response.gfn);

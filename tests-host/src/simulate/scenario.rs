@@ -60,6 +60,10 @@ knobs! {
     Target = "target", quiet 50, |rng| rng.u32(5..90);
     /// Pages that the policy spares because they came in lately.
     Mru = "mru", quiet 0, |rng| sometimes(rng, 6);
+    /// Which policy, by number.
+    Policy = "policy", quiet 0, |rng| rng.u32(0..3);
+    /// Reading accessed bits fails, in a thousand parts.
+    Unseen = "unseen", quiet 0, |rng| sometimes(rng, 100);
     /// Pages that go out together.
     Batch = "batch", quiet 1, |rng| rng.u32(1..12);
     /// Writes, in a thousand accesses.

@@ -236,6 +236,8 @@ impl<'d> World<'d> {
             Happening::Tick => self.pager_ticks(),
             Happening::Work(batch, pager) => self.works(batch.into(), pager),
             Happening::WorkDone(batch, pager) => self.work_is_done(batch.into(), pager),
+            Happening::Scan(pager) => self.scans(pager),
+            Happening::ScanDone(pager) => self.scan_is_done(pager),
             Happening::Mapper(mapper) => self.mapper_runs(mapper.into()),
             Happening::Tools => self.toolstack_runs(),
             Happening::Others => self.others_run(),

@@ -291,6 +291,10 @@ impl Policy for Lru2 {
         }
     }
 
+    fn wants_scans(&self) -> bool {
+        true
+    }
+
     fn table_bytes(&self) -> usize {
         self.states.table_bytes() + self.batch.capacity() * size_of::<Gfn>()
     }

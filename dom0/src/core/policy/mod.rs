@@ -80,6 +80,11 @@ pub trait Policy: std::fmt::Debug + Send {
     /// Some time passed (about ten times a second).
     fn tick(&mut self);
 
+    /// Whether accessed bits are of use to it.
+    fn wants_scans(&self) -> bool {
+        false
+    }
+
     /// Part of a scan of accessed bits.
     ///
     /// A policy that is never told of any goes by the pages that come in.

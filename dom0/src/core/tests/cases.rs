@@ -5,7 +5,7 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Gfn, VcpuId};
 
 use super::sim::{Entry, Sim};
-use crate::core::policy::{PART_PAGES, PolicyName, ScanPart, SweepOptions};
+use crate::core::policy::{PolicyName, SweepOptions};
 use crate::core::sparse::SparseMap;
 use crate::core::{Action, Actions, Config, Event, Pager, Report, Step};
 use crate::store::checksums::Checksums;
@@ -392,45 +392,49 @@ fn pages_seen_accessed_stay() {
         let policy = name.policy(&[0..=99], &SweepOptions::default());
         let mut pager = Pager::new(Config::new(100), policy);
         let mut actions = pager.actions();
-        let mut accessed = [0; PART_PAGES / 64];
-        accessed[0] = 0xff00;
-        for _ in 0..2 {
-            let part = ScanPart {
-                first: 0,
-                accessed: &accessed,
-            };
-            run(&mut pager, &mut actions, Event::Accessed(part));
-            run(&mut pager, &mut actions, Event::Scanned);
+        // Gfns that are no victims at once: 40 to 47.
+        let accessed = 0xff << 40;
+        run_scanned(&mut pager, &mut actions, Event::Target(95), accessed);
+        // A pass at once, and one ten seconds later.
+        for _ in 0..101 {
+            run_scanned(&mut pager, &mut actions, Event::Tick, accessed);
         }
         run(&mut pager, &mut actions, Event::Target(8));
         assert_eq!(pager.progress().out_pages, 92);
         for n in 0..100 {
             let out = pager.home_of(Gfn::new_truncate(n)).is_some();
-            assert_eq!(out, !(8..16).contains(&n), "{name:?}: gfn {n}");
+            assert_eq!(out, !(40..48).contains(&n), "{name:?}: gfn {n}");
         }
     }
 }
 
 /// Feeds an event to a pager whose shell always succeeds at once.
 pub(super) fn run(pager: &mut Pager, actions: &mut Actions, event: Event<'_>) {
+    run_scanned(pager, actions, event, 0);
+}
+
+/// The same; scans find these of the first 64 pages used.
+fn run_scanned(pager: &mut Pager, actions: &mut Actions, event: Event<'_>, accessed: u64) {
     pager.handle(event, actions);
     loop {
-        let batches: Vec<_> = actions
-            .drain()
-            .filter_map(|action| match action {
-                Action::Run(batch) => Some(batch),
-                _ => None,
-            })
-            .collect();
-        if batches.is_empty() {
+        let todo: Vec<_> = actions.drain().collect();
+        if todo.is_empty() {
             return;
         }
-        for mut batch in batches {
-            batch
-                .pages_mut()
-                .iter_mut()
-                .for_each(|page| page.outcome = Ok(()));
-            pager.handle(Event::Done(batch), actions);
+        for action in todo {
+            match action {
+                Action::Run(mut batch) => {
+                    let pages = batch.pages_mut().iter_mut();
+                    pages.for_each(|page| page.outcome = Ok(()));
+                    pager.handle(Event::Done(batch), actions);
+                }
+                Action::Scan(mut scan) => {
+                    scan.accessed[0] = accessed;
+                    scan.outcome = Ok(());
+                    pager.handle(Event::Scanned(scan), actions);
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -110,6 +110,7 @@ impl Sim {
         for action in actions.drain() {
             match action {
                 Action::Run(batch) => self.accept(batch),
+                Action::Scan(scan) => panic!("the judge has no use for {scan:?}"),
                 Action::Respond(response) => self.respond(&response),
                 Action::Free(slot) => self.free(slot),
                 Action::Report(report) => self.reports.push(report),

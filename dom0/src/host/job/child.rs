@@ -54,7 +54,9 @@ impl PagerProcess {
         command.process_group(0);
         command.args(["--embedded-host", host]);
         command.args(["--mru_size", &mru_pages(sizes).to_string()]);
-        command.args(["--policy", options.policy.name()]);
+        if let Some(policy) = options.policy {
+            command.args(["--policy", policy.name()]);
+        }
         for gfns in &options.never {
             command.args(["--gfns", &format!("{}-{}", gfns.start(), gfns.end())]);
         }

@@ -32,8 +32,8 @@ pub struct JobOptions {
     pub balloon: u64,
     /// Where pages go.
     pub store: StoreChoice,
-    /// How the pager chooses.
-    pub policy: PolicyName,
+    /// How the pager chooses; `None`: as it likes.
+    pub policy: Option<PolicyName>,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
     /// The pager is stopped so long after the start, before the work is done.
@@ -171,7 +171,7 @@ mod tests {
             pattern: Pattern::Zipf,
             balloon: 0,
             store: StoreChoice::Memory,
-            policy: PolicyName::Sweep,
+            policy: None,
             never: Vec::new(),
             stop_pager_at: None,
             load: None,

@@ -1,5 +1,6 @@
 //! The p2m while it is locked: what the state machine reads and changes.
 
+use p2m_paging::p2m::{Cleared, Take, USES_GFNS, Uses};
 use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn, P2mType, PAGE_SIZE};
 use parking_lot::MutexGuard;
@@ -185,6 +186,18 @@ impl<'a> P2m for LockedP2m<'a> {
         gfns.sort_unstable();
         self.platform.discard(gfns.drain(..));
         self.table.discarding = gfns;
+    }
+
+    /// The kernel has told all CPUs by the time it returns: no flush is owed.
+    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], _take: Take) -> Result<Cleared, Errno> {
+        let (memory, pagemap) = (&self.platform.memory, &self.platform.pagemap);
+        let pagemap = pagemap.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+        let left = memory.size_pages().saturating_sub(first.get());
+        let pages = (uses.len() as u64 * USES_GFNS).min(left);
+        if let Some(run) = FrameRun::new(first, pages) {
+            pagemap.take(memory, run, uses)?;
+        }
+        Ok(Cleared::Nothing)
     }
 
     fn count_out(&mut self) {

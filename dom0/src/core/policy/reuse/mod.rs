@@ -275,6 +275,10 @@ impl Policy for Reuse {
         };
     }
 
+    fn wants_scans(&self) -> bool {
+        true
+    }
+
     fn table_bytes(&self) -> usize {
         self.states.table_bytes()
     }

@@ -1,0 +1,75 @@
+//! Which pages have been used: accessed and dirty bits, read and cleared.
+
+use core::fmt;
+
+use super::Paging;
+use crate::errno::Errno;
+use crate::frame::Gfn;
+use crate::p2m::{Take, USES_GFNS, Uses, take_uses};
+use crate::platform::Platform;
+
+/// [`Uses`] taken under one hold of the p2m lock: 512 gfns, which is what a page table maps.
+pub const USES_CHUNK: usize = 8;
+
+/// Why no bits were read, or not all.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsesError {
+    /// The first gfn is no multiple of 64.
+    Unaligned(Gfn),
+    /// The last gfn would be beyond [`Gfn::MAX`].
+    Beyond,
+    /// This platform has no such bits, or could not change an entry.
+    Platform(Errno),
+}
+
+impl UsesError {
+    /// `EINVAL` for what no gfns are.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::Unaligned(_) | Self::Beyond => Errno::EINVAL,
+            Self::Platform(errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for UsesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned(gfn) => write!(f, "{gfn} is no multiple of 64"),
+            Self::Beyond => f.write_str("beyond the last gfn"),
+            Self::Platform(errno) => write!(f, "accessed bits: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for UsesError {}
+
+impl<P: Platform> Paging<'_, P> {
+    /// Reads and clears the bits of 64 gfns for each of `uses`, from `first` on, which is a multiple of 64.
+    /// After an error, bits up to some gfn have been read and cleared. No locks held.
+    ///
+    /// A gfn that no frame is behind has not been used. What is seen of a page that is on its way out, or that came in
+    /// since, is the platform's affair: it may count as used or not.
+    pub fn take_uses(&self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<(), UsesError> {
+        if !first.get().is_multiple_of(USES_GFNS) {
+            return Err(UsesError::Unaligned(first));
+        }
+        let end = first.get().checked_add(uses.len() as u64 * USES_GFNS);
+        if end.is_none_or(|end| end > Gfn::MAX.get() + 1) {
+            return Err(UsesError::Beyond);
+        }
+        uses.fill(Uses::default());
+        let mut at = first.get();
+        for chunk in uses.chunks_mut(USES_CHUNK) {
+            let first = Gfn::new_truncate(at);
+            at += chunk.len() as u64 * USES_GFNS;
+            let mut p2m = self.platform.lock_p2m();
+            let owed = take_uses(&mut p2m, first, chunk, take).map_err(UsesError::Platform)?;
+            if let Some(owed) = owed {
+                owed.pay(&mut p2m);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! The pager's worker reads accessed bits. What they do not show, the machine does not forgive.
+
+use p2m_paging::Errno;
+use p2m_paging::p2m::{Take, Uses};
+
+use super::agenda::Happening;
+use super::scenario::Knob;
+use super::world::World;
+
+/// 64 gfns each: all of such a small guest's on either side of the hole, and twice what is read under one lock.
+const WORDS: usize = 16;
+
+impl World<'_> {
+    /// Reads and clears the bits of the part that the pager has asked about.
+    pub(super) fn scans(&self, id: u32) {
+        let taken = {
+            let mut pager = self.pager.borrow_mut();
+            let process = pager.as_mut().filter(|process| process.id == id);
+            process.and_then(|process| process.scan.take())
+        };
+        // The pager that asked was killed.
+        let Some(mut scan) = taken else { return };
+        let take = if self.chance(500) {
+            Take::Accessed
+        } else {
+            Take::AccessedAndDirty
+        };
+        let mut uses = [Uses::default(); WORDS];
+        scan.outcome = if self.strikes(Knob::Unseen) {
+            Err(Errno::EOPNOTSUPP)
+        } else {
+            let taken = self.paging.take_uses(scan.first(), &mut uses, take);
+            taken.map_err(|error| error.errno())
+        };
+        for (word, uses) in scan.accessed.iter_mut().zip(uses) {
+            *word = uses.accessed;
+        }
+        let used: u32 = uses.iter().map(|uses| uses.accessed.count_ones()).sum();
+        self.note("scan", [scan.first().get(), used.into()]);
+        let mut pager = self.pager.borrow_mut();
+        if let Some(process) = pager.as_mut().filter(|process| process.id == id) {
+            process.scan = Some(scan);
+            drop(pager);
+            self.soon(4_000, Happening::ScanDone(id));
+        }
+    }
+}
