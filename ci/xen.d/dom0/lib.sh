@@ -70,6 +70,25 @@ guest_intact() {
 }
 guest_ready() { wait_for "${2:-60}" guest_filled "$1" || bad "guest $1 did not come up"; }
 
+# What the guest has, in and out.
+size_of() { set -- $(dominfo "$1"); echo $(($1 + $2)); }
+size_is_about() { local size; size=$(size_of "$1"); [ "$size" -ge $(($2 - 8)) ] && [ "$size" -le $(($2 + 8)) ]; }
+ballooned() { size_is_about "$domid" "$2" || guest_lost "$1" >/dev/null; }
+# guest_balloon NAME MIB PAGES: the guest is told to have so many MiB, and then has about so many pages.
+guest_balloon() {
+    xl mem-set "$1" "$2" || bad "xl cannot tell guest $1 to have $2 MiB"
+    wait_for 90 ballooned "$1" "$3" || bad "guest $1 has $(size_of "$domid") pages 90 s after it was told to have $3"
+    guest_intact "$1"
+}
+
+# xen_counters DOMID NAME...: the crate's counters of a domain, as Xen's debug key prints them.
+xen_counters() {
+    local id=$1 line name; shift
+    xl debug-keys q
+    line=$(xl dmesg | sed -n "/information for domain $id:/,/information for domain/s/.*paging: pager //p" | tail -n 1)
+    for name; do echo "$line" | sed "s/.*, $name \([0-9]*\).*/\1/"; done
+}
+
 # as_in_table NAME OUTPUT: every "case = outcome" of the output is that of NAME.table, or, where this hypervisor is meant to
 # differ or known to, of NAME.for-c or NAME.for-rust, which say why.
 as_in_table() {

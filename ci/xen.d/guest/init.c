@@ -10,6 +10,8 @@
  *   report=N   seconds between progress lines (default 1)
  *   rest=MS    how long the first thread rests after each pass (default 0): the vcpu halts meanwhile
  *   asks=1     one more thread that makes hypercalls with arguments in pages of its own (asks.c)
+ *   spare=N    MiB that are used once and given back to the kernel: memory that is free, and where it lies
+ *   churn=N    MiB that the first thread takes from the kernel after each pass, fills, checks and gives back
  *   naps=1     one more thread that sleeps for a millisecond, over and over: a timer hypercall each time
  */
 #define _GNU_SOURCE
@@ -33,6 +35,7 @@ enum { PAGE_WORDS = 512, MAX_THREADS = 16 };
 static uint64_t *area;
 static uint64_t pages;
 static unsigned threads, share, report, rest;
+static size_t churn;
 static unsigned long naps;
 static pthread_barrier_t barrier;
 /* A page that took longer to go over than this had to be waited for. */
@@ -86,6 +89,23 @@ static void one_pass(unsigned me, uint64_t pass)
     }
 }
 
+/* Memory fresh from the kernel has to be zero, and to keep what is written to it. */
+static void take_and_give(uint64_t pass)
+{
+    uint64_t words = churn / sizeof *area, *fresh;
+
+    fresh = mmap(NULL, churn, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (fresh == MAP_FAILED)
+        return;
+    for (uint64_t w = 0; w < words; w++) {
+        result[0].bad += fresh[w] != 0;
+        fresh[w] = expected(w, ~pass);
+    }
+    for (uint64_t w = 0; w < words; w++)
+        result[0].bad += fresh[w] != expected(w, ~pass);
+    munmap(fresh, churn);
+}
+
 static void *worker(void *arg)
 {
     unsigned me = (unsigned)(uintptr_t)arg;
@@ -97,6 +117,8 @@ static void *worker(void *arg)
     sched_setaffinity(0, sizeof set, &set);
     for (uint64_t pass = 0;; pass++) {
         one_pass(me, pass);
+        if (me == 0 && churn)
+            take_and_give(pass);
         pthread_barrier_wait(&barrier);
         if (me == 0 && (pass == 0 || now_ns() - last >= report * 1000000000ull)) {
             uint64_t bad = 0, worst = 0, first = 0, slow = 0, slow_ns = 0;
@@ -129,15 +151,15 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Where the area lies, as runs of frame numbers: for a pager that is to leave everything else alone. */
-static void print_gfns(void)
+/* Where an area lies, as runs of frame numbers: for a pager that is to leave everything else alone. */
+static void print_gfns(const char *what, const void *at, uint64_t count)
 {
     int map = open("/proc/self/pagemap", O_RDONLY);
     uint64_t first = 0, next = 0, entry;
 
-    printf("pattern gfns");
-    for (uint64_t p = 0; p < pages; p++) {
-        uint64_t page = (uintptr_t)area / 4096 + p;
+    printf("%s gfns", what);
+    for (uint64_t p = 0; p < count; p++) {
+        uint64_t page = (uintptr_t)at / 4096 + p;
         if (pread(map, &entry, sizeof entry, page * sizeof entry) != sizeof entry)
             break;
         /* Present, and its frame number. */
@@ -156,6 +178,19 @@ static void print_gfns(void)
         printf(" %#llx-%#llx", (unsigned long long)first, (unsigned long long)next - 1);
     printf("\n");
     close(map);
+}
+
+/* What the kernel has free afterwards is mostly this. */
+static void use_and_free(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+    if (at == MAP_FAILED) {
+        printf("pattern error: no %zu spare bytes\n", bytes);
+        pause();
+    }
+    print_gfns("spare", at, bytes / 4096);
+    munmap(at, bytes);
 }
 
 static void *napper(void *arg)
@@ -194,6 +229,7 @@ int main(int argc, char **argv)
     share = number("share", 0);
     report = number("report", 1);
     rest = number("rest", 0);
+    churn = number("churn", 0) << 20;
     bytes = number("mib", 32) << 20;
     pages = bytes / (PAGE_WORDS * sizeof *area);
     area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -203,7 +239,9 @@ int main(int argc, char **argv)
     }
     for (uint64_t w = 0; w < pages * PAGE_WORDS; w++)
         area[w] = expected(w, 0);
-    print_gfns();
+    print_gfns("pattern", area, pages);
+    if (number("spare", 0))
+        use_and_free(number("spare", 0) << 20);
     printf("pattern filled %zu MiB, %u threads%s\n", bytes >> 20, threads, share ? ", shared pages" : "");
 
     pthread_barrier_init(&barrier, NULL, threads);
