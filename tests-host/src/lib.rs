@@ -5,5 +5,6 @@ pub mod fuzz;
 pub mod hostile;
 pub mod machine;
 pub mod plain;
+pub mod scheduler;
 pub mod simulate;
 pub mod world;

@@ -1,0 +1,582 @@
+//! Who runs on which CPU, and for how long: real-time tasks first, then normal ones, each CPU with
+//! a queue of its own, everything in constant time. This is the scheduler that Linux had from 2.6.0 to
+//! 2.6.22 ("O(1)"), as the second source document describes it (rows D4 to D8).
+//!
+//! It knows tasks and CPUs by number only, reads no clock and switches nothing: whoever uses it says
+//! what time it is, calls [`schedule`](Scheduler::schedule) where the kernel would, and carries the
+//! switch out. It serves twice: for a guest's [tasks](crate::tasks) on its vcpus, and for vcpus on
+//! physical CPUs, where a pause is a [`suspend`](Scheduler::suspend) and an unpause a
+//! [`wake`](Scheduler::wake).
+//!
+//! Left out of what Linux had: forking (a slice shared with the child), CPU affinity, domains of CPUs
+//! that share a cache, and the load average.
+
+mod array;
+mod balance;
+mod check;
+mod priority;
+
+pub use priority::{Nice, Policy, RealTime};
+
+use array::{Link, PriorityArray};
+use priority::{LONGEST_SLICE, MOST_BONUS, MOST_SLEEP, STARVATION, granularity};
+
+/// A task, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(pub u32);
+
+/// A CPU, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(pub u32);
+
+/// What a task is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It runs, or would if it had a CPU.
+    Running,
+    /// It sleeps; a signal wakes it.
+    Interruptible,
+    /// It sleeps, and only what it waits for wakes it.
+    Uninterruptible,
+    /// It has ended.
+    Dead,
+}
+
+/// Why [`Scheduler::schedule`] is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// By the task itself, because of what it has said it is about.
+    Direct,
+    /// Because [`Scheduler::needs_resched`] says so, wherever the task is: it can run on, even if it was
+    /// about to sleep.
+    Delayed,
+}
+
+/// Who wakes a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waker {
+    /// An interrupt: the task waited for a device or for somebody at the keyboard.
+    Interrupt,
+    /// Another task.
+    Task,
+}
+
+/// Whom [`Scheduler::schedule`] puts in whose place. `None` is the CPU's idle task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Who ran.
+    pub prev: Option<TaskId>,
+    /// Who runs.
+    pub next: Option<TaskId>,
+}
+
+/// What the sleep that ends was worth, and is still worth while the task waits for its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    Normal,
+    NonInteractive,
+    Interactive,
+    Interrupted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Task {
+    policy: Policy,
+    /// With regard to sleep.
+    priority: u8,
+    state: State,
+    has_signal: bool,
+    cpu: CpuId,
+    /// On which of the CPU's two arrays it is.
+    array: Option<usize>,
+    /// What is left of its slice, in ticks.
+    slice: u32,
+    sleep_ns: u64,
+    sleep: Sleep,
+    /// When it was woken, began to run or ceased to, in nanoseconds.
+    since_ns: u64,
+    /// Its CPU's ticks for normal tasks when it last ran or was queued.
+    waits_since: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Queue {
+    current: Option<TaskId>,
+    arrays: [PriorityArray; 2],
+    active: usize,
+    needs_resched: bool,
+    ticks: u64,
+    /// Ticks in which no real-time task ran.
+    normal_ticks: u64,
+    /// The tick at which the first task of this round expired.
+    expired_since: Option<u64>,
+    /// The most urgent own priority among the expired.
+    best_expired: u8,
+    switches: u64,
+    /// The most tasks that could run at once so far.
+    most_running: usize,
+}
+
+/// All tasks and CPUs.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    tick_ns: u64,
+    tasks: Vec<Task>,
+    links: Vec<Link>,
+    queues: Vec<Queue>,
+}
+
+impl Scheduler {
+    /// So many CPUs, all idle. Ticks come every `tick_ns` (Linux: a millisecond) while a CPU runs.
+    pub fn new(cpus: usize, tick_ns: u64) -> Self {
+        let queue = Queue {
+            current: None,
+            arrays: [const { PriorityArray::new() }; 2],
+            active: 0,
+            needs_resched: false,
+            ticks: 0,
+            normal_ticks: 0,
+            expired_since: None,
+            best_expired: u8::MAX,
+            switches: 0,
+            most_running: 0,
+        };
+        Self {
+            tick_ns: tick_ns.max(1),
+            tasks: Vec::new(),
+            links: Vec::new(),
+            queues: vec![queue; cpus],
+        }
+    }
+
+    /// A new task, which can run on this CPU.
+    pub fn add(&mut self, policy: Policy, cpu: CpuId, now_ns: u64) -> TaskId {
+        let task = TaskId(u32::try_from(self.tasks.len()).expect("fewer than 2^32 tasks"));
+        self.tasks.push(Task {
+            policy,
+            priority: policy.priority(MOST_BONUS / 2),
+            state: State::Running,
+            has_signal: false,
+            cpu,
+            array: None,
+            slice: policy.slice(),
+            sleep_ns: u64::from(MOST_SLEEP / 2) * self.tick_ns,
+            sleep: Sleep::Normal,
+            since_ns: now_ns,
+            waits_since: 0,
+        });
+        self.links.push(Link::default());
+        self.enqueue_active(task);
+        self.preempt_for(task);
+        task
+    }
+
+    /// The running task says what it is about; it takes effect at its next direct
+    /// [`schedule`](Self::schedule), unless somebody wakes it before.
+    pub fn set_state(&mut self, task: TaskId, state: State) {
+        debug_assert_eq!(self.queue(self.task(task).cpu).current, Some(task));
+        self.task_mut(task).state = state;
+    }
+
+    /// Somebody else puts a task to sleep until it is woken: at once if it waits for a CPU. If it runs,
+    /// its CPU, which is returned, has to [`schedule`](Self::schedule) directly.
+    pub fn suspend(&mut self, task: TaskId, now_ns: u64) -> Option<CpuId> {
+        let Task { cpu, array, .. } = *self.task(task);
+        self.task_mut(task).state = State::Uninterruptible;
+        if self.queue(cpu).current == Some(task) {
+            self.queue_mut(cpu).needs_resched = true;
+            return Some(cpu);
+        }
+        if array.is_some() {
+            self.dequeue(task);
+            self.task_mut(task).since_ns = now_ns;
+        }
+        None
+    }
+
+    /// What a task waits for is there. Names the CPU that has to make way for it, if one has to.
+    pub fn wake(&mut self, task: TaskId, by: Waker, now_ns: u64) -> Option<CpuId> {
+        let was = self.task(task).state;
+        if matches!(was, State::Running | State::Dead) {
+            return None;
+        }
+        self.task_mut(task).state = State::Running;
+        if self.task(task).array.is_some() {
+            // It had not got to sleep yet.
+            return None;
+        }
+        let cpu = self.cpu_to_wake_on(task);
+        let tick_ns = self.tick_ns;
+        let woken = self.task_mut(task);
+        woken.cpu = cpu;
+        if was == State::Uninterruptible {
+            woken.sleep = Sleep::NonInteractive;
+        }
+        woken.gain(now_ns, tick_ns);
+        if woken.sleep == Sleep::Normal {
+            woken.sleep = match by {
+                Waker::Interrupt => Sleep::Interrupted,
+                Waker::Task => Sleep::Interactive,
+            };
+        }
+        woken.since_ns = now_ns;
+        self.enqueue_active(task);
+        self.preempt_for(task).then_some(cpu)
+    }
+
+    /// A signal comes: one who sleeps interruptibly wakes, one about to does not go to sleep.
+    pub fn signal(&mut self, task: TaskId, now_ns: u64) -> Option<CpuId> {
+        self.task_mut(task).has_signal = true;
+        if self.task(task).state == State::Interruptible {
+            return self.wake(task, Waker::Task, now_ns);
+        }
+        None
+    }
+
+    /// Takes a task's signal; whether it had one.
+    pub fn take_signal(&mut self, task: TaskId) -> bool {
+        std::mem::take(&mut self.task_mut(task).has_signal)
+    }
+
+    /// Changes a task's policy.
+    pub fn set_policy(&mut self, task: TaskId, policy: Policy) {
+        let Task { cpu, array, .. } = *self.task(task);
+        if array.is_some() {
+            self.dequeue(task);
+        }
+        let tick_ns = self.tick_ns;
+        let changed = self.task_mut(task);
+        let before = changed.priority;
+        changed.policy = policy;
+        changed.priority = policy.priority(changed.bonus(tick_ns));
+        changed.slice = policy.slice();
+        let is_lowered = changed.priority > before;
+        if array.is_some() {
+            self.enqueue_active(task);
+            if self.queue(cpu).current == Some(task) {
+                self.queue_mut(cpu).needs_resched |= is_lowered;
+            } else {
+                self.preempt_for(task);
+            }
+        }
+    }
+
+    /// The running task lets others go first: real-time ones those of its priority, normal ones all
+    /// of the round. [`schedule`](Self::schedule) follows.
+    pub fn yield_now(&mut self, cpu: CpuId) {
+        let Some(task) = self.queue(cpu).current else {
+            return;
+        };
+        let is_real_time = self.task(task).policy.is_real_time();
+        if self.task(task).array.is_some() {
+            self.dequeue(task);
+            let active = self.queue(cpu).active;
+            self.enqueue(task, if is_real_time { active } else { 1 - active });
+        }
+    }
+
+    /// A tick of a CPU's clock: the running task pays, and work is moved from time to time.
+    pub fn tick(&mut self, cpu: CpuId, now_ns: u64) {
+        let current = self.queue(cpu).current;
+        let is_real_time = current.is_some_and(|task| self.task(task).policy.is_real_time());
+        let queue = self.queue_mut(cpu);
+        queue.ticks += 1;
+        queue.normal_ticks += u64::from(!is_real_time);
+        if let Some(task) = current {
+            self.charge_tick(cpu, task);
+        }
+        self.balance(cpu, now_ns);
+    }
+
+    /// Chooses who runs on a CPU. The caller switches to it.
+    pub fn schedule(&mut self, cpu: CpuId, now_ns: u64, call: Call) -> Switch {
+        let prev = self.queue(cpu).current;
+        if let Some(prev) = prev {
+            let tick_ns = self.tick_ns;
+            let task = self.task_mut(prev);
+            task.pay(now_ns, tick_ns);
+            if task.state == State::Interruptible && task.has_signal && call == Call::Direct {
+                task.state = State::Running;
+            }
+            if task.state != State::Running && call == Call::Direct && task.array.is_some() {
+                self.dequeue(prev);
+            }
+        }
+        let next = self.choose(cpu, now_ns);
+        let waits_since = self.queue(cpu).normal_ticks;
+        for task in [prev, next].into_iter().flatten() {
+            let task = self.task_mut(task);
+            (task.since_ns, task.waits_since) = (now_ns, waits_since);
+        }
+        let queue = self.queue_mut(cpu);
+        queue.needs_resched = false;
+        queue.switches += u64::from(prev != next);
+        queue.current = next;
+        Switch { prev, next }
+    }
+
+    /// Whether a CPU is to [`schedule`](Self::schedule) as soon as it can.
+    pub fn needs_resched(&self, cpu: CpuId) -> bool {
+        self.queue(cpu).needs_resched
+    }
+
+    /// Who runs on a CPU.
+    pub fn current(&self, cpu: CpuId) -> Option<TaskId> {
+        self.queue(cpu).current
+    }
+
+    /// How many tasks of a CPU can run, the one that does included.
+    pub fn running(&self, cpu: CpuId) -> usize {
+        self.queue(cpu).arrays.iter().map(PriorityArray::len).sum()
+    }
+
+    /// How often a CPU has switched.
+    pub fn switches(&self, cpu: CpuId) -> u64 {
+        self.queue(cpu).switches
+    }
+
+    /// What a task is about.
+    pub fn state(&self, task: TaskId) -> State {
+        self.task(task).state
+    }
+
+    /// The CPU that a task is on, or was when it last could run.
+    pub fn cpu_of(&self, task: TaskId) -> CpuId {
+        self.task(task).cpu
+    }
+
+    /// A task's priority now, from 0, the most urgent, to 139.
+    pub fn priority(&self, task: TaskId) -> u8 {
+        self.task(task).priority
+    }
+
+    /// The tasks that can run on a CPU: those of this round, then the expired, each most urgent first.
+    pub fn queued(&self, cpu: CpuId) -> [Vec<TaskId>; 2] {
+        let queue = self.queue(cpu);
+        let tasks = |array: usize| {
+            queue.arrays[array]
+                .iter(&self.links)
+                .map(|(_, task)| task)
+                .collect()
+        };
+        [tasks(queue.active), tasks(1 - queue.active)]
+    }
+
+    fn task(&self, task: TaskId) -> &Task {
+        &self.tasks[task.index()]
+    }
+
+    fn task_mut(&mut self, task: TaskId) -> &mut Task {
+        &mut self.tasks[task.index()]
+    }
+
+    fn queue(&self, cpu: CpuId) -> &Queue {
+        &self.queues[cpu.index()]
+    }
+
+    fn queue_mut(&mut self, cpu: CpuId) -> &mut Queue {
+        &mut self.queues[cpu.index()]
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = CpuId> + use<> {
+        (0..u32::try_from(self.queues.len()).expect("few CPUs")).map(CpuId)
+    }
+
+    fn enqueue_active(&mut self, task: TaskId) {
+        let active = self.queue(self.task(task).cpu).active;
+        self.enqueue(task, active);
+    }
+
+    fn enqueue(&mut self, task: TaskId, array: usize) {
+        let entry = &mut self.tasks[task.index()];
+        let queue = &mut self.queues[entry.cpu.index()];
+        debug_assert_eq!(entry.array, None, "{task:?} is queued twice");
+        entry.array = Some(array);
+        entry.waits_since = queue.normal_ticks;
+        queue.arrays[array].push(&mut self.links, task, entry.priority);
+        let running = queue.arrays.iter().map(PriorityArray::len).sum();
+        queue.most_running = queue.most_running.max(running);
+    }
+
+    fn dequeue(&mut self, task: TaskId) {
+        let entry = &mut self.tasks[task.index()];
+        let queue = &mut self.queues[entry.cpu.index()];
+        let array = entry.array.take().expect("queued");
+        queue.arrays[array].remove(&mut self.links, task, entry.priority);
+    }
+
+    /// Its CPU makes way if the task is more urgent than who runs there.
+    fn preempt_for(&mut self, task: TaskId) -> bool {
+        let Task { cpu, priority, .. } = *self.task(task);
+        let running = self
+            .queue(cpu)
+            .current
+            .map(|running| self.task(running).priority);
+        let preempts = running.is_none_or(|running| priority < running);
+        self.queue_mut(cpu).needs_resched |= preempts;
+        preempts
+    }
+
+    fn charge_tick(&mut self, cpu: CpuId, task: TaskId) {
+        let (tick_ns, cpus) = (self.tick_ns, self.queues.len());
+        let Queue {
+            active,
+            normal_ticks,
+            ticks,
+            ..
+        } = *self.queue(cpu);
+        let entry = self.task_mut(task);
+        entry.waits_since = normal_ticks;
+        if entry.array != Some(active) {
+            // It yielded, or is about to sleep.
+            self.queue_mut(cpu).needs_resched = true;
+            return;
+        }
+        if let Policy::Fifo(_) = entry.policy {
+            return;
+        }
+        entry.slice -= 1;
+        let whole = entry.policy.slice();
+        let is_interactive = entry.policy.is_interactive(entry.priority);
+        if entry.slice > 0 {
+            let granularity = granularity(entry.bonus(tick_ns), cpus);
+            let has_had_its_turn = !entry.policy.is_real_time()
+                && is_interactive
+                && (whole - entry.slice).is_multiple_of(granularity)
+                && entry.slice >= granularity;
+            if has_had_its_turn {
+                self.requeue(task, active);
+            }
+            return;
+        }
+        entry.slice = whole;
+        if entry.policy.is_real_time() {
+            return self.requeue(task, active);
+        }
+        let (own, bonus) = (entry.policy.own_priority(), entry.bonus(tick_ns));
+        let is_starving = self.is_starving(cpu, own);
+        self.dequeue(task);
+        self.task_mut(task).priority = self.task(task).policy.priority(bonus);
+        let is_interactive = self
+            .task(task)
+            .policy
+            .is_interactive(self.task(task).priority);
+        let queue = self.queue_mut(cpu);
+        queue.expired_since.get_or_insert(ticks);
+        queue.needs_resched = true;
+        if is_interactive && !is_starving {
+            self.enqueue(task, active);
+        } else {
+            queue.best_expired = queue.best_expired.min(own);
+            self.enqueue(task, 1 - active);
+        }
+    }
+
+    fn requeue(&mut self, task: TaskId, array: usize) {
+        let cpu = self.task(task).cpu;
+        self.dequeue(task);
+        self.enqueue(task, array);
+        self.queue_mut(cpu).needs_resched = true;
+    }
+
+    /// Whether tasks that have expired wait too long for one of this own priority to be spared.
+    fn is_starving(&self, cpu: CpuId, own: u8) -> bool {
+        let queue = self.queue(cpu);
+        let most = u64::from(STARVATION) * self.running(cpu) as u64;
+        own > queue.best_expired
+            || queue
+                .expired_since
+                .is_some_and(|since| queue.ticks - since > most)
+    }
+
+    fn choose(&mut self, cpu: CpuId, now_ns: u64) -> Option<TaskId> {
+        if self.running(cpu) == 0 {
+            self.pull_when_idle(cpu, now_ns);
+        }
+        let queue = self.queue_mut(cpu);
+        if queue.arrays[queue.active].is_empty() {
+            queue.active = 1 - queue.active;
+            (queue.expired_since, queue.best_expired) = (None, u8::MAX);
+        }
+        let active = queue.active;
+        let next = queue.arrays[active].first()?;
+        let tick_ns = self.tick_ns;
+        let mut entry = *self.task(next);
+        let was = entry.priority;
+        if !entry.policy.is_real_time()
+            && matches!(entry.sleep, Sleep::Interactive | Sleep::Interrupted)
+        {
+            entry.gain_in_line(now_ns, tick_ns);
+        }
+        entry.sleep = Sleep::Normal;
+        if entry.priority != was {
+            self.dequeue(next);
+            *self.task_mut(next) = Task {
+                array: None,
+                ..entry
+            };
+            self.enqueue(next, active);
+        } else {
+            *self.task_mut(next) = entry;
+        }
+        Some(next)
+    }
+}
+
+impl Task {
+    fn bonus(&self, tick_ns: u64) -> u32 {
+        let whole = u64::from(MOST_SLEEP) * tick_ns;
+        u32::try_from(self.sleep_ns * u64::from(MOST_BONUS) / whole).unwrap_or(MOST_BONUS)
+    }
+
+    /// It was asleep, or in line, until now: that is worth something to a normal task.
+    fn gain(&mut self, until_ns: u64, tick_ns: u64) {
+        if self.policy.is_real_time() {
+            return;
+        }
+        let slept = until_ns.saturating_sub(self.since_ns);
+        let enough = u64::from(self.policy.worth_of_one_sleep()) * tick_ns;
+        if slept > enough && self.sleep_ns < enough {
+            self.sleep_ns = enough;
+            self.sleep = Sleep::NonInteractive;
+        } else if self.sleep == Sleep::NonInteractive {
+            // Who waits for a disk is not interactive for that.
+            self.sleep_ns = self.sleep_ns.max((self.sleep_ns + slept).min(enough));
+        } else {
+            self.sleep_ns += slept;
+        }
+        self.sleep_ns = self.sleep_ns.min(u64::from(MOST_SLEEP) * tick_ns);
+        self.priority = self.policy.priority(self.bonus(tick_ns));
+    }
+
+    /// It stood in line since it was woken: worth all of it after an interrupt, three tenths otherwise.
+    fn gain_in_line(&mut self, now_ns: u64, tick_ns: u64) {
+        let waited = now_ns.saturating_sub(self.since_ns);
+        let counts = if self.sleep == Sleep::Interactive {
+            waited * 3 / 10
+        } else {
+            waited
+        };
+        self.gain(self.since_ns + counts, tick_ns);
+    }
+
+    /// It ran until now, which costs the less the more it has slept.
+    fn pay(&mut self, now_ns: u64, tick_ns: u64) {
+        let most = u64::from(MOST_SLEEP) * tick_ns;
+        let ran = now_ns.saturating_sub(self.since_ns).min(most);
+        let costs = ran / u64::from(self.bonus(tick_ns).max(1));
+        self.sleep_ns = self.sleep_ns.saturating_sub(costs);
+    }
+}
+
+impl TaskId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl CpuId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
