@@ -7,4 +7,5 @@ pub mod machine;
 pub mod plain;
 pub mod scheduler;
 pub mod simulate;
+pub mod tasks;
 pub mod world;

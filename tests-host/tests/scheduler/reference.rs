@@ -235,7 +235,7 @@ impl Reference {
             self.charge(cpu, task);
         }
         let is_idle = self.cpus[cpu].current.is_none() && self.running(cpu) == 0;
-        if is_idle || (self.cpus[cpu].ticks + cpu as u64) % 100 == 0 {
+        if is_idle || (self.cpus[cpu].ticks + cpu as u64).is_multiple_of(100) {
             self.pull(cpu, is_idle);
         }
     }

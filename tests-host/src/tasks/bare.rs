@@ -1,0 +1,31 @@
+//! The switch without a kernel around it, to be measured.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::context::{Departure, enter, switch};
+use super::cpu::Cpu;
+use super::task::Task;
+
+/// Two tasks that hand a CPU to each other and back so often.
+pub fn hand_over(rounds: u32) {
+    let cpu = Rc::new(RefCell::new(Cpu::new(0)));
+    let pair: Rc<RefCell<Vec<Rc<Task>>>> = Rc::default();
+    for own in 0..2 {
+        let tasks = pair.clone();
+        let life = move |_| {
+            let other = || tasks.borrow()[1 - own].clone();
+            (0..rounds).for_each(|_| drop(switch(other())));
+            if own == 0 {
+                Departure::Next(other())
+            } else {
+                Departure::Host
+            }
+        };
+        let task = Task::new(None, None, cpu.clone(), Box::new(life)).expect("memory for a stack");
+        pair.borrow_mut().push(task);
+    }
+    let first = pair.borrow()[0].clone();
+    enter(first);
+    pair.borrow_mut().clear();
+}

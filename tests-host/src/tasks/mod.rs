@@ -1,0 +1,28 @@
+//! A guest's kernel: tasks that are ordinary Rust code on stacks of their own, switched on its CPUs as
+//! the second source document tells it of Linux 2.6 (rows D1 to D3), scheduled by
+//! [`scheduler`](crate::scheduler).
+//!
+//! Stacks and registers are real: a switch is x86-64 assembly ([`context`]). What a program in user
+//! space cannot have (page table, task-state segment, ports, CR0.TS, debug registers) is a model's, [`Cpu`],
+//! and each time that a task goes on, the model is held against what that task may expect.
+//!
+//! The host runs a CPU with [`Kernel::run`], until a task asks for something that the kernel does not
+//! have ([`Kernel::trap`]) or nobody can run. All of it lives on one thread of the host and depends on
+//! nothing but what the host does.
+
+mod bare;
+mod context;
+mod cpu;
+mod kernel;
+mod mm;
+mod overflow;
+mod task;
+mod thread;
+mod wait;
+
+pub use bare::hand_over;
+pub use cpu::{BITMAP_ABSENT, BITMAP_LAZY, BITMAP_OFFSET, Cpu, Fault, FpuRegisters, TaskState};
+pub use kernel::{Booted, Exit, Kernel};
+pub use mm::Mm;
+pub use thread::Thread;
+pub use wait::{Interrupted, WaitQueue};

@@ -1,0 +1,51 @@
+//! Waiting for something, without missing that it has come (row D7).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use super::Kernel;
+use crate::scheduler::{State, TaskId, Waker};
+
+/// A signal came before what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted by a signal")]
+pub struct Interrupted;
+
+/// Tasks that wait for one thing, first come first.
+#[derive(Debug, Default)]
+pub struct WaitQueue(RefCell<VecDeque<TaskId>>);
+
+impl WaitQueue {
+    /// The running task waits until `is_there` says so. `state` says whether a signal ends it. Each time
+    /// it first says that it is about to sleep, and then looks: a wake-up in between only keeps
+    /// it from sleeping.
+    pub fn wait_until<X: 'static>(
+        &self,
+        kernel: &Kernel<X>,
+        state: State,
+        mut is_there: impl FnMut() -> bool,
+    ) -> Result<(), Interrupted> {
+        let task = kernel.current().expect("a task waits");
+        self.0.borrow_mut().push_back(task);
+        let waited = loop {
+            kernel.set_state(state);
+            if is_there() {
+                break Ok(());
+            }
+            kernel.block();
+            if state == State::Interruptible && kernel.take_signal() {
+                break Err(Interrupted);
+            }
+        };
+        kernel.set_state(State::Running);
+        self.0.borrow_mut().retain(|waiting| *waiting != task);
+        waited
+    }
+
+    /// Wakes whoever waits, to look again.
+    pub fn wake_all<X: 'static>(&self, kernel: &Kernel<X>) {
+        for task in self.0.borrow().iter() {
+            kernel.wake(*task, Waker::Task);
+        }
+    }
+}
