@@ -450,6 +450,23 @@ fn d2_a_panic_ends_at_the_host_with_everybody_unwound() {
 }
 
 #[test]
+fn d2_a_host_that_panics_has_its_tasks_unwound_on_the_way() {
+    let said = Said::default();
+    let holds = SaysSo(said.clone(), "task");
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let kernel = boot(1);
+        spawn(&kernel, move |kernel| {
+            let _holds = holds;
+            kernel.trap("host");
+        });
+        kernel.run(CPU);
+        panic!("the host's own");
+    }));
+    assert!(ran.is_err());
+    assert_eq!(said.take(), ["task"]);
+}
+
+#[test]
 #[ignore = "run by the test below, in a process of its own"]
 fn overflows() {
     #[expect(unconditional_recursion)]
