@@ -259,7 +259,8 @@ impl World<'_> {
             let all_taken = self.responses();
             if let Some(process) = &mut *self.pager.borrow_mut() {
                 // Not those of this look: its pager may have been replaced in the midst of it.
-                let left = process.answered - (all_taken - process.responses_before) as usize;
+                let taken = all_taken - process.responses_before;
+                let left = process.answered - usize::try_from(taken).expect("few answers");
                 let gone = process.answers.len() - left;
                 process.answers.drain(..gone);
             }

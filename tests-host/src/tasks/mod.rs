@@ -2,7 +2,7 @@
 //! the second source document tells it of Linux 2.6 (rows D1 to D3), scheduled by
 //! [`scheduler`](crate::scheduler).
 //!
-//! Stacks and registers are real: a switch is x86-64 assembly ([`context`]). What a program in user
+//! Stacks and registers are real: a switch is x86-64 assembly (`context.rs`). What a program in user
 //! space cannot have (page table, task-state segment, ports, CR0.TS, debug registers) is a model's, [`Cpu`],
 //! and each time that a task goes on, the model is held against what that task may expect.
 //!

@@ -343,7 +343,7 @@ fn hog(policy: Policy) -> Life {
 
 #[test]
 fn d6_equal_tasks_get_equal_shares() {
-    let outcomes = live(1, &[hog(nice(0)); 7], 70_000);
+    let outcomes = live(1, &[hog(nice(0)); 7], 0, 70_000);
     let ran: Vec<_> = outcomes.iter().map(|outcome| outcome.ran).collect();
     let (least, most) = (ran.iter().min().unwrap(), ran.iter().max().unwrap());
     assert!(
@@ -365,7 +365,7 @@ fn d6_a_real_time_task_is_served_at_once_and_an_interactive_one_soon() {
         runs: 2,
         sleeps: 40,
     });
-    let outcomes = live(1, &lives, 200_000);
+    let outcomes = live(1, &lives, 20_000, 200_000);
     assert_eq!(outcomes[20].longest_latency, 0);
     assert!(
         outcomes[21].longest_latency <= 2,

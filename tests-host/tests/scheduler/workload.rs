@@ -28,8 +28,9 @@ struct Alive {
     outcome: Outcome,
 }
 
-/// Lets these tasks live for so many ticks, with every rule checked now and then.
-pub(crate) fn live(cpus: u32, lives: &[Life], ticks: u64) -> Vec<Outcome> {
+/// Lets these tasks live for so many ticks, with every rule checked now and then. Latencies count once
+/// `warm_up` ticks have gone by.
+pub(crate) fn live(cpus: u32, lives: &[Life], warm_up: u64, ticks: u64) -> Vec<Outcome> {
     let mut scheduler = Scheduler::new(cpus as usize, TICK_NS);
     let mut tasks = Vec::new();
     for (n, life) in (0..).zip(lives) {
@@ -57,7 +58,9 @@ pub(crate) fn live(cpus: u32, lives: &[Life], ticks: u64) -> Vec<Outcome> {
             if let Some(current) = scheduler.current(cpu) {
                 let task = &mut tasks[current.0 as usize];
                 task.outcome.ran += 1;
-                if let Some(woken) = task.woken_at.take() {
+                if let Some(woken) = task.woken_at.take()
+                    && now >= warm_up
+                {
                     let latency = &mut task.outcome.longest_latency;
                     *latency = (*latency).max(now - woken);
                 }
