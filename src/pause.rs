@@ -84,6 +84,11 @@ impl<'d> Vcpus<'d> {
         raw.checked_sub(1).map(Gfn::new_truncate)
     }
 
+    /// Whether any of them waits for a page.
+    pub(crate) fn anyone_waits(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) != 0
+    }
+
     /// All vcpus that wait for a page, and for which.
     pub fn waiting(&self) -> impl Iterator<Item = (VcpuId, Gfn)> + use<'d> {
         let vcpus = *self;
@@ -150,9 +155,8 @@ impl<'d> Vcpus<'d> {
     /// Ends the wait of all vcpus that wait for `gfn`, and of them only.
     pub(crate) fn woken(&self, gfn: Gfn) -> impl Iterator<Item = VcpuPaused> + use<'d> {
         let vcpus = *self;
-        let anyone = self.waiting.load(Ordering::Acquire) != 0;
-        let all = if anyone { vcpus.ids() } else { 0..0 };
-        all.filter_map(move |vcpu| vcpus.end_wait(VcpuId(vcpu), gfn))
+        let ids = vcpus.ids();
+        ids.filter_map(move |vcpu| vcpus.end_wait(VcpuId(vcpu), gfn))
     }
 
     /// Ends every wait.

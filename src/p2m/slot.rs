@@ -370,10 +370,12 @@ impl<F, const N: usize> Debts<F, N> {
     }
 
     /// One flush, then the frames are freed.
-    pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
+    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
         if self.flush {
             p2m.flush();
-            p2m.free(self.frames.into_iter().take(self.len).flatten());
+            // Out of where they are: a copy of them all might be more than a hypervisor's stack has room for.
+            let frames = self.frames.iter_mut().take(self.len);
+            p2m.free(frames.filter_map(Option::take));
         }
     }
 }

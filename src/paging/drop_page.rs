@@ -1,6 +1,7 @@
 //! Row A6: the guest gives back a page that is out, or on its way.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use super::line::{Kind, NotSent, Sent, Want};
 use super::populate::Caller;
@@ -68,14 +69,7 @@ impl<P: Platform> Paging<'_, P> {
                 }
             }
         };
-        let removed = {
-            let mut p2m = self.platform.lock_p2m();
-            remove(&mut p2m, gfn).map(|(entry, owed)| {
-                owed.pay(&mut p2m);
-                entry
-            })
-        };
-        let entry = match removed {
+        let entry = match self.discard(gfn) {
             Ok(entry) => entry,
             Err(e) => {
                 if let Some(claim) = claim {
@@ -84,8 +78,6 @@ impl<P: Platform> Paging<'_, P> {
                 return Err(e);
             }
         };
-        self.counters.add(Count::Dropped, 1);
-        self.wake(gfn);
         let want = Want {
             gfn,
             p2mt: entry.p2mt,
@@ -117,6 +109,23 @@ impl<P: Platform> Paging<'_, P> {
             Sent::Already | Sent::Not => {}
         }
         Ok(())
+    }
+
+    /// Removes a gfn of any paging type and tells nobody: what a platform does that has no pager now, so
+    /// that nobody has a copy to forget. Yields what the entry was. No locks held.
+    pub fn discard(&self, gfn: Gfn) -> Result<Entry, DropError> {
+        let entry = {
+            let mut p2m = self.platform.lock_p2m();
+            let (entry, owed) = remove(&mut p2m, gfn)?;
+            owed.pay(&mut p2m);
+            if entry.mfn.is_some() && entry.p2mt != P2mType::RamPagingOut {
+                self.to_resume.fetch_sub(1, Ordering::AcqRel);
+            }
+            entry
+        };
+        self.counters.add(Count::Dropped, 1);
+        self.wake(gfn);
+        Ok(entry)
     }
 }
 

@@ -60,8 +60,15 @@ impl<P: Platform> Paging<'_, P> {
         // Xen's own hypercall brings one page at a time: room for more debts would cost more than
         // all the rest.
         if batch.len() == 1 {
-            return self.evict_chunk::<1>(batch);
+            self.evict_chunk::<1>(batch);
+        } else {
+            self.evict_chunks(batch);
         }
+    }
+
+    /// On a stack frame of its own, with room for the debts of a chunk.
+    #[inline(never)]
+    fn evict_chunks(&self, batch: &mut [Job<EvictError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             self.evict_chunk::<CHUNK>(chunk);
         }

@@ -68,6 +68,10 @@ pub struct Paging<'d, P: Platform> {
     platform: P,
     cells: &'d [VcpuCell],
     waiting: AtomicU32,
+    /// Pages that a response sends home: on their way in, with a frame. Nearly always none, and then a
+    /// response is no reason to look at the p2m. Counted up before anybody can answer for the page. Who
+    /// removes such a page behind this crate's back leaves it too high, which costs nothing but a look.
+    to_resume: AtomicU32,
     /// Whether there is a ring: the quick look, without the lock.
     enabled: AtomicBool,
     line: Mutex<P::RingLock, Line>,
@@ -81,6 +85,7 @@ impl<'d, P: Platform> Paging<'d, P> {
             platform,
             cells,
             waiting: AtomicU32::new(0),
+            to_resume: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
             line: Mutex::new(Line::new()),
             counters: Counters::default(),
@@ -133,7 +138,14 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// Wakes all who wait for a page that is home or gone. No locks held.
+    #[inline]
     fn wake(&self, gfn: Gfn) {
+        if self.vcpus().anyone_waits() {
+            self.wake_waiting(gfn);
+        }
+    }
+
+    fn wake_waiting(&self, gfn: Gfn) {
         for paused in self.vcpus().woken(gfn) {
             self.counters.add(Count::Woken, 1);
             self.platform.wait_is_over(paused.vcpu(), gfn);

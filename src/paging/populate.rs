@@ -1,6 +1,7 @@
 //! Row A3: somebody needs a page that is not there.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use super::line::{Kind, Line, NotSent, Sent, Want};
 use super::{Count, Paging};
@@ -209,16 +210,20 @@ impl<P: Platform> Paging<'_, P> {
 
     /// With the p2m locked: the gfn leaves for `paging_in_start`.
     fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, entry: Entry) -> Result<(), PopulateError> {
-        let departed = match classify(p2m, gfn, entry) {
-            Found::PagingOut(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
-            Found::Paged(slot) => slot.populate().map(drop).map_err(|(_, errno)| errno),
+        match classify(p2m, gfn, entry) {
+            Found::PagingOut(slot) => {
+                slot.populate()
+                    .map_err(|(_, errno)| PopulateError::Platform(errno))?;
+                self.to_resume.fetch_add(1, Ordering::AcqRel);
+                self.counters.add(Count::EvictFailed, 1);
+            }
+            Found::Paged(slot) => {
+                slot.populate()
+                    .map_err(|(_, errno)| PopulateError::Platform(errno))?;
+            }
             _ => return Err(PopulateError::NoFrame(entry.p2mt)),
-        };
-        departed.map_err(PopulateError::Platform)?;
-        self.counters.add(Count::Populated, 1);
-        if entry.p2mt == P2mType::RamPagingOut {
-            self.counters.add(Count::EvictFailed, 1);
         }
+        self.counters.add(Count::Populated, 1);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Row A4: the pager brings a page back.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use bitvec::array::BitArray;
 use bitvec::order::Lsb0;
@@ -9,7 +10,7 @@ use super::{CHUNK, Count, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{Found, FurnishError, P2mType, lookup};
-use crate::platform::{AllocError, P2m, Platform};
+use crate::platform::{AllocError, Platform};
 
 /// One gfn of a batch to bring back, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,7 @@ impl<P: Platform> Paging<'_, P> {
             {
                 let mut p2m = self.platform.lock_p2m();
                 for (job, mut home) in chunk.iter_mut().zip(home.iter_mut()) {
-                    let done = prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
+                    let done = self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
                     *home = done == Ok(Place::Home);
                     self.counters.add(
                         if done.is_ok() {
@@ -127,6 +128,47 @@ impl<P: Platform> Paging<'_, P> {
             }
         }
     }
+
+    fn prep_one(
+        &self,
+        p2m: &mut P::P2m<'_>,
+        gfn: Gfn,
+        buffer: Option<&P::Buffer>,
+    ) -> Result<Place, PrepError> {
+        match (lookup(p2m, gfn), buffer) {
+            (Found::InFlight(slot), Some(buffer)) => {
+                let had_frame = slot.mfn().is_some();
+                slot.prep_filled(buffer)
+                    .map_err(|(_, e)| PrepError::from(e))?;
+                if had_frame {
+                    self.to_resume.fetch_sub(1, Ordering::AcqRel);
+                }
+                Ok(Place::Home)
+            }
+            (Found::Paged(slot), Some(buffer)) => {
+                slot.prep_filled(buffer)
+                    .map_err(|(_, e)| PrepError::from(e))?;
+                Ok(Place::Home)
+            }
+            (Found::InFlight(slot), None) => {
+                let had_frame = slot.mfn().is_some();
+                slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
+                if !had_frame {
+                    self.to_resume.fetch_add(1, Ordering::AcqRel);
+                }
+                Ok(Place::PagingIn)
+            }
+            (Found::Paged(slot), None) => {
+                slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
+                self.to_resume.fetch_add(1, Ordering::AcqRel);
+                Ok(Place::PagingIn)
+            }
+            (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),
+            (Found::PagingOut(_), _) => Err(PrepError::NotOut(P2mType::RamPagingOut)),
+            (Found::PagingIn(_), _) => Err(PrepError::NotOut(P2mType::RamPagingIn)),
+            (Found::Other(entry), _) => Err(PrepError::NotOut(entry.p2mt)),
+        }
+    }
 }
 
 /// Where a prepared page is.
@@ -134,31 +176,4 @@ impl<P: Platform> Paging<'_, P> {
 enum Place {
     Home,
     PagingIn,
-}
-
-fn prep_one<M: P2m>(p2m: &mut M, gfn: Gfn, buffer: Option<&M::Buffer>) -> Result<Place, PrepError> {
-    match (lookup(p2m, gfn), buffer) {
-        (Found::InFlight(slot), Some(buffer)) => {
-            slot.prep_filled(buffer)
-                .map_err(|(_, e)| PrepError::from(e))?;
-            Ok(Place::Home)
-        }
-        (Found::Paged(slot), Some(buffer)) => {
-            slot.prep_filled(buffer)
-                .map_err(|(_, e)| PrepError::from(e))?;
-            Ok(Place::Home)
-        }
-        (Found::InFlight(slot), None) => {
-            slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
-            Ok(Place::PagingIn)
-        }
-        (Found::Paged(slot), None) => {
-            slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
-            Ok(Place::PagingIn)
-        }
-        (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),
-        (Found::PagingOut(_), _) => Err(PrepError::NotOut(P2mType::RamPagingOut)),
-        (Found::PagingIn(_), _) => Err(PrepError::NotOut(P2mType::RamPagingIn)),
-        (Found::Other(entry), _) => Err(PrepError::NotOut(entry.p2mt)),
-    }
 }

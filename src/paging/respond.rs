@@ -1,5 +1,7 @@
 //! Row A5: the pager has answered.
 
+use core::sync::atomic::Ordering;
+
 use super::line::Served;
 use super::{Count, Paging};
 use crate::frame::Gfn;
@@ -78,14 +80,15 @@ impl<P: Platform> Paging<'_, P> {
                 };
                 let answers = taken.response.ok().map(|response| response.gfn);
                 let asked_again = answers.is_some_and(|gfn| line.has_asked(gfn));
-                (taken, asked_again, line.serve(self.vcpus()))
+                let served = (!line.is_empty()).then(|| line.serve(self.vcpus()));
+                (taken, asked_again, served)
             };
             responses += 1;
             self.counters.add(Count::Responses, 1);
             if taken
                 .response
                 .map_err(Ignored::Entry)
-                .and_then(|response| self.resume(&response, asked_again))
+                .and_then(|response| self.resume(&response, taken.asked, asked_again))
                 .is_err()
             {
                 self.counters.add(Count::Ignored, 1);
@@ -95,7 +98,9 @@ impl<P: Platform> Paging<'_, P> {
             if let Some(asked) = taken.asked {
                 self.wake(asked);
             }
-            self.after_serving(served);
+            if let Some(served) = served {
+                self.after_serving(served);
+            }
         }
         Handled {
             responses,
@@ -125,14 +130,28 @@ impl<P: Platform> Paging<'_, P> {
             .for_each(|paused| self.unpause(paused));
     }
 
-    /// Sends a page home by the pager's word, and wakes who waits for it.
-    fn resume(&self, response: &Response, asked_again: bool) -> Result<(), Ignored> {
+    /// Sends a page home by the pager's word, and wakes who waits for it. `asked`: the page of the request
+    /// that this is the answer to. Most pages are home by now, since their prep had a buffer: then the
+    /// answer says nothing new.
+    fn resume(
+        &self,
+        response: &Response,
+        asked: Option<Gfn>,
+        asked_again: bool,
+    ) -> Result<(), Ignored> {
         if response.flags.contains(EntryFlags::VCPU_PAUSED) && !self.vcpus().contains(response.vcpu)
         {
             return Err(Ignored::NoSuchVcpu);
         }
         if response.paging.contains(PagingFlags::DROP_PAGE) {
             return Ok(());
+        }
+        if self.to_resume.load(Ordering::Acquire) == 0 {
+            return if asked == Some(response.gfn) {
+                Ok(())
+            } else {
+                Err(Ignored::NotOnItsWay)
+            };
         }
         self.resume_gfn(response.gfn, asked_again)?;
         self.wake(response.gfn);
@@ -156,6 +175,7 @@ impl<P: Platform> Paging<'_, P> {
             Found::Ram(_) => return Ok(()),
             _ => return Err(Ignored::NotOnItsWay),
         }
+        self.to_resume.fetch_sub(1, Ordering::AcqRel);
         self.counters.add(Count::Resumed, 1);
         Ok(())
     }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Domain, gfn};
 use p2m_paging::p2m::P2mType;
-use p2m_paging::paging::{Caller, EvictError, Job, NominateError, Populated, PrepError};
+use p2m_paging::paging::{Caller, Count, EvictError, Job, NominateError, Populated, PrepError};
 use p2m_paging::platform::AllocError;
 use p2m_paging::ring::Response;
 use p2m_paging::{Errno, VcpuId};
@@ -188,7 +188,8 @@ fn a4_contents_in_place_are_newer_than_any_copy() {
 fn a5_answers_to_nothing_change_nothing() {
     let mut d = Domain::new(2, 8);
     d.out([1, 2]);
-    for target in [0, 2, 5, 99] {
+    for (ignored, target) in (0..).zip([0, 2, 5, 99]) {
+        assert_eq!(d.paging.counters().get(Count::Ignored), ignored);
         let asked = d.paging.populate(gfn(1), FOREIGN);
         assert_eq!(asked, Ok(Populated::OnItsWay));
         let request = d.take().unwrap();
@@ -202,6 +203,36 @@ fn a5_answers_to_nothing_change_nothing() {
     }
     while d.serve_one().is_some() {}
     d.machine().check();
+}
+
+/// Pages that only an answer can send home are counted. One that goes another way is not one any more, and hides none that
+/// is.
+#[test]
+fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
+    let mut d = Domain::new(1, 8);
+    let asked = |d: &mut Domain, n| {
+        d.nominate(n).unwrap();
+        let asked = d.paging.populate(gfn(n), FOREIGN);
+        assert_eq!(asked, Ok(Populated::OnItsWay));
+        d.take().unwrap()
+    };
+    let filled = asked(&mut d, 1);
+    d.prep(1, Some(Buffer::Page(1))).unwrap();
+    d.respond_to(&filled);
+    let dropped = asked(&mut d, 2);
+    d.paging.drop_page(gfn(2), FOREIGN).unwrap();
+    d.respond_to(&dropped);
+    let drop_heard = d.take().unwrap();
+    d.respond_to(&drop_heard);
+    let emptied = asked(&mut d, 3);
+    d.prep(3, None).unwrap();
+    d.respond_to(&emptied);
+    assert_eq!(d.p2mt(3), P2mType::RamRw);
+    let mere = asked(&mut d, 4);
+    d.respond_to(&mere);
+    assert_eq!(d.p2mt(4), P2mType::RamRw);
+    assert_eq!(d.paging.counters().get(Count::Resumed), 2);
+    d.assert_settled();
 }
 
 /// The answer to an earlier request is taken late, when the page is on its way in anew.

@@ -44,7 +44,8 @@ int p2mp_disable(struct p2mp *state);
  */
 void p2mp_shut_down(struct p2mp *state);
 /*
- * One `XENMEM_paging_op`: 0 or a negative errno. No locks held.
+ * One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. No
+ * locks held.
  */
 int p2mp_memop(struct p2mp *state, uint8_t op, uint64_t gfn, uint64_t buffer);
 /*
@@ -85,13 +86,29 @@ void p2mp_print(struct p2mp *state);
 
 /* C, called by Rust. */
 
+struct p2mx_entry {
+    uint64_t mfn;
+    uint32_t p2mt;
+    uint32_t access;
+};
+struct p2mx_users {
+    uint32_t references;
+    uint32_t typed;
+    bool mmio;
+};
+struct p2mx_held {
+    struct page_info *page;
+    uint32_t references;
+    uint32_t typed;
+};
+
 void p2mx_lock_init(void *lock);
 void p2mx_lock(void *lock);
 bool p2mx_trylock(void *lock);
 void p2mx_unlock(void *lock);
 void p2mx_p2m_lock(struct domain *d);
 void p2mx_p2m_unlock(struct domain *d);
-uint32_t p2mx_get_entry(struct domain *d, uint64_t gfn, uint64_t *mfn, uint32_t *access);
+struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn);
 int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn, uint32_t p2mt, uint32_t access);
 void p2mx_flush(struct domain *d);
 void p2mx_set_m2p(uint64_t mfn, uint64_t gfn);
@@ -99,11 +116,10 @@ void p2mx_clear_m2p(uint64_t mfn);
 bool p2mx_log_dirty(struct domain *d);
 void p2mx_count_out(struct domain *d);
 void p2mx_count_in(struct domain *d);
-bool p2mx_page_facts(uint64_t mfn, uint64_t *references, uint64_t *typed);
-struct page_info *p2mx_page_get(struct domain *d, uint64_t mfn);
+struct p2mx_users p2mx_page_users(uint64_t mfn);
+struct p2mx_held p2mx_page_get(struct domain *d, uint64_t mfn);
 void p2mx_page_put(struct page_info *page);
-void p2mx_page_release(struct page_info *page);
-void p2mx_page_scrub(struct page_info *page);
+void p2mx_page_release(struct page_info *page, bool scrub);
 uint64_t p2mx_page_mfn(struct page_info *page);
 struct page_info *p2mx_page_alloc(struct domain *d);
 void p2mx_page_clear(struct page_info *page);

@@ -101,6 +101,9 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo,
     uint64_t items[2 * CHUNK];
     XEN_GUEST_HANDLE_PARAM(uint64_t) at;
 
+    if ( !mem_paging_active(d) )
+        return -ENODEV;
+
     while ( mpo->gfn )
     {
         unsigned int n = min_t(uint64_t, mpo->gfn, CHUNK);
@@ -147,12 +150,17 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
         return rc;
 
     rc = xsm_mem_paging(XSM_DM_PRIV, d);
-    if ( !rc && !mem_paging_active(d) )
+    if ( !rc && unlikely(!d->p2mp) )
         rc = -ENODEV;
-    if ( !rc && mpo.op >= MANY && mpo.op <= MANY + XENMEM_paging_op_prep )
+    if ( rc )
+        goto out;
+
+    if ( mpo.op >= MANY && mpo.op <= MANY + XENMEM_paging_op_prep )
         rc = memop_many(d, &mpo, arg);
-    else if ( !rc )
+    else
         rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
+
+ out:
 
     rcu_unlock_domain(d);
 

@@ -15,7 +15,10 @@
 /* Caller holds: nothing of a higher order; possibly this lock, which is recursive. */
 void p2mx_p2m_lock(struct domain *d)
 {
-    gfn_lock(p2m_get_hostp2m(d), _gfn(0), 0);
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    /* gfn_lock() of a p2m that is no alternative one. */
+    mm_write_lock(p2m, d, &p2m->lock);
 }
 
 /* Caller holds: the p2m lock. A flush that is still owed is done. */
@@ -25,8 +28,7 @@ void p2mx_p2m_unlock(struct domain *d)
 }
 
 /* Caller holds: the p2m lock. */
-uint32_t p2mx_get_entry(struct domain *d, uint64_t gfn, uint64_t *mfn,
-                        uint32_t *access)
+struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
     p2m_type_t t;
@@ -35,10 +37,11 @@ uint32_t p2mx_get_entry(struct domain *d, uint64_t gfn, uint64_t *mfn,
 
     BUILD_BUG_ON(p2m_ram_paging_in_start != 16);
 
-    *mfn = mfn_valid(m) ? mfn_x(m) : P2MP_NO_MFN;
-    *access = a;
-
-    return t;
+    return (struct p2mx_entry){
+        .mfn = mfn_valid(m) ? mfn_x(m) : P2MP_NO_MFN,
+        .p2mt = t,
+        .access = a,
+    };
 }
 
 /*
@@ -56,9 +59,11 @@ int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
         ioreq_request_mapcache_invalidate(d);
     }
 
-    return p2m_set_entry(p2m, _gfn(gfn),
-                         mfn == P2MP_NO_MFN ? INVALID_MFN : _mfn(mfn),
-                         PAGE_ORDER_4K, p2mt, access);
+    BUILD_BUG_ON(P2MP_NO_MFN != INVALID_MFN_RAW);
+
+    /* p2m_set_entry() would look for larger orders, which one page never has. */
+    return p2m->set_entry(p2m, _gfn(gfn), _mfn(mfn), PAGE_ORDER_4K, p2mt,
+                          access, -1);
 }
 
 /* Caller holds: the p2m lock. */

@@ -14,29 +14,46 @@
 #include "../mm-locks.h"
 
 /*
- * Caller holds: the p2m lock. Yields whether it is I/O memory. A frame whose
- * allocation has been given up lives on for somebody else's sake alone: it
- * counts as used, however few references it has.
+ * A frame whose allocation has been given up lives on for somebody else's sake
+ * alone: it counts as used, however few references it has.
  */
-bool p2mx_page_facts(uint64_t mfn, uint64_t *references, uint64_t *typed)
+static uint32_t references(const struct page_info *page)
+{
+    unsigned long count = read_atomic(&page->count_info);
+
+    return min(count & PGC_count_mask, 0xffffUL) +
+           ((count & PGC_allocated) ? 0 : 2);
+}
+
+static uint32_t typed(const struct page_info *page)
+{
+    return min(read_atomic(&page->u.inuse.type_info) & PGT_count_mask,
+               0xffffUL);
+}
+
+/* Caller holds: the p2m lock; the frame is valid, and in an entry. */
+struct p2mx_users p2mx_page_users(uint64_t mfn)
 {
     const struct page_info *page = mfn_to_page(_mfn(mfn));
-    unsigned long count = read_atomic(&page->count_info);
-    unsigned long type = read_atomic(&page->u.inuse.type_info);
 
-    *references = (count & PGC_count_mask) +
-                  ((count & PGC_allocated) ? 0 : 2);
-    *typed = type & PGT_count_mask;
-
-    return is_iomem_page(_mfn(mfn));
+    return (struct p2mx_users){
+        .references = references(page),
+        .typed = typed(page),
+        .mmio = page_get_owner(page) == dom_io,
+    };
 }
 
 /* Caller holds: the p2m lock. NULL: not a frame of the domain's any more. */
-struct page_info *p2mx_page_get(struct domain *d, uint64_t mfn)
+struct p2mx_held p2mx_page_get(struct domain *d, uint64_t mfn)
 {
     struct page_info *page = mfn_to_page(_mfn(mfn));
+    bool ours = get_page(page, d);
 
-    return get_page(page, d) ? page : NULL;
+    return (struct p2mx_held){
+        .page = ours ? page : NULL,
+        .references = references(page) - ours,
+        .typed = typed(page),
+    };
 }
 
 /* Caller holds: a reference; possibly the p2m lock. */
@@ -47,18 +64,15 @@ void p2mx_page_put(struct page_info *page)
 
 /*
  * Caller holds: a reference; possibly the p2m lock. No entry refers to the
- * frame, and if one did, the flush has been done.
+ * frame, and if one did, the flush has been done. One that is to be scrubbed
+ * has no other user.
  */
-void p2mx_page_release(struct page_info *page)
+void p2mx_page_release(struct page_info *page, bool scrub)
 {
+    if ( scrub )
+        scrub_one_page(page);
     put_page_alloc_ref(page);
     put_page(page);
-}
-
-/* Caller holds: the last reference but the allocation's own; the p2m lock. */
-void p2mx_page_scrub(struct page_info *page)
-{
-    scrub_one_page(page);
 }
 
 /* Caller holds: nothing. */

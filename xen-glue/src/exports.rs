@@ -65,11 +65,14 @@ pub extern "C" fn p2mp_shut_down(state: &State) {
     state.shut_down();
 }
 
-/// One `XENMEM_paging_op`: 0 or a negative errno. No locks held.
+/// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. No locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
     let gfn = gfn_of(gfn);
     let paging = &state.paging;
+    if !paging.is_enabled() {
+        return Errno::ENODEV.as_return();
+    }
     let done = match op {
         MemPagingOp::OP_NOMINATE => {
             let mut job = [Job::new(gfn)];

@@ -13,16 +13,7 @@ use crate::shim::{self, Domain, NO_MFN, PageInfo};
 pub struct LockedP2m<'a> {
     xen: &'a Xen,
     /// The entry read last: what is changed is nearly always what was looked up just before.
-    seen: Cell<Option<Seen>>,
-}
-
-/// An entry as Xen has it. Access rights of `mem_access` stay as they are through all states.
-#[derive(Clone, Copy)]
-struct Seen {
-    gfn: Gfn,
-    p2mt: u32,
-    mfn: u64,
-    access: u32,
+    seen: Cell<Option<(Gfn, shim::Entry)>>,
 }
 
 /// A frame that no entry refers to: the allocation and one reference are ours.
@@ -35,8 +26,8 @@ pub struct Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        // SAFETY: the allocation and a reference are ours.
-        unsafe { shim::p2mx_page_release(self.page.as_ptr()) }
+        // SAFETY: the allocation and a reference are ours; if it was in an entry, the flush has been done.
+        unsafe { shim::p2mx_page_release(self.page.as_ptr(), self.scrub) }
     }
 }
 
@@ -64,26 +55,18 @@ impl<'a> LockedP2m<'a> {
         self.xen.domain()
     }
 
-    fn see(&self, gfn: Gfn) -> Seen {
+    fn see(&self, gfn: Gfn) -> shim::Entry {
         match self.seen.get() {
-            Some(seen) if seen.gfn == gfn => seen,
+            Some((seen, entry)) if seen == gfn => entry,
             _ => self.look(gfn),
         }
     }
 
-    fn look(&self, gfn: Gfn) -> Seen {
-        let (mut mfn, mut access) = (NO_MFN, 0);
-        let (at, rights) = (&raw mut mfn, &raw mut access);
-        // SAFETY: the p2m is locked, and there is room for the answers.
-        let p2mt = unsafe { shim::p2mx_get_entry(self.domain(), gfn.get(), at, rights) };
-        let seen = Seen {
-            gfn,
-            p2mt,
-            mfn,
-            access,
-        };
-        self.seen.set(Some(seen));
-        seen
+    fn look(&self, gfn: Gfn) -> shim::Entry {
+        // SAFETY: the p2m is locked.
+        let entry = unsafe { shim::p2mx_get_entry(self.domain(), gfn.get()) };
+        self.seen.set(Some((gfn, entry)));
+        entry
     }
 
     fn set(&mut self, gfn: Gfn, mfn: u64, to: P2mType) -> Result<(), Errno> {
@@ -93,20 +76,6 @@ impl<'a> LockedP2m<'a> {
         // SAFETY: the p2m is locked; `mfn` is a frame of the domain, or none.
         let rc = unsafe { shim::p2mx_set_entry(self.domain(), gfn.get(), mfn, to, access) };
         Errno::from_return(rc).map_or(Ok(()), Err)
-    }
-
-    /// Who uses a frame of which we hold `held` references ourselves.
-    fn facts_of(mfn: Mfn, held: u64) -> FrameFacts {
-        let (mut references, mut typed) = (0, 0);
-        let (r, t) = (&raw mut references, &raw mut typed);
-        // SAFETY: a valid frame number, and room for the answers.
-        let mmio = unsafe { shim::p2mx_page_facts(mfn.get(), r, t) };
-        let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        FrameFacts {
-            mmio,
-            references: fit(references.saturating_sub(held)),
-            typed: fit(typed),
-        }
     }
 }
 
@@ -130,7 +99,13 @@ impl P2m for LockedP2m<'_> {
     }
 
     fn facts(&self, mfn: Mfn) -> FrameFacts {
-        Self::facts_of(mfn, 0)
+        // SAFETY: a valid frame number, read from an entry under the lock.
+        let users = unsafe { shim::p2mx_page_users(mfn.get()) };
+        FrameFacts {
+            mmio: users.mmio,
+            references: users.references,
+            typed: users.typed,
+        }
     }
 
     fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
@@ -149,14 +124,18 @@ impl P2m for LockedP2m<'_> {
         demand: Demand,
     ) -> Result<Frame, TakeError> {
         // SAFETY: a live domain; a valid frame number, read from its p2m under the lock.
-        let page = NonNull::new(unsafe { shim::p2mx_page_get(self.domain(), mfn.get()) });
-        let facts = Self::facts_of(mfn, page.is_some().into());
+        let held = unsafe { shim::p2mx_page_get(self.domain(), mfn.get()) };
+        let facts = FrameFacts {
+            mmio: false,
+            references: held.references,
+            typed: held.typed,
+        };
         let in_use = TakeError::InUse {
             references: facts.references,
             typed: facts.typed,
         };
         // Not the domain's own, or on its way to being freed.
-        let page = page.ok_or(in_use)?;
+        let page = NonNull::new(held.page).ok_or(in_use)?;
         let scrub = demand == Demand::SoleOwner;
         let taken = if scrub && !facts.sole_owner() {
             Err(in_use)
@@ -168,8 +147,11 @@ impl P2m for LockedP2m<'_> {
             unsafe { shim::p2mx_page_put(page.as_ptr()) };
             return Err(e);
         }
-        // SAFETY: a frame of the domain that is in no entry any more.
-        unsafe { shim::p2mx_clear_m2p(mfn.get()) };
+        if !scrub {
+            // It may live on with its other users; a frame that is freed loses its entry in Xen's allocator.
+            // SAFETY: a frame of the domain that is in no entry any more.
+            unsafe { shim::p2mx_clear_m2p(mfn.get()) };
+        }
         Ok(Frame { page, scrub })
     }
 
@@ -224,12 +206,7 @@ impl P2m for LockedP2m<'_> {
     }
 
     fn free(&mut self, frames: impl Iterator<Item = Frame>) {
-        for frame in frames {
-            if frame.scrub {
-                // SAFETY: in no entry, and no CPU has it in its TLB; the allocation is ours.
-                unsafe { shim::p2mx_page_scrub(frame.page.as_ptr()) };
-            }
-        }
+        frames.for_each(drop);
     }
 
     fn count_out(&mut self) {

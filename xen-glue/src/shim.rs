@@ -19,6 +19,31 @@ pub(crate) const NO_MFN: u64 = u64::MAX;
 /// Bytes that are kept for a `spinlock_t`; the shim asserts that one fits.
 pub(crate) const LOCK_BYTES: usize = 32;
 
+/// A p2m entry as Xen has it. Access rights of `mem_access` stay as they are through all states.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) mfn: u64,
+    pub(crate) p2mt: u32,
+    pub(crate) access: u32,
+}
+
+/// Who uses a frame.
+#[repr(C)]
+pub(crate) struct Users {
+    pub(crate) references: u32,
+    pub(crate) typed: u32,
+    pub(crate) mmio: bool,
+}
+
+/// A frame with a reference of ours (null: it could not be had), and who else uses it.
+#[repr(C)]
+pub(crate) struct Held {
+    pub(crate) page: *mut PageInfo,
+    pub(crate) references: u32,
+    pub(crate) typed: u32,
+}
+
 unsafe extern "C" {
     // The ring lock.
     pub(crate) fn p2mx_lock_init(lock: *mut c_void);
@@ -29,7 +54,7 @@ unsafe extern "C" {
     // The p2m.
     pub(crate) fn p2mx_p2m_lock(d: *mut Domain);
     pub(crate) fn p2mx_p2m_unlock(d: *mut Domain);
-    pub(crate) fn p2mx_get_entry(d: *mut Domain, gfn: u64, mfn: *mut u64, access: *mut u32) -> u32;
+    pub(crate) fn p2mx_get_entry(d: *mut Domain, gfn: u64) -> Entry;
     pub(crate) fn p2mx_set_entry(d: *mut Domain, gfn: u64, mfn: u64, p2mt: u32, access: u32)
     -> i32;
     pub(crate) fn p2mx_flush(d: *mut Domain);
@@ -40,11 +65,10 @@ unsafe extern "C" {
     pub(crate) fn p2mx_count_in(d: *mut Domain);
 
     // Frames.
-    pub(crate) fn p2mx_page_facts(mfn: u64, references: *mut u64, typed: *mut u64) -> bool;
-    pub(crate) fn p2mx_page_get(d: *mut Domain, mfn: u64) -> *mut PageInfo;
+    pub(crate) fn p2mx_page_users(mfn: u64) -> Users;
+    pub(crate) fn p2mx_page_get(d: *mut Domain, mfn: u64) -> Held;
     pub(crate) fn p2mx_page_put(page: *mut PageInfo);
-    pub(crate) fn p2mx_page_release(page: *mut PageInfo);
-    pub(crate) fn p2mx_page_scrub(page: *mut PageInfo);
+    pub(crate) fn p2mx_page_release(page: *mut PageInfo, scrub: bool);
     pub(crate) fn p2mx_page_mfn(page: *mut PageInfo) -> u64;
     pub(crate) fn p2mx_page_alloc(d: *mut Domain) -> *mut PageInfo;
     pub(crate) fn p2mx_page_clear(page: *mut PageInfo);

@@ -4,13 +4,11 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use p2m_paging::p2m::{FlushOwed, Found, lookup};
 use p2m_paging::paging::{DropError, EnableError, RingState};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::SharedPage;
-use p2m_paging::{Errno, Gfn, P2m, Paging, Platform};
+use p2m_paging::{Errno, Gfn, Paging};
 
-use crate::p2m::Frame;
 use crate::platform::Xen;
 use crate::shim::{self, Domain, PageInfo};
 
@@ -149,23 +147,9 @@ impl State {
     /// The guest gives a page back. `NotPaging`: it changed meanwhile, look again.
     pub(crate) fn drop_page(&self, gfn: Gfn) -> Result<(), DropError> {
         match self.paging.drop_page(gfn, self.paging.platform().caller()) {
-            Err(DropError::NoRing) => self.discard(gfn),
+            // Nobody has a copy to forget.
+            Err(DropError::NoRing) => self.paging.discard(gfn).map(drop),
             dropped => dropped,
         }
-    }
-
-    /// Removes a page while no pager is attached: nobody has a copy to forget, nobody waits.
-    fn discard(&self, gfn: Gfn) -> Result<(), DropError> {
-        let mut p2m = self.paging.platform().lock_p2m();
-        let owed: Result<FlushOwed<Frame>, Errno> = match lookup(&mut p2m, gfn) {
-            Found::PagingOut(slot) => slot.discard().map_err(|(_, e)| e),
-            Found::Paged(slot) => slot.discard().map_err(|(_, e)| e),
-            Found::InFlight(slot) => slot.discard().map_err(|(_, e)| e),
-            Found::PagingIn(slot) => slot.discard().map_err(|(_, e)| e),
-            Found::Ram(_) => return Err(DropError::NotPaging(P2m::home_type(&p2m))),
-            Found::Other(entry) => return Err(DropError::NotPaging(entry.p2mt)),
-        };
-        owed.map_err(DropError::Platform)?.pay(&mut p2m);
-        Ok(())
     }
 }
