@@ -22,7 +22,7 @@ wanted() {
     return 1
 }
 
-passed=0 failed=0 known=0 current='' reason='' notes=()
+passed=0 failed=0 known=0 current='' reason='' crash='' notes=()
 declare -A seen=()
 
 # For `ci/xen table`: how this test ended last.
@@ -31,6 +31,8 @@ note_result() { mkdir -p "$cache/results/$flavour"; printf '%s\n' "$2" >"$cache/
 # result NAME STATUS SECONDS: says how a test ended and counts it.
 result() {
     local name=$1 status=$2 took=$3 defect='' sometimes=''
+    # What the test itself says comes first: it may have a guest crashed on purpose.
+    : "${reason:=$crash}"
     [ "$flavour" != c ] || { defect=$(header "$name" c-defect); sometimes=$(header "$name" c-defect-sometimes); }
     seen[$name]=1
     if [ "$status" = 0 ]; then
@@ -54,7 +56,7 @@ on_line() {
     local rest
     case $1 in
         *@@start\ *@@*)
-            current=${1##*@@start }; current=${current%%@@*} reason='' notes=()
+            current=${1##*@@start }; current=${current%%@@*} reason='' crash='' notes=()
             # dom0 keeps the deadline, unless it is too dead for that.
             line_deadline=$((SECONDS + ($(deadline_of "$current") + 60) * slowness)) ;;
         *@@result\ *@@*)
@@ -64,7 +66,7 @@ on_line() {
             current='' line_deadline=$((SECONDS + 90 * slowness)) ;;
         "reason: "*) [ -n "$reason" ] || reason=${1#reason: } ;;
         "note: "*) notes+=("${1#note: }") ;;
-        *"domain_crash called from"*) [ -n "$reason" ] || reason="Xen crashed a guest (${1#*called from }); " ;;
+        *"domain_crash called from"*) [ -n "$crash" ] || crash="Xen crashed a guest (${1#*called from })" ;;
         *"Panic on CPU"*) reason="Xen panicked" ;;
     esac
 }
@@ -85,8 +87,9 @@ run_group() {
     echo "$slowness" >"$test/slowness"
     log=$(new_run "test-$flavour")
     say "$* (log: $log)"
-    current='' reason='' began=$SECONDS
+    current='' reason='' crash='' began=$SECONDS
     boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
+    : "${reason:=$crash}"
     case $status in
         124) reason="${reason:+$reason, then }the host stood still" ;;
         125) : "${reason:=Xen, dom0 or the machine died}" ;;
