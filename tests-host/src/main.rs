@@ -119,21 +119,23 @@ fn many(what: &Simulate) -> ExitCode {
 }
 
 fn say(tally: &Tally, took: Duration) {
-    let (missed, legal) = tally
+    let sum = &tally.sum;
+    let (missed, legal) = sum
         .coverage
         .missed(|outcome| matches!(outcome, Outcome::To(_)));
     println!(
-        "{} seeds held in {:.1} s: {} happenings, {} accesses, {} faults, {} evicted; longest wait {} us; \
+        "{} seeds held in {:.1} s: {} happenings, {} accesses, {} faults, {} evicted, {} task switches; longest wait {} us; \
          {} of {legal} legal moves seen; hash {:#018x}",
         tally.passed,
         took.as_secs_f64(),
-        tally.happened,
-        tally.accesses,
-        tally.faults,
-        tally.evicted,
-        tally.longest_wait_ns / 1000,
+        sum.happened,
+        sum.accesses,
+        sum.faults,
+        sum.evicted,
+        sum.switches,
+        sum.longest_wait_ns / 1000,
         legal - missed.len(),
-        tally.hash,
+        sum.hash,
     );
     if tally.passed > 1 && !missed.is_empty() {
         println!("not seen: {missed:?}");

@@ -1,7 +1,7 @@
 //! The simulation, on enough seeds to have been everywhere.
 
 use p2m_paging::p2m::table::Outcome;
-use tests_host::simulate::{Scenario, Trace, run, run_many};
+use tests_host::simulate::{Knob, Scenario, Trace, run, run_many};
 
 /// Enough for the rarest moves: a drop of a page whose frame waits to be filled is seen about once in
 /// a thousand runs.
@@ -38,6 +38,7 @@ fn thousands_of_seeds_hold_and_see_every_legal_move() {
     }
     assert_eq!(tally.passed, SEEDS);
     let (missed, legal) = tally
+        .sum
         .coverage
         .missed(|outcome| matches!(outcome, Outcome::To(_)));
     assert_eq!((missed, legal), (vec![], 31));
@@ -55,6 +56,23 @@ fn the_same_seed_is_the_same_run_on_any_thread() {
         assert_eq!(hash(seed), elsewhere.expect("no panic"), "seed {seed}");
     }
     assert_ne!(hash(0).0, hash(1).0);
+}
+
+/// Tasks on vcpus, vcpus on fewer CPUs: vcpus that wait for pages are descheduled, and woken.
+#[test]
+fn d7_d8_guests_with_tasks_hold_on_shared_cpus() {
+    let mut switches = 0;
+    for seed in 0..150 {
+        let mut scenario = Scenario::of_seed(seed);
+        let few = u32::try_from(seed).expect("small");
+        scenario.set(Knob::Cpus, 1 + few % 3);
+        scenario.set(Knob::Tasks, 1 + few % 12);
+        match run(&scenario, &Trace::new()) {
+            Ok(passed) => switches += passed.switches,
+            Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),
+        }
+    }
+    assert!(switches > 10_000, "{switches}");
 }
 
 #[test]

@@ -46,6 +46,9 @@ pub trait Surroundings {
     /// No lock is held here: other CPUs may do something.
     fn others(&self);
 
+    /// A vcpu is stopped; the p2m lock may be held.
+    fn stopped(&self, vcpu: VcpuId);
+
     /// The last pause of a vcpu was undone.
     fn let_go(&self, vcpu: VcpuId);
 
@@ -207,6 +210,7 @@ impl<'d> Platform for Machine<'d> {
         let stopped = &self.stopped[vcpu.index()];
         stopped.set(stopped.get() + 1);
         assert_eq!(stopped.get(), 1, "{vcpu:?} stopped twice");
+        self.around(|around| around.stopped(vcpu));
     }
 
     fn unpause_vcpu(&self, vcpu: VcpuId) {

@@ -6,8 +6,12 @@ use std::collections::BinaryHeap;
 /// Something that happens at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Happening {
-    /// A vcpu runs.
+    /// A vcpu with a CPU of its own runs.
     Vcpu(u8),
+    /// A CPU that vcpus share runs one of them.
+    Cpu(u8),
+    /// The timer of the guest's tasks.
+    GuestTimer,
     /// The pager's event arrives.
     PagerEvent,
     /// The hypervisor's event arrives.
@@ -47,7 +51,8 @@ impl Happening {
     /// Who acts: an actor does one thing at a time.
     pub(super) fn actor(self) -> u64 {
         1 << match self {
-            Self::Vcpu(n) => n,
+            Self::Vcpu(n) | Self::Cpu(n) => n,
+            Self::GuestTimer => 47,
             Self::PagerEvent | Self::Tick | Self::WorkDone(..) | Self::ScanDone(_) => 32,
             Self::HypervisorEvent => 33,
             Self::Tools | Self::Kill | Self::Restart | Self::Destroy => 34,

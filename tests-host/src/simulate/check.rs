@@ -8,10 +8,13 @@ use xenpaging::core::Home;
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
 use super::picture::Look;
+use super::programs::Programs;
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
 
+/// Schedulers are looked at when so many things have happened.
+const SCHEDULER_CHECK: u64 = 16;
 /// Ticks until calm must have come to rest.
 const PATIENCE_TICKS: u64 = 400;
 
@@ -25,6 +28,7 @@ impl World<'_> {
         for vcpu in 0..self.vcpus() {
             self.check_vcpu(vcpu);
         }
+        self.check_schedulers();
         if let Some((pushed, taken)) = self.ring_counts()
             && self.paging.is_enabled()
         {
@@ -159,11 +163,28 @@ impl World<'_> {
             );
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
-        let idle = self.calm.get() || self.guest.borrow().is_dead;
+        // One that has halted runs when one of its tasks can.
+        let idle = self.calm.get() || self.guest.borrow().is_dead || self.programs.is_some();
         assert!(
             is_stopped || idle || self.is_scheduled(vcpu),
             "{id:?} is neither stopped nor run"
         );
+    }
+
+    /// Whoever can run is in exactly one place, and is not kept waiting.
+    fn check_schedulers(&self) {
+        let is_whole = self.happened.get().is_multiple_of(SCHEDULER_CHECK);
+        if let Some(cpus) = &self.cpus
+            && !self.guest.borrow().is_dead
+        {
+            cpus.check(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)), is_whole);
+        }
+        if let Some(programs) = &self.programs {
+            if is_whole {
+                programs.check();
+            }
+            self.check_halted(programs);
+        }
     }
 
     /// Everything happens until this holds.
@@ -217,6 +238,14 @@ impl World<'_> {
         if self.guest.borrow().is_dead {
             return self.bury();
         }
+        if let Some(programs) = &self.programs {
+            programs.rest();
+            self.wake_halted(programs);
+        }
+        self.until("the tasks end", |world| {
+            let programs = world.programs.as_ref();
+            programs.is_none_or(Programs::are_over)
+        });
         self.until("the vcpus get what they want", |world| {
             let guest = world.guest.borrow();
             let wanting = guest.vcpus.iter().any(|vcpu| vcpu.wants.is_some());

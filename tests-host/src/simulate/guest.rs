@@ -104,7 +104,11 @@ pub(super) fn vcpu_id(vcpu: usize) -> VcpuId {
 }
 
 impl World<'_> {
+    /// A vcpu has something to do.
     pub(super) fn schedule_vcpu(&self, vcpu: usize, about_ns: u64) {
+        if let Some(cpus) = &self.cpus {
+            return self.wake_vcpu(cpus, vcpu, about_ns);
+        }
         let scheduled = &mut self.guest.borrow_mut().vcpus[vcpu].is_scheduled;
         if !std::mem::replace(scheduled, true) {
             self.soon(
@@ -115,12 +119,18 @@ impl World<'_> {
     }
 
     pub(super) fn is_scheduled(&self, vcpu: usize) -> bool {
+        if let Some(cpus) = &self.cpus {
+            return cpus.is_scheduled(vcpu);
+        }
         self.guest.borrow().vcpus[vcpu].is_scheduled
     }
 
     /// Its last pause was undone.
     pub(super) fn vcpu_let_go(&self, vcpu: usize) {
         self.note("let go", [vcpu as u64, 0]);
+        if let Some(programs) = &self.programs {
+            programs.let_go(vcpu);
+        }
         let now = self.now();
         {
             let guest = &mut *self.guest.borrow_mut();
@@ -140,7 +150,11 @@ impl World<'_> {
             return;
         }
         let wants = self.guest.borrow().vcpus[vcpu].wants;
-        let Some(wants) = wants.or_else(|| self.choose()) else {
+        let choose = || match &self.programs {
+            Some(programs) => self.program_wants(programs, vcpu),
+            None => self.choose(),
+        };
+        let Some(wants) = wants.or_else(choose) else {
             return;
         };
         self.guest.borrow_mut().vcpus[vcpu].wants = Some(wants);

@@ -6,27 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use super::{Coverage, Failed, Passed, Scenario, Trace, run};
+use super::{Failed, Passed, Scenario, Trace, run};
 
 /// What many runs came to.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Runs that held.
     pub passed: u64,
-    /// Of all runs' traces, whatever the order they were made in.
-    pub hash: u64,
-    /// Things that happened.
-    pub happened: u64,
-    /// Accesses of vcpus that came through.
-    pub accesses: u64,
-    /// Faults.
-    pub faults: u64,
-    /// Pages evicted.
-    pub evicted: u64,
-    /// The longest that a vcpu has waited, in virtual nanoseconds.
-    pub longest_wait_ns: u64,
-    /// Cells of the table that were hit.
-    pub coverage: Coverage,
+    /// What they came to together.
+    pub sum: Passed,
     /// The lowest seed that failed.
     pub failed: Option<(Scenario, Failed)>,
 }
@@ -34,13 +22,7 @@ pub struct Tally {
 impl Tally {
     fn pass(&mut self, passed: &Passed) {
         self.passed += 1;
-        self.hash = self.hash.wrapping_add(passed.hash);
-        self.happened += passed.happened;
-        self.accesses += passed.accesses;
-        self.faults += passed.faults;
-        self.evicted += passed.evicted;
-        self.longest_wait_ns = self.longest_wait_ns.max(passed.longest_wait_ns);
-        self.coverage.add(&passed.coverage);
+        self.sum.add(passed);
     }
 
     fn fail(&mut self, scenario: Scenario, failed: Failed) {
@@ -55,13 +37,7 @@ impl Tally {
 
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
-        self.hash = self.hash.wrapping_add(other.hash);
-        self.happened += other.happened;
-        self.accesses += other.accesses;
-        self.faults += other.faults;
-        self.evicted += other.evicted;
-        self.longest_wait_ns = self.longest_wait_ns.max(other.longest_wait_ns);
-        self.coverage.add(&other.coverage);
+        self.sum.add(&other.sum);
         if let Some((scenario, failed)) = other.failed {
             self.fail(scenario, failed);
         }

@@ -9,6 +9,7 @@
 mod agenda;
 mod check;
 mod coverage;
+mod cpus;
 mod disk;
 mod guest;
 mod many;
@@ -16,6 +17,7 @@ mod operations;
 mod outside;
 mod pager;
 mod picture;
+mod programs;
 mod scanner;
 mod scenario;
 mod trace;
@@ -35,9 +37,9 @@ pub use trace::{Line, Trace};
 use world::World;
 
 /// What a run that held comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// Of everything that happened.
+    /// Of everything that happened; of many runs, whatever the order they were made in.
     pub hash: u64,
     /// Things that happened.
     pub happened: u64,
@@ -49,8 +51,24 @@ pub struct Passed {
     pub evicted: u64,
     /// The longest that a vcpu has waited, in virtual nanoseconds.
     pub longest_wait_ns: u64,
+    /// Switches from one task of a guest to another.
+    pub switches: u64,
     /// Cells of the state machine's table that were hit.
     pub coverage: Coverage,
+}
+
+impl Passed {
+    /// Adds another run's.
+    fn add(&mut self, other: &Self) {
+        self.hash = self.hash.wrapping_add(other.hash);
+        self.happened += other.happened;
+        self.accesses += other.accesses;
+        self.faults += other.faults;
+        self.evicted += other.evicted;
+        self.longest_wait_ns = self.longest_wait_ns.max(other.longest_wait_ns);
+        self.switches += other.switches;
+        self.coverage.add(&other.coverage);
+    }
 }
 
 /// A run that did not hold.
@@ -87,6 +105,10 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
                 .counters()
                 .get(p2m_paging::paging::Count::Evicted),
             longest_wait_ns: guest.longest_wait_ns,
+            switches: world
+                .programs
+                .as_ref()
+                .map_or(0, |programs| programs.all_switches()),
             coverage: world.coverage.borrow().clone(),
         }
     });

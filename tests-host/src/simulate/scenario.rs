@@ -110,6 +110,15 @@ knobs! {
     Races = "races", quiet 0, |rng| if rng.bool() { rng.u32(10..500) } else { 0 };
     /// What the guest writes is zeros, in a thousand writes.
     Zeros = "zeros", quiet 0, |rng| sometimes(rng, 500);
+    /// CPUs that the vcpus share; 0: each has its own.
+    Cpus = "cpus", quiet 0, |rng| sometimes(&mut apart(rng, 0xc0), 4);
+    /// Tasks that the guest's vcpus run; 0: vcpus act by themselves.
+    Tasks = "tasks", quiet 0, |rng| sometimes(&mut apart(rng, 0x7a), 12);
+}
+
+/// What came later is drawn apart, so that the rest of a seed's scenario stays what it was.
+fn apart(rng: &Rng, knob: u64) -> Rng {
+    Rng::with_seed(rng.get_seed() ^ knob)
 }
 
 /// What makes somebody wait for longer than his turn takes.

@@ -12,10 +12,12 @@ use p2m_paging::{Gfn, VcpuId};
 
 use super::agenda::{Agenda, Happening};
 use super::coverage::Coverage;
+use super::cpus::Cpus;
 use super::disk::Disk;
 use super::guest::Guest;
 use super::outside::Outside;
 use super::pager::Process;
+use super::programs::Programs;
 use super::scenario::{Knob, Scenario};
 use super::trace::Trace;
 use crate::machine::{Format, Machine, Page, Surroundings};
@@ -38,6 +40,10 @@ pub(super) struct World<'d> {
     pub(super) pager: RefCell<Option<Process>>,
     pub(super) disk: RefCell<Disk>,
     pub(super) outside: RefCell<Outside>,
+    /// Physical CPUs, if vcpus share them.
+    pub(super) cpus: Option<Cpus>,
+    /// The guest's tasks, if it has any.
+    pub(super) programs: Option<Programs>,
     pub(super) coverage: RefCell<Coverage>,
     /// Troubles are over.
     pub(super) calm: Cell<bool>,
@@ -68,6 +74,8 @@ impl<'d> World<'d> {
             pager: RefCell::new(None),
             disk: RefCell::new(Disk::new(&scenario)),
             outside: RefCell::new(Outside::new(knob(Knob::Mappers))),
+            cpus: Cpus::new(&scenario),
+            programs: Programs::new(&scenario),
             coverage: RefCell::default(),
             calm: Cell::new(false),
             happened: Cell::new(0),
@@ -231,6 +239,8 @@ impl<'d> World<'d> {
     fn happen(&self, what: Happening) {
         match what {
             Happening::Vcpu(vcpu) => self.vcpu_runs(vcpu.into()),
+            Happening::Cpu(cpu) => self.cpu_runs(cpu),
+            Happening::GuestTimer => self.guest_timer(),
             Happening::PagerEvent => self.pager_wakes(),
             Happening::HypervisorEvent => self.hypervisor_wakes(),
             Happening::Tick => self.pager_ticks(),
@@ -323,6 +333,15 @@ impl Surroundings for World<'_> {
         self.at_once.set(self.at_once.get() + 1);
         self.go();
         self.at_once.set(self.at_once.get() - 1);
+    }
+
+    fn stopped(&self, vcpu: VcpuId) {
+        if let Some(cpus) = &self.cpus {
+            cpus.stop(vcpu.index(), self.now());
+        }
+        if let Some(programs) = &self.programs {
+            programs.stop(vcpu.index());
+        }
     }
 
     fn let_go(&self, vcpu: VcpuId) {
