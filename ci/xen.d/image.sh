@@ -8,7 +8,9 @@ lock_cache
 
 images=$cache/images
 modules=(xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc)
-programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx} usr/bin/xenstore)
+# Loaded by the tests that need a disk that goes bad.
+modules+=(crc16 mbcache jbd2 crc32c_generic ext4 brd dm-mod dm-flakey)
+programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx} usr/bin/xenstore sbin/dmsetup)
 
 stamp() {
     { cat "$cache/fetched" "$cache/source-version"

@@ -86,6 +86,16 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The same, told of one of the slots that it happened to.
+    pub(crate) fn on(self, slot: Slot) -> Self {
+        match self {
+            Self::Io { errno, .. } => Self::Io { slot, errno },
+            other => other,
+        }
+    }
+}
+
 /// What became of one page.
 pub type Outcome = Result<(), StoreError>;
 

@@ -262,10 +262,7 @@ impl PageStore for Pagefile {
     }
 
     fn flush(&self) -> Outcome {
-        rustix::fs::fdatasync(&self.file).map_err(|errno| StoreError::Io {
-            slot: Slot(0),
-            errno: errno.raw_os_error(),
-        })
+        rustix::fs::fdatasync(&self.file).map_err(|errno| refusal(Slot(0), errno))
     }
 
     fn counts(&self) -> Counts {
@@ -290,6 +287,16 @@ fn transfer(
     (moved, None)
 }
 
+fn refusal(slot: Slot, errno: Errno) -> StoreError {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreError::Full,
+        errno => StoreError::Io {
+            slot,
+            errno: errno.raw_os_error(),
+        },
+    }
+}
+
 /// Notes what a transfer that began with page `done` came to; the page to go on with.
 fn settle<T: Clone>(
     slots: &[Slot],
@@ -305,11 +312,7 @@ fn settle<T: Clone>(
         return whole;
     };
     outcomes[whole] = Err(match error {
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => StoreError::Full,
-        Some(errno) => StoreError::Io {
-            slot,
-            errno: errno.raw_os_error(),
-        },
+        Some(errno) => refusal(slot, errno),
         None => StoreError::Short {
             slot,
             bytes: bytes % PAGE_SIZE,

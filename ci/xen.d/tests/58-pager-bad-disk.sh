@@ -1,0 +1,72 @@
+# The pagefile's disk is full and has room again; takes no writes; gives nothing back; is well again. Page-out waits and says
+# so, the guest goes on with what it has, a page that does not read back is named and waited for, and no word is ever wrong.
+# deadline: 300
+sectors=131072
+disk() {
+    { dmsetup suspend --noflush --nolockfs pages && dmsetup load pages --table "0 $sectors $1" && dmsetup resume pages; } >/dev/null ||
+        bad "the disk cannot be made: $1"
+}
+export DM_DISABLE_UDEV=1
+for module in crc16 mbcache jbd2 crc32c_generic ext4 dm-mod dm-flakey; do
+    insmod "/modules/$module.ko" || bad "cannot load $module"
+done
+insmod /modules/brd.ko rd_nr=1 rd_size=$((sectors / 2)) || bad "no RAM disk"
+dmsetup create pages --table "0 $sectors linear /dev/ram0 0" >/dev/null || bad "no device mapper"
+mke2fs /dev/mapper/pages >/dev/null 2>&1 || bad "no file system"
+mkdir -p /tmp/disk
+mount -t ext2 /dev/mapper/pages /tmp/disk || bad "the file system cannot be mounted"
+# A file system of its own accord writes nothing: what fails is what the pager writes.
+echo 0 >/proc/sys/vm/dirty_writeback_centisecs
+head -c $((60 << 20)) /dev/zero >/tmp/disk/hog
+guest_create x 96 1 "mib=16"
+guest_ready x
+guest_passes x 2 60
+said() { [ "$(grep -c "$1" /tmp/pager-x.log)" -ge "${2:-1}" ]; }
+
+# Paused while pages go out, so that none comes back meanwhile.
+xl pause x
+target "$domid" 92160
+# shellcheck disable=SC2046
+pager_start x "$domid" rust -f /tmp/disk/pagefile -r 512 $(guest_only x)
+wait_for 60 said 'store is full' || bad "nothing said of a full disk, $(paged "$domid") pages out"
+full=$(paged "$domid")
+[ "$full" -lt 1024 ] || bad "$full pages out on a disk for fewer than 1024"
+xl unpause x
+guest_passes x 1 60
+xl pause x
+rm /tmp/disk/hog
+wait_for 60 paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that has room again"
+
+sync
+echo 3 >/proc/sys/vm/drop_caches
+disk "flakey /dev/ram0 0 0 3600 1 error_writes"
+target "$domid" 90112
+wait_for 60 said 'cannot be saved, page-out waits: input/output error 5' || bad "nothing said of a disk that takes no writes"
+xl unpause x
+wait_for 90 paged_at_most "$domid" 64 || bad "$(paged "$domid") pages still out: they do not come back from a disk that can be read"
+guest_passes x 1 60
+xl pause x
+disk "linear /dev/ram0 0"
+wait_for 60 paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that takes writes again"
+
+sync
+disk error
+echo 3 >/proc/sys/vm/drop_caches
+xl unpause x
+wait_for 60 said 'gfn 0x[0-9a-f]* cannot be read back: input/output error 5' || bad "nothing said of a disk that gives nothing back"
+waits_for_named() {
+    xl debug-keys q
+    waits=$(xl dmesg | sed -n 's/.*paging: v0 waits for gfn \(0x[0-9a-f]*\).*/\1/p' | tail -n 1)
+    said "gfn ${waits:-?} cannot be read back"
+}
+[ "$(cat /test/flavour)" = c ] || wait_for 30 waits_for_named || bad "the guest waits for ${waits:-nothing}, of which nothing is said"
+guest_intact x
+disk "linear /dev/ram0 0"
+guest_passes x 2 90
+target "$domid" 98304
+pager_stop 90
+guest_passes x 2 60
+echo "note: $full pages on the full disk, $(grep -c 'cannot be read back' /tmp/pager-x.log) named that did not read back; $(tail -n 1 /tmp/pager-x.log), guest intact at pass $(guest_pass x)"
+umount /tmp/disk
+dmsetup remove pages >/dev/null
+echo 500 >/proc/sys/vm/dirty_writeback_centisecs
