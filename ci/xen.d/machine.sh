@@ -10,7 +10,7 @@ case $machine in
 esac
 . "$here/$machine.sh"
 
-xen_options="console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=no cpufreq=none noreboot ${XEN_APPEND:-}"
+xen_options="console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=no cpufreq=none bootscrub=0 noreboot ${XEN_APPEND:-}"
 dom0_options="console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr"
 
 # boot_machine FLAVOUR TESTDIR LOG TIMEOUT [LINE_COMMAND]

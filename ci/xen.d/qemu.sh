@@ -10,7 +10,7 @@ start_qemu() {
         # No MONITOR: Xen's idle loop would use MWAIT, which TCG answers with #GP. qemu64 has neither SMAP (PV dom0 dies
         # at its first iret) nor RDTSCP (intercepted, not decodable).
         -cpu qemu64,+svm,+npt,-monitor
-        -smp 2 -m 2560 -nographic -no-reboot -nic none -monitor none -serial stdio
+        -smp 2 -m "${XEN_MEMORY_MIB:-2560}" -nographic -no-reboot -nic none -monitor none -serial stdio
         -kernel xen
         # dom0 stays on the first CPU and guests on the second: QEMU 7.2 can break the first CPU's VMRUN when another thread
         # sets its FPU status.

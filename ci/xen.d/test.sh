@@ -5,6 +5,7 @@
 # Lines in a test's head:
 #   # deadline: SECONDS             in dom0; the host allows a minute more before it gives the machine up
 #   # own-boot: WHY                 with C a machine of its own, because it may take the hypervisor with it
+#   # memory: MIB                 a machine of its own, with that much memory (QEMU's)
 #   # c-defect: WHAT                shows a defect of Xen's own C: there it must fail, and is printed as such
 #   # c-defect-sometimes: WHAT      may fail there (a race)
 set -euo pipefail
@@ -88,7 +89,7 @@ run_group() {
     log=$(new_run "test-$flavour")
     say "$* (log: $log)"
     current='' reason='' crash='' began=$SECONDS
-    boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
+    XEN_MEMORY_MIB=$(header "$1" memory) boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
     : "${reason:=$crash}"
     case $status in
         124) reason="${reason:+$reason, then }the host stood still" ;;
@@ -108,7 +109,7 @@ together=() alone=()
 for file in "$here"/tests/*.sh; do
     name=$(basename "$file" .sh)
     wanted "$name" "$@" || continue
-    if [ "$flavour" = c ] && [ -n "$(header "$name" own-boot)" ]; then alone+=("$name"); else together+=("$name"); fi
+    if [ -n "$(header "$name" memory)" ] || { [ "$flavour" = c ] && [ -n "$(header "$name" own-boot)" ]; }; then alone+=("$name"); else together+=("$name"); fi
 done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
 make_machine
