@@ -9,7 +9,8 @@ start_qemu() {
         -accel "tcg,thread=${XEN_TCG_THREADS:-multi}"
         # No MONITOR: Xen's idle loop would use MWAIT, which TCG answers with #GP. qemu64 has neither SMAP (PV dom0 dies
         # at its first iret) nor RDTSCP (intercepted, not decodable).
-        -cpu qemu64,+svm,+npt,-monitor
+        # SSE4.2: every CPU with EPT has it, and every one with NPT since 2011; the pager's checksums are made with it.
+        -cpu qemu64,+svm,+npt,-monitor,+ssse3,+sse4.1,+sse4.2
         -smp 2 -m "${XEN_MEMORY_MIB:-2560}" -nographic -no-reboot -nic none -monitor none -serial stdio
         -kernel xen
         # dom0 stays on the first CPU and guests on the second: QEMU 7.2 can break the first CPU's VMRUN when another thread

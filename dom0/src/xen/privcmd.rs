@@ -198,8 +198,8 @@ impl ForeignFrames {
         // other side makes the bytes a mixture, nothing worse.
         unsafe {
             std::arch::asm!(
-                "rep movsb",
-                inout("rcx") PAGE_SIZE => _,
+                "rep movsq",
+                inout("rcx") PAGE_SIZE / size_of::<u64>() => _,
                 inout("rsi") from.as_ptr() => _,
                 inout("rdi") to => _,
                 options(nostack, preserves_flags),
