@@ -47,8 +47,9 @@ CFG
 }
 
 guest_log() { cat "/var/log/xen/console/guest-$1.log" 2>/dev/null | tr -d '\r'; }
-# The options that keep our pager to the frames of the guest's pattern.
-guest_only() { guest_log "$1" | sed -n 's/^pattern gfns//p' | tail -n 1 | sed 's/ / --only-gfns /g'; }
+# The frames of the guest's pattern, as ` A-B ...`; the options that keep our pager to them.
+guest_only_gfns() { guest_log "$1" | sed -n 's/^pattern gfns//p' | tail -n 1; }
+guest_only() { guest_only_gfns "$1" | sed 's/ / --only-gfns /g'; }
 guest_filled() { guest_log "$1" | grep -q '^pattern filled'; }
 # The last number after a word in the guest's last progress line.
 guest_number() { guest_log "$1" | sed -n "s/^pattern pass.* *$2 \([0-9]*\).*/\1/p" | tail -n 1; }
@@ -115,8 +116,6 @@ paged_at_most() { [ "$(paged "$1")" -le "$2" ]; }
 
 resident_at_most() { [ "$(pages "$1")" -le "$2" ]; }
 crashed() { xl list "$1" | awk 'END { exit $5 !~ /c/ }'; }
-# MiB that Xen has to give away.
-xen_free() { xl info | sed -n 's/^free_memory *: //p'; }
 
 target() { xenstore-write "/local/domain/$1/memory/target-tot_pages" "$2"; }
 

@@ -1,6 +1,9 @@
-# One hypervisor's half of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and under ours.
-# Prints "cell PAGER out/s back/s faults/s fault_us calls_per_page peak_kib".
+# One boot of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and under ours, in the order of
+# /test/pagers, both kept to the frames of the guest's pattern and to the same length of memory of what came in lately.
+# Prints "cell PAGER NAME VALUE ...".
 . /test/lib.sh
+# A page that took the guest longer than this was out.
+slow_us=$(cat /test/slow_us)
 # rate PAGES FROM_MS TO_MS
 rate() { echo $(($1 * 1000 / ($3 - $2 > 0 ? $3 - $2 : 1))); }
 # at DIRECTION N SECONDS: sets $ms and $out.
@@ -12,50 +15,55 @@ at() {
 number() { guest_number m "$1"; }
 
 cell() {
-    local which=$1 options='' out_rate back_rate began
-    guest_create m 96 1 "mib=32"
+    local which=$1 only='' out_ns back_ns out_rate back_rate began had slow us ms_before passes
+    guest_create m 96 1 "mib=32 slow_us=$slow_us"
     guest_ready m
     guest_passes m 2 60
-    # Ours is kept to the guest's pattern: the guest's own kernel cannot bear that all its pages go.
-    [ "$which" != rust ] || options="-r 512 $(guest_only m)"
     target "$domid" 73728
     xl pause m
+    ONLY_GFNS=$(guest_only_gfns m)
+    export ONLY_GFNS
+    [ "$which" != rust ] || only=$(guest_only m)
     # shellcheck disable=SC2086
-    pager_start m "$domid" "$which" $options
+    pager_start m "$domid" "$which" -r 512 $only
     at to 500 60; began=$ms had=$out
-    at to 5500 120; out_rate=$(rate $((out - had)) "$began" "$ms")
-    # It works against the target from here on.
+    at to 5500 120; out_rate=$(rate $((out - had)) "$began" "$ms") out_ns=$(((ms - began) * 1000000 / (out - had)))
+    # It works against the target from here on: every page of the pattern is out when its turn comes.
     xl unpause m
-    sleep 3
-    local slow us
-    slow=$(number slow) us=$(number slow_us) began=$(cut -d. -f1 /proc/uptime)
-    guest_passes m 1 60
-    sleep 20
-    guest_passes m 1 60
-    local took=$(($(cut -d. -f1 /proc/uptime) - began))
+    guest_passes m 1 120
+    slow=$(number slow) us=$(number slow_us) ms_before=$(number at_ms) passes=$(guest_pass m)
+    guest_passes m 2 180
+    passes=$(($(guest_pass m) - passes)) ms_before=$(($(number at_ms) - ms_before))
     slow=$(($(number slow) - slow)) us=$(($(number slow_us) - us))
+    local p50 p99 peak left
+    p50=$(number p50_us) p99=$(number p99_us)
     xl pause m
-    local peak; peak=$(awk '/^VmHWM/ { print $2 }' "/proc/$pager/status")
+    peak=$(awk '/^VmHWM/ { print $2 }' "/proc/$pager/status")
     sleep 1
-    local left; left=$(paged "$domid")
+    left=$(paged "$domid")
     kill -TERM "$pager"
     set -- $(paced "$domid" to 0 1); began=$1
-    at from 0 200; back_rate=$(rate "$left" "$began" "$ms")
+    at from 0 200; back_rate=$(rate "$left" "$began" "$ms") back_ns=$(((ms - began) * 1000000 / left))
     wait_for 60 pager_gone || bad "the pager does not end"
     wait "$pager" || bad "the pager exited with $?"
     xl unpause m
     guest_passes m 3 60
-    # Pages that went out and came back, in all.
+    # Pages that went out and came back, in all, and what that took.
     local calls moved
     case $which in
         rust) moved=$(sed -n 's/.* evicted=\([0-9]*\).*/\1/p' /tmp/pager-m.log | tail -n 1) ;;
         *) moved=$(sed -n 's/^responses \([0-9]*\).*/\1/p' /tmp/pager-m.log) ;;
     esac
     calls=$(sed -n 's/.*hypercalls=\([0-9]*\) maps=\([0-9]*\).*/\1 \2/p' /tmp/pager-m.log | tail -n 1)
-    echo "cell $which out/s $out_rate back/s $back_rate faults/s $((slow / took)) fault_us $((us / (slow ? slow : 1))) calls $calls moved $moved peak_kib $peak pages_back $left"
+    # shellcheck disable=SC2086
+    set -- $calls
     guest_intact m
+    echo "cell $which out/s $out_rate back/s $back_rate faults/s $(rate "$slow" 0 "$ms_before")" \
+        "fault_us $((us / (slow ? slow : 1))) p50_us $p50 p99_us $p99" \
+        "calls $(awk "BEGIN { printf \"%.2f\", ($1 + $2) / 2 / $moved }") peak_kib $peak" \
+        "out_ns $out_ns back_ns $back_ns cycle_ns $((ms_before * 1000000 / (slow ? slow : 1)))" \
+        "faults/pass $((slow / passes)) moved $moved"
     xl destroy m
     rm -f /tmp/pager-m.log /tmp/pagefile-m
 }
-cell "$(cat /test/first)"
-cell "$(cat /test/second)"
+for pager_kind in $(cat /test/pagers); do cell "$pager_kind"; done

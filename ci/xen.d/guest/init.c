@@ -8,6 +8,7 @@
  *   threads=N  how many threads (default 1), one per vcpu in turn
  *   share=1    all threads work on every page, on alternate words (else each has its own pages)
  *   report=N   seconds between progress lines (default 1)
+ *   slow_us=N  a page that took longer than this to go over had to be waited for (default 200)
  *   rest=MS    how long the first thread rests after each pass (default 0): the vcpu halts meanwhile
  *   asks=1     one more thread that makes hypercalls with arguments in pages of its own (asks.c)
  *   spare=N    MiB that are used once and given back to the kernel: memory that is free, and where it lies
@@ -38,9 +39,10 @@ static unsigned threads, share, report, rest;
 static size_t churn;
 static unsigned long naps;
 static pthread_barrier_t barrier;
-/* A page that took longer to go over than this had to be waited for. */
-static const uint64_t SLOW_NS = 200000;
-static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns; char pad[24]; } result[MAX_THREADS];
+static uint64_t slow_ns;
+/* How long pages took that had to be waited for: eight classes to each power of two. */
+enum { CLASSES = 8 * 40 };
+static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns, classes[CLASSES]; } result[MAX_THREADS];
 
 static uint64_t expected(uint64_t word, uint64_t pass)
 {
@@ -60,6 +62,29 @@ static unsigned long number(const char *name, unsigned long otherwise)
 {
     const char *s = getenv(name);
     return s && *s ? strtoul(s, NULL, 10) : otherwise;
+}
+
+static unsigned class_of(uint64_t ns)
+{
+    unsigned log = 63 - __builtin_clzll(ns | 8), class = log * 8 + (ns >> (log - 3) & 7);
+    return class < CLASSES ? class : CLASSES - 1;
+}
+
+/* The time within which so many in a hundred were done, of all threads since the start. */
+static uint64_t quantile_ns(unsigned percent)
+{
+    uint64_t all = 0, so_far = 0;
+    unsigned c;
+
+    for (unsigned t = 0; t < threads; t++)
+        all += result[t].slow;
+    for (c = 0; c < CLASSES - 1; c++) {
+        for (unsigned t = 0; t < threads; t++)
+            so_far += result[t].classes[c];
+        if (so_far * 100 >= all * percent)
+            break;
+    }
+    return (9ull + c % 8) << c / 8 >> 3;
 }
 
 static void one_pass(unsigned me, uint64_t pass)
@@ -82,9 +107,10 @@ static void one_pass(unsigned me, uint64_t pass)
         took = now_ns() - began;
         if (took > result[me].worst_ns)
             result[me].worst_ns = took;
-        if (took > SLOW_NS) {
+        if (took > slow_ns) {
             result[me].slow++;
             result[me].slow_ns += took;
+            result[me].classes[class_of(took)]++;
         }
     }
 }
@@ -121,20 +147,22 @@ static void *worker(void *arg)
             take_and_give(pass);
         pthread_barrier_wait(&barrier);
         if (me == 0 && (pass == 0 || now_ns() - last >= report * 1000000000ull)) {
-            uint64_t bad = 0, worst = 0, first = 0, slow = 0, slow_ns = 0;
+            uint64_t bad = 0, worst = 0, first = 0, slow = 0, slow_sum = 0;
             for (unsigned t = 0; t < threads; t++) {
                 if (result[t].bad && !bad)
                     first = result[t].first_bad;
                 bad += result[t].bad;
                 slow += result[t].slow;
-                slow_ns += result[t].slow_ns;
+                slow_sum += result[t].slow_ns;
                 if (result[t].worst_ns > worst)
                     worst = result[t].worst_ns;
                 result[t].worst_ns = 0;
             }
-            printf("pattern pass %llu bad %llu worst_us %llu slow %llu slow_us %llu", (unsigned long long)pass + 1,
-                   (unsigned long long)bad, (unsigned long long)worst / 1000, (unsigned long long)slow,
-                   (unsigned long long)slow_ns / 1000);
+            printf("pattern pass %llu bad %llu worst_us %llu slow %llu slow_us %llu p50_us %llu p99_us %llu at_ms %llu",
+                   (unsigned long long)pass + 1, (unsigned long long)bad, (unsigned long long)worst / 1000,
+                   (unsigned long long)slow, (unsigned long long)slow_sum / 1000,
+                   (unsigned long long)quantile_ns(50) / 1000, (unsigned long long)quantile_ns(99) / 1000,
+                   (unsigned long long)now_ns() / 1000000);
             if (naps)
                 printf(" naps %lu", naps);
             if (asks)
@@ -230,6 +258,7 @@ int main(int argc, char **argv)
     report = number("report", 1);
     rest = number("rest", 0);
     churn = number("churn", 0) << 20;
+    slow_ns = number("slow_us", 200) * 1000;
     bytes = number("mib", 32) << 20;
     pages = bytes / (PAGE_WORDS * sizeof *area);
     area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
