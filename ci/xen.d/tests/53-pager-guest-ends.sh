@@ -1,5 +1,6 @@
 # The guest is destroyed, reboots, crashes while pages are out: our pager ends by itself with 0, and nothing of the domain stays.
-# deadline: 240
+# A crashed guest that is kept keeps its pager.
+# deadline: 300
 gone() { ! dominfo "$1" >/dev/null; }
 outlived() {
     wait_for 20 pager_gone || bad "$1: the pager still runs 20 s later"
@@ -7,7 +8,7 @@ outlived() {
     wait_for 20 gone "$domid" || bad "$1: domain $domid is still there"
 }
 start() {
-    guest_create s 96 1 "mib=32 sysrq_always_enabled"
+    guest_create s 96 1 "mib=32 sysrq_always_enabled" "$@"
     guest_ready s
     target "$domid" 73728
     # shellcheck disable=SC2046
@@ -23,11 +24,15 @@ xl reboot s >/dev/null || bad "xl cannot reboot the guest"
 outlived rebooted
 wait_for 20 xl domid s >/dev/null 2>&1 && xl destroy s
 rm -f /tmp/pagefile-s
+start 'on_crash="destroy"'
+xl sysrq s c
+outlived crashed
+rm -f /tmp/pagefile-s
 start
 xl sysrq s c
 wait_for 20 crashed s || bad "the guest does not crash"
 # Its memory is kept for whoever wants to look, so its pager stays.
 ! pager_gone || bad "the pager has left a crashed guest"
 xl destroy s
-outlived crashed
-echo "note: destroyed, rebooted, crashed: exit 0 each time"
+outlived "crashed and kept"
+echo "note: destroyed, rebooted, crashed, crashed and kept: exit 0 each time"
