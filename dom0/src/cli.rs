@@ -102,6 +102,10 @@ pub struct Cli {
           default_value_t = DEFAULT_MRU_PAGES)]
     pub mru_size: usize,
 
+    /// Bring in only pages that are asked for, also where memory is gone through in order.
+    #[arg(long)]
+    pub no_read_ahead: bool,
+
     /// Log more; twice for each batch, three times for everything.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -171,9 +175,15 @@ impl Cli {
     pub fn config(&self, max_pages: u64, memory: &[RangeInclusive<u64>]) -> Config {
         let page_kib = PAGE_SIZE as u64 / 1024;
         let handled = self.max_memkb.map_or(u64::MAX, |kib| kib / page_kib);
+        let usual = Config::new(max_pages);
         Config {
             memory: first_pages(memory, handled),
-            ..Config::new(max_pages)
+            read_ahead: if self.no_read_ahead {
+                0
+            } else {
+                usual.read_ahead
+            },
+            ..usual
         }
     }
 

@@ -41,6 +41,10 @@ struct Cli {
     /// Which pages are visited.
     #[arg(long, value_enum, default_value_t = Pattern::Zipf)]
     workload: Pattern,
+    /// Visits that change their page, in a hundred.
+    #[arg(long, default_value_t = 50, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u32).range(0..=100))]
+    writes: u32,
     /// Pages that the guest gives back while they are out.
     #[arg(long, default_value_t = 0, value_name = "PAGES")]
     balloon: u64,
@@ -50,7 +54,9 @@ struct Cli {
     /// How the pager chooses which pages go out. [default: reuse]
     #[arg(long, value_name = "NAME")]
     policy: Option<PolicyName>,
-
+    /// The pager brings in only pages that are asked for.
+    #[arg(long)]
+    no_read_ahead: bool,
     /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     gfns: Vec<RangeInclusive<u64>>,
@@ -121,6 +127,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         duration: seconds(cli.seconds),
         seed: cli.seed,
         pattern: cli.workload,
+        writes_percent: cli.writes,
         balloon: cli.balloon,
         store: if cli.store == Path::new("memory") {
             StoreChoice::Memory
@@ -128,6 +135,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
             StoreChoice::File(cli.store)
         },
         policy: cli.policy,
+        read_ahead: !cli.no_read_ahead,
         never: cli.gfns,
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,

@@ -4,6 +4,8 @@ use std::ops::RangeInclusive;
 
 use p2m_paging::ring::abi::SLOTS;
 
+use super::read_ahead::Judged;
+
 /// The longest batch: more pages together gain nothing and make a fault wait.
 const MAX_BATCH: usize = 4096;
 
@@ -23,6 +25,8 @@ pub struct Config {
     pub out_threshold: u64,
     /// Requests that can be under way together: the slots of the ring.
     pub requests: usize,
+    /// Pages that come in beside one that is asked for, at most (row C8): fewer than `requests`; 0 for none.
+    pub read_ahead: usize,
     /// How often an unreadable page is read before its request is over, and before a stop gives up.
     pub read_attempts: u32,
 }
@@ -37,6 +41,7 @@ impl Config {
             ahead_batch: 64,
             out_threshold: 32,
             requests: SLOTS as usize,
+            read_ahead: SLOTS as usize - 1,
             read_attempts: 5,
         }
     }
@@ -46,6 +51,7 @@ impl Config {
         self.out_batch = self.out_batch.clamp(1, MAX_BATCH);
         self.ahead_batch = self.ahead_batch.clamp(1, MAX_BATCH);
         self.requests = self.requests.clamp(1, MAX_BATCH);
+        self.read_ahead = self.read_ahead.min(self.requests - 1);
         self
     }
 }
@@ -78,8 +84,12 @@ pub struct Progress {
     pub zeros: u64,
     /// Pages brought home since the start, asked for or not.
     pub paged_in: u64,
-    /// Of those, the ones that nobody had asked for.
+    /// Of those, the ones brought back although nobody had asked for them.
     pub prefetched: u64,
+    /// Pages that came in beside one that was asked for.
+    pub read_ahead: u64,
+    /// What has become of those.
+    pub judged: Judged,
     /// Copies forgotten because the guest gave the page back (row B10).
     pub dropped: u64,
     /// Nominations and evictions that the hypervisor refused.

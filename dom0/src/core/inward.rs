@@ -7,7 +7,8 @@ use super::flight::{Fate, Way};
 use super::pager::Pager;
 
 impl Pager {
-    /// Starts a batch of all pages that somebody waits for and that can be loaded now.
+    /// Starts a batch of all pages that somebody waits for and that can be loaded now, and what is to
+    /// come in beside them.
     pub(super) fn start_demand(&mut self, actions: &mut Actions) {
         let mut nth = 0;
         let mut filling: Option<Batch> = None;
@@ -20,7 +21,7 @@ impl Pager {
                 continue;
             };
             let Some(mut batch) = filling.take().or_else(|| self.unpark(Lane::Demand)) else {
-                return;
+                break;
             };
             self.flights.start(gfn, Way::In);
             batch.add(gfn, home, false);
@@ -30,8 +31,31 @@ impl Pager {
                 batch.run(Step::Load, actions);
             }
         }
-        if let Some(batch) = filling {
+        if let Some(mut batch) = filling {
+            self.bring_beside(&mut batch);
             batch.run(Step::Load, actions);
+        }
+        self.beside.clear();
+    }
+
+    /// Adds pages that nobody has asked for yet, as far as there is room and each is still out.
+    fn bring_beside(&mut self, batch: &mut Batch) {
+        for nth in 0..self.beside.len() {
+            let wanted = self.beside[nth];
+            let mut brought = 0;
+            for (gfn, place) in wanted.pages().zip(0..) {
+                if batch.pages.len() == self.config.requests {
+                    break;
+                }
+                let Some(gfn) = Gfn::try_new(gfn) else { break };
+                let is_free = !self.flights.contains(gfn) && !self.unreadable.contains(gfn.get());
+                if is_free && let Some(home) = self.homes.out(gfn) {
+                    self.flights.start(gfn, Way::In);
+                    batch.add(gfn, home, false);
+                    brought |= 1 << place;
+                }
+            }
+            self.read_ahead.brings(wanted, brought);
         }
     }
 
@@ -72,13 +96,14 @@ impl Pager {
 
     /// A step is done: the next one for the pages that go on.
     pub(super) fn advance_in(&mut self, mut batch: Batch, actions: &mut Actions) {
+        let lane = batch.lane;
         let mut pages = std::mem::take(&mut batch.pages);
         if batch.step == Step::Load {
             pages.retain(|page| self.loaded(page, actions));
         } else {
             pages
                 .drain(..)
-                .for_each(|page| self.prepped(&page, actions));
+                .for_each(|page| self.prepped(&page, lane, actions));
         }
         batch.pages = pages;
         if batch.pages.is_empty() {
@@ -97,21 +122,25 @@ impl Pager {
             Err(error) => self.delayed(page.gfn, error, actions),
             Ok(()) => {}
         }
+        self.read_ahead.wasted(page.gfn);
         false
     }
 
-    fn prepped(&mut self, page: &Page, actions: &mut Actions) {
+    fn prepped(&mut self, page: &Page, lane: Lane, actions: &mut Actions) {
         let gfn = page.gfn;
         let fate = self.flights.end(gfn);
+        if page.outcome.is_err() {
+            self.read_ahead.wasted(gfn);
+        }
         match page.outcome {
-            Ok(()) => self.home(gfn, actions),
+            Ok(()) => self.home(gfn, lane, actions),
             Err(_) if fate == Fate::Dropped => self.forget(gfn, actions),
             Err(PageError::Refused(Errno::ENOENT)) => self.vanished(gfn, actions),
             Err(error) => self.delayed(gfn, error, actions),
         }
     }
 
-    fn home(&mut self, gfn: Gfn, actions: &mut Actions) {
+    fn home(&mut self, gfn: Gfn, lane: Lane, actions: &mut Actions) {
         let asked = self.asks.answer(gfn, actions) > 0;
         if self.is_running() {
             self.homes.comes_in(gfn);
@@ -122,7 +151,10 @@ impl Pager {
         self.policy.paged_in(gfn, asked);
         self.scanner.paged_in();
         self.progress.paged_in += 1;
-        self.progress.prefetched += u64::from(!asked);
+        match lane {
+            Lane::Demand => self.progress.read_ahead += u64::from(!asked),
+            Lane::Ahead | Lane::Out => self.progress.prefetched += u64::from(!asked),
+        }
         self.ahead.fruitful = true;
         self.dry = false;
     }

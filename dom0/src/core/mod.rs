@@ -11,7 +11,8 @@
 //! has). Out goes one batch at a time: nominate, save, evict, and restore for those that were
 //! nominated and stay. In come as many batches of asked-for pages as there are requests, and one
 //! of pages brought back ahead of need: load, prep. A batch is a value that goes out in an action and
-//! comes back in an event, so each ends exactly once. Pages in it have a *fate*, which requests
+//! comes back in an event, so each ends exactly once. Beside pages that are asked for come those that
+//! will be, if memory is gone through in order (row C8). Pages in it have a *fate*, which requests
 //! that arrive meanwhile may change; it is looked at when the step is done.
 //!
 //! What must hold, and is tested against a simulated hypervisor in random interleavings:
@@ -78,6 +79,7 @@ mod inward;
 mod outward;
 mod pager;
 pub mod policy;
+mod read_ahead;
 mod requests;
 mod room;
 mod scan;
@@ -90,4 +92,5 @@ pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
 pub use homes::Home;
 pub use pager::Pager;
+pub use read_ahead::Judged;
 pub use scan::Scan;

@@ -176,6 +176,11 @@ impl Pager {
             (Ok(()), Fate::Going | Fate::Stays { .. }) => {
                 self.flights.end(page.gfn);
                 self.homes.goes_out(page.gfn, page.home);
+                if page.saved == Saved::Written && page.has_copy {
+                    self.read_ahead.hit(page.gfn);
+                } else {
+                    self.read_ahead.wasted(page.gfn);
+                }
                 self.policy.paged_out(page.gfn);
                 self.progress.evicted += 1;
                 self.progress.unchanged += u64::from(page.saved == Saved::Unchanged);

@@ -8,6 +8,7 @@ use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report,
 use super::flight::{Asks, Flights};
 use super::homes::{Home, Homes};
 use super::policy::Policy;
+use super::read_ahead::{Ahead as Wanted, ReadAhead};
 use super::room::StoreRoom;
 use super::scan::{Scan, Scanner};
 use super::slots::Slots;
@@ -43,6 +44,9 @@ pub struct Pager {
     pub(super) nominated: SparseSet,
     pub(super) ahead: Ahead,
     pub(super) scanner: Scanner,
+    pub(super) read_ahead: ReadAhead,
+    /// What is to come in beside the pages asked for.
+    pub(super) beside: Vec<Wanted>,
     phase: Phase,
     target_pages: Option<u64>,
     /// What the guest has altogether, in and out.
@@ -111,6 +115,8 @@ impl Pager {
             gone: SparseSet::default(),
             nominated: SparseSet::default(),
             ahead: Ahead::default(),
+            read_ahead: ReadAhead::new(config.read_ahead as u64),
+            beside: Vec::with_capacity(requests),
             phase: Phase::Running,
             target_pages: None,
             dry: false,
@@ -192,6 +198,7 @@ impl Pager {
         Progress {
             out_pages: self.homes.out_pages(),
             copies: self.homes.copies(),
+            judged: self.read_ahead.judged(),
             wanted_out_pages: self.wanted_out(),
             unreadable_pages: self.unreadable.len(),
             waiting_requests: self.asks.len() as u64,
@@ -239,7 +246,11 @@ impl Pager {
 
     fn scanned(&mut self, scan: Scan, actions: &mut Actions) {
         match scan.outcome {
-            Ok(()) => self.policy.referenced(&scan.part()),
+            Ok(()) => {
+                let part = scan.part();
+                self.read_ahead.used(|gfn| part.is_accessed(gfn));
+                self.policy.referenced(&part);
+            }
             Err(errno) if self.is_alive() => {
                 actions.push(Action::Report(Report::NoScans(errno)));
             }

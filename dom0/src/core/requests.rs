@@ -19,11 +19,19 @@ impl Pager {
         }
         let evict_fails = request.paging.contains(PagingFlags::EVICT_FAIL);
         match self.flights.get(gfn) {
-            None if self.homes.is_out(gfn) => return self.asks.push(*request),
+            None if self.homes.is_out(gfn) => {
+                if self.is_running() && self.beside.len() < self.beside.capacity() {
+                    self.beside.extend(self.read_ahead.fault(gfn));
+                }
+                return self.asks.push(*request);
+            }
             Some(Flight {
                 way: Way::In,
                 fate: Fate::Going,
-            }) => return self.asks.push(*request),
+            }) => {
+                self.read_ahead.hit(gfn);
+                return self.asks.push(*request);
+            }
             Some(Flight {
                 way: Way::Out,
                 fate: Fate::Going,

@@ -41,7 +41,7 @@ pub enum Kind {
 
 impl Figures {
     /// Name, behaviour and value of each.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 18] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 21] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
@@ -57,6 +57,9 @@ impl Figures {
             ("zero_pages", Counter, p.zeros),
             ("paged_in_pages", Counter, p.paged_in),
             ("prefetched_pages", Counter, p.prefetched),
+            ("read_ahead_pages", Counter, p.read_ahead),
+            ("read_ahead_hits", Counter, p.judged.hits),
+            ("read_ahead_wasted", Counter, p.judged.wasted),
             ("dropped_pages", Counter, p.dropped),
             ("refused_pages", Counter, p.refused),
             ("store_reads", Counter, s.reads),

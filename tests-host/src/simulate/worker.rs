@@ -176,7 +176,7 @@ impl World<'_> {
                 is_there.then_some(()).ok_or(Errno::ENOENT)
             } else if by_itself && self.strikes(Knob::Empty) {
                 let result = self.prep_empty(page, contents);
-                if result.is_ok() && lane == Lane::Ahead {
+                if result.is_ok() && state == State::Paged {
                     running.tries = 1;
                     return;
                 }

@@ -110,6 +110,17 @@ pub struct ScanPart<'a> {
     pub accessed: &'a [u64; PART_PAGES / 64],
 }
 
+impl ScanPart<'_> {
+    /// Whether a page is part of this, and was accessed.
+    pub fn is_accessed(&self, gfn: u64) -> bool {
+        let place = gfn.checked_sub(self.first).unwrap_or(u64::MAX);
+        let word = usize::try_from(place / 64).unwrap_or(usize::MAX);
+        self.accessed
+            .get(word)
+            .is_some_and(|word| word >> (place % 64) & 1 == 1)
+    }
+}
+
 /// The ranges of memory that may go out at all, apart from each other.
 fn eligible(memory: &[RangeInclusive<u64>], options: &SweepOptions) -> Vec<RangeInclusive<u64>> {
     let last = Gfn::MAX.get();

@@ -144,7 +144,7 @@ fn b8_requests_that_come_together_are_loaded_together_and_each_is_answered() {
         .filter(|&n| sim.entries[n] == Entry::Paged)
         .collect();
     for vcpu in 0..6 {
-        sim.access(vcpu, out[vcpu / 2], true);
+        sim.access(vcpu, out[vcpu / 2 * 10], true);
     }
     sim.drain_ring();
     assert_eq!(sim.running.len(), 1);
@@ -322,6 +322,81 @@ fn c7_a_page_in_flight_is_read_once_for_all_who_ask() {
     assert_eq!(step(&sim), [Step::Prep]);
     sim.settle();
     assert!(sim.waits.iter().all(Option::is_none));
+}
+
+/// A guest of 100 pages, all of them out, where none goes out again before the next tick.
+fn out_for_now(read_ahead: usize) -> Sim {
+    let config = Config {
+        read_ahead,
+        out_threshold: 1000,
+        ..Config::new(100)
+    };
+    let mut sim = Sim::new(100, 16, config, 0);
+    sim.event(Event::Target(0));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 100);
+    sim
+}
+
+/// Pages 20 to 99 are gone through while all are out: how many faults, and reads.
+fn go_through(sim: &mut Sim) -> (usize, usize) {
+    let (mut faults, mut reads) = (0, 0);
+    for page in 20..100 {
+        if sim.entries[page] != Entry::Paged {
+            continue;
+        }
+        faults += 1;
+        sim.access(0, page, false);
+        sim.drain_ring();
+        reads += step(sim).iter().filter(|step| **step == Step::Load).count();
+        sim.settle();
+    }
+    (faults, reads)
+}
+
+#[test]
+fn c8_pages_gone_through_in_order_come_in_together() {
+    let mut sim = out_for_now(7);
+    let (faults, reads) = go_through(&mut sim);
+    assert!(
+        faults <= 14 && reads == faults,
+        "{faults} faults, {reads} reads"
+    );
+    let progress = sim.pager.progress();
+    assert_eq!(progress.read_ahead, 80 - faults as u64);
+    assert!(progress.judged.hits >= 60 && progress.judged.wasted == 0);
+    // Nobody is seen to use the last window.
+    sim.event(Event::Tick);
+    sim.settle();
+    let judged = sim.pager.progress().judged;
+    assert_eq!(judged.hits + judged.wasted, progress.read_ahead);
+    assert!(judged.wasted <= 7);
+}
+
+#[test]
+fn c8_switched_off_each_page_comes_in_by_itself() {
+    let mut sim = out_for_now(0);
+    assert_eq!(go_through(&mut sim), (80, 80));
+}
+
+/// A page that is asked for while it comes in beside another waits for that, and is a hit.
+#[test]
+fn c8_a_page_asked_for_while_it_comes_in_beside_another_is_read_once() {
+    let mut sim = out_for_now(7);
+    for (vcpu, page) in [(2, 40), (3, 41)] {
+        sim.access(vcpu, page, false);
+        sim.drain_ring();
+    }
+    assert_eq!(step(&sim), [Step::Load, Step::Load]);
+    assert_eq!(sim.running[1].0.pages().len(), 3, "42 and 43 beside 41");
+    sim.access(1, 42, true);
+    sim.drain_ring();
+    assert_eq!(step(&sim), [Step::Load, Step::Load]);
+    sim.settle();
+    assert!(sim.waits.iter().all(Option::is_none));
+    let progress = sim.pager.progress();
+    assert_eq!((progress.paged_in, progress.read_ahead), (4, 1));
+    assert_eq!(progress.judged.hits, 1);
 }
 
 #[test]

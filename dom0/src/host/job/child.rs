@@ -57,6 +57,9 @@ impl PagerProcess {
         if let Some(policy) = options.policy {
             command.args(["--policy", policy.name()]);
         }
+        if !options.read_ahead {
+            command.arg("--no-read-ahead");
+        }
         for gfns in &options.never {
             command.args(["--gfns", &format!("{}-{}", gfns.start(), gfns.end())]);
         }

@@ -106,6 +106,7 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         spread: Spread::new(options.pattern, sizes.pages),
         ledger,
         seed: options.seed,
+        writes_percent: options.writes_percent,
         stop: AtomicBool::new(false),
         to_give_back: AtomicU64::new(0),
         visits: AtomicU64::new(0),

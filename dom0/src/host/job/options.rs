@@ -28,12 +28,16 @@ pub struct JobOptions {
     pub seed: u64,
     /// Which pages they visit.
     pub pattern: Pattern,
+    /// Visits that change their page, in a hundred.
+    pub writes_percent: u32,
     /// Pages that the guest gives back while they are out.
     pub balloon: u64,
     /// Where pages go.
     pub store: StoreChoice,
     /// How the pager chooses; `None`: as it likes.
     pub policy: Option<PolicyName>,
+    /// Whether pages may come in beside those that are asked for.
+    pub read_ahead: bool,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
     /// The pager is stopped so long after the start, before the work is done.
@@ -169,9 +173,11 @@ mod tests {
             duration: Duration::from_secs(1),
             seed: 1,
             pattern: Pattern::Zipf,
+            writes_percent: 50,
             balloon: 0,
             store: StoreChoice::Memory,
             policy: None,
+            read_ahead: true,
             never: Vec::new(),
             stop_pager_at: None,
             load: None,

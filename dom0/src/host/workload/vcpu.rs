@@ -12,8 +12,6 @@ use super::ledger::Ledger;
 use super::pattern::{Random, Spread};
 use crate::host::Machine;
 
-/// One visit in so many changes the page.
-const WRITES_ONE_IN: u64 = 2;
 /// Words changed by a write.
 const WORDS_CHANGED: usize = 4;
 /// Pages looked at after a visit to find one that is out, while some are to be given back.
@@ -30,6 +28,8 @@ pub struct Course {
     pub ledger: Ledger,
     /// Seed of all random choices.
     pub seed: u64,
+    /// Visits that change their page, in a hundred.
+    pub writes_percent: u32,
     /// All vcpus stop before their next visit.
     pub stop: AtomicBool,
     /// Pages still to be given back while they are out.
@@ -120,7 +120,7 @@ impl<'a> Vcpu<'a> {
             // Each mistake is counted once.
             entry.checksum = found;
         }
-        if self.random.below(WRITES_ONE_IN) != 0 {
+        if self.random.below(100) >= course.writes_percent.into() {
             return;
         }
         let (cells, []) = page.as_chunks_mut::<8>() else {
