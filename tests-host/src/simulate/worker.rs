@@ -165,7 +165,9 @@ impl World<'_> {
             };
             let page = self.page(batch_page.gfn()).expect("the guest's");
             let state = self.state(page);
-            let by_itself = lane == Lane::Demand || state == State::Paged;
+            // Nobody asked for a page that is out. To go home without its contents it needs a slot of the
+            // ring, which it must not wait for together with those who hold them all.
+            let by_itself = (lane == Lane::Demand) != (state == State::Paged);
             let result = if running.tries > 0 {
                 // It has its frame and its contents. Nobody asked for it, and an answer takes it home.
                 if state == State::PagingIn && self.foreign_populate(page, PAGER_VCPU).is_err() {
@@ -176,7 +178,7 @@ impl World<'_> {
                 is_there.then_some(()).ok_or(Errno::ENOENT)
             } else if by_itself && self.strikes(Knob::Empty) {
                 let result = self.prep_empty(page, contents);
-                if result.is_ok() && state == State::Paged {
+                if result.is_ok() && lane == Lane::Ahead {
                     running.tries = 1;
                     return;
                 }
