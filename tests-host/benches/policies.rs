@@ -15,14 +15,18 @@ const BATCHES: u64 = 200;
 fn main() {
     let most = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
     let most: u32 = most.unwrap_or(24);
-    println!("| pages | policy | bytes a page | decision, ns: mean | worst batch | scan, ns a page |");
+    println!(
+        "| pages | policy | bytes a page | decision, ns: mean | worst batch | scan, ns a page |"
+    );
     println!("|---|---|---|---|---|---|");
     for log in (16..=most).step_by(4) {
         for name in PolicyName::ALL {
             measure(name, 1 << log);
         }
     }
-    println!("\n| pages, all out | bytes a page, slots and policy | ns to go out | ns to come in |");
+    println!(
+        "\n| pages, all out | bytes a page, slots and policy | ns to go out | ns to come in |"
+    );
     println!("|---|---|---|---|");
     for log in (16..=most.min(20)).step_by(4) {
         whole_pager(1 << log);

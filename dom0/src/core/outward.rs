@@ -9,7 +9,7 @@ use super::pager::Pager;
 use crate::store::{Saved, Slot, StoreError};
 
 /// Copies that are given up together when the store is full.
-const COPIES_AT_ONCE: usize = 64;
+const COPIES_AT_ONCE: usize = 512;
 /// Pages looked at for that.
 const COPIES_REACH: usize = 4096;
 
@@ -269,11 +269,11 @@ impl Pager {
         })
     }
 
-    /// Gives up some copies of pages that are in, which cost no more than a write later. Whether there
-    /// were any within reach: of many pages that are out, only so many are looked at in one go.
-    fn give_up_copies(&mut self, actions: &mut Actions) -> bool {
+    /// Gives up some copies of pages that are in, which cost no more than a write later. How many
+    /// there were within reach: of many pages that are out, only so many are looked at in one go.
+    fn give_up_copies(&mut self, actions: &mut Actions) -> u64 {
         if self.homes.copies() == 0 {
-            return false;
+            return 0;
         }
         let mut found = [None; COPIES_AT_ONCE];
         let mut places = found.iter_mut();
@@ -292,10 +292,12 @@ impl Pager {
             }
         }
         self.copies_cursor = next;
+        let mut given_up = 0;
         for gfn in found.into_iter().flatten() {
             self.free_home(gfn, actions);
+            given_up += 1;
         }
-        found[0].is_some()
+        given_up
     }
 
     /// What a save says about the store.
@@ -307,7 +309,15 @@ impl Pager {
             _ => None,
         });
         let report = match failed {
-            Some((_, PageError::Store(StoreError::Full))) if self.give_up_copies(actions) => None,
+            Some((gfn, error @ PageError::Store(StoreError::Full))) => {
+                let without_copies = held + self.homes.copies();
+                let given_up = self.give_up_copies(actions);
+                // Where copies are all that is in the way, it goes on at once.
+                let goes_on = given_up > 0 && self.wanted_out() <= without_copies;
+                (!goes_on)
+                    .then(|| self.room.refused(held + given_up, gfn, error))
+                    .flatten()
+            }
             Some((gfn, error)) => self.room.refused(held, gfn, error),
             None => self.room.written(held, self.config.out_batch as u64),
         };

@@ -304,6 +304,31 @@ fn c7_a_full_store_takes_the_slots_of_copies_first() {
     assert!(sim.store.len() <= 300);
 }
 
+/// More is wanted out than the store holds without any copies: that is said, whatever copies there are.
+#[test]
+fn c7_copies_do_not_hide_that_the_store_is_full() {
+    let mut sim = guest(1000);
+    sim.store_pages = 300;
+    sim.event(Event::Target(750));
+    sim.settle();
+    let out: Vec<_> = (0..1000)
+        .filter(|&n| sim.entries[n] == Entry::Paged)
+        .collect();
+    for round in out[..160].chunks(16) {
+        let visit = |(vcpu, page): (usize, &usize)| sim.access(vcpu, *page, false);
+        round.iter().enumerate().for_each(visit);
+        sim.settle();
+    }
+    assert!(sim.pager.progress().copies > 0);
+    let writes = sim.writes;
+    sim.event(Event::Target(100));
+    sim.settle();
+    let progress = sim.pager.progress();
+    assert!((200..=300).contains(&progress.out_pages), "{progress:?}");
+    assert!(matches!(sim.reports[..], [Report::StoreFull { .. }]));
+    assert!(sim.writes - writes < 1500, "{} writes", sim.writes - writes);
+}
+
 /// Whoever asks for a page that is being loaded waits for that load.
 #[test]
 fn c7_a_page_in_flight_is_read_once_for_all_who_ask() {
