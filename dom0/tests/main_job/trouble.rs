@@ -1,6 +1,7 @@
 //! Signals, a full disk, a pager that dies.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
@@ -51,7 +52,7 @@ fn a_full_disk_stops_page_out_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let file = format!("{path}/pages");
-    let run = host(&["--store", &file]);
+    let run = host(&["--store", &file, "--seconds", "600"]);
     let mut inner = vec![run.get_program()];
     inner.extend(run.get_args());
     let mut command = Command::new("unshare");
@@ -62,7 +63,19 @@ fn a_full_disk_stops_page_out_and_loses_nothing() {
     }
     let mount = r#"mount -t tmpfs -o size=2M none "$0" || exit 77; exec "$@""#;
     command.args(["sh", "-c", mount, path]).args(inner);
-    let finished = Finished::from(command.output().unwrap());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut host = command.spawn().unwrap();
+    // However long it takes until the disk is full.
+    let mut said = BufReader::new(host.stderr.take().unwrap());
+    let mut err = String::new();
+    while !err.contains("store is full") && said.read_line(&mut err).unwrap() > 0 {}
+    // It may have ended by itself.
+    let _ = kill_process(rustix::process::Pid::from_child(&host), Signal::INT);
+    said.read_to_string(&mut err).unwrap();
+    let finished = Finished {
+        err,
+        ..host.wait_with_output().unwrap().into()
+    };
     let mounted = finished.code != Some(77) && !finished.err.contains("unshare failed");
     assert!(
         mounted,
