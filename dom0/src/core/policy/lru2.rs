@@ -247,13 +247,14 @@ impl Policy for Lru2 {
         if let Some(victim) = self.batch.pop() {
             return Some(victim);
         }
-        let gfn = self.patience.retry(&self.states, REFUSED)?;
+        let refused = |from| self.states.next(REFUSED, from);
+        let gfn = self.patience.retry(refused)?;
         self.states.set(gfn.get(), NONE);
         Some(gfn)
     }
 
-    fn paged_out(&mut self, _gfn: Gfn) {
-        self.patience.went_out();
+    fn paged_out(&mut self, gfn: Gfn) {
+        self.patience.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, _asked: bool) {
@@ -261,10 +262,12 @@ impl Policy for Lru2 {
     }
 
     fn refused(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         self.states.set(gfn.get(), REFUSED);
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         self.join_inactive(gfn.get());
     }
 
@@ -296,7 +299,9 @@ impl Policy for Lru2 {
     }
 
     fn table_bytes(&self) -> usize {
-        self.states.table_bytes() + self.batch.capacity() * size_of::<Gfn>()
+        self.states.table_bytes()
+            + self.patience.table_bytes()
+            + self.batch.capacity() * size_of::<Gfn>()
     }
 }
 

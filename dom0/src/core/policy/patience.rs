@@ -1,12 +1,12 @@
 //! When refused pages are tried again (row B6).
 //!
 //! When there was no other victim, at a tick: the first time after one tick, then after two, and so on up
-//! to [`LIMIT_TICKS`]; a page that goes out resets this. So a guest that pins its memory is not asked about
-//! every page ten times a second, and one that lets go of it is noticed.
+//! to [`LIMIT_TICKS`]; one that goes out after all resets this. So a guest that pins its memory is not asked about
+//! every page ten times a second, while its other pages come and go, and one that lets go of it is noticed.
 
 use p2m_paging::Gfn;
 
-use super::states::{State, StateMap};
+use crate::core::sparse::SparseSet;
 
 /// About 13 seconds.
 const LIMIT_TICKS: u32 = 128;
@@ -20,6 +20,8 @@ pub(super) struct Patience {
     wait_ticks: u32,
     /// Refused pages that may be tried again now.
     retries: u64,
+    /// Those that are being tried.
+    tried: SparseSet,
     cursor: u64,
 }
 
@@ -30,34 +32,44 @@ impl Default for Patience {
             waited_ticks: 0,
             wait_ticks: 1,
             retries: 0,
+            tried: SparseSet::default(),
             cursor: 0,
         }
     }
 }
 
 impl Patience {
-    /// There is no other victim: a refused page, if one may be tried.
-    pub(super) fn retry<const STATES: usize>(
-        &mut self,
-        states: &StateMap<STATES>,
-        refused: State,
-    ) -> Option<Gfn> {
-        let next = (self.retries > 0)
-            .then(|| states.next_around(refused, self.cursor))
+    /// There is no other victim: the next refused page in turn, if one may be tried. `next`: the first from a number on.
+    pub(super) fn retry(&mut self, next: impl Fn(u64) -> Option<u64>) -> Option<Gfn> {
+        let found = (self.retries > 0)
+            .then(|| next(self.cursor).or_else(|| next(0)))
             .flatten();
-        let Some(gfn) = next else {
+        let Some(gfn) = found.and_then(Gfn::try_new) else {
             self.fruitless = true;
             self.retries = 0;
             return None;
         };
         self.retries -= 1;
-        self.cursor = gfn + 1;
-        Gfn::try_new(gfn)
+        self.cursor = gfn.get() + 1;
+        self.tried.insert(gfn.get(), ());
+        Some(gfn)
     }
 
     /// A page went out.
-    pub(super) fn went_out(&mut self) {
-        self.wait_ticks = 1;
+    pub(super) fn went_out(&mut self, gfn: Gfn) {
+        if self.tried.remove(gfn.get()).is_some() {
+            self.wait_ticks = 1;
+        }
+    }
+
+    /// A page was refused, or not tried after all.
+    pub(super) fn stayed(&mut self, gfn: Gfn) {
+        self.tried.remove(gfn.get());
+    }
+
+    /// Memory in use, in bytes.
+    pub(super) fn table_bytes(&self) -> usize {
+        self.tried.table_bytes()
     }
 
     /// Some time passed; so many pages are refused.

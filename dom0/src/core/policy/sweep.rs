@@ -5,10 +5,7 @@
 //! middle of the guest's memory, so that the BIOS is left alone while the guest boots (row B1). One
 //! full turn without a victim means there is none.
 //!
-//! Refused pages are forgotten, that is tried again, when a whole turn found no victim, at a tick: the
-//! first such turn waits for one tick, the next for two, and so on up to [`PATIENCE_TICKS`]; a page
-//! that goes out resets this. So a guest that pins its memory is not asked about every page ten
-//! times a second, and one that lets go of it is noticed.
+//! Refused pages are tried again when a whole turn found no other victim, after a while: see [`Patience`].
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -16,13 +13,11 @@ use std::ops::RangeInclusive;
 use p2m_paging::Gfn;
 
 use super::Policy;
+use super::patience::Patience;
 use crate::core::sparse::SparseSet;
 
 /// Pages that came in last and do not go out (64 MiB).
 pub const DEFAULT_MRU_PAGES: usize = 16_384;
-
-/// Ticks between two attempts at a guest that refuses every page, at most: about 13 seconds.
-const PATIENCE_TICKS: u32 = 128;
 
 /// What a [`Sweep`] leaves alone.
 #[derive(Clone, Debug)]
@@ -57,10 +52,7 @@ pub struct Sweep {
     mru_pages: usize,
     /// Where the next turn starts.
     cursor: u64,
-    /// The last turn found nothing, and nothing has become eligible since.
-    fruitless: bool,
-    waited_ticks: u32,
-    patience_ticks: u32,
+    patience: Patience,
 }
 
 impl Sweep {
@@ -82,15 +74,12 @@ impl Sweep {
             mru: VecDeque::with_capacity(mru_pages),
             mru_pages,
             cursor: middle(memory),
-            fruitless: false,
-            waited_ticks: 0,
-            patience_ticks: 1,
+            patience: Patience::default(),
         }
     }
 
     fn make_eligible(&mut self, gfn: Gfn) {
         self.eligible.insert(gfn.get(), ());
-        self.fruitless = false;
     }
 }
 
@@ -101,16 +90,18 @@ impl Policy for Sweep {
             .next(self.cursor)
             .or_else(|| self.eligible.next(0));
         let Some((gfn, ())) = found else {
-            self.fruitless = true;
-            return None;
+            let refused = |from| Some(self.refused.next(from)?.0);
+            let gfn = self.patience.retry(refused)?;
+            self.refused.remove(gfn.get());
+            return Some(gfn);
         };
         self.eligible.remove(gfn);
         self.cursor = gfn + 1;
         Gfn::try_new(gfn)
     }
 
-    fn paged_out(&mut self, _gfn: Gfn) {
-        self.patience_ticks = 1;
+    fn paged_out(&mut self, gfn: Gfn) {
+        self.patience.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, _asked: bool) {
@@ -126,10 +117,12 @@ impl Policy for Sweep {
     }
 
     fn refused(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         self.refused.insert(gfn.get(), ());
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         self.make_eligible(gfn);
     }
 
@@ -138,23 +131,13 @@ impl Policy for Sweep {
     }
 
     fn tick(&mut self) {
-        if !self.fruitless || self.refused.is_empty() {
-            return;
-        }
-        self.waited_ticks += 1;
-        if self.waited_ticks < self.patience_ticks {
-            return;
-        }
-        self.waited_ticks = 0;
-        self.patience_ticks = (self.patience_ticks * 2).min(PATIENCE_TICKS);
-        self.fruitless = false;
-        // Nothing is eligible, or the turn would have found it: the two sets change places.
-        std::mem::swap(&mut self.eligible, &mut self.refused);
+        self.patience.tick(self.refused.len());
     }
 
     fn table_bytes(&self) -> usize {
         self.eligible.table_bytes()
             + self.refused.table_bytes()
+            + self.patience.table_bytes()
             + self.mru.capacity() * size_of::<Gfn>()
     }
 }
@@ -241,7 +224,7 @@ mod tests {
             "a tick before the fruitless turn forgets nothing"
         );
         sweep.tick();
-        assert_eq!(chosen(&mut sweep), [2, 3, 0]);
+        assert_eq!(chosen(&mut sweep), [0, 2, 3]);
     }
 
     #[test]
@@ -263,6 +246,28 @@ mod tests {
             waits.push(ticks);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 128, 128]);
+    }
+
+    /// A guest that has ballooned memory away, and thrashes in what is left.
+    #[test]
+    fn b6_pages_that_come_and_go_do_not_make_it_try_refused_ones_more_often() {
+        let mut sweep = sweep(0..=1, &none());
+        let (mut waits, mut ticks) = (Vec::new(), 0);
+        while waits.len() < 6 {
+            while let Some(victim) = sweep.choose() {
+                if victim.get() == 0 {
+                    sweep.refused(victim);
+                    waits.push(ticks);
+                    ticks = 0;
+                } else {
+                    sweep.paged_out(victim);
+                }
+            }
+            sweep.tick();
+            ticks += 1;
+            sweep.paged_in(gfn(1), true);
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16]);
     }
 
     #[test]

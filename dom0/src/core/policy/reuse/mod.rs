@@ -178,13 +178,14 @@ impl Policy for Reuse {
                 return Gfn::try_new(gfn);
             }
         }
-        let gfn = self.patience.retry(&self.states, REFUSED)?;
+        let refused = |from| self.states.next(REFUSED, from);
+        let gfn = self.patience.retry(refused)?;
         self.states.set(gfn.get(), UNKNOWN_OUT);
         Some(gfn)
     }
 
-    fn paged_out(&mut self, _gfn: Gfn) {
-        self.patience.went_out();
+    fn paged_out(&mut self, gfn: Gfn) {
+        self.patience.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, asked: bool) {
@@ -204,10 +205,12 @@ impl Policy for Reuse {
     }
 
     fn refused(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         self.states.set(gfn.get(), REFUSED);
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
+        self.patience.stayed(gfn);
         let before = History::of_away(self.states.get(gfn.get()));
         let state = before.map_or(UNKNOWN_IN, History::resident);
         self.states.set(gfn.get(), state);
@@ -280,7 +283,7 @@ impl Policy for Reuse {
     }
 
     fn table_bytes(&self) -> usize {
-        self.states.table_bytes()
+        self.states.table_bytes() + self.patience.table_bytes()
     }
 }
 
