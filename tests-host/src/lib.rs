@@ -2,6 +2,7 @@
 
 pub mod floors;
 pub mod fuzz;
+pub mod guest;
 pub mod hostile;
 pub mod machine;
 pub mod plain;

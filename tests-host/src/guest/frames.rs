@@ -1,0 +1,191 @@
+//! What the kernel knows of each page of its memory: what it is used for, who maps it, which block of
+//! the disk it stands for; the free list, and two lists of those that reclaim may take.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use p2m_paging::Gfn;
+
+use super::address_space::SpaceId;
+use super::disk::{Block, Way};
+use super::tables::Virt;
+
+/// Reclaim spares what is left of files if it is less than this part of all.
+const FEW_FILES: usize = 4;
+
+/// What a page is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Free,
+    /// The kernel's for ever.
+    Reserved,
+    /// A table of an address space.
+    Table,
+    /// A process's own.
+    Anonymous,
+    /// Part of a file.
+    File,
+    /// The hypervisor has it.
+    Ballooned,
+}
+
+/// A page of the guest's memory.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub(super) used: Use,
+    /// Whose tables have it, and where.
+    pub(super) mapped: Vec<(SpaceId, Virt)>,
+    /// The block that it stands for, or stood for before it was written.
+    pub(super) home: Option<Block>,
+    /// It is known to differ from its block; entries may know more.
+    pub(super) dirty: bool,
+    /// The disk reads into it or writes it.
+    pub(super) busy: Option<Way>,
+    /// It was read for somebody who has not mapped it yet.
+    pub(super) pinned: bool,
+}
+
+/// All pages of the guest's memory.
+#[derive(Debug)]
+pub(super) struct Frames {
+    frames: BTreeMap<Gfn, Frame>,
+    free: Vec<Gfn>,
+    /// Pages in memory by the block that they stand for: the page cache and the swap cache in one.
+    cache: BTreeMap<Block, Gfn>,
+    /// Used again lately, least lately first.
+    active: VecDeque<Gfn>,
+    /// Not used again so far, oldest first.
+    inactive: VecDeque<Gfn>,
+}
+
+impl Frame {
+    fn new(used: Use) -> Self {
+        Self {
+            used,
+            mapped: Vec::new(),
+            home: None,
+            dirty: false,
+            busy: None,
+            pinned: false,
+        }
+    }
+
+    pub(super) fn may_go(&self) -> bool {
+        self.busy.is_none() && !self.pinned
+    }
+}
+
+impl Frames {
+    pub(super) fn new(gfns: impl Iterator<Item = Gfn>) -> Self {
+        let frames: BTreeMap<_, _> = gfns.map(|gfn| (gfn, Frame::new(Use::Free))).collect();
+        let free = frames.keys().rev().copied().collect();
+        Self {
+            frames,
+            free,
+            cache: BTreeMap::new(),
+            active: VecDeque::new(),
+            inactive: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn get(&self, gfn: Gfn) -> &Frame {
+        &self.frames[&gfn]
+    }
+
+    pub(super) fn get_mut(&mut self, gfn: Gfn) -> &mut Frame {
+        self.frames.get_mut(&gfn).expect("a page of this guest")
+    }
+
+    /// All pages.
+    pub(super) fn count(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Pages used for this.
+    pub(super) fn used_for(&self, what: Use) -> impl Iterator<Item = Gfn> + '_ {
+        let frames = self.frames.iter();
+        frames
+            .filter(move |(_, frame)| frame.used == what)
+            .map(|(gfn, _)| *gfn)
+    }
+
+    pub(super) fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes a page off the free list: the one freed last. What it contains is anybody's.
+    pub(super) fn alloc(&mut self, used: Use) -> Option<Gfn> {
+        let gfn = self.free.pop()?;
+        *self.get_mut(gfn) = Frame::new(used);
+        if matches!(used, Use::Anonymous | Use::File) {
+            self.inactive.push_back(gfn);
+        }
+        Some(gfn)
+    }
+
+    /// Puts a page back that nobody maps.
+    pub(super) fn free(&mut self, gfn: Gfn) {
+        let frame = self.get(gfn);
+        assert!(frame.mapped.is_empty(), "{gfn} is freed and mapped");
+        assert!(frame.may_go(), "{gfn} is freed and busy");
+        self.forget_home(gfn);
+        self.active.retain(|other| *other != gfn);
+        self.inactive.retain(|other| *other != gfn);
+        *self.get_mut(gfn) = Frame::new(Use::Free);
+        self.free.push(gfn);
+    }
+
+    /// The page stands for this block from now on.
+    pub(super) fn set_home(&mut self, gfn: Gfn, block: Block) {
+        self.get_mut(gfn).home = Some(block);
+        let before = self.cache.insert(block, gfn);
+        assert_eq!(before, None, "{block:?} is in memory twice");
+    }
+
+    /// The page stands for no block any more.
+    pub(super) fn forget_home(&mut self, gfn: Gfn) -> Option<Block> {
+        let home = self.get_mut(gfn).home.take()?;
+        self.cache.remove(&home);
+        Some(home)
+    }
+
+    /// The page that stands for a block.
+    pub(super) fn cached(&self, block: Block) -> Option<Gfn> {
+        self.cache.get(&block).copied()
+    }
+
+    /// The next page that reclaim may look at, taken off its list: a page of a file, which costs little
+    /// (row C1), unless few of the pages are.
+    pub(super) fn candidate(&mut self) -> Option<Gfn> {
+        while self.inactive.len() < self.active.len() {
+            let gfn = self.active.pop_front()?;
+            self.inactive.push_back(gfn);
+        }
+        let files = self.used_for(Use::File).count();
+        let wanted = if files > self.listed() / FEW_FILES {
+            Use::File
+        } else {
+            Use::Anonymous
+        };
+        let is = |gfn: &Gfn| self.frames[gfn].may_go();
+        let found = self
+            .inactive
+            .iter()
+            .position(|gfn| is(gfn) && self.frames[gfn].used == wanted)
+            .or_else(|| self.inactive.iter().position(is));
+        self.inactive.remove(found?)
+    }
+
+    /// A candidate was used lately.
+    pub(super) fn activate(&mut self, gfn: Gfn) {
+        self.active.push_back(gfn);
+    }
+
+    pub(super) fn listed(&self) -> usize {
+        self.active.len() + self.inactive.len()
+    }
+
+    /// Whether the disk is at any page.
+    pub(super) fn is_any_busy(&self) -> bool {
+        self.frames.values().any(|frame| frame.busy.is_some())
+    }
+}

@@ -1,0 +1,166 @@
+//! A guest whose kernel pages by itself (row C9), to be paged from underneath.
+//!
+//! Its kernel has address spaces with page tables in its own memory, zero pages, file pages, copy on
+//! write, reclaim and swap on a disk of its own, and a balloon. Processes load and store words; what
+//! they find is held against a [flat](model) memory of each. All of the guest's code runs on a
+//! [`Machine`], a page access at a time, and every access may find its page out: a process's page, a page table, a page
+//! that the kernel zeroes, copies or has the disk read into.
+//!
+//! What the kernel knows of its frames beside the tables lies outside the simulated memory, as if in
+//! pages that never go out.
+
+mod address_space;
+mod balloon;
+mod cpu;
+mod disk;
+mod faults;
+mod frames;
+mod lock;
+mod model;
+mod processes;
+mod reclaim;
+mod swap;
+mod system;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use p2m_paging::Gfn;
+
+pub use address_space::{Backing, Region, SpaceId};
+pub use cpu::{Cpu, Machine, Stalled, Task, Turn};
+pub use disk::{Block, FIRST_SWAP_BLOCK, Io, Way};
+pub use faults::Refused;
+pub use processes::{DATA, PROGRAM, Plan};
+pub use reclaim::OutOfMemory;
+pub use system::{Guest, Phase};
+pub use tables::{PageFault, VIRT_PAGES, Virt};
+
+use crate::machine::Page;
+use address_space::Space;
+use disk::Disk;
+use frames::{Frames, Use};
+use lock::Lock;
+use swap::Swap;
+
+/// What the kernel has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Faults of processes.
+    pub faults: u64,
+    /// Pages zeroed for a process.
+    pub zeroed: u64,
+    /// Pages copied because they were written.
+    pub copied: u64,
+    /// Pages taken for others to use.
+    pub reclaimed: u64,
+    /// Blocks of files read.
+    pub file_reads: u64,
+    /// Blocks of files written.
+    pub file_writes: u64,
+    /// Blocks read from the swap area.
+    pub swap_reads: u64,
+    /// Blocks written to the swap area.
+    pub swap_writes: u64,
+}
+
+impl Figures {
+    fn count(&mut self, block: Block, way: Way) {
+        let count = match (block.is_swap(), way) {
+            (false, Way::Read) => &mut self.file_reads,
+            (false, Way::Write) => &mut self.file_writes,
+            (true, Way::Read) => &mut self.swap_reads,
+            (true, Way::Write) => &mut self.swap_writes,
+        };
+        *count += 1;
+    }
+}
+
+/// What is behind the kernel's lock, but for what needs none.
+#[derive(Debug)]
+struct State {
+    frames: Frames,
+    swap: Swap,
+    disk: Disk,
+    spaces: BTreeMap<SpaceId, Space>,
+    last_space: u32,
+    /// The page of zeros that everybody maps who has not written.
+    zero: Gfn,
+    figures: Figures,
+}
+
+/// The guest's kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    state: RefCell<State>,
+    lock: Lock,
+    balloon_target: Cell<usize>,
+    /// Background reclaim starts below this many free pages, and ends at that many.
+    low_free: usize,
+    high_free: usize,
+}
+
+impl Kernel {
+    /// A kernel with this memory, all of it free. [`boot`](Self::boot) comes first.
+    pub fn new(gfns: impl Iterator<Item = Gfn>) -> Self {
+        let mut frames = Frames::new(gfns);
+        let low_free = 3 + frames.count() / 32;
+        let zero = frames.alloc(Use::Reserved).expect("a guest has memory");
+        Self {
+            state: RefCell::new(State {
+                frames,
+                swap: Swap::default(),
+                disk: Disk::default(),
+                spaces: BTreeMap::new(),
+                last_space: 0,
+                zero,
+                figures: Figures::default(),
+            }),
+            lock: Lock::default(),
+            balloon_target: Cell::new(0),
+            low_free,
+            high_free: 2 * low_free,
+        }
+    }
+
+    /// What has to be done once, before anything else.
+    pub async fn boot(&self, cpu: &Cpu) {
+        let zero = self.state.borrow().zero;
+        cpu.edit(zero, cpu::Edit::Write(Page::ZERO)).await;
+    }
+
+    /// What it has counted.
+    pub fn figures(&self) -> Figures {
+        self.state.borrow().figures
+    }
+
+    /// The next order for the back end. It may have several at a time, and end them in any order.
+    pub fn next_io(&self) -> Option<Io> {
+        self.state.borrow_mut().disk.take_order()
+    }
+
+    /// Whether there is no order that no back end has taken.
+    pub fn is_disk_idle(&self) -> bool {
+        self.state.borrow().disk.is_idle()
+    }
+
+    /// Copies between the order's page, which the back end has mapped, and the disk.
+    pub fn copy_for(&self, io: Io, page: &mut Page) {
+        self.state.borrow_mut().disk.copy(io, page);
+    }
+
+    /// The back end has unmapped the order's page.
+    pub fn finish(&self, io: Io) {
+        self.state.borrow_mut().disk.finish(io);
+    }
+
+    /// Whether the disk contains, in the block that the page stands for, what the page contains.
+    pub fn is_on_disk(&self, gfn: Gfn, contents: &Page) -> bool {
+        let state = self.state.borrow();
+        let home = state.frames.get(gfn).home;
+        home.is_some_and(|block| state.disk.contents(block) == *contents)
+    }
+}
