@@ -2,7 +2,7 @@
 //!
 //! Its kernel has address spaces with page tables in its own memory, zero pages, file pages, copy on
 //! write, reclaim and swap on a disk of its own, and a balloon. Processes load and store words; what
-//! they find is held against a [flat](model) memory of each. All of the guest's code runs on a
+//! they find is held against a flat memory of each. All of the guest's code runs on a
 //! [`Machine`], a page access at a time, and every access may find its page out: a process's page, a page table, a page
 //! that the kernel zeroes, copies or has the disk read into.
 //!

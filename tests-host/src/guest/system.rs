@@ -1,5 +1,5 @@
 //! A kernel with everything that runs on it: tasks, what they are told to do, and accesses of
-//! processes, each held against the [flat](super::model) memory.
+//! processes, each held against the flat memory.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -28,6 +28,8 @@ pub(super) enum Happening {
     ScanDone(u32),
     /// A back end outside the guest does something.
     Mapper(u8),
+    /// A lane of the back end that serves the guest's disk does something.
+    Block(u8),
     /// The toolstack does something.
     Tools,
     /// Other domains take or return memory.
@@ -59,6 +61,7 @@ impl Happening {
             Self::Others => 35,
             Self::Rogue => 36,
             Self::Mapper(n) => 37 + n,
+            Self::Block(n) => 44 + n,
             Self::Work(n, _) => FIRST_WORKER + n,
             Self::Scan(_) => SCANNER,
         }

@@ -17,6 +17,8 @@ use crate::machine::{Page, Place};
 const SCHEDULER_CHECK: u64 = 16;
 /// Ticks until calm must have come to rest.
 const PATIENCE_TICKS: u64 = 400;
+/// What processes would find is looked at when so many things have happened.
+const KERNEL_CHECK: u64 = 16;
 
 impl World<'_> {
     /// Panics at the first breach.
@@ -29,6 +31,9 @@ impl World<'_> {
             self.check_vcpu(vcpu);
         }
         self.check_schedulers();
+        if self.happened.get().is_multiple_of(KERNEL_CHECK) {
+            self.check_processes();
+        }
         if let Some((pushed, taken)) = self.ring_counts()
             && self.paging.is_enabled()
         {
@@ -84,7 +89,7 @@ impl World<'_> {
                 .iter()
                 .flat_map(|process| process.running.iter().flatten());
             let saving: usize = saving.map(|running| running.mapped.len()).sum();
-            let users = self.outside.borrow().holds().count() + saving;
+            let users = self.outside.borrow().holds().count() + self.block_holds() + saving;
             assert_eq!(
                 references as usize,
                 allocations.count() + users,
@@ -113,7 +118,7 @@ impl World<'_> {
             )
         });
         let truth = self.guest.borrow().pages[page].clone();
-        let expected = truth.version.map(|version| self.contents(gfn, version));
+        let expected = truth.contents;
         let state = State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's");
         match state {
             State::Invalid => assert_eq!(expected, None, "page {page} is gone"),
@@ -164,7 +169,10 @@ impl World<'_> {
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
         // One that has halted runs when one of its tasks can.
-        let idle = self.calm.get() || self.guest.borrow().is_dead || self.programs.is_some();
+        let idle = self.calm.get()
+            || self.guest.borrow().is_dead
+            || self.programs.is_some()
+            || self.is_halted();
         assert!(
             is_stopped || idle || self.is_scheduled(vcpu),
             "{id:?} is neither stopped nor run"
@@ -189,11 +197,15 @@ impl World<'_> {
 
     /// Everything happens until this holds.
     fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end = self.now() + PATIENCE_TICKS * TICK_NS;
+        self.until_within(PATIENCE_TICKS, what, holds);
+    }
+
+    pub(super) fn until_within(&self, ticks: u64, what: &str, holds: impl Fn(&Self) -> bool) {
+        let end = self.now() + ticks * TICK_NS;
         while !holds(self) {
             assert!(
                 self.now() < end,
-                "{what}: not within {PATIENCE_TICKS} ticks; {}",
+                "{what}: not within {ticks} ticks; {}",
                 self.who_waits()
             );
             self.go();
@@ -246,15 +258,18 @@ impl World<'_> {
             let programs = world.programs.as_ref();
             programs.is_none_or(Programs::are_over)
         });
+        self.processes_rest();
         self.until("the vcpus get what they want", |world| {
             let guest = world.guest.borrow();
             let wanting = guest.vcpus.iter().any(|vcpu| vcpu.wants.is_some());
-            world.pager.borrow().is_some() && !wanting && !world.anybody_stopped()
+            let is_over = !wanting && !world.anybody_stopped() && world.is_kernel_at_rest();
+            world.pager.borrow().is_some() && is_over
         });
         self.until("back ends let go", |world| {
-            world.outside.borrow().holds().next().is_none()
+            world.outside.borrow().holds().next().is_none() && world.block_holds() == 0
         });
         self.everything_goes_out();
+        self.processes_read_all();
         self.tell_pager(News::Stop);
         self.until("the pager brings everything home", |world| {
             let pager = world.pager.borrow();
@@ -288,12 +303,12 @@ impl World<'_> {
         });
     }
 
-    fn anybody_stopped(&self) -> bool {
+    pub(super) fn anybody_stopped(&self) -> bool {
         (0..self.vcpus()).any(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)))
     }
 
     fn read_in_calm(&self, page: usize) {
-        let there = self.guest.borrow().pages[page].version.is_some();
+        let there = self.guest.borrow().pages[page].contents.is_some();
         if !there || self.is_lost(page) {
             return;
         }
@@ -346,7 +361,7 @@ impl World<'_> {
             None => true,
         });
         self.until("back ends let go", |world| {
-            world.outside.borrow().holds().next().is_none()
+            world.outside.borrow().holds().next().is_none() && world.block_holds() == 0
         });
         if let Some(process) = &*self.pager.borrow() {
             let alive = process.finished.is_some_and(|summary| summary.domain_alive);

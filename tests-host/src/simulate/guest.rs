@@ -3,12 +3,13 @@
 use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
-use p2m_paging::{Gfn, VcpuId};
+use p2m_paging::{Gfn, Mfn, VcpuId};
 use xenpaging::core::Home;
 
 use super::agenda::Happening;
 use super::scenario::Knob;
 use super::world::World;
+use crate::machine::Page;
 
 /// How often in a row a vcpu may be told that an access which faulted is allowed.
 const MOST_RETRIES: u32 = 8;
@@ -34,7 +35,9 @@ pub(super) struct Guest {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PageTruth {
     /// What it contains; `None`: not the guest's memory now.
-    pub(super) version: Option<u32>,
+    pub(super) contents: Option<Page>,
+    /// Counts up when it is written, and never has a value twice.
+    pub(super) version: u32,
     /// Counts up when the page becomes memory anew.
     pub(super) life: u32,
     /// Where it lay when it was last evicted.
@@ -71,14 +74,24 @@ pub(super) enum Want {
     Take(usize),
 }
 
+/// What became of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Touched {
+    /// It goes through, to this frame.
+    Frame(Mfn),
+    /// It is to be tried again, once the vcpu runs again if it was stopped.
+    NotYet,
+    /// Nobody will ever bring the page.
+    Lost,
+    /// There is nothing.
+    NoMemory,
+}
+
 impl Guest {
+    /// Pages that are still to be given contents, and vcpus.
     pub(super) fn new(pages: usize, vcpus: usize) -> Self {
-        let page = PageTruth {
-            version: Some(0),
-            ..PageTruth::default()
-        };
         Self {
-            pages: vec![page; pages],
+            pages: vec![PageTruth::default(); pages],
             vcpus: vec![Vcpu::default(); vcpus],
             is_dead: false,
             longest_wait_ns: 0,
@@ -86,15 +99,6 @@ impl Guest {
             faults: 0,
             tickets: 0,
         }
-    }
-}
-
-impl PageTruth {
-    /// Contents that it never had before.
-    pub(super) fn next_version(&mut self) -> u32 {
-        let next = self.version.map_or(self.life << 16, |version| version + 1);
-        self.version = Some(next);
-        next
     }
 }
 
@@ -150,6 +154,9 @@ impl World<'_> {
             return;
         }
         let wants = self.guest.borrow().vcpus[vcpu].wants;
+        if wants.is_none() && self.has_kernel() {
+            return self.kernel_runs(vcpu);
+        }
         let choose = || match &self.programs {
             Some(programs) => self.program_wants(programs, vcpu),
             None => self.choose(),
@@ -178,7 +185,7 @@ impl World<'_> {
         }
         let mut page = self.below(self.pages());
         if self.strikes(Knob::Balloon) {
-            let is_there = self.guest.borrow().pages[page].version.is_some();
+            let is_there = self.guest.borrow().pages[page].contents.is_some();
             return Some(if is_there {
                 Want::GiveBack(page)
             } else {
@@ -200,6 +207,24 @@ impl World<'_> {
 
     /// Whether it is over.
     fn access(&self, vcpu: usize, page: usize, access: Access) -> bool {
+        match self.touch(vcpu, page, access) {
+            Touched::Frame(mfn) => {
+                let what = format!("v{vcpu} at page {page}");
+                self.read_frame(page, mfn, &what);
+                if access.contains(Access::WRITE) {
+                    let version = self.guest.borrow().pages[page].version + 1;
+                    self.write_frame(page, mfn, self.contents(self.gfn(page), version));
+                }
+                true
+            }
+            // The vcpu turns to something else once it is let go.
+            Touched::Lost | Touched::NoMemory => true,
+            Touched::NotYet => false,
+        }
+    }
+
+    /// A vcpu touches a page; a fault takes its course.
+    pub(super) fn touch(&self, vcpu: usize, page: usize, access: Access) -> Touched {
         let gfn = self.gfn(page);
         let is_write = access.contains(Access::WRITE);
         let event = if is_write {
@@ -217,11 +242,11 @@ impl World<'_> {
         );
         let fault = match touched {
             Ok(mfn) => {
-                self.guest.borrow_mut().accesses += 1;
-                let what = format!("v{vcpu} at page {page}");
-                self.use_frame(page, mfn, is_write, &what);
+                let guest = &mut *self.guest.borrow_mut();
+                guest.accesses += 1;
+                guest.vcpus[vcpu].retries = 0;
                 self.hold_against_table(before, true, None);
-                return true;
+                return Touched::Frame(mfn);
             }
             Err(fault) => fault,
         };
@@ -229,7 +254,7 @@ impl World<'_> {
         if p2mt == P2mType::RamLogDirty && is_write {
             self.guest.borrow_mut().pages[page].is_logged = true;
             self.machine().with(|core| core.retype(gfn, P2mType::RamRw));
-            return false;
+            return Touched::NotYet;
         }
         self.guest.borrow_mut().faults += 1;
         let (queued, happened) = (self.queued(), self.happened.get());
@@ -251,8 +276,11 @@ impl World<'_> {
                 (vcpu.ticket, vcpu.is_in_line, vcpu.overtaken) = (guest.tickets, is_in_line, 0);
                 vcpu.retries = 0;
                 vcpu.waits_since = is_stopped.then_some(now);
-                // Nobody brings it any more: the vcpu turns to something else once it is let go.
-                is_lost
+                if is_lost {
+                    Touched::Lost
+                } else {
+                    Touched::NotYet
+                }
             }
             Ok(Populated::Present) => {
                 let retries = &mut self.guest.borrow_mut().vcpus[vcpu].retries;
@@ -261,11 +289,13 @@ impl World<'_> {
                     *retries <= MOST_RETRIES,
                     "v{vcpu} is told again and again that it may access page {page}"
                 );
-                false
+                Touched::NotYet
             }
             // Emulated, as where there is no memory.
-            Ok(Populated::NotPaging) => self.guest.borrow().pages[page].version.is_none(),
-            Ok(Populated::OnItsWay) | Err(_) => false,
+            Ok(Populated::NotPaging) if self.guest.borrow().pages[page].contents.is_none() => {
+                Touched::NoMemory
+            }
+            Ok(Populated::NotPaging | Populated::OnItsWay) | Err(_) => Touched::NotYet,
         }
     }
 
@@ -295,23 +325,25 @@ impl World<'_> {
         }
     }
 
-    /// Somebody uses a frame in the belief that it is this page's.
-    pub(super) fn use_frame(&self, page: usize, mfn: p2m_paging::Mfn, is_write: bool, who: &str) {
-        let gfn = self.gfn(page);
-        let truth = self.guest.borrow().pages[page].version;
+    /// Somebody reads a frame in the belief that it is this page's.
+    pub(super) fn read_frame(&self, page: usize, mfn: Mfn, who: &str) -> Page {
+        let expected = self.guest.borrow().pages[page].contents;
         let found = self.machine().with(|core| core.frames.get(mfn).contents);
-        let expected = truth.map(|version| self.contents(gfn, version));
         assert_eq!(Some(found), expected, "{who} finds other contents");
-        if is_write {
-            let version = self.guest.borrow_mut().pages[page].next_version();
-            let contents = self.contents(gfn, version);
-            self.machine()
-                .with(|core| core.frames.get_mut(mfn).contents = contents);
-        }
+        found
+    }
+
+    /// Somebody writes to it.
+    pub(super) fn write_frame(&self, page: usize, mfn: Mfn, contents: Page) {
+        let truth = &mut self.guest.borrow_mut().pages[page];
+        truth.version += 1;
+        truth.contents = Some(contents);
+        self.machine()
+            .with(|core| core.frames.get_mut(mfn).contents = contents);
     }
 
     /// A balloon is inflated by a page.
-    fn give_back(&self, vcpu: usize, page: usize) -> bool {
+    pub(super) fn give_back(&self, vcpu: usize, page: usize) -> bool {
         let caller = Caller::Guest(vcpu_id(vcpu));
         let done = self.drop_page(page, caller);
         if self.machine().is_stopped(vcpu_id(vcpu)) {
@@ -327,7 +359,7 @@ impl World<'_> {
         let entry = self.machine().with(|core| core.tables.get(gfn));
         if entry.p2mt.is_pageable() {
             self.note("give back", [page as u64, 0]);
-            self.guest.borrow_mut().pages[page].version = None;
+            self.guest.borrow_mut().pages[page].contents = None;
             self.machine().with(|core| core.remove(gfn));
             return true;
         }
@@ -344,7 +376,7 @@ impl World<'_> {
         let truth = &mut self.guest.borrow_mut().pages[page];
         match got {
             Ok(()) if truth.life == life => {
-                truth.version = None;
+                truth.contents = None;
                 true
             }
             Ok(()) => true,
@@ -353,8 +385,8 @@ impl World<'_> {
         }
     }
 
-    /// The balloon is deflated by a page.
-    fn take(&self, page: usize) -> bool {
+    /// The balloon is deflated by a page, if there is memory.
+    pub(super) fn take(&self, page: usize) -> bool {
         if self.state(page) != p2m_paging::p2m::table::State::Invalid
             || self.machine().with(|core| core.frames.free_count()) == 0
         {
@@ -362,11 +394,14 @@ impl World<'_> {
         }
         let gfn = self.gfn(page);
         let truth = &mut self.guest.borrow_mut().pages[page];
+        let life = truth.life + 1;
+        let contents = self.contents(gfn, life << 16);
         *truth = PageTruth {
-            life: truth.life + 1,
+            contents: Some(contents),
+            version: life << 16,
+            life,
             ..PageTruth::default()
         };
-        let contents = self.contents(gfn, truth.next_version());
         self.machine().with(|core| core.give(gfn, contents))
     }
 

@@ -7,11 +7,14 @@
 //! scenario gives the same run on every machine.
 
 mod agenda;
+mod block;
 mod check;
 mod coverage;
 mod cpus;
 mod disk;
 mod guest;
+mod kernel;
+mod lab;
 mod many;
 mod operations;
 mod outside;
@@ -30,6 +33,7 @@ use std::panic::{self, AssertUnwindSafe};
 use p2m_paging::pause::VcpuCell;
 
 pub use coverage::Coverage;
+pub use lab::{Counts, Lab};
 pub use many::{Tally, run_many};
 pub use picture::{Look, draw};
 pub use scenario::{KNOBS, Knob, NoScenario, Scenario};

@@ -172,7 +172,7 @@ impl World<'_> {
     /// Reads through a mapping, and writes, as a device would.
     fn dma(&self, page: usize, as_: Mapper, mfn: Mfn, life: u32) {
         let is_the_page = self.guest.borrow().pages[page].life == life
-            && self.guest.borrow().pages[page].version.is_some()
+            && self.guest.borrow().pages[page].contents.is_some()
             && self
                 .machine()
                 .with(|core| core.frames.get(mfn).place == Place::Mapped(self.gfn(page)));
@@ -184,8 +184,16 @@ impl World<'_> {
             if is_write { "dma in" } else { "dma out" },
             [page as u64, mfn.get()],
         );
-        self.use_frame(page, mfn, is_write, "a back end");
+        let found = self.read_frame(page, mfn, "a back end");
         if is_write {
+            // What a kernel has not asked for must not change its memory.
+            let contents = if self.has_kernel() {
+                found
+            } else {
+                let version = self.guest.borrow().pages[page].version + 1;
+                self.contents(self.gfn(page), version)
+            };
+            self.write_frame(page, mfn, contents);
             self.guest.borrow_mut().pages[page].is_logged = true;
         }
     }
@@ -238,7 +246,7 @@ impl World<'_> {
         let guest = &mut *self.guest.borrow_mut();
         for (page, truth) in guest.pages.iter_mut().enumerate() {
             let gfn = self.gfn(page);
-            let now = truth.version.map(|version| (version, truth.life));
+            let now = truth.contents.map(|_| (truth.version, truth.life));
             if on {
                 truth.log_start = now;
                 truth.is_logged = false;
@@ -345,7 +353,7 @@ impl World<'_> {
             core.paged_pages = 0;
         });
         for truth in &mut self.guest.borrow_mut().pages {
-            truth.version = None;
+            truth.contents = None;
         }
     }
 

@@ -227,7 +227,7 @@ impl World<'_> {
         self.note("task", [vcpu as u64, task.0.into()]);
         Some(match ask {
             Ask::Access(page, access) => Want::Access(page, access),
-            Ask::Balloon(page) if self.guest.borrow().pages[page].version.is_some() => {
+            Ask::Balloon(page) if self.guest.borrow().pages[page].contents.is_some() => {
                 Want::GiveBack(page)
             }
             Ask::Balloon(page) => Want::Take(page),

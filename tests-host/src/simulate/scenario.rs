@@ -114,6 +114,12 @@ knobs! {
     Cpus = "cpus", quiet 0, |rng| sometimes(&mut apart(rng, 0xc0), 4);
     /// Tasks that the guest's vcpus run; 0: vcpus act by themselves.
     Tasks = "tasks", quiet 0, |rng| sometimes(&mut apart(rng, 0x7a), 12);
+    /// The guest has a kernel that pages by itself, with so many processes; 0: its vcpus touch pages at
+    /// random, or run tasks.
+    Kernel = "kernel", quiet 0, |rng| {
+        let rng = &mut apart(rng, 0xc9);
+        if rng.u32(0..4) == 0 { rng.u32(1..4) } else { 0 }
+    };
 }
 
 /// What came later is drawn apart, so that the rest of a seed's scenario stays what it was.
@@ -137,6 +143,12 @@ const TROUBLES: &[Knob] = &[
     Knob::Rogue,
     Knob::Empty,
 ];
+
+/// Pages that a kernel needs, and for each process.
+const KERNEL_GFNS: u32 = 16;
+const PROCESS_GFNS: u32 = 12;
+/// Vcpus that a kernel of a few processes can keep busy.
+const KERNEL_VCPUS: u32 = 4;
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +182,15 @@ impl Scenario {
     fn made_possible(mut self) -> Self {
         if self.get(Knob::Kills) + self.get(Knob::Hostile) > 0 {
             self.set(Knob::Empty, 0);
+        }
+        let processes = self.get(Knob::Kernel);
+        if processes > 0 {
+            let least = KERNEL_GFNS + PROCESS_GFNS * processes;
+            self.set(Knob::Gfns, self.get(Knob::Gfns).max(least));
+            self.set(Knob::Vcpus, self.get(Knob::Vcpus).min(KERNEL_VCPUS));
+            // It has tasks of its own, and each vcpu its CPU.
+            self.set(Knob::Tasks, 0);
+            self.set(Knob::Cpus, 0);
         }
         let high = self.get(Knob::High).min(self.get(Knob::Gfns) - 1);
         self.set(Knob::High, high);

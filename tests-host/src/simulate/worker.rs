@@ -122,6 +122,7 @@ impl World<'_> {
             let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
             let saved = disk.save(slot, page.has_copy(), &contents, &mut rng);
             self.note("save", [page.gfn().get(), saved.is_ok().into()]);
+            self.meter_save(page.gfn(), &contents, saved);
             page.outcome = saved
                 .map(|saved| page.saved = saved)
                 .map_err(PageError::Store);
@@ -140,6 +141,7 @@ impl World<'_> {
                 Home::Zeros => Ok(Page::ZERO),
             };
             self.note("load", [page.gfn().get(), read.is_ok().into()]);
+            self.meter.host_read(page.home());
             assert!(
                 !matches!(read, Err(StoreError::Empty { .. })),
                 "{} is loaded from a slot that holds nothing",

@@ -11,10 +11,13 @@ use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, VcpuId};
 
 use super::agenda::{Agenda, Happening};
+use super::block::BackEnd;
 use super::coverage::Coverage;
 use super::cpus::Cpus;
 use super::disk::Disk;
 use super::guest::Guest;
+use super::kernel::{Running, plan};
+use super::lab::Meter;
 use super::outside::Outside;
 use super::pager::Process;
 use super::programs::Programs;
@@ -44,7 +47,11 @@ pub(super) struct World<'d> {
     pub(super) cpus: Option<Cpus>,
     /// The guest's tasks, if it has any.
     pub(super) programs: Option<Programs>,
+    /// The guest's kernel, if it has one.
+    pub(super) kernel: RefCell<Option<Running>>,
+    pub(super) block: RefCell<BackEnd>,
     pub(super) coverage: RefCell<Coverage>,
+    pub(super) meter: Meter,
     /// Troubles are over.
     pub(super) calm: Cell<bool>,
     /// Happenings so far.
@@ -76,7 +83,10 @@ impl<'d> World<'d> {
             outside: RefCell::new(Outside::new(knob(Knob::Mappers))),
             cpus: Cpus::new(&scenario),
             programs: Programs::new(&scenario),
+            kernel: RefCell::new(None),
+            block: RefCell::default(),
             coverage: RefCell::default(),
+            meter: Meter::default(),
             calm: Cell::new(false),
             happened: Cell::new(0),
             busy: Cell::new(0),
@@ -91,6 +101,10 @@ impl<'d> World<'d> {
                     .machine()
                     .with(|core| core.give(world.gfn(page), contents))
             );
+            world.guest.borrow_mut().pages[page].contents = Some(contents);
+        }
+        if knob(Knob::Kernel) > 0 {
+            world.boot(plan(&scenario));
         }
         world.start_everybody();
         world
@@ -249,6 +263,7 @@ impl<'d> World<'d> {
             Happening::Scan(pager) => self.scans(pager),
             Happening::ScanDone(pager) => self.scan_is_done(pager),
             Happening::Mapper(mapper) => self.mapper_runs(mapper.into()),
+            Happening::Block(lane) => self.lane_runs(lane.into()),
             Happening::Tools => self.toolstack_runs(),
             Happening::Others => self.others_run(),
             Happening::Rogue => self.rogue_runs(),
