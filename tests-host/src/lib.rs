@@ -5,6 +5,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod hostile;
 pub mod machine;
+pub mod pathologies;
 pub mod plain;
 pub mod scheduler;
 pub mod simulate;

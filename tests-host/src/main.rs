@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use p2m_paging::p2m::table::Outcome;
+use tests_host::pathologies;
 use tests_host::simulate::{Failed, Scenario, Tally, Trace, draw, run, run_many, shrink};
 
 /// Runs that shrinking may take.
-const SHRINK_RUNS: u32 = 5_000;
+const SHRINK_RUNS: u32 = 500;
 
 #[derive(Parser)]
 #[command(about = "Tests that cross rooms, to be run by hand")]
@@ -22,7 +23,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Runs hypervisor, guest, pager and disk from seeds, with troubles, and checks everything
-    Simulate(Simulate),
+    Simulate(Box<Simulate>),
+    /// Produces what goes wrong when a guest that pages by itself is paged, and prints a table
+    Pathologies,
 }
 
 #[derive(Args)]
@@ -62,11 +65,21 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn main() -> ExitCode {
-    let Command::Simulate(what) = Arguments::parse().command;
-    match what.replay {
-        Some(scenario) => replay(&scenario, what.picture.as_deref()),
-        None => many(&what),
+    match Arguments::parse().command {
+        Command::Pathologies => pathologies(),
+        Command::Simulate(what) => match what.replay {
+            Some(scenario) => replay(&scenario, what.picture.as_deref()),
+            None => many(&what),
+        },
     }
+}
+
+fn pathologies() -> ExitCode {
+    println!("{}", pathologies::HEAD);
+    for row in pathologies::measure() {
+        println!("{row}");
+    }
+    ExitCode::SUCCESS
 }
 
 fn replay(scenario: &Scenario, picture: Option<&Path>) -> ExitCode {

@@ -1,0 +1,175 @@
+//! The cases. Each fills a guest, has the host take memory, and lets the guest work.
+
+use fastrand::Rng;
+
+use super::{Case, Host};
+use crate::guest::{Backing, Cpu, DATA, Guest, PROGRAM, Region, SpaceId, Virt};
+use crate::simulate::{Counts, Lab};
+
+/// A guest of 256 pages, and nothing that goes wrong by itself. The pager spares the last eight pages
+/// that came in.
+pub(super) const SCENARIO: &str =
+    "seed=1,steps=1000,gfns=256,vcpus=2,spare=64,target=100,mru=8,batch=16";
+/// What the host leaves the guest.
+const RESIDENT: usize = 112;
+
+/// All of them.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "silent writes: a file was read, and is read again",
+        produce: silent_writes,
+    },
+    Case {
+        name: "stale reads: other files are read into memory that is out",
+        produce: stale_reads,
+    },
+    Case {
+        name: "false reads: memory that is out is zeroed for a new process",
+        produce: false_reads,
+    },
+    Case {
+        name: "sequence, fresh: a file is read in order, once it was out",
+        produce: sequence_fresh,
+    },
+    Case {
+        name: "sequence, decayed: the same after it was used at random",
+        produce: sequence_decayed,
+    },
+    Case {
+        name: "false anonymity: memory in use beside a file that is not",
+        produce: false_anonymity,
+    },
+    Case {
+        name: "paged twice: the guest swaps while it is paged",
+        produce: paged_twice,
+    },
+];
+
+fn silent_writes(lab: &Lab<'_>, host: Host) -> Counts {
+    let file = region(0, 160, Backing::Private(PROGRAM));
+    let space = process(lab, vec![file]);
+    read(lab, space, file, 1);
+    measured(lab, || {
+        take(lab, host);
+        read(lab, space, file, 1);
+    })
+}
+
+fn stale_reads(lab: &Lab<'_>, host: Host) -> Counts {
+    let old = region(0, 120, Backing::Private(PROGRAM));
+    let new = region(120, 200, Backing::Private(DATA));
+    let space = process(lab, vec![old, new]);
+    read(lab, space, old, 1);
+    take(lab, host);
+    measured(lab, || read(lab, space, new, 1))
+}
+
+fn false_reads(lab: &Lab<'_>, host: Host) -> Counts {
+    let memory = region(0, 180, Backing::Anonymous);
+    let before = process(lab, vec![memory]);
+    store(lab, before, memory, 1);
+    lab.run(move |guest, cpu| async move { guest.end(&cpu, before).await });
+    take(lab, host);
+    let memory = region(0, 80, Backing::Anonymous);
+    let after = process(lab, vec![memory]);
+    measured(lab, || store(lab, after, memory, 1))
+}
+
+fn sequence_fresh(lab: &Lab<'_>, host: Host) -> Counts {
+    sequence(lab, host, 0)
+}
+
+fn sequence_decayed(lab: &Lab<'_>, host: Host) -> Counts {
+    sequence(lab, host, 1_000)
+}
+
+fn sequence(lab: &Lab<'_>, host: Host, at_random: u32) -> Counts {
+    let file = region(0, 160, Backing::Private(PROGRAM));
+    let space = process(lab, vec![file]);
+    read(lab, space, file, 1);
+    take(lab, host);
+    lab.run(move |guest, cpu| async move {
+        let mut rng = Rng::with_seed(7);
+        for _ in 0..at_random {
+            let virt = Virt(rng.u32(0..file.pages));
+            load(&guest, &cpu, space, virt).await;
+        }
+    });
+    measured(lab, || read(lab, space, file, 1))
+}
+
+fn false_anonymity(lab: &Lab<'_>, host: Host) -> Counts {
+    let hot = region(0, 40, Backing::Anonymous);
+    let file = region(40, 140, Backing::Private(PROGRAM));
+    let space = process(lab, vec![hot, file]);
+    store(lab, space, hot, 1);
+    read(lab, space, file, 1);
+    read(lab, space, hot, 2);
+    measured(lab, || {
+        take(lab, host);
+        read(lab, space, hot, 4);
+    })
+}
+
+fn paged_twice(lab: &Lab<'_>, host: Host) -> Counts {
+    let memory = region(0, 300, Backing::Anonymous);
+    let space = process(lab, vec![memory]);
+    store(lab, space, memory, 1);
+    measured(lab, || {
+        take(lab, host);
+        store(lab, space, memory, 1);
+    })
+}
+
+/// The host takes memory.
+fn take(lab: &Lab<'_>, host: Host) {
+    match host {
+        Host::Pages | Host::PagesByUse => lab.page_out(RESIDENT),
+        Host::Balloons => lab.balloon_to(RESIDENT),
+    }
+}
+
+fn measured(lab: &Lab<'_>, work: impl FnOnce()) -> Counts {
+    let before = lab.counts();
+    work();
+    lab.counts().since(&before)
+}
+
+fn region(start: u32, pages: u32, backing: Backing) -> Region {
+    Region {
+        start: Virt(start),
+        pages,
+        backing,
+    }
+}
+
+fn process(lab: &Lab<'_>, regions: Vec<Region>) -> SpaceId {
+    lab.run(|guest, cpu| async move {
+        let space = guest.new_space(&cpu, regions).await;
+        space.expect("there is memory")
+    })
+}
+
+/// A process reads a region in order, so many times.
+fn read(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
+    lab.run(move |guest, cpu| async move {
+        for virt in (0..rounds).flat_map(|_| region.virts()) {
+            load(&guest, &cpu, space, virt).await;
+        }
+    });
+}
+
+/// A process writes a region in order, so many times.
+fn store(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
+    lab.run(move |guest, cpu| async move {
+        for virt in (0..rounds).flat_map(|_| region.virts()) {
+            let stored = guest.store(&cpu, space, virt, 0).await;
+            stored.expect("there is memory");
+        }
+    });
+}
+
+async fn load(guest: &Guest, cpu: &Cpu, space: SpaceId, virt: Virt) {
+    let loaded = guest.access(cpu, space, virt, 0, None).await;
+    loaded.expect("there is memory");
+}

@@ -1,0 +1,73 @@
+//! What goes wrong when a guest that pages by itself (row C9) is paged: each case shows what it is to
+//! show, and does not when the guest's balloon gives the memory.
+
+use tests_host::pathologies::{CASES, Host};
+use tests_host::simulate::Counts;
+
+fn counts(name: &str, host: Host) -> Counts {
+    let mut cases = CASES.iter().filter(|case| case.name.starts_with(name));
+    let case = cases.next().expect("a case of this name");
+    case.measure(host)
+}
+
+fn pages(name: &str) -> Counts {
+    counts(name, Host::Pages)
+}
+
+#[test]
+fn c9_silent_writes() {
+    let paged = pages("silent writes");
+    assert!(paged.known_to_guest > 100, "{paged:?}");
+}
+
+#[test]
+fn c9_stale_reads() {
+    let paged = pages("stale reads");
+    assert!(paged.stale_reads > 100, "{paged:?}");
+}
+
+#[test]
+fn c9_false_reads() {
+    let paged = pages("false reads");
+    assert_eq!(paged.guest.zeroed, 80);
+    // All but the few pages of zeros, which need no read.
+    assert!(paged.host_reads > 60, "{paged:?}");
+}
+
+#[test]
+fn c9_sequence_decays() {
+    let in_order = |counts: Counts| counts.host_next * 100 / counts.host_reads;
+    let (fresh, decayed) = (pages("sequence, fresh"), pages("sequence, decayed"));
+    assert!(in_order(fresh) > 80, "{fresh:?}");
+    assert!(in_order(decayed) < in_order(fresh) - 20, "{decayed:?}");
+}
+
+#[test]
+fn c9_false_anonymity() {
+    let paged = pages("false anonymity");
+    assert!(paged.nested_faults >= 40, "{paged:?}");
+    let ballooned = counts("false anonymity", Host::Balloons);
+    assert_eq!(ballooned.guest.faults, 0, "the guest knows what it needs");
+}
+
+#[test]
+fn c9_pages_are_written_twice() {
+    let paged = pages("paged twice");
+    assert!(paged.written_twice > 250, "{paged:?}");
+}
+
+#[test]
+fn c9_a_balloon_spares_the_host_all_of_it() {
+    for case in CASES {
+        let counts = case.measure(Host::Balloons);
+        let host = (counts.host_writes, counts.host_reads, counts.nested_faults);
+        assert_eq!(host, (0, 0, 0), "{}", case.name);
+    }
+}
+
+#[test]
+fn c9_figures_are_the_same_in_every_run() {
+    for case in CASES {
+        assert_eq!(case.measure(Host::Pages), case.measure(Host::Pages));
+    }
+}
