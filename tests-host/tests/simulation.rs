@@ -65,6 +65,8 @@ fn d7_d8_guests_with_tasks_hold_on_shared_cpus() {
     for seed in 0..150 {
         let mut scenario = Scenario::of_seed(seed);
         let few = u32::try_from(seed).expect("small");
+        // A kernel that pages by itself has no scheduler.
+        scenario.set(Knob::Kernel, 0);
         scenario.set(Knob::Cpus, 1 + few % 3);
         scenario.set(Knob::Tasks, 1 + few % 12);
         match run(&scenario, &Trace::new()) {
