@@ -1,6 +1,7 @@
 # Our pager and a guest of 256 MiB with four vcpus that fault on each other's pages, at 75, 50 and 25 % of its memory, no frame
 # excepted: its kernel's pages go too. The target goes up and down while it thrashes, and it gets on each time: pattern intact;
 # at the end exit 0, nothing out, no frame of the host lost.
+# own-boot: in C the guest dies slowly, and the rest would wait for it
 # deadline: 540
 # c-defect: a hypercall whose argument was paged out fails, and Linux dies of it
 guest_create q 256 4 "mib=112 threads=4 share=1"
