@@ -1,6 +1,6 @@
 # Our pager and a guest of 96 MiB held at half of it, no frame excepted: its kernel's pages go too. Pattern intact, exit 0.
 # deadline: 240
-# c-defect: a hypercall whose argument was paged out fails, and Linux dies of it
+# c-defect-sometimes: a hypercall whose argument was paged out fails, and Linux dies of it
 guest_create w 96 1 "mib=32"
 guest_ready w
 guest_passes w 2 60
