@@ -9,8 +9,9 @@ target "$domid" 73728
 # shellcheck disable=SC2046
 pager_start t "$domid" rust -f /tmp/small/pagefile -r 512 $(guest_only t)
 wait_for 60 grep -q 'store is full' /tmp/pager-t.log || bad "nothing said of a full disk, $(paged "$domid") pages out"
-out=$(paged "$domid")
-[ "$out" -ge 1500 ] && [ "$out" -le 2048 ] || bad "$out pages out on a disk for 2048"
+# As the pager counted when it found that out: the guest brings pages back all the time.
+out=$(sed -n 's/.*store is full with \([0-9]*\) pages out.*/\1/p' /tmp/pager-t.log | head -n 1)
+[ "${out:-0}" -ge 1500 ] && [ "$out" -le 2048 ] || bad "$out pages out on a disk for 2048"
 guest_passes t 3 60
 pager_stop 30
 guest_passes t 2 60
