@@ -218,6 +218,25 @@ fn stop_running(task: &Task) {
     }
 }
 
+/// Assembly that leaves what a call preserves on the stack of who runs, and in the context at rdi where that is and
+/// that it goes on at [`resume`].
+macro_rules! suspend {
+    () => {
+        "pushfq; push rbp; push rbx; push r12; push r13; push r14; push r15
+         mov [rdi + {sp}], rsp
+         lea rax, [rip + 2f]
+         mov [rdi + {ip}], rax"
+    };
+}
+
+/// Assembly at which who was suspended goes on: takes back what [`suspend`] has left, and returns.
+macro_rules! resume {
+    () => {
+        "2: pop r15; pop r14; pop r13; pop r12; pop rbx; pop rbp; popfq
+         ret"
+    };
+}
+
 /// The switch of stack and registers from `prev` to `next`, which returns as `last`, on the stack of
 /// `prev`, when somebody switches back: who that was.
 ///
@@ -227,30 +246,13 @@ fn stop_running(task: &Task) {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn switch_to(prev: *const Task, next: *const Task) -> *const Task {
     naked_asm!(
-        "pushfq",
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi + {sp}], rsp",
-        "lea rax, [rip + 2f]",
-        "mov [rdi + {ip}], rax",
+        suspend!(),
         // From here on this is the stack of `next`.
         "mov rsp, [rsi + {sp}]",
         // Returns to where `next` goes on, with `prev` in rax.
         "push [rsi + {ip}]",
         "jmp {rest}",
-        "2:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "popfq",
-        "ret",
+        resume!(),
         sp = const offset_of!(Task, context) + offset_of!(Context, sp),
         ip = const offset_of!(Task, context) + offset_of!(Context, ip),
         rest = sym switch_rest,
@@ -279,29 +281,12 @@ unsafe extern "sysv64" fn switch_rest(prev: *const Task, next: *const Task) -> *
 #[unsafe(naked)]
 unsafe extern "sysv64" fn swap(from: *const Context, to: *const Context) {
     naked_asm!(
-        "pushfq",
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi + {sp}], rsp",
-        "lea rax, [rip + 2f]",
-        "mov [rdi + {ip}], rax",
+        suspend!(),
         "mov rsp, [rsi + {sp}]",
         // A task that begins finds that nobody ran before it.
         "xor eax, eax",
         "jmp [rsi + {ip}]",
-        "2:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "popfq",
-        "ret",
+        resume!(),
         sp = const offset_of!(Context, sp),
         ip = const offset_of!(Context, ip),
     )
