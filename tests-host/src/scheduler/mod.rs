@@ -15,11 +15,13 @@ mod array;
 mod balance;
 mod check;
 mod priority;
+mod task;
 
 pub use priority::{Nice, Policy, RealTime};
 
 use array::{Link, PriorityArray};
 use priority::{LONGEST_SLICE, MOST_BONUS, MOST_SLEEP, STARVATION, granularity};
+use task::{Sleep, Task};
 
 /// A task, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,35 +70,6 @@ pub struct Switch {
     pub prev: Option<TaskId>,
     /// Who runs.
     pub next: Option<TaskId>,
-}
-
-/// What the sleep that ends was worth, and is still worth while the task waits for its CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sleep {
-    Normal,
-    NonInteractive,
-    Interactive,
-    Interrupted,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Task {
-    policy: Policy,
-    /// With regard to sleep.
-    priority: u8,
-    state: State,
-    has_signal: bool,
-    cpu: CpuId,
-    /// On which of the CPU's two arrays it is.
-    array: Option<usize>,
-    /// What is left of its slice, in ticks.
-    slice: u32,
-    sleep_ns: u64,
-    sleep: Sleep,
-    /// When it was woken, began to run or ceased to, in nanoseconds.
-    since_ns: u64,
-    /// Its CPU's ticks for normal tasks when it last ran or was queued.
-    waits_since: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -520,52 +493,6 @@ impl Scheduler {
             *self.task_mut(next) = entry;
         }
         Some(next)
-    }
-}
-
-impl Task {
-    fn bonus(&self, tick_ns: u64) -> u32 {
-        let whole = u64::from(MOST_SLEEP) * tick_ns;
-        u32::try_from(self.sleep_ns * u64::from(MOST_BONUS) / whole).unwrap_or(MOST_BONUS)
-    }
-
-    /// It was asleep, or in line, until now: that is worth something to a normal task.
-    fn gain(&mut self, until_ns: u64, tick_ns: u64) {
-        if self.policy.is_real_time() {
-            return;
-        }
-        let slept = until_ns.saturating_sub(self.since_ns);
-        let enough = u64::from(self.policy.worth_of_one_sleep()) * tick_ns;
-        if slept > enough && self.sleep_ns < enough {
-            self.sleep_ns = enough;
-            self.sleep = Sleep::NonInteractive;
-        } else if self.sleep == Sleep::NonInteractive {
-            // Who waits for a disk is not interactive for that.
-            self.sleep_ns = self.sleep_ns.max((self.sleep_ns + slept).min(enough));
-        } else {
-            self.sleep_ns += slept;
-        }
-        self.sleep_ns = self.sleep_ns.min(u64::from(MOST_SLEEP) * tick_ns);
-        self.priority = self.policy.priority(self.bonus(tick_ns));
-    }
-
-    /// It stood in line since it was woken: worth all of it after an interrupt, three tenths otherwise.
-    fn gain_in_line(&mut self, now_ns: u64, tick_ns: u64) {
-        let waited = now_ns.saturating_sub(self.since_ns);
-        let counts = if self.sleep == Sleep::Interactive {
-            waited * 3 / 10
-        } else {
-            waited
-        };
-        self.gain(self.since_ns + counts, tick_ns);
-    }
-
-    /// It ran until now, which costs the less the more it has slept.
-    fn pay(&mut self, now_ns: u64, tick_ns: u64) {
-        let most = u64::from(MOST_SLEEP) * tick_ns;
-        let ran = now_ns.saturating_sub(self.since_ns).min(most);
-        let costs = ran / u64::from(self.bonus(tick_ns).max(1));
-        self.sleep_ns = self.sleep_ns.saturating_sub(costs);
     }
 }
 
