@@ -121,17 +121,16 @@ impl ReadAhead {
         }
         self.faults += 1;
         let gfn = gfn.get();
-        let Some(stream) = self.streams.iter_mut().find(|stream| stream.takes(gfn)) else {
+        let Some(at) = self.streams.iter().position(|stream| stream.takes(gfn)) else {
             self.new_stream(gfn);
             return None;
         };
+        let stream = &mut self.streams[at];
         let goes_on = stream.established && stream.window > 0 && stream.is_past_window(gfn);
         stream.used_at = self.faults;
-        stream.down = if stream.established {
-            stream.down
-        } else {
-            gfn < stream.last
-        };
+        if !stream.established {
+            stream.down = gfn < stream.last;
+        }
         let (was_at, down) = (stream.last, stream.down);
         if goes_on {
             // It went through all of its window.
@@ -144,7 +143,7 @@ impl ReadAhead {
         } else {
             self.limit
         };
-        let stream = self.streams.iter_mut().find(|stream| stream.takes(gfn))?;
+        let stream = &mut self.streams[at];
         stream.established = true;
         stream.window = (2 * stream.window).max(2).min(self.max_window).min(limit);
         stream.last = gfn;

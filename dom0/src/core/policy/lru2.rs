@@ -247,7 +247,7 @@ impl Policy for Lru2 {
         if let Some(victim) = self.batch.pop() {
             return Some(victim);
         }
-        let refused = |from| self.states.next(REFUSED, from);
+        let refused = |from| self.states.next_around(REFUSED, from);
         let gfn = self.patience.retry(refused)?;
         self.states.set(gfn.get(), NONE);
         Some(gfn)

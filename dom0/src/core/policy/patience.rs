@@ -39,10 +39,11 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// There is no other victim: the next refused page in turn, if one may be tried. `next`: the first from a number on.
-    pub(super) fn retry(&mut self, next: impl Fn(u64) -> Option<u64>) -> Option<Gfn> {
+    /// There is no other victim: the next refused page in turn, if one may be tried. `next_around`: the first from a
+    /// number on, or from the start.
+    pub(super) fn retry(&mut self, next_around: impl FnOnce(u64) -> Option<u64>) -> Option<Gfn> {
         let found = (self.retries > 0)
-            .then(|| next(self.cursor).or_else(|| next(0)))
+            .then(|| next_around(self.cursor))
             .flatten();
         let Some(gfn) = found.and_then(Gfn::try_new) else {
             self.fruitless = true;

@@ -85,12 +85,8 @@ impl Sweep {
 
 impl Policy for Sweep {
     fn choose(&mut self) -> Option<Gfn> {
-        let found = self
-            .eligible
-            .next(self.cursor)
-            .or_else(|| self.eligible.next(0));
-        let Some((gfn, ())) = found else {
-            let refused = |from| Some(self.refused.next(from)?.0);
+        let Some(gfn) = next_around(&self.eligible, self.cursor) else {
+            let refused = |from| next_around(&self.refused, from);
             let gfn = self.patience.retry(refused)?;
             self.refused.remove(gfn.get());
             return Some(gfn);
@@ -140,6 +136,12 @@ impl Policy for Sweep {
             + self.patience.table_bytes()
             + self.mru.capacity() * size_of::<Gfn>()
     }
+}
+
+/// The first from this number on, or from the start.
+fn next_around(set: &SparseSet, from: u64) -> Option<u64> {
+    let found = set.next(from).or_else(|| set.next(0));
+    found.map(|(gfn, ())| gfn)
 }
 
 /// The gfn with as much memory below it as above.

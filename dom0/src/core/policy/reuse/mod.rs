@@ -178,7 +178,7 @@ impl Policy for Reuse {
                 return Gfn::try_new(gfn);
             }
         }
-        let refused = |from| self.states.next(REFUSED, from);
+        let refused = |from| self.states.next_around(REFUSED, from);
         let gfn = self.patience.retry(refused)?;
         self.states.set(gfn.get(), UNKNOWN_OUT);
         Some(gfn)
