@@ -22,12 +22,13 @@ pub(crate) struct Checksums {
 impl Checksums {
     pub(crate) fn set(&self, slot: Slot, page: &PageBuf) {
         let (chunk, at) = place(slot);
+        let sum = checksum(page);
         let mut chunks = self.chunks.lock();
         if chunks.len() <= chunk {
             chunks.resize_with(chunk + 1, || None);
         }
         let chunk = chunks[chunk].get_or_insert_with(|| Box::new([bytes(NONE); CHUNK]));
-        chunk[at] = bytes(checksum(page));
+        chunk[at] = bytes(sum);
     }
 
     pub(super) fn forget(&self, slot: Slot) {

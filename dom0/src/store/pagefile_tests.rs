@@ -1,0 +1,178 @@
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+
+use super::*;
+use crate::store::testing::{
+    compares_and_spares_zeros, page, read, round_trips, write, write_pages,
+};
+
+fn pagefile(keep: Keep) -> (tempfile::TempDir, Pagefile) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Pagefile::create(&dir.path().join("p"), keep).unwrap();
+    (dir, file)
+}
+
+#[test]
+fn b2_pages_come_back_as_they_were_written() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    round_trips(&file);
+}
+
+#[test]
+fn c7_what_is_there_already_and_zeros_are_not_written() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    compares_and_spares_zeros(&file);
+}
+
+/// A guest can make two pages with the same checksum, and then expects its own back.
+#[test]
+fn c7_pages_with_the_same_checksum_are_told_apart() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    // A checksum is linear, so of any 33 changes some cancel each other out: which, says elimination.
+    let change = |page: &mut PageBuf, which: u64| {
+        (0..33)
+            .filter(|n| which >> n & 1 == 1)
+            .for_each(|n| page.0[n] ^= 1);
+    };
+    let mut basis: Vec<(u32, u64)> = Vec::new();
+    let mut nothing = 0;
+    for n in 0..33 {
+        let (mut changed, mut which) = (page(1), 1 << n);
+        change(&mut changed, which);
+        let mut sum = crc32c::crc32c(&changed.0) ^ crc32c::crc32c(&page(1).0);
+        for (other, others) in &basis {
+            if sum ^ other < sum {
+                (sum, which) = (sum ^ other, which ^ others);
+            }
+        }
+        if sum == 0 {
+            nothing = which;
+        }
+        basis.push((sum, which));
+        basis.sort_unstable_by_key(|(sum, _)| std::cmp::Reverse(*sum));
+    }
+    let mut other = page(1);
+    change(&mut other, nothing);
+    assert!(other.0 != page(1).0 && crc32c::crc32c(&other.0) == crc32c::crc32c(&page(1).0));
+    let slot = [Slot(1)];
+    write(&file, &slot);
+    assert_eq!(
+        write_pages(&file, &slot, &[other], true),
+        [Ok(Saved::Written)]
+    );
+    assert!(read(&file, &slot).0[0].0 == other.0);
+    assert_eq!(
+        write_pages(&file, &slot, &[other], true),
+        [Ok(Saved::Unchanged)]
+    );
+    assert_eq!(file.counts().pages_compared, 2);
+}
+
+#[test]
+fn c7_a_copy_that_the_device_spoiled_is_written_again() {
+    let (_dir, file) = pagefile(Keep::Named);
+    write(&file, &[Slot(1)]);
+    file.file.write_all_at(&[0xff], 4096 + 17).unwrap();
+    let again = write_pages(&file, &[Slot(1)], &[page(1)], true);
+    assert_eq!(again, [Ok(Saved::Written)]);
+    assert_eq!(read(&file, &[Slot(1)]).1, [Ok(())]);
+}
+
+#[test]
+fn b2_it_is_private_and_unlinked_or_kept_as_asked() {
+    let (dir, file) = pagefile(Keep::Named);
+    let path = dir.path().join("p");
+    assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
+    file.remove().unwrap();
+    assert!(!path.exists());
+    let (dir, file) = pagefile(Keep::Unlinked);
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    file.remove().unwrap();
+}
+
+#[test]
+fn b2_whatever_exists_already_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link, dangling) = (
+        dir.path().join("file"),
+        dir.path().join("link"),
+        dir.path().join("dangling"),
+    );
+    std::fs::write(&file, "precious").unwrap();
+    symlink(&file, &link).unwrap();
+    symlink(dir.path().join("nothing"), &dangling).unwrap();
+    for path in [&file, &link, &dangling] {
+        let error = Pagefile::create(path, Keep::Unlinked).unwrap_err();
+        assert!(matches!(error, PagefileError::Exists { .. }), "{error}");
+        assert!(error.to_string().contains("exists already"));
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    assert!(!dir.path().join("nothing").exists());
+    let error = Pagefile::create(&dir.path().join("no/such"), Keep::Named).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            PagefileError::Create {
+                errno: Errno::NOENT,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_page_that_the_device_changed_is_an_error_and_its_neighbours_are_not() {
+    let (_dir, file) = pagefile(Keep::Named);
+    let slots = [0, 1, 2, 3].map(Slot);
+    assert!(write(&file, &slots).iter().all(SaveOutcome::is_ok));
+    file.file.write_all_at(&[0xff], 4096 + 17).unwrap();
+    // A page of another slot, whole: a misdirected write.
+    file.file.write_all_at(&page(0).0, 2 * 4096).unwrap();
+    let (_, outcomes) = read(&file, &slots);
+    assert!(outcomes[0].is_ok() && outcomes[3].is_ok());
+    for n in [1, 2] {
+        assert!(matches!(outcomes[n], Err(StoreError::Corrupt { slot, .. }) if slot == slots[n]));
+    }
+}
+
+#[test]
+fn a_file_cut_short_is_an_error_for_what_is_missing() {
+    let (_dir, file) = pagefile(Keep::Named);
+    let slots = [0, 1, 2].map(Slot);
+    write(&file, &slots);
+    file.file.set_len(4096 + 100).unwrap();
+    let (_, outcomes) = read(&file, &slots);
+    assert_eq!(outcomes[0], Ok(()));
+    assert_eq!(
+        outcomes[1],
+        Err(StoreError::Short {
+            slot: Slot(1),
+            bytes: 100
+        })
+    );
+    assert_eq!(
+        outcomes[2],
+        Err(StoreError::Short {
+            slot: Slot(2),
+            bytes: 0
+        })
+    );
+}
+
+#[test]
+fn a_full_device_and_a_refusing_one_are_told_apart() {
+    let open = |path| File::options().read(true).write(true).open(path).unwrap();
+    let full = Pagefile::on(open("/dev/full"), PathBuf::new(), Keep::Unlinked);
+    assert_eq!(
+        write(&full, &[0, 1, 5].map(Slot)),
+        [Err(StoreError::Full); 3]
+    );
+    let read_only = File::open("/dev/null").unwrap();
+    let refusing = Pagefile::on(read_only, PathBuf::new(), Keep::Unlinked);
+    let slot = Slot(3);
+    let errno = Errno::BADF.raw_os_error();
+    assert_eq!(
+        write(&refusing, &[slot]),
+        [Err(StoreError::Io { slot, errno })]
+    );
+}
