@@ -102,15 +102,15 @@ fn pager_of(host: &Child) -> rustix::process::Pid {
 
 /// Waits until a quarter of the guest is out.
 fn wait_until_paged(host: &mut Child) {
-    let mut filled = false;
-    loop {
+    wait_for_memory(host, |bytes| bytes > 12 << 20);
+    wait_for_memory(host, |bytes| bytes < 12 << 20);
+}
+
+/// Waits until this holds for the bytes that the guest takes.
+fn wait_for_memory(host: &mut Child, holds: impl Fn(u64) -> bool) {
+    while !guest_memory_bytes(host).is_some_and(&holds) {
         let ended = host.try_wait().expect("a child can be waited for");
         assert_eq!(ended, None, "the host ended before anything was out");
-        let bytes = guest_memory_bytes(host);
-        filled |= bytes.is_some_and(|bytes| bytes > 12 << 20);
-        if filled && bytes.is_some_and(|bytes| bytes < 12 << 20) {
-            return;
-        }
         std::thread::yield_now();
     }
 }
