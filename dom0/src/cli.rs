@@ -23,6 +23,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::core::Config;
 use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
+use crate::host::job::parse_size;
+use crate::store::areas::AreaChoice;
 use crate::trace;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
@@ -83,9 +85,15 @@ pub struct Cli {
         short = 'f',
         long,
         value_name = "FILE",
-        required_unless_present = "embedded_host"
+        required_unless_present_any = ["embedded_host", "swap"]
     )]
     pub pagefile: Option<PathBuf>,
+
+    /// Swap area to keep pages in, instead of a pagefile: made by `xenpaging mkswap`, and for this pager alone.
+    /// Areas are filled by priority, highest first, those of the same in turn [default: 0] (repeatable).
+    #[arg(long, value_name = "FILE[:PRIORITY]", value_parser = swap_area,
+          conflicts_with_all = ["pagefile", "keep_pagefile"])]
+    pub swap: Vec<AreaChoice>,
 
     /// How much of the guest's memory to handle, from its start on, in KiB [default: all].
     #[arg(short = 'm', long = "max_memkb", value_name = "KIB",
@@ -137,6 +145,22 @@ pub enum Command {
     /// Make traces of page accesses, and replay them against the policies.
     #[command(subcommand)]
     Trace(trace::cli::Command),
+
+    /// Make a file or a block device a swap area. What was in it is lost.
+    Mkswap {
+        /// The file or device.
+        file: PathBuf,
+        /// Make the file this long, and make it at all if it is not there: a number with K, M or G, or of MiB.
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+    },
+
+    /// Show what swap areas say of themselves, and whether a pager has them.
+    Swaps {
+        /// Files or devices.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
 
     /// Show what the pagers on this host are doing, a line for each domain.
     Status {
@@ -205,6 +229,19 @@ pub fn one_line(error: &clap::Error) -> String {
     words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
+/// A file, or a file and a priority.
+pub fn swap_area(text: &str) -> Result<AreaChoice, String> {
+    let (path, priority) = match text.rsplit_once(':') {
+        Some((path, priority)) => match priority.parse() {
+            Ok(priority) => (path, priority),
+            Err(_) => return Err(format!("'{priority}' is no priority: a whole number")),
+        },
+        None => (text, 0),
+    };
+    let path = PathBuf::from(path);
+    Ok(AreaChoice { path, priority })
+}
+
 /// An address and a port, or a port.
 fn metrics_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into());
@@ -249,160 +286,5 @@ fn first_pages(memory: &[RangeInclusive<u64>], mut pages: u64) -> Vec<RangeInclu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(args: &[&str]) -> Result<Cli, String> {
-        Cli::try_parse_from(["xenpaging"].iter().chain(args)).map_err(|error| one_line(&error))
-    }
-
-    /// The C pager's `--mru_size` sets max_memkb, and its `--max_memkb` does not exist.
-    #[test]
-    fn defect_8_every_long_form_means_what_its_short_form_means() {
-        let short = ["-d", "3", "-f", "p", "-m", "4096", "-r", "100", "-v"];
-        let long = [
-            "--domain=3",
-            "--pagefile=p",
-            "--max_memkb=4096",
-            "--mru_size=100",
-            "--verbose",
-        ];
-        let apart = [
-            "--domain",
-            "3",
-            "--pagefile",
-            "p",
-            "--max_memkb",
-            "4096",
-            "--mru_size",
-            "100",
-            "-v",
-        ];
-        let cli = parse(&short).unwrap();
-        assert_eq!(
-            (cli.domain, cli.max_memkb, cli.mru_size),
-            (Some(3), Some(4096), 100)
-        );
-        assert_eq!(
-            (cli.pagefile.as_deref(), cli.verbose),
-            (Some("p".as_ref()), 1)
-        );
-        assert_eq!(parse(&long).unwrap(), cli);
-        assert_eq!(parse(&apart).unwrap(), cli);
-        assert_eq!(
-            parse(&[
-                "--dom",
-                "3",
-                "--page",
-                "p",
-                "--max",
-                "4096",
-                "--mru=100",
-                "-v"
-            ]),
-            Ok(cli)
-        );
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_description() {
-        let cli = parse(&["-d1", "-fp"]).unwrap();
-        assert_eq!(
-            (cli.mru_size, cli.max_memkb, cli.verbose),
-            (16_384, None, 0)
-        );
-        assert_eq!(cli.config(10, &[0..=9]).memory, [0..=9]);
-    }
-
-    #[test]
-    fn bad_input_is_one_line_that_names_it() {
-        let cases: [(&[&str], &str); 10] = [
-            (&[], "--domain"),
-            (&["-d", "1"], "--pagefile"),
-            (&["-d", "0", "-f", "p"], "'0'"),
-            (&["-d", "32752", "-f", "p"], "32752"),
-            (&["-d", "one", "-f", "p"], "'one'"),
-            (&["-d", "1", "-f", "p", "-m", "0"], "'0'"),
-            (&["-d", "1", "-f", "p", "-r", "-1"], "'-1'"),
-            (&["-d", "1", "-f", "p", "--gfns", "9-3"], "9 is above 3"),
-            (
-                &["-d", "1", "-f", "p", "--gfns", "0x10000000000"],
-                "no frame number",
-            ),
-            (&["-d", "1", "-f", "p", "extra"], "'extra'"),
-        ];
-        for (args, named) in cases {
-            let line = parse(args).unwrap_err();
-            assert!(
-                line.contains(named) && !line.contains('\n'),
-                "{args:?}: {line}"
-            );
-        }
-    }
-
-    #[test]
-    fn help_is_no_error_and_bad_usage_is() {
-        let read = |args: &[&str]| {
-            Cli::read(["xenpaging"].iter().chain(args).map(OsString::from)).map(|_| ())
-        };
-        for help in ["-h", "--help", "--version"] {
-            assert_eq!(read(&[help]), Err(Exit::Done));
-        }
-        assert_eq!(read(&["--no-such-thing"]), Err(Exit::Usage));
-        assert_eq!(read(&["--embedded-host", "fd:3"]), Ok(()));
-    }
-
-    #[test]
-    fn metrics_are_on_the_loopback_unless_an_address_says_otherwise() {
-        let address = |text| parse(&["-d1", "-fp", "--metrics", text]).map(|cli| cli.metrics);
-        assert_eq!(address("9100"), Ok("127.0.0.1:9100".parse().ok()));
-        assert_eq!(address("[::]:1"), Ok("[::]:1".parse().ok()));
-        for bad in ["host:9100", "70000", "127.0.0.1"] {
-            assert!(address(bad).unwrap_err().contains(bad));
-        }
-    }
-
-    #[test]
-    fn status_needs_no_domain_and_takes_no_options_of_paging() {
-        let status = |args: &[&str]| parse(args).map(|cli| cli.command);
-        let all = Command::Status { domain: None };
-        let one = Command::Status { domain: Some(3) };
-        assert_eq!(status(&["status"]), Ok(Some(all)));
-        assert_eq!(status(&["status", "-d", "3"]), Ok(Some(one)));
-        assert!(status(&["-d", "3", "-f", "p", "status"]).is_err());
-    }
-
-    #[test]
-    fn ranges_of_frame_numbers_add_up() {
-        let args = [
-            "-d1",
-            "-fp",
-            "--gfns",
-            "0-0xff",
-            "--gfns",
-            "4096",
-            "--only-gfns=0-9999",
-        ];
-        let sweep = parse(&args).unwrap().sweep();
-        assert_eq!(
-            (sweep.never, sweep.only),
-            (vec![0..=255, 4096..=4096], vec![0..=9999])
-        );
-    }
-
-    #[test]
-    fn max_memkb_is_memory_from_the_start_on_across_holes() {
-        let memory = [0..=9, 100..=109];
-        let handled = |kib: &str| {
-            parse(&["-d1", "-fp", "-m", kib])
-                .unwrap()
-                .config(20, &memory)
-                .memory
-        };
-        assert_eq!(handled("4"), [0..=0]);
-        assert_eq!(handled("40"), [0..=9]);
-        assert_eq!(handled("48"), [0..=9, 100..=101]);
-        assert_eq!(handled("99999999"), memory);
-        assert_eq!(handled(&u64::MAX.to_string()), memory);
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

@@ -9,5 +9,6 @@ pub mod pager_main;
 pub mod shell;
 pub mod status;
 pub mod store;
+mod swaps;
 pub mod trace;
 pub mod xen;

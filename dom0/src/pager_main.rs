@@ -16,8 +16,10 @@ use crate::harden::protect_memory;
 use crate::shell::{Machine, Options, Shell, ShellError};
 use crate::status;
 use crate::store::PageStore;
+use crate::store::areas::Areas;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
+use crate::swaps;
 use crate::trace;
 use crate::xen::{Domain, calls_made};
 
@@ -33,6 +35,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     log_to_stderr(cli.log_level());
     match &cli.command {
         Some(Command::Status { domain }) => return show_status(*domain).into(),
+        Some(Command::Mkswap { file, size }) => return swaps::make(file, *size).into(),
+        Some(Command::Swaps { files }) => return swaps::show(files).into(),
         Some(Command::Trace(command)) => return trace::cli::run(command).into(),
         None => {}
     }
@@ -66,7 +70,14 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
         protect_memory();
     }
     let guest = machine.guest();
-    let config = cli.config(guest.max_pages, &guest.memory);
+    let mut config = cli.config(guest.max_pages, &guest.memory);
+    let areas = match &cli.swap[..] {
+        [] => None,
+        choices => Some(Areas::claim(choices).context("swap area")?),
+    };
+    if let Some(areas) = &areas {
+        config.areas = areas.ranges();
+    }
     let make = |name: PolicyName| name.policy(&config.memory, &cli.sweep());
     let policy = make(cli.policy.unwrap_or(PolicyName::Reuse));
     let blind = cli.policy.is_none().then_some(|| make(PolicyName::Sweep));
@@ -80,9 +91,11 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
         Some(path) => Some(Arc::new(Pagefile::create(path, keep).context("pagefile")?)),
         None => None,
     };
-    let store: Arc<dyn PageStore> = match &pagefile {
-        Some(pagefile) => Arc::clone(pagefile) as _,
-        None => Arc::new(MemoryStore::new()),
+    let areas = areas.map(Arc::new);
+    let store: Arc<dyn PageStore> = match (&areas, &pagefile) {
+        (Some(areas), _) => Arc::clone(areas) as _,
+        (None, Some(pagefile)) => Arc::clone(pagefile) as _,
+        (None, None) => Arc::new(MemoryStore::new()),
     };
     let domain = cli.domain.map(|id| format!("{{domain=\"{id}\"}}"));
     let options = Options {

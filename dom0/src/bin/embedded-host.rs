@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
-use xenpaging::cli::{Exit, gfns, one_line};
+use xenpaging::cli::{Exit, gfns, one_line, swap_area};
 use xenpaging::core::policy::PolicyName;
 use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::host::workload::Pattern;
 use xenpaging::pager_main;
+use xenpaging::store::areas::AreaChoice;
 
 /// Runs a guest whose memory is paged by a second process, verifies every page, and says what happened.
 ///
@@ -51,6 +52,9 @@ struct Cli {
     /// Where pages go: `memory`, or a file, which must not exist.
     #[arg(long, default_value = "memory", value_name = "memory|FILE")]
     store: PathBuf,
+    /// Swap area to keep pages in instead, made by `xenpaging mkswap` (repeatable).
+    #[arg(long, value_name = "FILE[:PRIORITY]", conflicts_with = "store", value_parser = swap_area)]
+    swap: Vec<AreaChoice>,
     /// How the pager chooses which pages go out. [default: reuse]
     #[arg(long, value_name = "NAME")]
     policy: Option<PolicyName>,
@@ -129,7 +133,9 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         pattern: cli.workload,
         writes_percent: cli.writes,
         balloon: cli.balloon,
-        store: if cli.store == Path::new("memory") {
+        store: if !cli.swap.is_empty() {
+            StoreChoice::Areas(cli.swap)
+        } else if cli.store == Path::new("memory") {
             StoreChoice::Memory
         } else {
             StoreChoice::File(cli.store)

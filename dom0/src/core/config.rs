@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use p2m_paging::ring::abi::SLOTS;
 
 use super::read_ahead::Judged;
+use crate::store::SlotRange;
 
 /// The longest batch: more pages together gain nothing and make a fault wait.
 const MAX_BATCH: usize = 4096;
@@ -27,6 +28,8 @@ pub struct Config {
     pub requests: usize,
     /// Pages that come in beside one that is asked for, at most (row C8): fewer than `requests`; 0 for none.
     pub read_ahead: usize,
+    /// Where the store has slots: ranges that do not overlap.
+    pub areas: Vec<SlotRange>,
     /// How often an unreadable page is read before its request is over, and before a stop gives up.
     pub read_attempts: u32,
 }
@@ -42,6 +45,7 @@ impl Config {
             out_threshold: 32,
             requests: SLOTS as usize,
             read_ahead: SLOTS as usize - 1,
+            areas: vec![SlotRange::EVERYTHING],
             read_attempts: 5,
         }
     }

@@ -200,6 +200,14 @@ pub enum Report {
         /// What happened.
         error: PageError,
     },
+    /// An area of the store could not take a page; others have room. Said once.
+    #[error("the swap area of slot {} is used only when no other has room any more: {error}", slot.0)]
+    AreaFailed {
+        /// A slot that is in it.
+        slot: Slot,
+        /// What happened.
+        error: PageError,
+    },
     /// Which pages are used is not to be known any more. Said once.
     #[error("accessed bits cannot be read, what is paged out is chosen without: {0}")]
     NoScans(Errno),

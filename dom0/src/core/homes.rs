@@ -12,9 +12,8 @@
 
 use p2m_paging::Gfn;
 
-use super::slots::SLOTS_END;
 use super::sparse::{SparseMap, SparseSet};
-use crate::store::Slot;
+use crate::store::{SLOTS_END, Slot};
 
 /// In a [`Pair`]: zeros. Slots are below.
 const ZEROS: u32 = SLOTS_END;

@@ -1,6 +1,6 @@
 //! The way out: nominate, save, evict, and restore what stays (rows B5, B7).
 
-use p2m_paging::Errno;
+use p2m_paging::{Errno, Gfn};
 
 use super::event::{Action, Actions, Batch, Lane, Page, PageError, Report, Step};
 use super::flight::{Fate, Way};
@@ -38,7 +38,10 @@ impl Pager {
             let copy = self.homes.copy(gfn);
             let Some(slot) = copy.or_else(|| self.take_slot(actions)) else {
                 self.policy.abandoned(gfn);
-                self.dry = true;
+                let held = self.homes.out_pages() + self.leaving + batch.pages.len() as u64;
+                let full = PageError::Store(StoreError::Full);
+                let report = self.room.refused(held, gfn, full);
+                actions.extend(report.map(Action::Report));
                 break;
             };
             self.flights.start(gfn, Way::Out);
@@ -304,11 +307,8 @@ impl Pager {
     fn note_room(&mut self, pages: &[Page], actions: &mut Actions) {
         let saved = pages.iter().filter(|page| page.outcome.is_ok()).count() as u64;
         let held = self.homes.out_pages() + self.saved + saved;
-        let failed = pages.iter().find_map(|page| match page.outcome {
-            Err(error @ PageError::Store(_)) => Some((page.gfn, error)),
-            _ => None,
-        });
-        let report = match failed {
+        let report = match self.note_failed(pages, actions) {
+            Some(_) if self.slots.sound_room() => None,
             Some((gfn, error @ PageError::Store(StoreError::Full))) => {
                 let without_copies = held + self.homes.copies();
                 let given_up = self.give_up_copies(actions);
@@ -322,5 +322,22 @@ impl Pager {
             None => self.room.written(held, self.config.out_batch as u64),
         };
         actions.extend(report.map(Action::Report));
+    }
+
+    /// The first page that the store did not take. Each one's area has failed; said of each area once, where another has
+    /// room.
+    fn note_failed(&mut self, pages: &[Page], actions: &mut Actions) -> Option<(Gfn, PageError)> {
+        let mut first = None;
+        for page in pages {
+            let (Home::Slot(slot), Err(error @ PageError::Store(_))) = (page.home, page.outcome)
+            else {
+                continue;
+            };
+            first = first.or(Some((page.gfn, error)));
+            if self.slots.failed(slot) && self.slots.sound_room() {
+                actions.push(Action::Report(Report::AreaFailed { slot, error }));
+            }
+        }
+        first
     }
 }

@@ -102,7 +102,7 @@ impl Pager {
             size_pages: config.max_pages,
             scanner: Scanner::new(&config.memory, policy.wants_scans()),
             policy,
-            slots: Slots::default(),
+            slots: Slots::new(&config.areas),
             homes: Homes::default(),
             flights: Flights::with_room_for(OUT_BATCHES * out + ahead + requests),
             asks: Asks::with_room_for(requests),

@@ -1,102 +1,159 @@
 //! Which slots of the store are taken.
 //!
-//! The lowest free slot is always the next one taken, so that the store stays small and dense. A
-//! slot's number has 28 bits: a pager holds a terabyte of pages at most.
+//! Slots lie in *areas*, each with a stretch of numbers (row C5). The area with the highest priority that has a free
+//! slot is the next one to take from; areas of the same priority take turns, a stretch at a time, so that disks work side by
+//! side and pages that go out together lie together. In an area the lowest free slot is taken first, so that it stays small and
+//! dense. An area that failed to write is only taken from when no other has room.
+
+use std::cmp::Reverse;
 
 use super::sparse::SparseSet;
-use crate::store::Slot;
+use crate::store::{SLOTS_END, Slot, SlotRange};
 
-/// One more than the highest slot.
-pub(super) const SLOTS_END: u32 = (u32::MAX >> 4) - 1;
+/// Slots taken from one area before it is another's turn: 256 KiB.
+const TURN: usize = 64;
 
-/// Hands out slots, lowest first, in constant time.
-#[derive(Debug, Default)]
+/// Hands out slots in constant time.
+#[derive(Debug)]
 pub(super) struct Slots {
-    /// Free slots below `next`.
+    /// The best first.
+    areas: Vec<Area>,
+    /// Slots handed out so far.
+    turns: usize,
+}
+
+#[derive(Debug)]
+struct Area {
+    range: SlotRange,
+    /// Free slots below `next`, counted from the area's first.
     free: SparseSet,
-    /// Never taken so far.
+    /// Never taken so far, from here on.
     next: u32,
-    /// Never to be used again.
-    bad: u64,
+    taken: u64,
+    /// It could not take a page once.
+    failed: bool,
 }
 
 impl Slots {
-    /// The lowest free slot; `None` when all 2^28 - 2 are taken.
+    /// Slots in these areas, which do not overlap. Numbers from [`SLOTS_END`] on are not used.
+    pub(super) fn new(areas: &[SlotRange]) -> Self {
+        let mut slots = Self {
+            areas: Vec::new(),
+            turns: 0,
+        };
+        slots
+            .areas
+            .extend(areas.iter().map(|range| Area::new(*range)));
+        slots.areas.sort_by_key(Area::rank);
+        slots
+    }
+
+    /// A free slot of the best area that has any.
     pub(super) fn take(&mut self) -> Option<Slot> {
-        if let Some((id, ())) = self.free.next(0) {
-            self.free.remove(id);
-            return u32::try_from(id).ok().map(Slot);
-        }
-        let slot = Slot(self.next);
-        if slot.0 >= SLOTS_END {
-            return None;
-        }
-        self.next += 1;
-        // Slots are given back while a fault is handled, where nothing may be allocated.
-        self.free.reserve(slot.0.into());
+        let turn = self.turns / TURN;
+        let mut equals = self.areas.chunk_by_mut(|a, b| a.rank() == b.rank());
+        let slot = equals.find_map(|equal| {
+            let (before, from) = equal.split_at_mut(turn % equal.len());
+            from.iter_mut().chain(before).find_map(Area::take)
+        })?;
+        self.turns = self.turns.wrapping_add(1);
         Some(slot)
     }
 
     /// Takes a slot back.
     pub(super) fn give(&mut self, slot: Slot) {
-        self.free.insert(slot.0.into(), ());
+        if let Some(area) = self.area(slot) {
+            area.free.insert(area.index(slot), ());
+            area.taken -= 1;
+        }
     }
 
     /// A slot that could not be written is taken out of use, or it would be the next one again.
-    pub(super) fn retire(&mut self, _slot: Slot) {
-        self.bad += 1;
+    pub(super) fn retire(&mut self, slot: Slot) {
+        if let Some(area) = self.area(slot) {
+            area.taken -= 1;
+        }
+    }
+
+    /// A slot's area could not take a page: from now on it comes after all that could. Whether that is news.
+    pub(super) fn failed(&mut self, slot: Slot) -> bool {
+        let Some(area) = self.area(slot) else {
+            return false;
+        };
+        let is_news = !std::mem::replace(&mut area.failed, true);
+        self.areas.sort_by_key(Area::rank);
+        is_news
+    }
+
+    /// Whether an area has room that has not failed.
+    pub(super) fn sound_room(&self) -> bool {
+        self.areas
+            .iter()
+            .any(|area| !area.failed && area.has_room())
     }
 
     /// How many are taken.
     pub(super) fn taken(&self) -> u64 {
-        u64::from(self.next) - self.free.len() - self.bad
+        self.areas.iter().map(|area| area.taken).sum()
     }
 
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
-        self.free.table_bytes()
+        self.areas.iter().map(|area| area.free.table_bytes()).sum()
+    }
+
+    fn area(&mut self, slot: Slot) -> Option<&mut Area> {
+        self.areas.iter_mut().find(|area| area.range.contains(slot))
+    }
+}
+
+impl Area {
+    fn new(range: SlotRange) -> Self {
+        let first = range.first.0.min(SLOTS_END);
+        Self {
+            range: SlotRange {
+                first: Slot(first),
+                slots: range.slots.min(SLOTS_END - first),
+                ..range
+            },
+            free: SparseSet::default(),
+            next: 0,
+            taken: 0,
+            failed: false,
+        }
+    }
+
+    fn rank(&self) -> (bool, Reverse<i32>) {
+        (self.failed, Reverse(self.range.priority))
+    }
+
+    fn index(&self, slot: Slot) -> u64 {
+        u64::from(slot.0 - self.range.first.0)
+    }
+
+    fn has_room(&self) -> bool {
+        !self.free.is_empty() || self.next < self.range.slots
+    }
+
+    fn take(&mut self) -> Option<Slot> {
+        let index = match self.free.next(0) {
+            Some((index, ())) => {
+                self.free.remove(index);
+                u32::try_from(index).ok()?
+            }
+            None if self.next < self.range.slots => {
+                self.next += 1;
+                // Slots are given back while a fault is handled, where nothing may be allocated.
+                self.free.reserve(u64::from(self.next - 1));
+                self.next - 1
+            }
+            None => return None,
+        };
+        self.taken += 1;
+        Some(Slot(self.range.first.0 + index))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_the_last_slot_there_is_none() {
-        let mut slots = Slots {
-            next: SLOTS_END - 1,
-            ..Slots::default()
-        };
-        let last = slots.take().unwrap();
-        assert_eq!(
-            (last, slots.take(), slots.take()),
-            (Slot(SLOTS_END - 1), None, None)
-        );
-        slots.give(last);
-        assert_eq!(slots.take(), Some(last));
-    }
-
-    #[test]
-    fn the_lowest_free_slot_is_taken_first() {
-        let mut slots = Slots::default();
-        let taken: Vec<_> = (0..10).filter_map(|_| slots.take()).collect();
-        assert_eq!(taken, (0..10).map(Slot).collect::<Vec<_>>());
-        slots.give(Slot(7));
-        slots.give(Slot(3));
-        assert_eq!(slots.taken(), 8);
-        assert_eq!(
-            [slots.take(), slots.take(), slots.take()],
-            [3, 7, 10].map(|n| Some(Slot(n)))
-        );
-    }
-
-    #[test]
-    fn a_retired_slot_never_comes_back() {
-        let mut slots = Slots::default();
-        let bad = slots.take().unwrap();
-        slots.retire(bad);
-        assert_eq!(slots.taken(), 0);
-        assert_eq!(slots.take(), Some(Slot(1)));
-    }
-}
+#[path = "slots_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use p2m_paging::Errno;
 use super::buffers::BufferSet;
 use super::machine::Frames;
 use crate::core::{Batch, Home, Page, PageError};
-use crate::store::{Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};
+use crate::store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 /// Lists that the store is called with, kept for their memory.
 #[derive(Debug, Default)]
@@ -98,15 +98,7 @@ pub(super) fn save(
         frames.read(&pages[first..end], buffers, &mut unread[first..end]);
     };
     store.write(&scratch.writes, &mut fill, &mut scratch.saved);
-    if scratch.saved.contains(&Ok(Saved::Written))
-        && let Err(error) = store.flush()
-    {
-        for (write, saved) in scratch.writes.iter().zip(&mut scratch.saved) {
-            if *saved == Ok(Saved::Written) {
-                *saved = Err(error.on(write.slot));
-            }
-        }
-    }
+    store.flush(&scratch.writes, &mut scratch.saved);
     let results = scratch.saved.iter().zip(&scratch.unread);
     for (page, (saved, unread)) in batch.pages_mut().iter_mut().zip(results) {
         page.outcome = match (unread, saved) {

@@ -119,8 +119,8 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
         self.inner.free(slot);
     }
 
-    fn flush(&self) -> Outcome {
-        self.inner.flush()
+    fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]) {
+        self.inner.flush(writes, outcomes);
     }
 
     fn counts(&self) -> Counts {

@@ -132,9 +132,7 @@ impl PageStore for MemoryStore {
         }
     }
 
-    fn flush(&self) -> Outcome {
-        Ok(())
-    }
+    fn flush(&self, _: &[Write], _: &mut [SaveOutcome]) {}
 
     fn counts(&self) -> Counts {
         self.tally.counts()

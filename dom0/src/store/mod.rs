@@ -4,6 +4,8 @@
 //! of the [core](crate::core). What must hold: a page that was written without an error is read
 //! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
 
+pub mod area;
+pub mod areas;
 pub(crate) mod checksums;
 pub mod faulty;
 pub mod memory;
@@ -11,20 +13,47 @@ pub mod pagefile;
 #[cfg(test)]
 mod testing;
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A place for one page. Slots are handed out lowest first, so a store sees them densely.
+/// One more than the highest slot: a slot's number has 28 bits, two of which values mean something else to the core. A
+/// pager holds a terabyte of pages at most.
+pub const SLOTS_END: u32 = (u32::MAX >> 4) - 1;
+
+/// A place for one page: in which area of the store ([`SlotRange`]), and where there, in one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
-impl Slot {
-    /// Byte offset in a file that holds nothing but slots.
-    pub const fn offset_bytes(self) -> u64 {
-        self.0 as u64 * PAGE_SIZE as u64
+/// The slots of one area of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRange {
+    /// The lowest.
+    pub first: Slot,
+    /// How many.
+    pub slots: u32,
+    /// Higher ones are filled first; those of the same take turns.
+    pub priority: i32,
+}
+
+impl SlotRange {
+    /// A store that has one area, as large as need be.
+    pub const EVERYTHING: Self = Self {
+        first: Slot(0),
+        slots: SLOTS_END,
+        priority: 0,
+    };
+
+    /// One more than its highest slot.
+    pub const fn end(&self) -> u32 {
+        self.first.0 + self.slots
+    }
+
+    /// Whether a slot is one of these.
+    pub const fn contains(&self, slot: Slot) -> bool {
+        slot.0 >= self.first.0 && slot.0 < self.end()
     }
 }
 
@@ -86,16 +115,6 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// The same, told of one of the slots that it happened to.
-    pub(crate) fn on(self, slot: Slot) -> Self {
-        match self {
-            Self::Io { errno, .. } => Self::Io { slot, errno },
-            other => other,
-        }
-    }
-}
-
 /// What became of one page.
 pub type Outcome = Result<(), StoreError>;
 
@@ -137,6 +156,20 @@ pub struct Counts {
     pub pages_compared: u64,
 }
 
+impl Add for Counts {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            reads: self.reads + more.reads,
+            pages_read: self.pages_read + more.pages_read,
+            writes: self.writes + more.writes,
+            pages_written: self.pages_written + more.pages_written,
+            pages_compared: self.pages_compared + more.pages_compared,
+        }
+    }
+}
+
 /// Copies the contents of the n-th page of a write, and of those after it, into buffers.
 ///
 /// A guest may change a frame while it is copied; whoever implements this copies in a way that
@@ -165,8 +198,9 @@ pub trait PageStore: Send + Sync {
     /// Forgets a page. Freeing a slot that holds none does nothing.
     fn free(&self, slot: Slot);
 
-    /// Brings everything written so far onto the device, if there is one.
-    fn flush(&self) -> Outcome;
+    /// Brings what these writes have written onto the device, if there is one. What may not be there has an error
+    /// in the place of its outcome.
+    fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]);
 
     /// What it has been through.
     fn counts(&self) -> Counts;

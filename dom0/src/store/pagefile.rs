@@ -73,6 +73,8 @@ pub struct Pagefile {
     file: File,
     path: PathBuf,
     keep: Keep,
+    /// The first slot, and the page of the file where it lies.
+    first: (Slot, u64),
     checksums: Checksums,
     tally: Tally,
     /// One writer at a time.
@@ -122,12 +124,31 @@ impl Pagefile {
         self.checksums.table_bytes()
     }
 
+    /// Slots from `first` on in a swap area, behind its header.
+    pub(super) fn in_area(file: File, path: PathBuf, first: Slot) -> Self {
+        Self {
+            first: (first, 1),
+            ..Self::on(file, path, Keep::Unlinked)
+        }
+    }
+
+    /// As it was named.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn offset_bytes(&self, slot: Slot) -> u64 {
+        let (first, page) = self.first;
+        (u64::from(slot.0 - first.0) + page) * PAGE_SIZE as u64
+    }
+
     /// A store in a file that is there already.
     fn on(file: File, path: PathBuf, keep: Keep) -> Self {
         Self {
             file,
             path,
             keep,
+            first: (Slot(0), 0),
             checksums: Checksums::default(),
             tally: Tally::default(),
             staging: Mutex::new(Staging {
@@ -142,7 +163,7 @@ impl Pagefile {
         self.tally.wrote(slots.len());
         let mut done = 0;
         while done < slots.len() {
-            let at = slots[done].offset_bytes();
+            let at = self.offset_bytes(slots[done]);
             let (bytes, error) = transfer(pages[done..].len() * PAGE_SIZE, |moved| {
                 let rest = &pages[done..].as_bytes()[moved..];
                 rustix::io::pwrite(&self.file, rest, at + moved as u64)
@@ -161,7 +182,7 @@ impl Pagefile {
     fn read_run(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
         let mut done = 0;
         while done < slots.len() {
-            let at = slots[done].offset_bytes();
+            let at = self.offset_bytes(slots[done]);
             let (bytes, error) = transfer(pages[done..].len() * PAGE_SIZE, |moved| {
                 let rest = &mut pages[done..].as_mut_bytes()[moved..];
                 rustix::io::pread(&self.file, rest, at + moved as u64)
@@ -261,8 +282,16 @@ impl PageStore for Pagefile {
         self.checksums.forget(slot);
     }
 
-    fn flush(&self) -> Outcome {
-        rustix::fs::fdatasync(&self.file).map_err(|errno| refusal(Slot(0), errno))
+    fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]) {
+        if outcomes.contains(&Ok(Saved::Written))
+            && let Err(errno) = rustix::fs::fdatasync(&self.file)
+        {
+            for (write, outcome) in writes.iter().zip(outcomes) {
+                if *outcome == Ok(Saved::Written) {
+                    *outcome = Err(refusal(write.slot, errno));
+                }
+            }
+        }
     }
 
     fn counts(&self) -> Counts {

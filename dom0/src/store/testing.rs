@@ -65,7 +65,10 @@ pub(super) fn round_trips(store: &impl PageStore) {
     );
     assert_eq!(write(store, &[Slot(7)]), [Ok(Saved::Written)]);
     assert_eq!(read(store, &[Slot(7)]).1, [Ok(())]);
-    assert_eq!(store.flush(), Ok(()));
+    let (slot, has_copy) = (Slot(7), true);
+    let mut outcomes = [Ok(Saved::Written)];
+    store.flush(&[Write { slot, has_copy }], &mut outcomes);
+    assert_eq!(outcomes, [Ok(Saved::Written)]);
 }
 
 /// What every store must do with pages that it holds, and with zeros (row C7).

@@ -1,5 +1,6 @@
 //! The main job, as people run it: two processes, real memory, real faults. None of it is timed.
 
+mod areas;
 mod refused;
 mod trouble;
 

@@ -1,5 +1,6 @@
 //! The core against a simulated hypervisor and store.
 
+mod areas;
 mod cases;
 mod defects;
 mod guest;

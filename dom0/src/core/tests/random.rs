@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::areas::range;
 use super::sim::{Entry, Sim};
 use crate::core::{Config, Event};
-use crate::store::Slot;
+use crate::store::{Slot, SlotRange};
 
 const PAGES: usize = 24;
 const VCPUS: usize = 12;
@@ -50,9 +51,15 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Two that take turns and are soon full, and one with room for all.
+fn areas() -> Vec<SlotRange> {
+    vec![range(0, 5, 1), range(64, 8, 1), range(128, 1000, 0)]
+}
+
 fn sim(mru_pages: usize) -> Sim {
     let mut config = Config::new(PAGES as u64);
     (config.out_batch, config.ahead_batch, config.out_threshold) = (7, 3, 2);
+    config.areas = areas();
     let mut sim = Sim::new(PAGES, VCPUS, config, mru_pages);
     sim.event(Event::Target(8));
     sim

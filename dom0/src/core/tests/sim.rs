@@ -12,7 +12,7 @@ use super::judge::Judge;
 use crate::core::{
     Action, Actions, Batch, Config, Event, Home, Page, PageError, Pager, Report, Step, Summary,
 };
-use crate::store::{Saved, Slot, StoreError};
+use crate::store::{Saved, Slot, SlotRange, StoreError};
 
 /// What the hypervisor knows of a gfn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub(super) struct Sim {
     /// Writes tried.
     pub(super) writes: usize,
     pub(super) bad_slots: Vec<Slot>,
+    /// An area that takes no writes.
+    pub(super) bad_area: Option<SlotRange>,
     pub(super) faults: Faults,
     /// Whether restoring asks through the ring, as Xen does.
     pub(super) restore_asks: bool,
@@ -94,6 +96,7 @@ impl Sim {
             store_pages: usize::MAX,
             writes: 0,
             bad_slots: Vec::new(),
+            bad_area: None,
             faults: Faults::default(),
             restore_asks: true,
             reports: Vec::new(),
@@ -291,7 +294,8 @@ impl Sim {
 
     fn write(&mut self, slot: Slot, value: u64) -> Result<(), PageError> {
         self.writes += 1;
-        if take(&mut self.faults.write) {
+        let is_bad = self.bad_area.is_some_and(|area| area.contains(slot));
+        if is_bad || take(&mut self.faults.write) {
             self.store.remove(&slot);
             return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
         }

@@ -68,6 +68,13 @@ impl PagerProcess {
             StoreChoice::File(path) => {
                 command.arg("--pagefile").arg(path);
             }
+            StoreChoice::Areas(areas) => {
+                for area in areas {
+                    let mut name = area.path.clone().into_os_string();
+                    name.push(format!(":{}", area.priority));
+                    command.arg("--swap").arg(name);
+                }
+            }
         }
         command.args((0..options.verbosity).map(|_| "--verbose"));
         command.spawn().map(Self).map_err(ChildError::NotStarted)

@@ -9,6 +9,7 @@ use p2m_paging::PAGE_SIZE;
 use crate::core::policy::PolicyName;
 use crate::host::workload::Pattern;
 use crate::host::workload::fill::USUAL_PLACES;
+use crate::store::areas::AreaChoice;
 
 /// More threads than a guest of any use has vcpus.
 const MAX_VCPUS: u32 = 1024;
@@ -57,6 +58,8 @@ pub enum StoreChoice {
     Memory,
     /// A file.
     File(PathBuf),
+    /// Swap areas.
+    Areas(Vec<AreaChoice>),
 }
 
 /// Sizes in pages, checked.

@@ -1,0 +1,295 @@
+//! Several swap areas as one store (row C5).
+//!
+//! Each area has a stretch of slot numbers of its own, so that a slot's number says both the area and the place in
+//! it, in one word. Which area a page goes to is the core's choice, by priority. Areas come and go while the store is in use;
+//! what is under way in one keeps it open until it is done.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::area::{self, AreaError, Header};
+use super::pagefile::Pagefile;
+use super::{
+    Counts, Fill, Outcome, PageBuf, PageStore, SLOTS_END, SaveOutcome, Slot, SlotRange, StoreError,
+    Write,
+};
+
+/// Areas of one store, at most (`MAX_SWAPFILES`): a slot's area is found by looking at each.
+const MAX_AREAS: usize = 32;
+/// Areas begin at multiples of this.
+const ALIGN: u32 = 64;
+
+/// An area, as it is named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AreaChoice {
+    /// The file or device.
+    pub path: PathBuf,
+    /// Areas of a higher priority are filled first, those of the same in turn.
+    pub priority: i32,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub struct Areas {
+    list: RwLock<List>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    /// By their slots.
+    areas: Vec<Arc<Area>>,
+    /// What those that are gone have been through.
+    past: Counts,
+}
+
+#[derive(Debug)]
+struct Area {
+    range: SlotRange,
+    pages: Pagefile,
+}
+
+impl Areas {
+    /// Claims all of them, for this process alone.
+    pub fn claim(choices: &[AreaChoice]) -> Result<Self, AreaError> {
+        let areas = Self::default();
+        for choice in choices {
+            let (file, header) = area::claim(&choice.path)?;
+            areas.add(file, header, choice)?;
+        }
+        Ok(areas)
+    }
+
+    /// Takes in an area that has been claimed; its slots. Of one that is larger than there are numbers left, the end is
+    /// not used.
+    pub fn add(
+        &self,
+        file: File,
+        header: Header,
+        choice: &AreaChoice,
+    ) -> Result<SlotRange, AreaError> {
+        let mut list = self.list.write();
+        let place = list.place_for(header.slots);
+        let (at, first, slots) = place.ok_or_else(|| AreaError::TooMany {
+            path: choice.path.clone(),
+        })?;
+        let range = SlotRange {
+            first,
+            slots,
+            priority: choice.priority,
+        };
+        let area = Area {
+            range,
+            pages: Pagefile::in_area(file, choice.path.clone(), first),
+        };
+        list.areas.insert(at, Arc::new(area));
+        Ok(range)
+    }
+
+    /// The slots of each.
+    pub fn ranges(&self) -> Vec<SlotRange> {
+        let list = self.list.read();
+        list.areas.iter().map(|area| area.range).collect()
+    }
+
+    /// The path of the area that a slot is in, as it was named.
+    pub fn path(&self, slot: Slot) -> Option<PathBuf> {
+        self.area(slot).map(|area| area.pages.path().to_owned())
+    }
+
+    fn area(&self, slot: Slot) -> Option<Arc<Area>> {
+        let list = self.list.read();
+        let mut areas = list.areas.iter();
+        areas.find(|area| area.range.contains(slot)).cloned()
+    }
+
+    /// The stretches of a list that lie in one area each, or in none.
+    fn runs(
+        &self,
+        slot: impl Fn(usize) -> Slot,
+        count: usize,
+        mut each: impl FnMut(Option<&Pagefile>, std::ops::Range<usize>),
+    ) {
+        let mut first = 0;
+        while first < count {
+            let area = self.area(slot(first));
+            let is_in = |n: &usize| match &area {
+                Some(area) => area.range.contains(slot(*n)),
+                None => false,
+            };
+            let end = first + 1 + (first + 1..count).take_while(is_in).count();
+            each(area.as_ref().map(|area| &area.pages), first..end);
+            first = end;
+        }
+    }
+}
+
+impl List {
+    /// The first gap for so many slots, else what is left behind the last area: the place in the list, the first slot, and
+    /// how many there are.
+    fn place_for(&self, slots: u32) -> Option<(usize, Slot, u32)> {
+        if self.areas.len() == MAX_AREAS {
+            return None;
+        }
+        let mut first = 0_u32;
+        for (at, area) in self.areas.iter().enumerate() {
+            if area.range.first.0 - first >= slots {
+                return Some((at, Slot(first), slots));
+            }
+            first = area.range.end().next_multiple_of(ALIGN);
+        }
+        let left = SLOTS_END.saturating_sub(first).min(slots);
+        (left > 0).then_some((self.areas.len(), Slot(first), left))
+    }
+}
+
+impl PageStore for Areas {
+    fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
+        let slot = |n: usize| writes[n].slot;
+        self.runs(slot, writes.len(), |area, run| {
+            let outcomes = &mut outcomes[run.clone()];
+            let mut fill = |n: usize, pages: &mut [PageBuf]| fill(run.start + n, pages);
+            match area {
+                Some(area) => area.write(&writes[run.clone()], &mut fill, outcomes),
+                None => outcomes.fill(Err(StoreError::Full)),
+            }
+        });
+    }
+
+    fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
+        let slot = |n: usize| slots[n];
+        self.runs(slot, slots.len(), |area, run| {
+            let (slots, outcomes) = (&slots[run.clone()], &mut outcomes[run.clone()]);
+            match area {
+                Some(area) => area.read(slots, &mut pages[run], outcomes),
+                None => outcomes.fill(Err(StoreError::Empty { slot: slots[0] })),
+            }
+        });
+    }
+
+    fn free(&self, slot: Slot) {
+        if let Some(area) = self.area(slot) {
+            area.pages.free(slot);
+        }
+    }
+
+    fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]) {
+        let slot = |n: usize| writes[n].slot;
+        self.runs(slot, writes.len(), |area, run| {
+            if let Some(area) = area {
+                area.flush(&writes[run.clone()], &mut outcomes[run]);
+            }
+        });
+    }
+
+    fn counts(&self) -> Counts {
+        let list = self.list.read();
+        let areas = list.areas.iter().map(|area| area.pages.counts());
+        areas.fold(list.past, |sum, counts| sum + counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::Saved;
+    use crate::store::testing::{page, read, round_trips, write};
+    use p2m_paging::PAGE_SIZE;
+
+    fn choice(dir: &Path, n: i32, pages: u64) -> AreaChoice {
+        let path = dir.join(format!("area{n}"));
+        area::make(&path, Some((pages + 1) * PAGE_SIZE as u64)).unwrap();
+        AreaChoice { path, priority: n }
+    }
+
+    fn areas(pages: &[u64]) -> (tempfile::TempDir, Areas) {
+        let dir = tempfile::tempdir().unwrap();
+        let choices: Vec<_> = (0..)
+            .zip(pages)
+            .map(|(n, pages)| choice(dir.path(), n, *pages))
+            .collect();
+        let areas = Areas::claim(&choices).unwrap();
+        (dir, areas)
+    }
+
+    #[test]
+    fn c5_pages_come_back_as_they_were_written() {
+        let (_dir, areas) = areas(&[3000, 600_000]);
+        round_trips(&areas);
+    }
+
+    #[test]
+    fn c5_a_slot_says_which_area_and_where_in_it() {
+        let (_dir, areas) = areas(&[64, 70, 5]);
+        let ranges = areas.ranges();
+        let firsts: Vec<_> = ranges.iter().map(|r| (r.first.0, r.slots)).collect();
+        assert_eq!(firsts, [(0, 64), (64, 70), (192, 5)]);
+        // Across all borders, in one call.
+        let slots: Vec<_> = (192..197).chain((0..134).rev()).map(Slot).collect();
+        let outcomes = write(&areas, &slots);
+        assert_eq!(outcomes, vec![Ok(Saved::Written); slots.len()]);
+        let (pages, outcomes) = read(&areas, &slots);
+        for ((slot, found), outcome) in slots.iter().zip(pages).zip(outcomes) {
+            assert!(outcome == Ok(()) && found.0 == page(slot.0).0, "{slot:?}");
+        }
+        areas.free(Slot(64));
+        let empty = |slot| Err(StoreError::Empty { slot });
+        let (_, outcomes) = read(&areas, &[63, 64, 65, 150].map(Slot));
+        assert_eq!(
+            outcomes,
+            [Ok(()), empty(Slot(64)), Ok(()), empty(Slot(150))]
+        );
+        assert_eq!(write(&areas, &[Slot(150)]), [Err(StoreError::Full)]);
+        assert_eq!(areas.counts().pages_written, 139);
+        assert!(areas.path(Slot(192)).unwrap().ends_with("area2"));
+        assert_eq!(areas.path(Slot(197)), None);
+    }
+
+    /// The headers are where they were, and the areas no longer than they were made.
+    #[test]
+    fn c5_slots_stay_between_header_and_end() {
+        let (dir, areas) = areas(&[3, 3]);
+        write(&areas, &[0, 1, 2, 64, 65, 66].map(Slot));
+        drop(areas);
+        for name in ["area0", "area1"] {
+            let path = dir.path().join(name);
+            assert_eq!(path.metadata().unwrap().len(), 4 * PAGE_SIZE as u64);
+            assert_eq!(area::claim(&path).unwrap().1.slots, 3);
+        }
+    }
+
+    #[test]
+    fn c5_the_same_area_twice_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let choice = choice(dir.path(), 0, 3);
+        let error = Areas::claim(&[choice.clone(), choice]).unwrap_err();
+        assert!(matches!(error, AreaError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn c5_there_is_an_end_to_areas_and_to_slots() {
+        let dir = tempfile::tempdir().unwrap();
+        let max = i32::try_from(MAX_AREAS).unwrap();
+        let choices: Vec<_> = (0..=max).map(|n| choice(dir.path(), n, 3)).collect();
+        assert_eq!(Areas::claim(&choices[1..]).unwrap().ranges().len(), 32);
+        let error = Areas::claim(&choices).unwrap_err();
+        assert!(matches!(error, AreaError::TooMany { .. }), "{error}");
+        // Of an area with more pages than there are numbers left only a part is used.
+        let areas = Areas::claim(&choices[..1]).unwrap();
+        let claimed = |n: usize| {
+            let (file, header) = area::claim(&choices[n].path).unwrap();
+            let slots = u32::MAX;
+            (file, Header { slots, ..header })
+        };
+        let (file, header) = claimed(1);
+        let range = areas.add(file, header, &choices[1]).unwrap();
+        assert_eq!((range.first, range.end()), (Slot(64), SLOTS_END));
+        let (file, header) = claimed(2);
+        let error = areas.add(file, header, &choices[2]).unwrap_err();
+        assert!(matches!(error, AreaError::TooMany { .. }), "{error}");
+    }
+}
