@@ -25,6 +25,10 @@ const FOUND: &[(&str, &str)] = &[
          balloon=149,others=1,lost=228,doubled=55,short=30,fails=62,hostile=12,rogue=1",
     ),
     (
+        "vcpus whose tasks all waited, and spun, kept others that share their CPU from running",
+        "seed=17,gfns=28,vcpus=2,cpus=1,kernel=1",
+    ),
+    (
         "a pager was replaced while the hypervisor took its answers, and the simulation counted them wrongly",
         "seed=73740,steps=1711,target=75,writes=558,lost=111,disk=188,torn=1,kills=1,hostile=133,races=411",
     ),
@@ -65,10 +69,29 @@ fn d7_d8_guests_with_tasks_hold_on_shared_cpus() {
     for seed in 0..150 {
         let mut scenario = Scenario::of_seed(seed);
         let few = u32::try_from(seed).expect("small");
-        // A kernel that pages by itself has no scheduler.
         scenario.set(Knob::Kernel, 0);
         scenario.set(Knob::Cpus, 1 + few % 3);
         scenario.set(Knob::Tasks, 1 + few % 12);
+        match run(&scenario, &Trace::new()) {
+            Ok(passed) => switches += passed.switches,
+            Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),
+        }
+    }
+    assert!(switches > 10_000, "{switches}");
+}
+
+/// Processes with page tables in the guest's memory, scheduled on vcpus, these on fewer CPUs.
+#[test]
+fn c9_d2_d8_guests_that_page_hold_on_shared_cpus() {
+    let mut switches = 0;
+    for seed in 0..150 {
+        let mut scenario = Scenario::of_seed(seed);
+        let few = u32::try_from(seed).expect("small");
+        scenario.set(Knob::Tasks, 0);
+        scenario.set(Knob::Kernel, 1 + few % 3);
+        scenario.set(Knob::Gfns, scenario.get(Knob::Gfns).max(52));
+        scenario.set(Knob::Vcpus, 1 + few % 4);
+        scenario.set(Knob::Cpus, 1 + few % 3);
         match run(&scenario, &Trace::new()) {
             Ok(passed) => switches += passed.switches,
             Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),

@@ -12,6 +12,7 @@ impl Kernel {
     /// How many pages the balloon is to have.
     pub fn set_balloon_target(&self, pages: usize) {
         self.balloon_target.set(pages);
+        self.idle.wake_all();
     }
 
     /// Pages that the balloon has.

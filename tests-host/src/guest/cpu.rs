@@ -2,14 +2,17 @@
 //! does may have to be done again, because a page that it touches is out and the vcpu was stopped.
 //!
 //! Kernel code is `async`: it can stop in the middle of an operation, wherever it touches memory or
-//! waits, and goes on there. Nothing else suspends it. An instruction of a process is done whole or,
+//! waits, and goes on there. Nothing else suspends it. Whoever runs tasks lets each go on, carries out what
+//! it orders, and does not ask one that waits until it is woken. An instruction of a process is done whole or,
 //! if any page that it needs is out, the table pages among them, not at all: as hardware does it.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake};
 
 use p2m_paging::Gfn;
 use p2m_paging::p2m::Access;
@@ -37,6 +40,9 @@ pub trait Machine {
 
     /// Takes a page that was given back. `false`: there is no memory.
     fn take(&self, gfn: Gfn) -> Result<bool, Stalled>;
+
+    /// Where the CPU begins its walks for a process whose tables have this root.
+    fn root(&self, of_process: Gfn) -> Gfn;
 }
 
 /// What is done to a page.
@@ -66,6 +72,8 @@ enum Order {
     },
     GiveBack(Gfn),
     Take(Gfn),
+    /// The task's address space from now on.
+    Enter(Option<Gfn>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,20 +83,69 @@ enum Answer {
     Done(bool),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Port {
     order: Option<Order>,
+    /// Told of the word that a process's instruction found, at the moment that it is done.
+    witness: Option<Witness>,
     answer: Option<Answer>,
+    /// The root of the address space that the task runs in, if it is not the kernel's own.
+    space: Option<Gfn>,
 }
 
+/// Told of a word.
+pub(super) type Witness = Rc<dyn Fn(u64)>;
+
 /// A task's CPU, whichever vcpu that is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Cpu(Rc<RefCell<Port>>);
 
 impl Cpu {
     async fn order(&self, order: Order) -> Answer {
         self.0.borrow_mut().order = Some(order);
-        until(|| self.0.borrow_mut().answer.take()).await
+        let answer = || self.0.borrow_mut().answer.take();
+        poll_fn(|_| answer().map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// Whether there is an order that has not been carried out.
+    pub fn has_order(&self) -> bool {
+        self.0.borrow().order.is_some()
+    }
+
+    /// Carries the order out, or leaves it to be carried out again.
+    pub fn carry_out(&self, machine: &dyn Machine) -> Result<(), Stalled> {
+        let order = self.0.borrow().order.expect("something is ordered");
+        let answer = carry_out(order, machine)?;
+        let witness = self.0.borrow_mut().witness.take();
+        if let (Answer::Word(Ok(word)), Some(witness)) = (answer, witness) {
+            witness(word);
+        }
+        self.answer(answer);
+        Ok(())
+    }
+
+    fn answer(&self, answer: Answer) {
+        let port = &mut *self.0.borrow_mut();
+        (port.order, port.answer) = (None, Some(answer));
+    }
+
+    fn entered(&self, root: Option<Gfn>) {
+        self.0.borrow_mut().space = root;
+        self.answer(Answer::Done(true));
+    }
+
+    /// The task runs in this address space from now on.
+    pub(super) async fn enter_space(&self, root: Gfn) {
+        if self.0.borrow().space != Some(root) {
+            self.order(Order::Enter(Some(root))).await;
+        }
+    }
+
+    /// The task runs in the kernel's own address space from now on.
+    pub(super) async fn leave_space(&self) {
+        if self.0.borrow().space.is_some() {
+            self.order(Order::Enter(None)).await;
+        }
     }
 
     /// Does something to a page; yields what it contained before.
@@ -106,7 +163,9 @@ impl Cpu {
         virt: Virt,
         word: usize,
         store: Option<u64>,
+        witness: Witness,
     ) -> Result<u64, PageFault> {
+        self.0.borrow_mut().witness = Some(witness);
         let order = Order::Process {
             root,
             virt,
@@ -128,34 +187,44 @@ impl Cpu {
     }
 }
 
-/// Waits until there is something. It is looked for whenever the task has its turn.
-pub(super) async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    poll_fn(|_| look().map_or(Poll::Pending, Poll::Ready)).await
-}
-
-/// Others have their turn.
-pub(super) async fn relax() {
-    let mut again = false;
-    until(|| std::mem::replace(&mut again, true).then_some(())).await;
-}
-
-/// What became of a task's turn.
+/// How far a task has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// It went on.
-    Went,
-    /// Its vcpu stands, and with it the task.
-    Stalled,
-    /// It waits for something inside the guest.
+pub enum Step {
+    /// It has ordered something, which is to be carried out.
+    Orders,
+    /// It runs in the address space with this root from now on; `None`: in the kernel's own. This is to be
+    /// done by whoever switches tasks.
+    Enters(Option<Gfn>),
+    /// It lets others go first.
+    Yields,
+    /// It waits for something inside the guest, until it is woken.
     Waits,
     /// It is over.
     Over,
+}
+
+/// Whether a task has been woken since it went on last.
+#[derive(Debug, Default)]
+pub struct Wakeup(AtomicBool);
+
+impl Wakeup {
+    /// Whether it has.
+    pub fn has_come(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Wakeup {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Code of the guest, on its way.
 pub struct Task {
     cpu: Cpu,
     code: Pin<Box<dyn Future<Output = ()>>>,
+    wakeup: Arc<Wakeup>,
 }
 
 impl Task {
@@ -163,34 +232,50 @@ impl Task {
     pub fn new<F: Future<Output = ()> + 'static>(code: impl FnOnce(Cpu) -> F) -> Self {
         let cpu = Cpu::default();
         let code = Box::pin(code(cpu.clone()));
-        Self { cpu, code }
+        let wakeup = Arc::default();
+        Self { cpu, code, wakeup }
     }
 
-    /// Does what the task ordered last, and lets it go on to its next order.
-    pub fn turn(&mut self, machine: &dyn Machine) -> Turn {
-        let order = self.cpu.0.borrow_mut().order.take();
-        if let Some(order) = order {
-            match carry_out(order, machine) {
-                Ok(answer) => self.cpu.0.borrow_mut().answer = Some(answer),
-                Err(Stalled) => {
-                    self.cpu.0.borrow_mut().order = Some(order);
-                    return Turn::Stalled;
-                }
+    /// Lets the code go on until it wants something or waits. What it has ordered has been carried out.
+    pub fn go_on(&mut self) -> Step {
+        self.wakeup.0.store(false, Ordering::Relaxed);
+        let waker = Arc::clone(&self.wakeup).into();
+        let polled = self.code.as_mut().poll(&mut Context::from_waker(&waker));
+        let order = self.cpu.0.borrow().order;
+        match (polled, order) {
+            (Poll::Ready(()), _) => Step::Over,
+            (Poll::Pending, Some(Order::Enter(root))) => {
+                self.cpu.entered(root);
+                Step::Enters(root)
             }
+            (Poll::Pending, Some(_)) => Step::Orders,
+            (Poll::Pending, None) if self.wakeup.has_come() => Step::Yields,
+            (Poll::Pending, None) => Step::Waits,
         }
-        let mut context = Context::from_waker(Waker::noop());
-        match self.code.as_mut().poll(&mut context) {
-            Poll::Ready(()) => Turn::Over,
-            Poll::Pending if self.cpu.0.borrow().order.is_some() => Turn::Went,
-            Poll::Pending => Turn::Waits,
-        }
+    }
+
+    /// What the task orders from.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// Whether it is to look again for what it waits for.
+    pub fn wakeup(&self) -> &Arc<Wakeup> {
+        &self.wakeup
+    }
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let order = self.0.borrow().order;
+        f.debug_struct("Cpu").field("order", &order).finish()
     }
 }
 
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task")
-            .field("order", &self.cpu.0.borrow().order)
+            .field("cpu", &self.cpu)
             .finish_non_exhaustive()
     }
 }
@@ -219,11 +304,15 @@ fn carry_out(order: Order, machine: &dyn Machine) -> Result<Answer, Stalled> {
             virt,
             word,
             store,
-        } => Answer::Word(tables::execute(machine, root, virt, word, store)?),
+        } => {
+            let root = machine.root(root);
+            Answer::Word(tables::execute(machine, root, virt, word, store)?)
+        }
         Order::GiveBack(gfn) => {
             machine.give_back(gfn)?;
             Answer::Done(true)
         }
         Order::Take(gfn) => Answer::Done(machine.take(gfn)?),
+        Order::Enter(_) => unreachable!("the task has entered by itself"),
     })
 }

@@ -157,7 +157,8 @@ impl Kernel {
             cached.is_some_and(|page| state.frames.get(page).busy.is_some())
         };
         if is_busy() {
-            held.sleep_until(|| (!is_busy()).then_some(())).await;
+            held.sleep_until(&self.transfers, || (!is_busy()).then_some(()))
+                .await;
             return None;
         }
         Some(page)

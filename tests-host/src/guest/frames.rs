@@ -2,12 +2,14 @@
 //! the disk it stands for; the free list, and two lists of those that reclaim may take.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use p2m_paging::Gfn;
 
 use super::address_space::SpaceId;
 use super::disk::{Block, Way};
 use super::tables::Virt;
+use super::wait::Waiters;
 
 /// Reclaim spares what is left of files if it is less than this part of all.
 const FEW_FILES: usize = 4;
@@ -55,6 +57,8 @@ pub(super) struct Frames {
     active: VecDeque<Gfn>,
     /// Not used again so far, oldest first.
     inactive: VecDeque<Gfn>,
+    /// Those who have something to do when few are free.
+    idle: Rc<Waiters>,
 }
 
 impl Frame {
@@ -75,7 +79,8 @@ impl Frame {
 }
 
 impl Frames {
-    pub(super) fn new(gfns: impl Iterator<Item = Gfn>) -> Self {
+    /// All free. `idle` wait for memory to be short, among other things.
+    pub(super) fn new(gfns: impl Iterator<Item = Gfn>, idle: Rc<Waiters>) -> Self {
         let frames: BTreeMap<_, _> = gfns.map(|gfn| (gfn, Frame::new(Use::Free))).collect();
         let free = frames.keys().rev().copied().collect();
         Self {
@@ -84,6 +89,7 @@ impl Frames {
             cache: BTreeMap::new(),
             active: VecDeque::new(),
             inactive: VecDeque::new(),
+            idle,
         }
     }
 
@@ -93,11 +99,6 @@ impl Frames {
 
     pub(super) fn get_mut(&mut self, gfn: Gfn) -> &mut Frame {
         self.frames.get_mut(&gfn).expect("a page of this guest")
-    }
-
-    /// All pages.
-    pub(super) fn count(&self) -> usize {
-        self.frames.len()
     }
 
     /// Pages used for this.
@@ -112,12 +113,24 @@ impl Frames {
         self.free.len()
     }
 
+    /// Background reclaim starts below this many free pages.
+    pub(super) fn low_free(&self) -> usize {
+        3 + self.frames.len() / 32
+    }
+
+    pub(super) fn is_low(&self) -> bool {
+        self.free_count() < self.low_free()
+    }
+
     /// Takes a page off the free list: the one freed last. What it contains is anybody's.
     pub(super) fn alloc(&mut self, used: Use) -> Option<Gfn> {
         let gfn = self.free.pop()?;
         *self.get_mut(gfn) = Frame::new(used);
         if matches!(used, Use::Anonymous | Use::File) {
             self.inactive.push_back(gfn);
+        }
+        if self.is_low() {
+            self.idle.wake_all();
         }
         Some(gfn)
     }

@@ -1,10 +1,13 @@
 //! The kernel's lock: whoever is in the kernel has it, but for the time that it sleeps. First come,
 //! first served.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
-use super::cpu::until;
+use super::wait::{Waiters, relax};
 
 /// The lock.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +17,8 @@ pub(super) struct Lock(Rc<Tickets>);
 struct Tickets {
     next: Cell<u64>,
     served: Cell<u64>,
+    /// Those who wait, by ticket.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
 }
 
 /// Held, until it is dropped.
@@ -29,30 +34,46 @@ impl Lock {
     }
 
     async fn wait(&self) {
-        let ticket = self.0.next.get();
-        self.0.next.set(ticket + 1);
-        until(|| (self.0.served.get() == ticket).then_some(())).await;
+        let tickets = &self.0;
+        let ticket = tickets.next.get();
+        tickets.next.set(ticket + 1);
+        poll_fn(|context| {
+            if tickets.served.get() == ticket {
+                return Poll::Ready(());
+            }
+            let mut waiting = tickets.waiting.borrow_mut();
+            waiting.insert(ticket, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn release(&self) {
-        self.0.served.set(self.0.served.get() + 1);
+        let next = self.0.served.get() + 1;
+        self.0.served.set(next);
+        let waiting = self.0.waiting.borrow_mut().remove(&next);
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 impl Held {
     /// Sleeps until there is something, with the lock given up: all may be different afterwards.
-    pub(super) async fn sleep_until<T>(&mut self, look: impl FnMut() -> Option<T>) -> T {
+    pub(super) async fn sleep_until<T>(
+        &mut self,
+        waiters: &Waiters,
+        look: impl FnMut() -> Option<T>,
+    ) -> T {
         self.lock.release();
-        let found = until(look).await;
+        let found = waiters.until(look).await;
         self.lock.wait().await;
         found
     }
 
     /// Lets others have the kernel for a turn.
     pub(super) async fn relax(&mut self) {
-        let mut again = false;
-        self.sleep_until(|| std::mem::replace(&mut again, true).then_some(()))
-            .await;
+        self.lock.release();
+        relax().await;
+        self.lock.wait().await;
     }
 }
 

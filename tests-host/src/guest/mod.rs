@@ -24,14 +24,16 @@ mod system;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use p2m_paging::Gfn;
 
 pub use address_space::{Backing, Region, SpaceId};
-pub use cpu::{Cpu, Machine, Stalled, Task, Turn};
+pub use cpu::{Cpu, Machine, Stalled, Step, Task, Wakeup};
 pub use disk::{Block, FIRST_SWAP_BLOCK, Io, Way};
 pub use faults::Refused;
 pub use processes::{DATA, PROGRAM, Plan};
@@ -45,6 +47,7 @@ use disk::Disk;
 use frames::{Frames, Use};
 use lock::Lock;
 use swap::Swap;
+use wait::Waiters;
 
 /// What the kernel has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,18 +100,22 @@ struct State {
 pub struct Kernel {
     state: RefCell<State>,
     lock: Lock,
+    /// For transfers between memory and disk to end.
+    transfers: Waiters,
+    /// For something to do: another phase, short memory, another target of the balloon.
+    idle: Rc<Waiters>,
     balloon_target: Cell<usize>,
-    /// Background reclaim starts below this many free pages, and ends at that many.
-    low_free: usize,
+    /// Background reclaim ends at this many free pages.
     high_free: usize,
 }
 
 impl Kernel {
     /// A kernel with this memory, all of it free. [`boot`](Self::boot) comes first.
     pub fn new(gfns: impl Iterator<Item = Gfn>) -> Self {
-        let mut frames = Frames::new(gfns);
-        let low_free = 3 + frames.count() / 32;
+        let idle = Rc::<Waiters>::default();
+        let mut frames = Frames::new(gfns, Rc::clone(&idle));
         let zero = frames.alloc(Use::Reserved).expect("a guest has memory");
+        let high_free = 2 * frames.low_free();
         Self {
             state: RefCell::new(State {
                 frames,
@@ -120,9 +127,10 @@ impl Kernel {
                 figures: Figures::default(),
             }),
             lock: Lock::default(),
+            transfers: Waiters::default(),
+            idle,
             balloon_target: Cell::new(0),
-            low_free,
-            high_free: 2 * low_free,
+            high_free,
         }
     }
 
@@ -155,6 +163,13 @@ impl Kernel {
     /// The back end has unmapped the order's page.
     pub fn finish(&self, io: Io) {
         self.state.borrow_mut().disk.finish(io);
+        self.transfers.wake_all();
+    }
+
+    /// Whether an address space has this root.
+    pub fn is_root(&self, gfn: Gfn) -> bool {
+        let state = self.state.borrow();
+        state.spaces.values().any(|space| space.root == gfn)
     }
 
     /// Whether the disk contains, in the block that the page stands for, what the page contains.

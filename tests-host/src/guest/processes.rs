@@ -3,11 +3,12 @@
 use std::rc::Rc;
 
 use super::address_space::{Backing, Region, SpaceId};
-use super::cpu::{Cpu, relax};
+use super::cpu::Cpu;
 use super::disk::Block;
 use super::faults::Refused;
 use super::system::{Guest, Phase};
 use super::tables::{VIRT_PAGES, Virt};
+use super::wait::relax;
 use crate::machine::SECTORS;
 
 /// The file that processes map for themselves, and the one that they share. A file is mapped in one way
@@ -150,7 +151,7 @@ impl Guest {
         (virt, rng.usize(0..SECTORS))
     }
 
-    async fn read_all(&self, cpu: &Cpu, space: SpaceId) -> Result<Life, Refused> {
+    async fn read_all(self: &Rc<Self>, cpu: &Cpu, space: SpaceId) -> Result<Life, Refused> {
         let virts: Vec<_> = {
             let flat = self.flat.borrow();
             flat.regions(space).iter().flat_map(Region::virts).collect()

@@ -113,9 +113,10 @@ impl Kernel {
             state.figures.count(block, way);
             state.disk.order(gfn, block, way)
         };
-        held.sleep_until(|| self.state.borrow_mut().disk.take_done(id).then_some(()))
-            .await;
+        let is_done = || self.state.borrow_mut().disk.take_done(id).then_some(());
+        held.sleep_until(&self.transfers, is_done).await;
         self.state.borrow_mut().frames.get_mut(gfn).busy = None;
+        self.transfers.wake_all();
     }
 
     /// Keeps some memory free, so that a fault seldom has to wait for it.
@@ -130,7 +131,7 @@ impl Kernel {
 
     /// Whether memory is so short that it is time to.
     pub(super) fn is_low(&self) -> bool {
-        self.state.borrow().frames.free_count() < self.low_free
+        self.state.borrow().frames.is_low()
     }
 }
 

@@ -9,12 +9,13 @@ use p2m_paging::Gfn;
 
 use super::Kernel;
 use super::address_space::{Region, SpaceId};
-use super::cpu::{Cpu, Task, relax, until};
+use super::cpu::{Cpu, Task};
 use super::faults::Refused;
 use super::model::Flat;
 use super::processes::Plan;
 use super::reclaim::OutOfMemory;
 use super::tables::{PageFault, Virt};
+use super::wait::relax;
 use crate::machine::Page;
 
 /// What the guest is told to do.
@@ -78,6 +79,7 @@ impl Guest {
         let (_, number) = self.phase.get();
         self.phase.set((phase, number + 1));
         self.rested.set(0);
+        self.kernel.idle.wake_all();
     }
 
     /// Whether every process has done what it was told to do, and nothing is under way.
@@ -132,16 +134,17 @@ impl Guest {
         Ok(child)
     }
 
-    /// The end of an address space.
+    /// The end of an address space, which no other task runs in.
     pub async fn end(&self, cpu: &Cpu, space: SpaceId) {
         self.flat.borrow_mut().end(space);
+        cpu.leave_space().await;
         self.kernel.end_space(cpu, space).await;
     }
 
     /// A process loads a word, or stores one, until it comes through. What was there, which is what had
     /// to be there.
     pub async fn access(
-        &self,
+        self: &Rc<Self>,
         cpu: &Cpu,
         space: SpaceId,
         virt: Virt,
@@ -149,12 +152,13 @@ impl Guest {
         store: Option<u64>,
     ) -> Result<u64, Refused> {
         let root = self.kernel.state.borrow().space(space).root;
+        cpu.enter_space(root).await;
         loop {
-            match cpu.process(root, virt, word, store).await {
-                Ok(found) => {
-                    self.hold_against_flat(space, virt, word, store, found);
-                    return Ok(found);
-                }
+            let guest = Rc::clone(self);
+            let witness = move |found| guest.hold_against_flat(space, virt, word, store, found);
+            let done = cpu.process(root, virt, word, store, Rc::new(witness)).await;
+            match done {
+                Ok(found) => return Ok(found),
                 Err(PageFault) => {
                     self.kernel.fault(cpu, space, virt, store.is_some()).await?;
                 }
@@ -164,7 +168,7 @@ impl Guest {
 
     /// A process stores a word that was never stored before.
     pub async fn store(
-        &self,
+        self: &Rc<Self>,
         cpu: &Cpu,
         space: SpaceId,
         virt: Virt,
@@ -198,7 +202,7 @@ impl Guest {
     /// Nothing is under way until there is something to do.
     async fn idle_until(&self, wake: impl Fn() -> bool) {
         self.working.set(self.working.get() - 1);
-        until(|| wake().then_some(())).await;
+        self.kernel.idle.until(|| wake().then_some(())).await;
         self.working.set(self.working.get() + 1);
     }
 

@@ -74,13 +74,18 @@ impl Machine for Lone {
         assert_eq!(before, Some(None), "{gfn} is taken and was there");
         Ok(true)
     }
+
+    fn root(&self, of_process: Gfn) -> Gfn {
+        of_process
+    }
 }
 
 /// Everything together: tasks take turns by chance, the disk is slow and does things out of order.
 struct Run {
     machine: Lone,
     guest: Rc<Guest>,
-    tasks: Vec<Task>,
+    /// Each with whether it waits.
+    tasks: Vec<(Task, bool)>,
     ios: Vec<Io>,
     rng: Rng,
 }
@@ -99,10 +104,17 @@ impl Run {
     }
 
     fn step(&mut self) {
-        self.tasks.extend(self.guest.take_born());
-        let next = self.rng.usize(0..self.tasks.len());
-        if self.tasks[next].turn(&self.machine) == Turn::Over {
-            self.tasks.swap_remove(next);
+        let born = self.guest.take_born();
+        self.tasks
+            .extend(born.into_iter().map(|task| (task, false)));
+        let is_ready = |(task, waits): &(Task, bool)| !waits || task.wakeup().has_come();
+        let ready: Vec<_> = (0..self.tasks.len())
+            .filter(|n| is_ready(&self.tasks[*n]))
+            .collect();
+        if let Some(next) = self.rng.choice(ready) {
+            self.turn(next);
+        } else {
+            assert!(!self.ios.is_empty(), "all wait, and nothing will come");
         }
         self.ios.extend(self.guest.kernel.next_io());
         if !self.ios.is_empty() && self.rng.u32(0..8) == 0 {
@@ -113,6 +125,18 @@ impl Run {
                 self.machine.memory.borrow_mut().insert(io.gfn, Some(page));
             }
             self.guest.kernel.finish(io);
+        }
+    }
+
+    fn turn(&mut self, next: usize) {
+        let (task, waits) = &mut self.tasks[next];
+        if task.cpu().has_order() && task.cpu().carry_out(&self.machine).is_err() {
+            return;
+        }
+        let step = task.go_on();
+        *waits = step == Step::Waits;
+        if step == Step::Over {
+            self.tasks.swap_remove(next);
         }
     }
 
@@ -131,7 +155,6 @@ impl Run {
 
     fn enter(&mut self, phase: Phase) {
         self.guest.enter(phase);
-        self.tasks.extend(self.guest.take_born());
         self.until(|run| run.guest.is_at_rest());
     }
 

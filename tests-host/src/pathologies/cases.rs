@@ -1,5 +1,7 @@
 //! The cases. Each fills a guest, has the host take memory, and lets the guest work.
 
+use std::rc::Rc;
+
 use fastrand::Rng;
 
 use super::{Case, Host};
@@ -169,7 +171,7 @@ fn store(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
     });
 }
 
-async fn load(guest: &Guest, cpu: &Cpu, space: SpaceId, virt: Virt) {
+async fn load(guest: &Rc<Guest>, cpu: &Cpu, space: SpaceId, virt: Virt) {
     let loaded = guest.access(cpu, space, virt, 0, None).await;
     loaded.expect("there is memory");
 }

@@ -74,6 +74,7 @@ impl World<'_> {
                 if let Some(guest) = self.running() {
                     guest.kernel.finish(io);
                     self.start_lanes(&guest);
+                    self.interrupt_kernel();
                 }
             }
             (Lane::Idle | Lane::Asks(..), _) => {

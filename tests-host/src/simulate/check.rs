@@ -8,7 +8,6 @@ use xenpaging::core::Home;
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
 use super::picture::Look;
-use super::programs::Programs;
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
@@ -31,6 +30,7 @@ impl World<'_> {
             self.check_vcpu(vcpu);
         }
         self.check_schedulers();
+        self.check_page_tables();
         if self.happened.get().is_multiple_of(KERNEL_CHECK) {
             self.check_processes();
         }
@@ -169,10 +169,7 @@ impl World<'_> {
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
         // One that has halted runs when one of its tasks can.
-        let idle = self.calm.get()
-            || self.guest.borrow().is_dead
-            || self.programs.is_some()
-            || self.is_halted();
+        let idle = self.calm.get() || self.guest.borrow().is_dead || self.tasks.get().is_some();
         assert!(
             is_stopped || idle || self.is_scheduled(vcpu),
             "{id:?} is neither stopped nor run"
@@ -187,11 +184,11 @@ impl World<'_> {
         {
             cpus.check(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)), is_whole);
         }
-        if let Some(programs) = &self.programs {
+        if let Some(tasks) = self.tasks.get() {
             if is_whole {
-                programs.check();
+                tasks.check();
             }
-            self.check_halted(programs);
+            self.check_halted(tasks);
         }
     }
 
@@ -250,14 +247,11 @@ impl World<'_> {
         if self.guest.borrow().is_dead {
             return self.bury();
         }
-        if let Some(programs) = &self.programs {
-            programs.rest();
-            self.wake_halted(programs);
+        if let (Some(programs), Some(tasks)) = (&self.programs, self.tasks.get()) {
+            programs.rest(tasks);
+            self.wake_halted(tasks);
+            self.until("the tasks end", |_| programs.are_over(tasks));
         }
-        self.until("the tasks end", |world| {
-            let programs = world.programs.as_ref();
-            programs.is_none_or(Programs::are_over)
-        });
         self.processes_rest();
         self.until("the vcpus get what they want", |world| {
             let guest = world.guest.borrow();

@@ -132,8 +132,8 @@ impl World<'_> {
     /// Its last pause was undone.
     pub(super) fn vcpu_let_go(&self, vcpu: usize) {
         self.note("let go", [vcpu as u64, 0]);
-        if let Some(programs) = &self.programs {
-            programs.let_go(vcpu);
+        if let Some(tasks) = self.tasks.get() {
+            tasks.let_go(vcpu);
         }
         let now = self.now();
         {
@@ -154,11 +154,15 @@ impl World<'_> {
             return;
         }
         let wants = self.guest.borrow().vcpus[vcpu].wants;
-        if wants.is_none() && self.has_kernel() {
-            return self.kernel_runs(vcpu);
+        let tasks = self.tasks.get();
+        if let Some(tasks) = tasks
+            && wants.is_none()
+            && self.has_kernel()
+        {
+            return self.kernel_runs(tasks, vcpu);
         }
-        let choose = || match &self.programs {
-            Some(programs) => self.program_wants(programs, vcpu),
+        let choose = || match tasks {
+            Some(tasks) => self.program_wants(tasks, vcpu),
             None => self.choose(),
         };
         let Some(wants) = wants.or_else(choose) else {

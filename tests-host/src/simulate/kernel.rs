@@ -1,8 +1,9 @@
 //! A guest that pages by itself, on this machine's vcpus: its kernel and processes are
-//! [`guest`](crate::guest)'s, every access of theirs may find its page out.
+//! [`guest`](crate::guest)'s, each a task of the guest's scheduler. Every access of theirs may find its page
+//! out, which stops the vcpu; one that waits for the guest's own disk or lock blocks, and another runs.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use p2m_paging::Gfn;
 use p2m_paging::p2m::Access;
@@ -10,18 +11,25 @@ use xenpaging::store::{Saved, StoreError};
 
 use super::guest::{Touched, vcpu_id};
 use super::scenario::{Knob, Scenario};
+use super::tasks::{Ask, Tasks, cpu};
 use super::world::World;
-use crate::guest::{Guest, Machine, Phase, Plan, Stalled, Task, Turn};
+use crate::guest::{Guest, Machine, Phase, Plan, Stalled, Step, Task, Wakeup};
 use crate::machine::Page;
+use crate::scheduler::{Nice, Policy, State, TaskId, Waker};
+use crate::tasks::{Kernel, Mm};
 
-/// Turns that a task has at most while nobody else does anything.
+/// Orders of a vcpu that are carried out at most while nobody else does anything.
 const BURST: usize = 8;
+/// Where CR3 has the number of a page.
+const PAGE_SHIFT: u32 = 12;
+/// CR3 in the kernel's own address space: no process has page 0 for a table, where the zero page is.
+const KERNEL_ROOT: Gfn = Gfn::new_truncate(0);
 
-/// The guest's kernel, on its vcpus.
+/// The guest.
 pub(super) struct Running {
     pub(super) guest: Rc<Guest>,
-    /// Tasks by vcpu; the first one has its turn next.
-    tasks: Vec<VecDeque<Task>>,
+    /// Its tasks, and whether each was woken.
+    tasks: Vec<(TaskId, Arc<Wakeup>)>,
     /// A page is lost that it cannot do without. Nothing of it runs any more.
     halted: bool,
 }
@@ -46,9 +54,11 @@ impl World<'_> {
         let guest = Guest::new((0..self.pages()).map(|page| self.gfn(page)), plan);
         *self.kernel.borrow_mut() = Some(Running {
             guest: Rc::clone(&guest),
-            tasks: (0..self.vcpus()).map(|_| VecDeque::new()).collect(),
+            tasks: Vec::new(),
             halted: false,
         });
+        self.tasks.get_or_init(|| Tasks::new(self.vcpus()));
+        self.adopt();
         guest
     }
 
@@ -76,61 +86,97 @@ impl World<'_> {
         }
     }
 
-    /// A task of this vcpu has its turn.
-    pub(super) fn kernel_runs(&self, vcpu: usize) {
+    /// A vcpu runs its tasks.
+    pub(super) fn kernel_runs(&self, tasks: &Tasks, vcpu: usize) {
         let Some(guest) = self.running() else { return };
-        self.adopt(&guest);
-        let mut turn = Turn::Waits;
-        for _ in 0..self.tasks_of(vcpu, |tasks| tasks.len()) {
-            let task = self.tasks_of(vcpu, VecDeque::pop_front);
-            let mut task = task.expect("as many as there are");
-            turn = self.burst(vcpu, &mut task);
-            match turn {
-                Turn::Went | Turn::Stalled => {
-                    self.tasks_of(vcpu, |tasks| tasks.push_front(task));
-                    break;
-                }
-                Turn::Waits => self.tasks_of(vcpu, |tasks| tasks.push_back(task)),
-                Turn::Over => break,
-            }
-        }
+        let about_ns = self.burst(tasks, vcpu);
+        self.adopt();
         self.start_lanes(&guest);
         if self.strikes(Knob::Balloon) {
             let pages = self.below(self.pages() / 4);
             guest.kernel.set_balloon_target(pages);
         }
-        if self.running().is_some() && !self.machine().is_stopped(vcpu_id(vcpu)) {
-            let in_ns = match turn {
-                Turn::Went | Turn::Over => 16_000,
-                Turn::Stalled | Turn::Waits => 40_000,
-            };
-            self.schedule_vcpu(vcpu, in_ns);
+        self.wake_tasks(Waker::Task);
+        if self.running().is_none() {
+            return;
         }
+        if tasks.has_work(vcpu) && !self.machine().is_stopped(vcpu_id(vcpu)) {
+            self.schedule_vcpu(vcpu, about_ns);
+        }
+        self.wake_halted(tasks);
     }
 
-    fn burst(&self, vcpu: usize, task: &mut Task) -> Turn {
-        let machine = OnVcpu { world: self, vcpu };
-        let mut turn = Turn::Went;
+    /// Some orders of a vcpu's tasks are carried out while nobody else does anything. When it is to go on,
+    /// in nanoseconds.
+    fn burst(&self, tasks: &Tasks, vcpu: usize) -> u64 {
         for _ in 0..=self.below(BURST) {
-            turn = task.turn(&machine);
-            if turn != Turn::Went {
+            let went = match self.run_tasks(tasks, vcpu) {
+                Some(Ask::Order(cpu)) => cpu.carry_out(&OnVcpu { world: self, vcpu }).is_ok(),
+                Some(Ask::Relax) => false,
+                Some(ask) => unreachable!("{ask:?} by the kernel"),
+                None => true,
+            };
+            if !went {
+                return 40_000;
+            }
+            self.wake_tasks(Waker::Task);
+            let goes_on = tasks.has_work(vcpu) && self.running().is_some();
+            if !goes_on || self.machine().is_stopped(vcpu_id(vcpu)) {
                 break;
             }
         }
-        turn
+        16_000
     }
 
-    fn tasks_of<R>(&self, vcpu: usize, what: impl FnOnce(&mut VecDeque<Task>) -> R) -> R {
-        let mut kernel = self.kernel.borrow_mut();
-        let running = kernel.as_mut().expect("there is a kernel");
-        what(&mut running.tasks[vcpu])
+    /// Something has come to the kernel from outside.
+    pub(super) fn interrupt_kernel(&self) {
+        if let Some(tasks) = self.tasks.get() {
+            self.adopt();
+            self.wake_tasks(Waker::Interrupt);
+            self.wake_halted(tasks);
+        }
     }
 
     /// Tasks that were begun get their vcpus.
-    fn adopt(&self, guest: &Guest) {
+    fn adopt(&self) {
+        let (Some(guest), Some(tasks)) = (self.running(), self.tasks.get()) else {
+            return;
+        };
         for task in guest.take_born() {
+            let nice = Nice::try_new(self.rng.borrow_mut().i8(-5..=5)).unwrap_or_default();
             let vcpu = self.below(self.vcpus());
-            self.tasks_of(vcpu, |tasks| tasks.push_back(task));
+            let wakeup = Arc::clone(task.wakeup());
+            let policy = Policy::Normal(nice);
+            let id = tasks
+                .kernel
+                .spawn(policy, None, cpu(vcpu), |kernel| live(kernel, task));
+            if let Some(running) = &mut *self.kernel.borrow_mut() {
+                running.tasks.push((id, wakeup));
+            }
+        }
+    }
+
+    /// Who has been woken, is.
+    fn wake_tasks(&self, by: Waker) {
+        let (Some(running), Some(tasks)) = (&*self.kernel.borrow(), self.tasks.get()) else {
+            return;
+        };
+        for (task, wakeup) in &running.tasks {
+            if wakeup.has_come() {
+                tasks.kernel.wake(*task, by);
+            }
+        }
+    }
+
+    /// No CPU has a page table that is no more.
+    pub(super) fn check_page_tables(&self) {
+        let (Some(guest), Some(tasks)) = (self.running(), self.tasks.get()) else {
+            return;
+        };
+        for vcpu in 0..self.vcpus() {
+            let root = page_table(tasks, vcpu);
+            let is_valid = root == KERNEL_ROOT || guest.kernel.is_root(root);
+            assert!(is_valid, "v{vcpu} has {root} for a page table");
         }
     }
 
@@ -187,8 +233,43 @@ impl World<'_> {
     fn enter(&self, phase: Phase) {
         let Some(guest) = self.running() else { return };
         guest.enter(phase);
-        (0..self.vcpus()).for_each(|vcpu| self.schedule_vcpu(vcpu, 1_000));
+        self.interrupt_kernel();
     }
+}
+
+/// A task's life, on a stack of its own.
+fn live(kernel: &Kernel<Ask>, mut task: Task) {
+    loop {
+        match task.go_on() {
+            Step::Orders => {
+                // A vcpu that was stopped tries again; so does another one, if the task has moved.
+                while task.cpu().has_order() {
+                    kernel.trap(Ask::Order(task.cpu().clone()));
+                }
+            }
+            Step::Enters(root) => {
+                kernel.set_mm(root.map(|root| Mm::new(root.get() << PAGE_SHIFT, 0)));
+            }
+            Step::Yields => {
+                kernel.trap(Ask::Relax);
+                kernel.yield_now();
+            }
+            Step::Waits => {
+                kernel.set_state(State::Uninterruptible);
+                while !task.wakeup().has_come() {
+                    kernel.block();
+                    kernel.set_state(State::Uninterruptible);
+                }
+                kernel.set_state(State::Running);
+            }
+            Step::Over => return kernel.set_mm(None),
+        }
+    }
+}
+
+/// The root of the page table that a vcpu has.
+fn page_table(tasks: &Tasks, vcpu: usize) -> Gfn {
+    Gfn::new_truncate(tasks.kernel.cpu(cpu(vcpu)).cr3() >> PAGE_SHIFT)
 }
 
 /// Ticks that processes have to read all their memory, page by page.
@@ -250,5 +331,10 @@ impl Machine for OnVcpu<'_, '_> {
         let page = self.page(gfn);
         self.world.take(page);
         Ok(self.world.guest.borrow().pages[page].contents.is_some())
+    }
+
+    fn root(&self, _: Gfn) -> Gfn {
+        let tasks = self.world.tasks.get().expect("a task runs");
+        page_table(tasks, self.vcpu)
     }
 }

@@ -109,6 +109,7 @@ impl Lab<'_> {
             let code = code(guest, cpu);
             async move { *result.borrow_mut() = Some(code.await) }
         });
+        self.world.interrupt_kernel();
         self.until("the guest's code ends", |lab| lab.guest.is_at_rest());
         self.world.check();
         self.world.check_processes();
@@ -128,6 +129,7 @@ impl Lab<'_> {
     pub fn balloon_to(&self, resident: usize) {
         let pages = self.world.pages() - resident;
         self.guest.kernel.set_balloon_target(pages);
+        self.world.interrupt_kernel();
         self.until("the balloon reaches its target", |lab| {
             lab.guest.kernel.ballooned() == pages && lab.guest.is_at_rest()
         });

@@ -23,6 +23,7 @@ mod picture;
 mod programs;
 mod scanner;
 mod scenario;
+mod tasks;
 mod trace;
 mod worker;
 mod world;
@@ -109,10 +110,7 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
                 .counters()
                 .get(p2m_paging::paging::Count::Evicted),
             longest_wait_ns: guest.longest_wait_ns,
-            switches: world
-                .programs
-                .as_ref()
-                .map_or(0, |programs| programs.all_switches()),
+            switches: world.tasks.get().map_or(0, |tasks| tasks.all_switches()),
             coverage: world.coverage.borrow().clone(),
         }
     });

@@ -1,6 +1,5 @@
 //! Programs on the guest's vcpus: tasks that access pages, sleep, wait for each other and use what a CPU
-//! has, under the guest's own scheduler. A vcpu that is stopped stops the task that runs on it; the others
-//! go on elsewhere.
+//! has.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,39 +7,22 @@ use std::rc::Rc;
 use fastrand::Rng;
 use p2m_paging::p2m::Access;
 
-use super::agenda::Happening;
-use super::guest::{Want, vcpu_id};
+use super::guest::Want;
 use super::scenario::{Knob, Scenario};
+use super::tasks::{Ask, Tasks};
 use super::world::World;
 use crate::scheduler::{CpuId, Nice, Policy, RealTime, State, TaskId};
-use crate::tasks::{Booted, Exit, Kernel, Mm, WaitQueue};
+use crate::tasks::{Kernel, Mm, WaitQueue};
 
-/// A vcpu's ticks: a slice is over after some accesses.
-const GUEST_TICK_NS: u64 = 2_000;
-/// Ticks that a vcpu makes up for at most: time in which it did not run is not its tasks'.
-const MOST_TICKS: u64 = 16;
 /// Address spaces that tasks share.
 const PROCESSES: u64 = 3;
 
-/// What a task asks its vcpu's host for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ask {
-    Access(usize, Access),
-    /// The balloon gives this page back, or takes it.
-    Balloon(usize),
-}
-
-/// The guest's kernel and its tasks.
+/// All programs.
 pub(super) struct Programs {
-    kernel: Booted<Ask>,
-    tasks: u32,
+    count: u32,
     /// Tasks are to end.
     rest: Rc<Cell<bool>>,
     queue: Rc<WaitQueue>,
-    ticked_ns: Vec<Cell<u64>>,
-    /// By vcpu: how often it had switched when it was stopped.
-    stopped_at: Vec<Cell<u64>>,
-    timer: Cell<Option<u64>>,
 }
 
 /// What a task knows.
@@ -56,18 +38,14 @@ struct Program {
 }
 
 impl Programs {
-    /// As many tasks as the scenario says; `None`: vcpus act by themselves.
-    pub(super) fn new(scenario: &Scenario) -> Option<Self> {
-        let tasks = scenario.get(Knob::Tasks);
+    /// Begins as many as the scenario says.
+    pub(super) fn begin(scenario: &Scenario, tasks: &Tasks) -> Self {
+        let count = scenario.get(Knob::Tasks);
         let vcpus = scenario.get(Knob::Vcpus);
-        if tasks == 0 {
-            return None;
-        }
-        let kernel = Kernel::boot(vcpus as usize, GUEST_TICK_NS);
         let (rest, queue) = (Rc::new(Cell::new(false)), Rc::default());
         let mut rng = Rng::with_seed(!scenario.seed);
         let spaces: Vec<_> = (1..=PROCESSES).map(|n| Mm::new(n << 12, n % 2)).collect();
-        for task in 0..tasks {
+        for task in 0..count {
             let priority = RealTime::try_new(rng.u8(1..100)).expect("a priority");
             let nice = Nice::try_new(rng.i8(-20..20)).expect("a nice value");
             let policy = match rng.u32(0..8) {
@@ -87,63 +65,25 @@ impl Programs {
             };
             // Every fourth is a task of the kernel's own.
             let space = spaces.get(task as usize % (spaces.len() + 1)).cloned();
-            kernel.spawn(policy, space, CpuId(task % vcpus), move |kernel| {
-                program.runs(kernel);
-            });
+            tasks
+                .kernel
+                .spawn(policy, space, CpuId(task % vcpus), move |kernel| {
+                    program.runs(kernel);
+                });
         }
-        let cells = || (0..vcpus).map(|_| Cell::new(0)).collect();
-        Some(Self {
-            kernel,
-            tasks,
-            rest,
-            queue,
-            ticked_ns: cells(),
-            stopped_at: cells(),
-            timer: Cell::new(None),
-        })
-    }
-
-    fn switches(&self, vcpu: usize) -> u64 {
-        self.kernel.scheduler().switches(cpu(vcpu))
-    }
-
-    /// A vcpu is stopped.
-    pub(super) fn stop(&self, vcpu: usize) {
-        self.stopped_at[vcpu].set(self.switches(vcpu));
-    }
-
-    /// A vcpu is let go: nothing has run on it.
-    pub(super) fn let_go(&self, vcpu: usize) {
-        let before = self.stopped_at[vcpu].get();
-        assert_eq!(
-            self.switches(vcpu),
-            before,
-            "v{vcpu} switched while it was stopped"
-        );
+        Self { count, rest, queue }
     }
 
     /// Tasks end when they have got what they were about.
-    pub(super) fn rest(&self) {
+    pub(super) fn rest(&self, tasks: &Tasks) {
         self.rest.set(true);
-        self.queue.wake_all(&self.kernel);
+        self.queue.wake_all(&tasks.kernel);
     }
 
     /// All have ended.
-    pub(super) fn are_over(&self) -> bool {
-        let scheduler = self.kernel.scheduler();
-        (0..self.tasks).all(|task| scheduler.state(TaskId(task)) == State::Dead)
-    }
-
-    /// How often tasks were switched.
-    pub(super) fn all_switches(&self) -> u64 {
-        (0..self.ticked_ns.len())
-            .map(|vcpu| self.switches(vcpu))
-            .sum()
-    }
-
-    /// Panics unless the guest's scheduler is sound.
-    pub(super) fn check(&self) {
-        self.kernel.scheduler().check();
+    pub(super) fn are_over(&self, tasks: &Tasks) -> bool {
+        let scheduler = tasks.kernel.scheduler();
+        (0..self.count).all(|task| scheduler.state(TaskId(task)) == State::Dead)
     }
 }
 
@@ -207,73 +147,17 @@ impl Program {
 }
 
 impl World<'_> {
-    /// Runs a vcpu until one of its tasks wants something of the host. `None`: it halts.
-    pub(super) fn program_wants(&self, programs: &Programs, vcpu: usize) -> Option<Want> {
-        assert!(
-            !self.machine().is_stopped(vcpu_id(vcpu)),
-            "v{vcpu} is stopped and runs"
-        );
-        let now_ns = self.now();
-        programs.kernel.advance(now_ns);
-        let passed = now_ns - programs.ticked_ns[vcpu].replace(now_ns);
-        let ticks = (passed / GUEST_TICK_NS).min(MOST_TICKS);
-        (0..ticks).for_each(|_| programs.kernel.tick(cpu(vcpu)));
-        let exit = programs.kernel.run(cpu(vcpu));
-        self.wake_halted(programs);
-        let Exit::Trap(task, ask) = exit else {
-            self.note("halts", [vcpu as u64, 0]);
-            return None;
-        };
-        self.note("task", [vcpu as u64, task.0.into()]);
-        Some(match ask {
+    /// What a vcpu's tasks want. `None`: it halts.
+    pub(super) fn program_wants(&self, tasks: &Tasks, vcpu: usize) -> Option<Want> {
+        let ask = self.run_tasks(tasks, vcpu);
+        self.wake_halted(tasks);
+        Some(match ask? {
             Ask::Access(page, access) => Want::Access(page, access),
             Ask::Balloon(page) if self.guest.borrow().pages[page].contents.is_some() => {
                 Want::GiveBack(page)
             }
             Ask::Balloon(page) => Want::Take(page),
+            ask @ (Ask::Order(_) | Ask::Relax) => unreachable!("{ask:?} by a program"),
         })
     }
-
-    /// The guest's timer interrupts.
-    pub(super) fn guest_timer(&self) {
-        if let Some(programs) = &self.programs {
-            programs.timer.set(None);
-            programs.kernel.advance(self.now());
-            self.wake_halted(programs);
-        }
-    }
-
-    /// A vcpu that is neither stopped nor about to run has nothing to do.
-    pub(super) fn check_halted(&self, programs: &Programs) {
-        for vcpu in 0..self.vcpus() {
-            let rests = !programs.kernel.has_work(cpu(vcpu))
-                || self.machine().is_stopped(vcpu_id(vcpu))
-                || self.is_scheduled(vcpu)
-                || self.guest.borrow().is_dead;
-            assert!(rests, "v{vcpu} has halted with tasks that can run");
-        }
-    }
-
-    /// Interrupts of one vcpu, or of the timer, reach those that have halted.
-    pub(super) fn wake_halted(&self, programs: &Programs) {
-        if self.guest.borrow().is_dead {
-            return;
-        }
-        for vcpu in 0..self.vcpus() {
-            if programs.kernel.has_work(cpu(vcpu)) && !self.machine().is_stopped(vcpu_id(vcpu)) {
-                self.schedule_vcpu(vcpu, 2_000);
-            }
-        }
-        let next = programs.kernel.next_timer();
-        if let Some(at_ns) = next
-            && programs.timer.get().is_none_or(|set| at_ns < set)
-        {
-            programs.timer.set(next);
-            self.add(at_ns.saturating_sub(self.now()), Happening::GuestTimer);
-        }
-    }
-}
-
-fn cpu(vcpu: usize) -> CpuId {
-    CpuId(u32::try_from(vcpu).expect("few vcpus"))
 }

@@ -188,9 +188,8 @@ impl Scenario {
             let least = KERNEL_GFNS + PROCESS_GFNS * processes;
             self.set(Knob::Gfns, self.get(Knob::Gfns).max(least));
             self.set(Knob::Vcpus, self.get(Knob::Vcpus).min(KERNEL_VCPUS));
-            // It has tasks of its own, and each vcpu its CPU.
+            // Its processes are its tasks.
             self.set(Knob::Tasks, 0);
-            self.set(Knob::Cpus, 0);
         }
         let high = self.get(Knob::High).min(self.get(Knob::Gfns) - 1);
         self.set(Knob::High, high);

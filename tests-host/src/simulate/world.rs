@@ -1,7 +1,7 @@
 //! A machine, a guest, a pager and everybody else, one happening after another, and several at once
 //! where locks are let go.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 
 use fastrand::Rng;
@@ -22,6 +22,7 @@ use super::outside::Outside;
 use super::pager::Process;
 use super::programs::Programs;
 use super::scenario::{Knob, Scenario};
+use super::tasks::Tasks;
 use super::trace::Trace;
 use crate::machine::{Format, Machine, Page, Surroundings};
 
@@ -45,9 +46,11 @@ pub(super) struct World<'d> {
     pub(super) outside: RefCell<Outside>,
     /// Physical CPUs, if vcpus share them.
     pub(super) cpus: Option<Cpus>,
-    /// The guest's tasks, if it has any.
+    /// The guest's tasks on its vcpus, if it has any; without, vcpus act by themselves.
+    pub(super) tasks: OnceCell<Tasks>,
+    /// What they do, if the guest does not page by itself.
     pub(super) programs: Option<Programs>,
-    /// The guest's kernel, if it has one.
+    /// A guest that pages by itself.
     pub(super) kernel: RefCell<Option<Running>>,
     pub(super) block: RefCell<BackEnd>,
     pub(super) coverage: RefCell<Coverage>,
@@ -70,6 +73,11 @@ impl<'d> World<'d> {
             Format::Npt
         };
         let frames = knob(Knob::Gfns) + knob(Knob::Spare);
+        let tasks = OnceCell::new();
+        let programs = (knob(Knob::Tasks) > 0).then(|| {
+            let tasks = tasks.get_or_init(|| Tasks::new(cells.len()));
+            Programs::begin(&scenario, tasks)
+        });
         let machine = Machine::new(format, frames, cells.len());
         let world = Rc::new(Self {
             scenario,
@@ -82,7 +90,8 @@ impl<'d> World<'d> {
             disk: RefCell::new(Disk::new(&scenario)),
             outside: RefCell::new(Outside::new(knob(Knob::Mappers))),
             cpus: Cpus::new(&scenario),
-            programs: Programs::new(&scenario),
+            tasks,
+            programs,
             kernel: RefCell::new(None),
             block: RefCell::default(),
             coverage: RefCell::default(),
@@ -354,8 +363,8 @@ impl Surroundings for World<'_> {
         if let Some(cpus) = &self.cpus {
             cpus.stop(vcpu.index(), self.now());
         }
-        if let Some(programs) = &self.programs {
-            programs.stop(vcpu.index());
+        if let Some(tasks) = self.tasks.get() {
+            tasks.stop(vcpu.index());
         }
     }
 

@@ -275,6 +275,23 @@ impl<X: 'static> Kernel<X> {
         task.cpu().borrow_mut().iopl = if may { 3 } else { 0 };
     }
 
+    /// Goes over to another address space; `None`: to the kernel's own. CPUs that only borrow the one
+    /// before leave it, so that its table can be freed.
+    pub fn set_mm(&self, mm: Option<Rc<Mm>>) {
+        let task = running();
+        let (_, processor) = self.here(&task);
+        let next = mm.clone().unwrap_or_else(|| self.init_mm.clone());
+        let prev = task.active_mm.replace(Some(next.clone()));
+        let prev = prev.expect("it runs in some");
+        {
+            let mut cpu = processor.cpu.borrow_mut();
+            switch_mm(&prev, &next, &mut cpu);
+            cpu.lazy_tlb = mm.is_none();
+        }
+        task.mm.replace(mm);
+        self.flush(&prev);
+    }
+
     /// Sets a thread-local segment, 0 to 2, and points GS at it.
     pub fn set_tls(&self, entry: usize, base: u64) {
         let task = running();

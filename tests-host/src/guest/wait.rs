@@ -1,0 +1,49 @@
+//! Waiting for something inside the guest, without missing that it has come: whoever waits has itself
+//! noted, and is woken to look again.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+/// Tasks that wait for something to change.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(RefCell<Vec<Waker>>);
+
+impl Waiters {
+    /// Waits until there is something. It is looked for at once, and whenever those who wait are woken.
+    pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        poll_fn(|context| {
+            let found = look();
+            if found.is_none() {
+                self.note(context.waker());
+            }
+            found.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    fn note(&self, waker: &Waker) {
+        let mut waiting = self.0.borrow_mut();
+        if !waiting.iter().any(|other| other.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+
+    /// Something has changed.
+    pub(super) fn wake_all(&self) {
+        self.0.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Others have their turn.
+pub(super) async fn relax() {
+    let mut again = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut again, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
