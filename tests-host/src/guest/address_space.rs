@@ -176,6 +176,12 @@ impl Kernel {
         Pte(page.0[at.index])
     }
 
+    /// Entries of an address space have changed: no CPU remembers what they were.
+    pub(super) async fn flush(&self, cpu: &Cpu, space: SpaceId) {
+        let root = self.state.borrow().space(space).root;
+        cpu.flush(root).await;
+    }
+
     /// A copy of an address space. What each process has for itself is shared until it is written.
     pub async fn fork(&self, cpu: &Cpu, parent: SpaceId) -> Result<SpaceId, OutOfMemory> {
         let mut held = self.lock.take().await;
@@ -192,6 +198,7 @@ impl Kernel {
                 self.copy_entry(cpu, from, child, virt).await;
             }
         }
+        self.flush(cpu, parent).await;
         Ok(child)
     }
 

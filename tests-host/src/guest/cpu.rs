@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Wake};
 use p2m_paging::Gfn;
 use p2m_paging::p2m::Access;
 
-use super::tables::{self, PageFault, Virt};
+use super::tables::{self, PageFault, Pte, Virt};
 use crate::machine::Page;
 
 /// The vcpu was stopped, or has to try again.
@@ -43,6 +43,12 @@ pub trait Machine {
 
     /// Where the CPU begins its walks for a process whose tables have this root.
     fn root(&self, of_process: Gfn) -> Gfn;
+
+    /// The entry in which a walk for this page has ended, if the CPU remembers it.
+    fn recall(&self, virt: Virt) -> Option<Pte>;
+
+    /// The CPU may remember it.
+    fn remember(&self, virt: Virt, entry: Pte);
 }
 
 /// What is done to a page.
@@ -74,6 +80,8 @@ enum Order {
     Take(Gfn),
     /// The task's address space from now on.
     Enter(Option<Gfn>),
+    /// Whatever CPUs remember of the address space with this root is forgotten.
+    Flush(Gfn),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -129,11 +137,6 @@ impl Cpu {
         (port.order, port.answer) = (None, Some(answer));
     }
 
-    fn entered(&self, root: Option<Gfn>) {
-        self.0.borrow_mut().space = root;
-        self.answer(Answer::Done(true));
-    }
-
     /// The task runs in this address space from now on.
     pub(super) async fn enter_space(&self, root: Gfn) {
         if self.0.borrow().space != Some(root) {
@@ -146,6 +149,11 @@ impl Cpu {
         if self.0.borrow().space.is_some() {
             self.order(Order::Enter(None)).await;
         }
+    }
+
+    /// Entries of the tables with this root have changed: no CPU remembers what they were.
+    pub(super) async fn flush(&self, root: Gfn) {
+        self.order(Order::Flush(root)).await;
     }
 
     /// Does something to a page; yields what it contained before.
@@ -192,9 +200,11 @@ impl Cpu {
 pub enum Step {
     /// It has ordered something, which is to be carried out.
     Orders,
-    /// It runs in the address space with this root from now on; `None`: in the kernel's own. This is to be
-    /// done by whoever switches tasks.
+    /// It runs in the address space with this root from now on; `None`: in the kernel's own. Whoever
+    /// switches tasks sees to it before the task goes on.
     Enters(Option<Gfn>),
+    /// All CPUs are to forget the address space with this root, before the task goes on.
+    Flushes(Gfn),
     /// It lets others go first.
     Yields,
     /// It waits for something inside the guest, until it is woken.
@@ -245,8 +255,13 @@ impl Task {
         match (polled, order) {
             (Poll::Ready(()), _) => Step::Over,
             (Poll::Pending, Some(Order::Enter(root))) => {
-                self.cpu.entered(root);
+                self.cpu.0.borrow_mut().space = root;
+                self.cpu.answer(Answer::Done(true));
                 Step::Enters(root)
+            }
+            (Poll::Pending, Some(Order::Flush(root))) => {
+                self.cpu.answer(Answer::Done(true));
+                Step::Flushes(root)
             }
             (Poll::Pending, Some(_)) => Step::Orders,
             (Poll::Pending, None) if self.wakeup.has_come() => Step::Yields,
@@ -313,6 +328,6 @@ fn carry_out(order: Order, machine: &dyn Machine) -> Result<Answer, Stalled> {
             Answer::Done(true)
         }
         Order::Take(gfn) => Answer::Done(machine.take(gfn)?),
-        Order::Enter(_) => unreachable!("the task has entered by itself"),
+        Order::Enter(_) | Order::Flush(_) => unreachable!("it is answered where it is ordered"),
     })
 }

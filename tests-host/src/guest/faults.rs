@@ -178,6 +178,9 @@ impl Kernel {
             self.copy(cpu, page).await
         };
         let before = self.set_pte(cpu, fault.at, Pte::page(to, true)).await;
+        if !is_own {
+            self.flush(cpu, fault.space).await;
+        }
         let mut state = self.state.borrow_mut();
         if is_own {
             state.frames.get_mut(page).dirty |= before.is_dirty();

@@ -39,7 +39,7 @@ pub use faults::Refused;
 pub use processes::{DATA, PROGRAM, Plan};
 pub use reclaim::OutOfMemory;
 pub use system::{Guest, Phase};
-pub use tables::{PageFault, VIRT_PAGES, Virt};
+pub use tables::{PageFault, Pte, VIRT_PAGES, Virt};
 
 use crate::machine::Page;
 use address_space::Space;

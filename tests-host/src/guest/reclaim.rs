@@ -86,6 +86,7 @@ impl Kernel {
                 Pte::NOTHING
             };
             let was_dirty = self.set_pte(cpu, at, left).await.is_dirty();
+            self.flush(cpu, space).await;
             self.state.borrow_mut().frames.get_mut(gfn).dirty |= was_dirty;
         }
         let is_dirty = {

@@ -37,7 +37,7 @@ const NUMBER_MASK: u64 = (1 << 40) - 1;
 
 /// An entry, of any level.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pte(pub(super) u64);
+pub struct Pte(pub(super) u64);
 
 /// What an entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,18 @@ impl Pte {
         self.0 & (PRESENT | DIRTY) == PRESENT | DIRTY
     }
 
+    /// Where a load or a store goes through, if it does so without a change of the entry.
+    fn leads(self, is_store: bool) -> Option<Gfn> {
+        match self.entry() {
+            Entry::Page {
+                gfn,
+                writable,
+                dirty,
+            } if !is_store || writable && dirty => Some(gfn),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_accessed(self) -> bool {
         self.0 & ACCESSED != 0
     }
@@ -104,8 +116,8 @@ pub(super) fn index(virt: Virt, level: u32) -> usize {
     (virt.0 / ENTRIES.pow(level) % ENTRIES) as usize
 }
 
-/// One load or store of a process, as hardware does it: permissions of all levels, accessed bits on
-/// the way, the dirty bit before a store, then the word itself. Yields the word as it was.
+/// One load or store of a process, as hardware does it: by what the CPU remembers of an earlier walk, or by a
+/// walk; then the word itself. Yields the word as it was.
 pub(super) fn execute(
     machine: &dyn Machine,
     root: Gfn,
@@ -113,8 +125,40 @@ pub(super) fn execute(
     word: usize,
     store: Option<u64>,
 ) -> Result<Result<u64, PageFault>, Stalled> {
+    let remembered = machine.recall(virt);
+    let entry = match remembered.filter(|entry| entry.leads(store.is_some()).is_some()) {
+        Some(entry) => entry,
+        None => match walk(machine, root, virt, store.is_some())? {
+            Ok(entry) => entry,
+            Err(fault) => return Ok(Err(fault)),
+        },
+    };
+    let gfn = entry.leads(store.is_some()).expect("it was just seen to");
+    let access = if store.is_some() {
+        Access::READ | Access::WRITE
+    } else {
+        Access::READ
+    };
+    let mut before = 0;
+    machine.access(gfn, access, &mut |page| {
+        before = page.0[word];
+        if let Some(value) = store {
+            page.0[word] = value;
+        }
+    })?;
+    machine.remember(virt, entry);
+    Ok(Ok(before))
+}
+
+/// A walk: permissions of all levels, accessed bits on the way, the dirty bit before a store. The last entry.
+fn walk(
+    machine: &dyn Machine,
+    root: Gfn,
+    virt: Virt,
+    is_store: bool,
+) -> Result<Result<Pte, PageFault>, Stalled> {
     let read_write = Access::READ | Access::WRITE;
-    let mut table = root;
+    let (mut table, mut entry) = (root, Pte::NOTHING);
     for level in (0..LEVELS).rev() {
         let index = index(virt, level);
         let mut bits = 0;
@@ -122,31 +166,15 @@ pub(super) fn execute(
         let Entry::Page { gfn, writable, .. } = Pte(bits).entry() else {
             return Ok(Err(PageFault));
         };
-        if store.is_some() && !writable {
+        if is_store && !writable {
             return Ok(Err(PageFault));
         }
-        let dirty = if level == 0 && store.is_some() {
-            DIRTY
-        } else {
-            0
-        };
+        let dirty = if level == 0 && is_store { DIRTY } else { 0 };
         let used = ACCESSED | dirty;
         if bits & used != used {
             machine.access(table, read_write, &mut |page| page.0[index] |= used)?;
         }
-        table = gfn;
+        (table, entry) = (gfn, Pte(bits | used));
     }
-    let access = if store.is_some() {
-        read_write
-    } else {
-        Access::READ
-    };
-    let mut before = 0;
-    machine.access(table, access, &mut |page| {
-        before = page.0[word];
-        if let Some(value) = store {
-            page.0[word] = value;
-        }
-    })?;
-    Ok(Ok(before))
+    Ok(Ok(entry))
 }

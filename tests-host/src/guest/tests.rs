@@ -78,6 +78,12 @@ impl Machine for Lone {
     fn root(&self, of_process: Gfn) -> Gfn {
         of_process
     }
+
+    fn recall(&self, _: Virt) -> Option<Pte> {
+        None
+    }
+
+    fn remember(&self, _: Virt, _: Pte) {}
 }
 
 /// Everything together: tasks take turns by chance, the disk is slow and does things out of order.

@@ -2,7 +2,9 @@
 //! [`guest`](crate::guest)'s, each a task of the guest's scheduler. Every access of theirs may find its page
 //! out, which stops the vcpu; one that waits for the guest's own disk or lock blocks, and another runs.
 
-use std::rc::Rc;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use p2m_paging::Gfn;
@@ -13,7 +15,7 @@ use super::guest::{Touched, vcpu_id};
 use super::scenario::{Knob, Scenario};
 use super::tasks::{Ask, Tasks, cpu};
 use super::world::World;
-use crate::guest::{Guest, Machine, Phase, Plan, Stalled, Step, Task, Wakeup};
+use crate::guest::{Guest, Machine, Phase, Plan, Pte, Stalled, Step, Task, Virt, Wakeup};
 use crate::machine::Page;
 use crate::scheduler::{Nice, Policy, State, TaskId, Waker};
 use crate::tasks::{Kernel, Mm};
@@ -30,6 +32,7 @@ pub(super) struct Running {
     pub(super) guest: Rc<Guest>,
     /// Its tasks, and whether each was woken.
     tasks: Vec<(TaskId, Arc<Wakeup>)>,
+    spaces: Rc<Spaces>,
     /// A page is lost that it cannot do without. Nothing of it runs any more.
     halted: bool,
 }
@@ -55,6 +58,7 @@ impl World<'_> {
         *self.kernel.borrow_mut() = Some(Running {
             guest: Rc::clone(&guest),
             tasks: Vec::new(),
+            spaces: Rc::default(),
             halted: false,
         });
         self.tasks.get_or_init(|| Tasks::new(self.vcpus()));
@@ -142,14 +146,20 @@ impl World<'_> {
         let (Some(guest), Some(tasks)) = (self.running(), self.tasks.get()) else {
             return;
         };
+        let spaces = self
+            .kernel
+            .borrow()
+            .as_ref()
+            .map(|running| Rc::clone(&running.spaces));
         for task in guest.take_born() {
+            let spaces = spaces.clone().expect("it runs");
             let nice = Nice::try_new(self.rng.borrow_mut().i8(-5..=5)).unwrap_or_default();
             let vcpu = self.below(self.vcpus());
             let wakeup = Arc::clone(task.wakeup());
             let policy = Policy::Normal(nice);
-            let id = tasks
-                .kernel
-                .spawn(policy, None, cpu(vcpu), |kernel| live(kernel, task));
+            let id = tasks.kernel.spawn(policy, None, cpu(vcpu), move |kernel| {
+                live(kernel, task, &spaces)
+            });
             if let Some(running) = &mut *self.kernel.borrow_mut() {
                 running.tasks.push((id, wakeup));
             }
@@ -238,7 +248,7 @@ impl World<'_> {
 }
 
 /// A task's life, on a stack of its own.
-fn live(kernel: &Kernel<Ask>, mut task: Task) {
+fn live(kernel: &Kernel<Ask>, mut task: Task, spaces: &Spaces) {
     loop {
         match task.go_on() {
             Step::Orders => {
@@ -248,7 +258,12 @@ fn live(kernel: &Kernel<Ask>, mut task: Task) {
                 }
             }
             Step::Enters(root) => {
-                kernel.set_mm(root.map(|root| Mm::new(root.get() << PAGE_SHIFT, 0)));
+                kernel.set_mm(root.map(|root| spaces.begin(root)));
+            }
+            Step::Flushes(root) => {
+                if let Some(mm) = spaces.of(root) {
+                    kernel.flush(&mm);
+                }
             }
             Step::Yields => {
                 kernel.trap(Ask::Relax);
@@ -264,6 +279,24 @@ fn live(kernel: &Kernel<Ask>, mut task: Task) {
             }
             Step::Over => return kernel.set_mm(None),
         }
+    }
+}
+
+/// The address spaces that tasks run in, by the roots of their tables.
+#[derive(Debug, Default)]
+struct Spaces(RefCell<BTreeMap<Gfn, Weak<Mm>>>);
+
+impl Spaces {
+    /// A task begins to run in one.
+    fn begin(&self, root: Gfn) -> Rc<Mm> {
+        let mm = Mm::new(root.get() << PAGE_SHIFT, 0);
+        self.0.borrow_mut().insert(root, Rc::downgrade(&mm));
+        mm
+    }
+
+    /// The one with this root, unless no task runs in it.
+    fn of(&self, root: Gfn) -> Option<Rc<Mm>> {
+        self.0.borrow().get(&root)?.upgrade()
     }
 }
 
@@ -336,5 +369,15 @@ impl Machine for OnVcpu<'_, '_> {
     fn root(&self, _: Gfn) -> Gfn {
         let tasks = self.world.tasks.get().expect("a task runs");
         page_table(tasks, self.vcpu)
+    }
+
+    fn recall(&self, virt: Virt) -> Option<Pte> {
+        self.world.tasks.get()?.recall(self.vcpu, virt)
+    }
+
+    fn remember(&self, virt: Virt, entry: Pte) {
+        if let Some(tasks) = self.world.tasks.get() {
+            tasks.remember(self.vcpu, virt, entry);
+        }
     }
 }

@@ -2,14 +2,14 @@
 //! stops the task that runs on it; the others go on elsewhere. One that has no task to run halts, until
 //! an interrupt.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell, RefMut};
 
 use p2m_paging::p2m::Access;
 
 use super::agenda::Happening;
 use super::guest::vcpu_id;
 use super::world::World;
-use crate::guest;
+use crate::guest::{self, Pte, Virt};
 use crate::scheduler::{CpuId, TaskId};
 use crate::tasks::{Booted, Exit, Kernel};
 
@@ -17,6 +17,9 @@ use crate::tasks::{Booted, Exit, Kernel};
 const GUEST_TICK_NS: u64 = 2_000;
 /// Ticks that a vcpu makes up for at most: time in which it did not run is not its tasks'.
 const MOST_TICKS: u64 = 16;
+
+/// Walks that a vcpu's CPU remembers.
+const WAYS: usize = 8;
 
 /// What a task asks its vcpu's host for.
 #[derive(Clone, Debug)]
@@ -44,6 +47,15 @@ struct Vcpu {
     stopped_at: Cell<u64>,
     /// Who ran last, for the trace.
     ran: Cell<Option<TaskId>>,
+    tlb: RefCell<Tlb>,
+}
+
+/// What a CPU remembers of walks for processes until it loads a page table.
+#[derive(Debug, Default)]
+struct Tlb {
+    /// How often it had loaded one.
+    loads: u64,
+    ways: [Option<(Virt, Pte)>; WAYS],
 }
 
 impl Tasks {
@@ -83,6 +95,27 @@ impl Tasks {
     /// Whether a vcpu has a task to run.
     pub(super) fn has_work(&self, vcpu: usize) -> bool {
         self.kernel.has_work(cpu(vcpu))
+    }
+
+    fn tlb(&self, vcpu: usize) -> RefMut<'_, Tlb> {
+        let loads = self.kernel.cpu(cpu(vcpu)).cr3_loads;
+        let mut tlb = self.vcpus[vcpu].tlb.borrow_mut();
+        if tlb.loads != loads {
+            let ways = [None; WAYS];
+            *tlb = Tlb { loads, ways };
+        }
+        tlb
+    }
+
+    /// The entry in which a walk for a process's page has ended on this vcpu, if it is remembered.
+    pub(super) fn recall(&self, vcpu: usize, virt: Virt) -> Option<Pte> {
+        let (of, entry) = self.tlb(vcpu).ways[way(virt)]?;
+        (of == virt).then_some(entry)
+    }
+
+    /// A vcpu remembers it.
+    pub(super) fn remember(&self, vcpu: usize, virt: Virt, entry: Pte) {
+        self.tlb(vcpu).ways[way(virt)] = Some((virt, entry));
     }
 
     /// Panics unless the guest's scheduler is sound.
@@ -160,6 +193,10 @@ impl World<'_> {
     fn is_guest_over(&self) -> bool {
         self.guest.borrow().is_dead || self.is_halted()
     }
+}
+
+fn way(virt: Virt) -> usize {
+    virt.0 as usize % WAYS
 }
 
 pub(super) fn cpu(vcpu: usize) -> CpuId {
