@@ -17,13 +17,14 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
 use tracing::level_filters::LevelFilter;
 
 use crate::core::Config;
 use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
 use crate::host::job::parse_size;
+use crate::shell::control;
 use crate::store::areas::AreaChoice;
 use crate::trace;
 
@@ -155,11 +156,35 @@ pub enum Command {
         size: Option<u64>,
     },
 
-    /// Show what swap areas say of themselves, and whether a pager has them.
+    /// Show what swap areas say of themselves, and whether a pager has them; or those that a pager has.
     Swaps {
+        /// Whose.
+        #[command(flatten)]
+        pager: PagerOf,
         /// Files or devices.
-        #[arg(required = true)]
+        #[arg(required_unless_present_any = ["domain", "embedded_host"])]
         files: Vec<PathBuf>,
+    },
+
+    /// Give one more swap area to a pager that runs with some.
+    #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
+    Swapon {
+        /// Whose.
+        #[command(flatten)]
+        pager: PagerOf,
+        /// The file or device, made by `xenpaging mkswap`.
+        #[arg(value_name = "FILE[:PRIORITY]", value_parser = swap_area)]
+        area: AreaChoice,
+    },
+
+    /// Take a swap area from a running pager: its pages are moved to the others meanwhile. Waits until that is done.
+    #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
+    Swapoff {
+        /// Whose.
+        #[command(flatten)]
+        pager: PagerOf,
+        /// The file or device.
+        file: PathBuf,
     },
 
     /// Show what the pagers on this host are doing, a line for each domain.
@@ -170,7 +195,34 @@ pub enum Command {
     },
 }
 
+/// Which pager is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct PagerOf {
+    /// The pager of this domain.
+    #[arg(short, long, value_name = "DOMID")]
+    pub domain: Option<u16>,
+    /// The one of this embedded host.
+    #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with = "domain")]
+    pub embedded_host: Option<String>,
+}
+
+impl PagerOf {
+    /// Where it listens to operators.
+    pub fn control_name(&self) -> Option<String> {
+        let domain = self.domain.map(control::domain_name);
+        domain.or_else(|| self.embedded_host.as_deref().map(control::embedded_name))
+    }
+}
+
 impl Cli {
+    /// The pager that this is to be.
+    pub fn pager_of(&self) -> PagerOf {
+        PagerOf {
+            domain: self.domain,
+            embedded_host: self.embedded_host.clone(),
+        }
+    }
+
     /// Reads the arguments, the program's name first. Where there is nothing more to do (help, bad
     /// arguments) everything has been said, and the program ends like this.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {

@@ -173,3 +173,33 @@ fn max_memkb_is_memory_from_the_start_on_across_holes() {
     assert_eq!(handled("99999999"), memory);
     assert_eq!(handled(&u64::MAX.to_string()), memory);
 }
+
+#[test]
+fn c5_areas_are_added_to_and_taken_from_a_pager_that_is_named() {
+    let command = |args: &[&str]| parse(args).map(|cli| cli.command);
+    let pager = PagerOf {
+        domain: Some(3),
+        embedded_host: None,
+    };
+    assert_eq!(pager.control_name().as_deref(), Some("xenpaging-3"));
+    let on = Command::Swapon {
+        pager: pager.clone(),
+        area: AreaChoice {
+            path: "a".into(),
+            priority: 5,
+        },
+    };
+    assert_eq!(command(&["swapon", "-d3", "a:5"]), Ok(Some(on)));
+    let files = Vec::new();
+    let list = Command::Swaps { pager, files };
+    assert_eq!(command(&["swaps", "-d3"]), Ok(Some(list)));
+    for (args, named) in [
+        (&["swapoff", "a"][..], "--domain"),
+        (&["swapon", "a"], "--domain"),
+        (&["swapoff", "-d3"], "<FILE>"),
+        (&["swapon", "-d3", "a:b"], "'b'"),
+    ] {
+        let line = command(args).unwrap_err();
+        assert!(line.contains(named), "{args:?}: {line}");
+    }
+}

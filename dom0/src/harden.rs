@@ -93,7 +93,7 @@ fn restrict_calls() -> Result<(), HardenError> {
 }
 
 /// What serving takes, by what it is for.
-const NEEDED: [libc::c_long; 59] = [
+const NEEDED: [libc::c_long; 61] = [
     // Xen's devices, the pagefile, xenstore, logs.
     libc::SYS_read,
     libc::SYS_write,
@@ -116,6 +116,7 @@ const NEEDED: [libc::c_long; 59] = [
     libc::SYS_close,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
+    libc::SYS_flock,
     // Memory.
     libc::SYS_mmap,
     libc::SYS_munmap,
@@ -147,11 +148,12 @@ const NEEDED: [libc::c_long; 59] = [
     libc::SYS_getrandom,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    // The signal pipe, Prometheus' clients, systemd.
+    // The signal pipe, Prometheus' clients, operators, systemd.
     libc::SYS_socket,
     libc::SYS_connect,
     libc::SYS_accept4,
     libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     libc::SYS_recvmsg,

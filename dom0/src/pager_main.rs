@@ -36,7 +36,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match &cli.command {
         Some(Command::Status { domain }) => return show_status(*domain).into(),
         Some(Command::Mkswap { file, size }) => return swaps::make(file, *size).into(),
-        Some(Command::Swaps { files }) => return swaps::show(files).into(),
+        Some(Command::Swaps { pager, files }) => return swaps::show(pager, files).into(),
+        Some(Command::Swapon { pager, area }) => return swaps::on(pager, area).into(),
+        Some(Command::Swapoff { pager, file }) => return swaps::off(pager, file).into(),
         Some(Command::Trace(command)) => return trace::cli::run(command).into(),
         None => {}
     }
@@ -105,6 +107,8 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
         live: cli.embedded_host.is_none(),
         harden: cli.embedded_host.is_none(),
         named_pagefile: cli.pagefile.clone().filter(|_| cli.keep_pagefile),
+        areas,
+        control: cli.pager_of().control_name(),
     };
     match Shell::start(&options, pager, blind, store, machine) {
         Ok(shell) => Ok((shell, pagefile)),

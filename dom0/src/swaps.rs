@@ -1,41 +1,91 @@
-//! `xenpaging mkswap` and `xenpaging swaps`.
+//! `xenpaging mkswap`, `swaps`, `swapon` and `swapoff`.
 
+use std::fmt::Display;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
 
-use crate::cli::Exit;
-use crate::store::area::{self, AreaError, Header};
+use crate::cli::{Exit, PagerOf};
+use crate::link::Connection;
+use crate::link::packet::PACKET_WORDS;
+use crate::shell::control::{LIST, OFF, ON, packet, text};
+use crate::store::area::{self, Header};
+use crate::store::areas::AreaChoice;
 
 /// Makes a swap area.
 pub(crate) fn make(path: &Path, bytes: Option<u64>) -> Exit {
-    match area::make(path, bytes) {
-        Ok(header) => {
-            println!("{}", line(path, header));
-            Exit::Done
-        }
-        Err(error) => complain(&error),
-    }
+    said(area::make(path, bytes).map(|header| line(path, header)))
 }
 
-/// Shows what areas say of themselves.
-pub(crate) fn show(paths: &[PathBuf]) -> Exit {
+/// Shows what areas say of themselves, and what a pager says of its own.
+pub(crate) fn show(pager: &PagerOf, paths: &[PathBuf]) -> Exit {
     let mut exit = Exit::Done;
+    if pager.control_name().is_some() {
+        exit = said(ask(pager, &packet(&[LIST], ""), &[]));
+    }
     for path in paths {
-        match area::look(path) {
-            Ok((header, is_used)) => {
-                let used = if is_used { "in use" } else { "free" };
-                println!("{}, {used}", line(path, header));
-            }
-            Err(error) => exit = complain(&error),
+        let line = area::look(path).map(|(header, is_used)| {
+            let used = if is_used { "in use" } else { "free" };
+            format!("{}, {used}", line(path, header))
+        });
+        if said(line) != Exit::Done {
+            exit = Exit::NotStarted;
         }
     }
     exit
 }
 
-fn complain(error: &AreaError) -> Exit {
-    eprintln!("xenpaging: {error}");
-    Exit::NotStarted
+/// Gives an area to a pager, locked: from then on it is the pager that has it.
+pub(crate) fn on(pager: &PagerOf, area: &AreaChoice) -> Exit {
+    let (file, _) = match area::claim(&area.path) {
+        Ok(claimed) => claimed,
+        Err(error) => return said(Err(error)),
+    };
+    let path = std::path::absolute(&area.path).unwrap_or_else(|_| area.path.clone());
+    let priority = i64::from(area.priority).cast_unsigned();
+    let request = packet(&[ON, priority], &path.to_string_lossy());
+    said(ask(pager, &request, &[file.as_fd()]))
+}
+
+/// Has a pager do without an area, and waits until it does.
+pub(crate) fn off(pager: &PagerOf, path: &Path) -> Exit {
+    let (header, _) = match area::look(path) {
+        Ok(looked) => looked,
+        Err(error) => return said(Err(error)),
+    };
+    let (high, low) = header.uuid.as_u64_pair();
+    said(ask(pager, &packet(&[OFF, low, high], ""), &[]))
+}
+
+/// Asks a pager, and waits for its answer.
+fn ask(pager: &PagerOf, request: &[u64], fds: &[BorrowedFd<'_>]) -> Result<String, String> {
+    let name = pager.control_name().ok_or("no pager is named")?;
+    let connection = Connection::connect(&name).map_err(|error| format!("no pager: {error}"))?;
+    let gone = |errno| format!("the pager does not answer: {errno}");
+    connection.send(request, fds).map_err(gone)?;
+    let mut words = Box::new([0; PACKET_WORDS]);
+    let received = connection.receive(&mut words).map_err(gone)?;
+    let words = received.map(|received| &words[..received.words]);
+    let answer = words.and_then(|words| Some((words.first()?, text(words, 1)?)));
+    match answer {
+        Some((0, text)) => Ok(text),
+        Some((_, text)) => Err(text),
+        None => Err("the pager ended".to_owned()),
+    }
+}
+
+fn said(line: Result<String, impl Display>) -> Exit {
+    match line {
+        Ok(line) => {
+            println!("{line}");
+            Exit::Done
+        }
+        Err(error) => {
+            eprintln!("xenpaging: {error}");
+            Exit::NotStarted
+        }
+    }
 }
 
 fn line(path: &Path, header: Header) -> String {

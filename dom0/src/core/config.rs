@@ -19,7 +19,7 @@ pub struct Config {
     pub max_pages: u64,
     /// Pages that go out together at most.
     pub out_batch: usize,
-    /// Pages that come in together ahead of need at most. A fault waits for such a batch at worst.
+    /// Pages that come in together ahead of need at most, or are moved. A fault waits for such a batch at worst.
     pub ahead_batch: usize,
     /// Page-out starts when at least so many pages are to go, or at the next tick: single pages are
     /// not worth a batch each.
@@ -86,6 +86,8 @@ pub struct Progress {
     pub unchanged: u64,
     /// Pages that went out as zeros, without a slot.
     pub zeros: u64,
+    /// Pages moved from one slot to another, because their area was to go.
+    pub moved: u64,
     /// Pages brought home since the start, asked for or not.
     pub paged_in: u64,
     /// Of those, the ones brought back although nobody had asked for them.

@@ -5,7 +5,7 @@ use p2m_paging::{Errno, Gfn};
 
 use super::homes::Home;
 use super::scan::Scan;
-use crate::store::{Saved, Slot, StoreError};
+use crate::store::{Saved, Slot, SlotRange, StoreError};
 
 /// Something happened.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub enum Event<'a> {
     Tick,
     /// A part that [`Action::Scan`] gave out comes back.
     Scanned(Scan),
+    /// The store has one more area, which has none of the slots of the others.
+    AreaAdded(SlotRange),
+    /// This area is to go: nothing is to be left there. Ends with [`Action::Drained`].
+    Drain(SlotRange),
     /// Bring everything back, then [`Action::Finished`] (row B3).
     Stop,
     /// The guest is gone: nothing is worth doing any more.
@@ -48,6 +52,9 @@ pub enum Action {
     ///
     /// [`PageStore::free`]: crate::store::PageStore::free
     Free(Slot),
+    /// After [`Event::Drain`]: the area is empty and will not be used again, or stays. Not said if the pager finishes
+    /// before.
+    Drained(SlotRange, Result<(), DrainError>),
     /// For the log.
     Report(Report),
     /// After [`Event::Stop`] or [`Event::DomainGone`]: no batch is under way, nothing more will come.
@@ -72,6 +79,8 @@ pub enum Step {
     Restore,
     /// Read each slot into the page's buffer; zeros for a page without one.
     Load,
+    /// Write the page's buffer to its slot, which is another one than it was loaded from. Done when the store's device has it.
+    Move,
     /// Hypervisor: prep with the page's buffer (`paged | paging_in_start → ram_rw`). Many of these
     /// pages may not have been asked for.
     Prep,
@@ -84,6 +93,8 @@ pub enum Lane {
     Demand,
     /// Pages coming back ahead of need (row B4).
     Ahead,
+    /// Pages going from one slot to another.
+    Move,
     /// Pages going out (row B5).
     Out,
 }
@@ -103,7 +114,7 @@ pub struct Batch {
 
 impl Batch {
     /// Which set of buffers belongs to it: below [`Pager::batches`](super::Pager::batches), and no
-    /// two batches under way have the same. The set is the same one from Load to Prep.
+    /// two batches under way have the same. The set is the same one from Load to Prep or Move.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -181,6 +192,23 @@ pub enum PageError {
     /// The shell did not get to it.
     #[error("not done")]
     NotDone,
+}
+
+/// Why an area stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    /// Its pages fit nowhere else.
+    #[error("{pages} pages have no room elsewhere")]
+    NoRoom {
+        /// How many are left in it.
+        pages: u64,
+    },
+    /// Pages do not read back, or cannot be written elsewhere.
+    #[error("{pages} pages cannot be read, or not be written elsewhere")]
+    Failed {
+        /// How many are left in it.
+        pages: u64,
+    },
 }
 
 /// Something an operator wants to know.

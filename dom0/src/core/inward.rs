@@ -153,7 +153,7 @@ impl Pager {
         self.progress.paged_in += 1;
         match lane {
             Lane::Demand => self.progress.read_ahead += u64::from(!asked),
-            Lane::Ahead | Lane::Out => self.progress.prefetched += u64::from(!asked),
+            Lane::Ahead | Lane::Move | Lane::Out => self.progress.prefetched += u64::from(!asked),
         }
         self.ahead.fruitful = true;
         self.dry = false;
@@ -172,7 +172,7 @@ impl Pager {
     /// The page did not read back: the guest is not given what the store does not vouch for. After
     /// some attempts its requests are answered all the same: the hypervisor sees that the page is not
     /// home, whoever waits asks again, and the ring slot serves others meanwhile.
-    fn unread(&mut self, gfn: Gfn, error: PageError, actions: &mut Actions) {
+    pub(super) fn unread(&mut self, gfn: Gfn, error: PageError, actions: &mut Actions) {
         if self.unreadable.insert(gfn.get(), ()).is_none() {
             actions.push(Action::Report(Report::Unreadable { gfn, error }));
         }

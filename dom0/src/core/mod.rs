@@ -39,6 +39,7 @@
 //! | drop | out | slot free, policy told, answered |
 //! | drop, after the evict | on its way out | answered; slot free when the step is done, never before: a late write would hit the slot's next owner |
 //! | drop, of a nominated page | on its way out | answered; the evict will fail |
+//! | any | moved from one slot to another | as on its way in: waits for the end of that step, then it is loaded |
 //! | drop | on its way in | answered, as is everybody who waits for the page; slot free when the load is done; prep fails with `ENOENT` or is not tried |
 //!
 //! **Stale requests.** A request may stand in line for the ring while its page goes home by another
@@ -57,6 +58,7 @@
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. Ahead of need (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
+//! | a move fails | the page stays where it was, and is tried again at each tick; after some rounds that led nowhere the area stays |
 //! | restore fails | reported, counted in the summary |
 //! | the shell does not get to a page | as if it had not been tried |
 //!
@@ -72,6 +74,7 @@
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 
 mod config;
+mod drain;
 mod event;
 mod flight;
 mod homes;
@@ -89,8 +92,11 @@ pub mod sparse;
 mod tests;
 
 pub use config::{Config, Progress, clamp_num_pages};
-pub use event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
+pub use event::{
+    Action, Actions, Batch, DrainError, Event, Lane, Page, PageError, Report, Step, Summary,
+};
 pub use homes::Home;
 pub use pager::Pager;
 pub use read_ahead::Judged;
 pub use scan::Scan;
+pub use slots::AreaFigures;

@@ -35,7 +35,7 @@ impl Pager {
                 self.dry = true;
                 break;
             };
-            let copy = self.homes.copy(gfn);
+            let copy = self.usable_copy(gfn, actions);
             let Some(slot) = copy.or_else(|| self.take_slot(actions)) else {
                 self.policy.abandoned(gfn);
                 let held = self.homes.out_pages() + self.leaving + batch.pages.len() as u64;
@@ -79,7 +79,7 @@ impl Pager {
                     .for_each(|page| self.evicted(&page, actions));
                 self.asks.memory_freed();
             }
-            Step::Restore | Step::Load | Step::Prep => {
+            Step::Restore | Step::Load | Step::Prep | Step::Move => {
                 pages
                     .drain(..)
                     .for_each(|page| self.restored(&page, actions));
@@ -160,11 +160,9 @@ impl Pager {
                 self.progress.written += u64::from(saved == Saved::Written);
                 self.homes.keep(page.gfn, slot);
             }
-            // The slot is no good: taken again, it would fail again.
-            (Err(PageError::Store(error)), _) if error != StoreError::Full => {
+            (Err(error @ PageError::Store(_)), _) => {
                 self.homes.forget(page.gfn);
-                self.slots.retire(slot);
-                actions.push(Action::Free(slot));
+                self.not_written(slot, error, actions);
             }
             (Err(_), _) => {
                 self.homes.forget(page.gfn);
@@ -265,7 +263,7 @@ impl Pager {
     }
 
     /// A free slot; where there is none, copies are given up for it.
-    fn take_slot(&mut self, actions: &mut Actions) -> Option<Slot> {
+    pub(super) fn take_slot(&mut self, actions: &mut Actions) -> Option<Slot> {
         self.slots.take().or_else(|| {
             self.give_up_copies(actions);
             self.slots.take()

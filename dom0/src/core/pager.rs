@@ -1,9 +1,10 @@
 //! The pager itself: what it knows, and what it does about an event. What a request does to it is
-//! in `requests`, how a batch goes from step to step in `outward` and `inward`.
+//! in `requests`, how a batch goes from step to step in `outward`, `inward` and `drain`.
 
 use p2m_paging::Gfn;
 
 use super::config::{Config, Progress, clamp_num_pages};
+use super::drain::Drain;
 use super::event::{Action, Actions, Batch, Event, Lane, Page, PageError, Report, Step, Summary};
 use super::flight::{Asks, Flights};
 use super::homes::{Home, Homes};
@@ -11,7 +12,7 @@ use super::policy::Policy;
 use super::read_ahead::{Ahead as Wanted, ReadAhead};
 use super::room::StoreRoom;
 use super::scan::{Scan, Scanner};
-use super::slots::Slots;
+use super::slots::{AreaFigures, Slots};
 use super::sparse::SparseSet;
 use crate::store::Saved;
 
@@ -28,7 +29,7 @@ pub struct Pager {
     pub(super) flights: Flights,
     pub(super) asks: Asks,
     pub(super) room: StoreRoom,
-    /// Batches that are not under way, by index: demand, then one ahead, then those out.
+    /// Batches that are not under way, by index: demand, then one ahead, one that moves, then those out.
     parked: Vec<Option<Batch>>,
     /// Pages going out that stay after all, nominated. The next batch that ends takes them.
     pub(super) to_restore: Vec<Page>,
@@ -43,6 +44,8 @@ pub struct Pager {
     /// Stayed nominated although told to be restored.
     pub(super) nominated: SparseSet,
     pub(super) ahead: Ahead,
+    /// Areas that are to go, in order.
+    pub(super) drains: Vec<Drain>,
     pub(super) scanner: Scanner,
     pub(super) read_ahead: ReadAhead,
     /// What is to come in beside the pages asked for.
@@ -96,7 +99,8 @@ impl Pager {
             .map(|index| Some(Batch::new(index, Lane::Demand, requests)))
             .collect();
         parked.push(Some(Batch::new(requests, Lane::Ahead, ahead)));
-        let outward = requests + 1..requests + 1 + OUT_BATCHES;
+        parked.push(Some(Batch::new(requests + 1, Lane::Move, ahead)));
+        let outward = requests + 2..requests + 2 + OUT_BATCHES;
         parked.extend(outward.map(|index| Some(Batch::new(index, Lane::Out, OUT_BATCHES * out))));
         Self {
             size_pages: config.max_pages,
@@ -104,7 +108,7 @@ impl Pager {
             policy,
             slots: Slots::new(&config.areas),
             homes: Homes::default(),
-            flights: Flights::with_room_for(OUT_BATCHES * out + ahead + requests),
+            flights: Flights::with_room_for(OUT_BATCHES * out + 2 * ahead + requests),
             asks: Asks::with_room_for(requests),
             room: StoreRoom::default(),
             parked,
@@ -115,6 +119,7 @@ impl Pager {
             gone: SparseSet::default(),
             nominated: SparseSet::default(),
             ahead: Ahead::default(),
+            drains: Vec::new(),
             read_ahead: ReadAhead::new(config.read_ahead as u64),
             beside: Vec::with_capacity(requests),
             phase: Phase::Running,
@@ -162,6 +167,8 @@ impl Pager {
             Event::Resident(pages) => self.resident(pages),
             Event::Tick => self.tick(),
             Event::Scanned(scan) => self.scanned(scan, actions),
+            Event::AreaAdded(area) => self.area_added(area, actions),
+            Event::Drain(area) => self.drain(area),
             Event::Stop => self.stop(),
             Event::DomainGone if self.is_alive() => {
                 self.phase = Phase::Gone;
@@ -186,10 +193,10 @@ impl Pager {
 
     /// How many buffers the set of batch `index` needs; 0 where no pages are loaded.
     pub fn buffers(&self, index: usize) -> usize {
-        match index.cmp(&self.config.requests) {
-            std::cmp::Ordering::Less => self.config.requests,
-            std::cmp::Ordering::Equal => self.config.ahead_batch,
-            std::cmp::Ordering::Greater => 0,
+        match index.checked_sub(self.config.requests) {
+            None => self.config.requests,
+            Some(0 | 1) => self.config.ahead_batch,
+            Some(_) => 0,
         }
     }
 
@@ -204,6 +211,11 @@ impl Pager {
             waiting_requests: self.asks.len() as u64,
             ..self.progress
         }
+    }
+
+    /// How the store's areas stand, the one that is written to next first.
+    pub fn areas(&self) -> impl Iterator<Item = AreaFigures> + '_ {
+        self.slots.figures()
     }
 
     /// The pages that are out and did not read back, in order.
@@ -241,6 +253,7 @@ impl Pager {
         match batch.lane {
             Lane::Out => self.advance_out(batch, actions),
             Lane::Demand | Lane::Ahead => self.advance_in(batch, actions),
+            Lane::Move => self.advance_move(batch, actions),
         }
     }
 
@@ -284,6 +297,7 @@ impl Pager {
         self.scanner.tick();
         self.asks.tick();
         self.room.tick();
+        self.tick_drains();
         self.ahead.waits = false;
         self.dry = false;
         self.eager = true;
@@ -302,6 +316,7 @@ impl Pager {
         if self.is_alive() {
             self.start_demand(actions);
             self.start_ahead(actions);
+            self.start_move(actions);
             self.start_out(actions);
             self.start_scan(actions);
         }

@@ -30,6 +30,11 @@ impl StoreRoom {
         })
     }
 
+    /// Whether a page was refused, and not as many have fit since.
+    pub(super) fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// Pages have been written; now the store holds so many.
     pub(super) fn written(&mut self, held_pages: u64, whole_batch: u64) -> Option<Report> {
         let limit = self

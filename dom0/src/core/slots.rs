@@ -13,6 +13,19 @@ use crate::store::{SLOTS_END, Slot, SlotRange};
 /// Slots taken from one area before it is another's turn: 256 KiB.
 const TURN: usize = 64;
 
+/// How an area stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaFigures {
+    /// Its slots.
+    pub range: SlotRange,
+    /// How many are taken.
+    pub taken: u64,
+    /// It could not take a page once.
+    pub failed: bool,
+    /// It is to go.
+    pub leaving: bool,
+}
+
 /// Hands out slots in constant time.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -32,6 +45,8 @@ struct Area {
     taken: u64,
     /// It could not take a page once.
     failed: bool,
+    /// Nothing is taken from it any more.
+    leaving: bool,
 }
 
 impl Slots {
@@ -41,11 +56,36 @@ impl Slots {
             areas: Vec::new(),
             turns: 0,
         };
+        areas.iter().for_each(|area| slots.add(*area));
         slots
-            .areas
-            .extend(areas.iter().map(|range| Area::new(*range)));
-        slots.areas.sort_by_key(Area::rank);
-        slots
+    }
+
+    /// There is one more area.
+    pub(super) fn add(&mut self, area: SlotRange) {
+        self.areas.push(Area::new(area));
+        self.areas.sort_by_key(Area::rank);
+    }
+
+    /// Nothing is taken from an area that is leaving.
+    pub(super) fn set_leaving(&mut self, area: SlotRange, leaving: bool) {
+        if let Some(area) = self.area(area.first) {
+            area.leaving = leaving;
+        }
+    }
+
+    /// Whether the slot's area is leaving.
+    pub(super) fn is_leaving(&mut self, slot: Slot) -> bool {
+        self.area(slot).is_some_and(|area| area.leaving)
+    }
+
+    /// An area is no more; none of its slots may be taken.
+    pub(super) fn remove(&mut self, area: SlotRange) {
+        self.areas.retain(|other| other.range.first != area.first);
+    }
+
+    /// How many of an area's are taken.
+    pub(super) fn taken_in(&mut self, area: SlotRange) -> u64 {
+        self.area(area.first).map_or(0, |area| area.taken)
     }
 
     /// A free slot of the best area that has any.
@@ -97,6 +137,16 @@ impl Slots {
         self.areas.iter().map(|area| area.taken).sum()
     }
 
+    /// How each area stands, the best first.
+    pub(super) fn figures(&self) -> impl Iterator<Item = AreaFigures> + '_ {
+        self.areas.iter().map(|area| AreaFigures {
+            range: area.range,
+            taken: area.taken,
+            failed: area.failed,
+            leaving: area.leaving,
+        })
+    }
+
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
         self.areas.iter().map(|area| area.free.table_bytes()).sum()
@@ -120,6 +170,7 @@ impl Area {
             next: 0,
             taken: 0,
             failed: false,
+            leaving: false,
         }
     }
 
@@ -132,10 +183,13 @@ impl Area {
     }
 
     fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.next < self.range.slots
+        !self.leaving && (!self.free.is_empty() || self.next < self.range.slots)
     }
 
     fn take(&mut self) -> Option<Slot> {
+        if self.leaving {
+            return None;
+        }
         let index = match self.free.next(0) {
             Some((index, ())) => {
                 self.free.remove(index);

@@ -1,10 +1,12 @@
-//! The socket between machine and pager: packets of 64-bit words, and descriptors with them.
+//! The socket between machine and pager, or pager and operator: packets of 64-bit words, and descriptors with them.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -21,12 +23,20 @@ pub const MAX_FDS: usize = 8;
 #[non_exhaustive]
 pub enum ConnectError {
     /// Nobody listens under that name.
-    #[error("no embedded host listens as {name:?}: {errno}")]
+    #[error("nobody listens as {name:?}: {errno}")]
     NoHost {
         /// The name.
         name: String,
         /// The kernel's error.
         errno: Errno,
+    },
+    /// Whoever listens under that name is another user.
+    #[error("user {uid} listens as {name:?}")]
+    Stranger {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        uid: u32,
     },
     /// The kernel refused a step.
     #[error("{step}: {errno}")]
@@ -42,7 +52,14 @@ fn at(step: &'static str) -> impl Fn(Errno) -> ConnectError {
     move |errno| ConnectError::System { step, errno }
 }
 
-/// Where pagers connect: a name in the abstract namespace, so that nothing is left behind.
+/// The peer, if it is neither this user nor root. Anybody may listen under, and connect to, any name.
+fn stranger(socket: &OwnedFd) -> Result<Option<u32>, Errno> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    let is_known = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
+    Ok((!is_known).then_some(peer.uid.as_raw()))
+}
+
+/// Where others connect: a name in the abstract namespace, so that nothing is left behind.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
@@ -80,7 +97,7 @@ impl Listener {
         Ok(Self(socket))
     }
 
-    /// The next pager that runs as the same user, or as root; others are turned away.
+    /// The next one that runs as the same user, or as root; others are turned away.
     pub fn accept(&self) -> Result<Connection, Errno> {
         loop {
             let socket = match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC) {
@@ -88,20 +105,16 @@ impl Listener {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => return Err(errno),
             };
-            let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-            if peer.uid.is_root() || peer.uid == rustix::process::geteuid() {
-                return Ok(Connection(socket));
+            match stranger(&socket)? {
+                None => return Ok(Connection(socket)),
+                Some(uid) => tracing::warn!(uid, "turned another user away"),
             }
-            tracing::warn!(
-                uid = peer.uid.as_raw(),
-                "turned a pager of another user away"
-            );
         }
     }
 }
 
 impl Connection {
-    /// Connects to the host that listens as `name`.
+    /// Connects to whoever listens as `name`, if it is the same user or root.
     pub fn connect(name: &str) -> Result<Self, ConnectError> {
         let socket = socket()?;
         let address =
@@ -110,7 +123,18 @@ impl Connection {
             name: name.to_owned(),
             errno,
         })?;
-        Ok(Self(socket))
+        match stranger(&socket).map_err(at("credentials"))? {
+            None => Ok(Self(socket)),
+            Some(uid) => Err(ConnectError::Stranger {
+                name: name.to_owned(),
+                uid,
+            }),
+        }
+    }
+
+    /// From now on waiting for a packet ends after so long, with EAGAIN.
+    pub fn set_patience(&self, patience: Duration) -> Result<(), Errno> {
+        rustix::net::sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(patience))
     }
 
     /// Two connected ends: the second one is for the other process.

@@ -41,7 +41,7 @@ pub enum Kind {
 
 impl Figures {
     /// Name, behaviour and value of each.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 21] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 22] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
@@ -55,6 +55,7 @@ impl Figures {
             ("written_pages", Counter, p.written),
             ("unchanged_pages", Counter, p.unchanged),
             ("zero_pages", Counter, p.zeros),
+            ("moved_pages", Counter, p.moved),
             ("paged_in_pages", Counter, p.paged_in),
             ("prefetched_pages", Counter, p.prefetched),
             ("read_ahead_pages", Counter, p.read_ahead),

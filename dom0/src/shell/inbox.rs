@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bitflags::bitflags;
 use parking_lot::Mutex;
 
+use super::control::{Asker, Request};
 use super::machine::Notice;
 use crate::core::{Batch, Scan};
 use crate::link::EventChannel;
@@ -27,6 +28,8 @@ bitflags! {
         const RESIDENT = 1 << 5;
         /// A scan is done.
         const SCANNED = 1 << 6;
+        /// An operator asks for something.
+        const ASKED = 1 << 7;
     }
 }
 
@@ -37,6 +40,7 @@ pub(super) struct Inbox {
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
     figures: Mutex<Figures>,
+    asked: Mutex<Vec<(Request, Asker)>>,
     event: EventChannel,
 }
 
@@ -54,6 +58,7 @@ impl Inbox {
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
             figures: Mutex::default(),
+            asked: Mutex::default(),
             event,
         }
     }
@@ -92,6 +97,17 @@ impl Inbox {
             }
             Notice::DomainGone => self.tell(News::GONE),
         }
+    }
+
+    /// Passes an operator's request on.
+    pub(super) fn ask(&self, request: Request, asker: Asker) {
+        self.asked.lock().push((request, asker));
+        self.tell(News::ASKED);
+    }
+
+    /// Main thread: an operator's request.
+    pub(super) fn asked(&self) -> Option<(Request, Asker)> {
+        self.asked.lock().pop()
     }
 
     /// Main thread: takes the news.

@@ -9,6 +9,7 @@
 //! | watch | the machine's notices | target, balloon, guest gone, machine gone |
 //! | reporter | a clock | figures, to whoever wants them |
 //! | metrics | a socket | figures, for Prometheus |
+//! | control | a socket | what an operator asks for |
 //! | ticker, signals | a clock, signals | what their names say |
 //!
 //! The others hand what they have to the main thread through the inbox and kick its event, so
@@ -17,6 +18,7 @@
 //! locked.
 
 mod buffers;
+pub mod control;
 mod demand;
 mod figures;
 mod homeward;

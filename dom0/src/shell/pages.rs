@@ -77,6 +77,49 @@ pub(super) fn save(
     batch: &mut Batch,
     scratch: &mut Scratch,
 ) {
+    let mut unread = std::mem::take(&mut scratch.unread);
+    unread.clear();
+    unread.resize(batch.pages().len(), None);
+    let mut fill = |pages: &[Page], first: usize, buffers: &mut [PageBuf]| {
+        let end = first + buffers.len();
+        frames.read(&pages[first..end], buffers, &mut unread[first..end]);
+    };
+    write(store, batch, scratch, &mut fill);
+    for (page, unread) in batch.pages_mut().iter_mut().zip(&unread) {
+        if let Some(errno) = unread {
+            page.outcome = Err(PageError::Unmapped(*errno));
+        }
+    }
+    scratch.unread = unread;
+}
+
+/// Writes each page's buffer to its slot.
+pub(super) fn write_back(
+    store: &dyn PageStore,
+    batch: &mut Batch,
+    buffers: &BufferSet,
+    scratch: &mut Scratch,
+) {
+    let mut fill = |pages: &[Page], first: usize, into: &mut [PageBuf]| {
+        for (page, into) in pages[first..].iter().zip(into) {
+            if let Some(buffer) = buffers.pages.get(page.buffer()) {
+                *into = *buffer;
+            }
+        }
+    };
+    write(store, batch, scratch, &mut fill);
+}
+
+/// Copies the contents of the nth of these pages, and of those after it, into buffers.
+type FillPages<'a> = dyn FnMut(&[Page], usize, &mut [PageBuf]) + 'a;
+
+/// Writes pages whose contents are filled in, and waits for the device.
+fn write(
+    store: &dyn PageStore,
+    batch: &mut Batch,
+    scratch: &mut Scratch,
+    fill: &mut FillPages<'_>,
+) {
     let pages = batch.pages();
     let write = |page: &Page| {
         page.home().slot().map(|slot| Write {
@@ -87,28 +130,16 @@ pub(super) fn save(
     scratch.writes.clear();
     scratch.writes.extend(pages.iter().filter_map(write));
     scratch.saved.clear();
-    scratch
-        .saved
-        .extend(scratch.writes.iter().map(|write| not_done(write.slot)));
-    let unread = &mut scratch.unread;
-    unread.clear();
-    unread.resize(pages.len(), None);
-    let mut fill = |first: usize, buffers: &mut [PageBuf]| {
-        let end = first + buffers.len();
-        frames.read(&pages[first..end], buffers, &mut unread[first..end]);
-    };
+    let saved = scratch.writes.iter().map(|write| not_done(write.slot));
+    scratch.saved.extend(saved);
+    let mut fill = |first: usize, into: &mut [PageBuf]| fill(pages, first, into);
     store.write(&scratch.writes, &mut fill, &mut scratch.saved);
     store.flush(&scratch.writes, &mut scratch.saved);
-    let results = scratch.saved.iter().zip(&scratch.unread);
-    for (page, (saved, unread)) in batch.pages_mut().iter_mut().zip(results) {
-        page.outcome = match (unread, saved) {
-            (Some(errno), _) => Err(PageError::Unmapped(*errno)),
-            (None, Err(error)) => Err(PageError::Store(*error)),
-            (None, Ok(saved)) => {
-                page.saved = *saved;
-                Ok(())
-            }
-        };
+    for (page, saved) in batch.pages_mut().iter_mut().zip(&scratch.saved) {
+        page.outcome = saved.map(|_| ()).map_err(PageError::Store);
+        if let Ok(saved) = saved {
+            page.saved = *saved;
+        }
     }
 }
 

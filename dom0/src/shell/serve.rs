@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
+use super::control::{Change, Control};
 use super::demand::Demand;
 use super::figures::{Faults, Figures};
 use super::homeward::Homeward;
@@ -45,6 +46,7 @@ pub struct Shell {
     pub(super) back: Back,
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
+    pub(super) control: Control,
     pub(super) inbox: Arc<Inbox>,
     pub(super) queues: Arc<Queues>,
     pub(super) bell: Box<dyn Bell>,
@@ -165,6 +167,16 @@ impl Shell {
         if news.contains(News::STOP) {
             self.stop();
         }
+        if news.contains(News::ASKED) {
+            while let Some((request, asker)) = self.inbox.asked() {
+                let figures = self.pager.areas().collect();
+                match self.control.asked(request, asker, figures) {
+                    Some(Change::Added(area)) => self.handle(Event::AreaAdded(area)),
+                    Some(Change::Drain(area)) => self.handle(Event::Drain(area)),
+                    None => {}
+                }
+            }
+        }
         if news.contains(News::TICK) {
             self.handle(Event::Tick);
             self.post_figures();
@@ -208,7 +220,8 @@ impl Shell {
                         }
                     }
                     Action::Free(slot) => self.store.free(slot),
-                    Action::Report(report) => say(&report),
+                    Action::Drained(area, outcome) => self.control.drained(area, outcome),
+                    Action::Report(report) => say(&report, &self.control),
                     Action::Finished(summary) => self.finished = Some(summary),
                 }
             }
@@ -280,8 +293,12 @@ impl Shell {
     }
 }
 
-fn say(report: &Report) {
+fn say(report: &Report, control: &Control) {
     match report {
+        Report::AreaFailed { slot, error } => {
+            let name = control.name(*slot);
+            tracing::error!("{name} is used only when no other area has room any more: {error}");
+        }
         Report::StoreBack => tracing::info!("{report}"),
         Report::StoreFull { .. } | Report::Delayed { .. } => tracing::warn!("{report}"),
         _ => tracing::error!("{report}"),

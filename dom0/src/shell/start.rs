@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
+use super::control::{Control, listen as listen_to_operators};
 use super::demand::{Demand, REQUESTS};
 use super::figures::{Faults, Figures};
 use super::inbox::{Inbox, News};
@@ -26,7 +27,9 @@ use crate::core::Pager;
 use crate::core::policy::Policy;
 use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
+use crate::link::Listener;
 use crate::store::PageStore;
+use crate::store::areas::Areas;
 
 /// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;
@@ -47,6 +50,10 @@ pub struct Options {
     pub harden: bool,
     /// The pagefile, if its name is to be removed at the end.
     pub named_pagefile: Option<PathBuf>,
+    /// The store's swap areas, if that is what it consists of.
+    pub areas: Option<Arc<Areas>>,
+    /// Where to listen to operators.
+    pub control: Option<String>,
 }
 
 /// Why the pager could not start, or go on.
@@ -102,6 +109,7 @@ impl Shell {
         let board = Arc::new(Board::new(options.live));
         let listener = options.metrics.map(listen).transpose();
         let listener = listener.map_err(at("metrics"))?;
+        let control = options.control.as_deref().and_then(hear);
         let attached = machine.attach(buffers(&pager))?;
         if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
             pager = pager.with_policy(policy());
@@ -121,6 +129,9 @@ impl Shell {
         let reporter = start_reporter(&board, attached.publish)?;
         if let Some(listener) = listener {
             start_metrics(&board, listener, options.labels.clone())?;
+        }
+        if let Some(control) = control {
+            start_control(&inbox, control)?;
         }
         let buffers = sets.iter().map(|set| set.place).collect();
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
@@ -148,6 +159,7 @@ impl Shell {
             requests: Vec::with_capacity(REQUESTS),
             pager,
             store,
+            control: Control::new(options.areas.clone()),
             inbox,
             queues,
             bell: attached.bell,
@@ -212,6 +224,20 @@ fn start_metrics(
     let board = Arc::clone(board);
     let serve = move || serve_metrics(&listener, &board, &labels);
     spawn("metrics", serve).map(drop)
+}
+
+/// A pager that nobody can talk to is still a pager.
+fn hear(name: &str) -> Option<Listener> {
+    let listener = Listener::bind(name);
+    if let Err(error) = &listener {
+        tracing::warn!("no swap areas can be added or drained: {error}");
+    }
+    listener.ok()
+}
+
+fn start_control(inbox: &Arc<Inbox>, listener: Listener) -> Result<(), ShellError> {
+    let inbox = Arc::clone(inbox);
+    spawn("control", move || listen_to_operators(&listener, &inbox)).map(drop)
 }
 
 fn start_caller(

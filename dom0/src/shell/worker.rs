@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, News};
 use super::machine::{Calls, Frames, MachineError};
-use super::pages::{Scratch, load, save};
+use super::pages::{Scratch, load, save, write_back};
 use crate::core::{Batch, Lane, Scan, Step};
 use crate::store::PageStore;
 
@@ -108,7 +108,7 @@ impl Queues {
     /// Hands a batch to the thread that its step is for.
     pub(super) fn push(&self, batch: Batch) {
         match batch.step() {
-            Step::Save | Step::Load => self.store.push(Job::Batch(batch)),
+            Step::Save | Step::Load | Step::Move => self.store.push(Job::Batch(batch)),
             Step::Nominate | Step::Evict | Step::Restore | Step::Prep => {
                 self.calls.push(Job::Batch(batch));
             }
@@ -158,7 +158,7 @@ impl Caller {
             (Step::Evict, _) => self.calls.evict(batch.pages_mut()),
             (Step::Restore, _) => self.calls.restore(batch.pages_mut()),
             (Step::Prep, Some(&buffers)) => self.calls.prep(batch.pages_mut(), buffers),
-            (Step::Prep, None) | (Step::Save | Step::Load, _) => Ok(()),
+            (Step::Prep, None) | (Step::Save | Step::Load | Step::Move, _) => Ok(()),
         }
     }
 }
@@ -190,6 +190,7 @@ impl Storer {
         match (batch.step(), set) {
             (Step::Save, _) => save(&*self.store, &mut *self.frames, batch, &mut self.scratch),
             (Step::Load, Some(set)) => load(&*self.store, batch, set, &mut self.scratch),
+            (Step::Move, Some(set)) => write_back(&*self.store, batch, set, &mut self.scratch),
             _ => {}
         }
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use uuid::Uuid;
 
 use super::area::{self, AreaError, Header};
 use super::pagefile::Pagefile;
@@ -48,6 +49,7 @@ struct List {
 #[derive(Debug)]
 struct Area {
     range: SlotRange,
+    uuid: Uuid,
     pages: Pagefile,
 }
 
@@ -82,10 +84,27 @@ impl Areas {
         };
         let area = Area {
             range,
+            uuid: header.uuid,
             pages: Pagefile::in_area(file, choice.path.clone(), first),
         };
         list.areas.insert(at, Arc::new(area));
         Ok(range)
+    }
+
+    /// An area is no more, and no longer locked once nothing is under way in it: none of its slots may be in use.
+    pub fn remove(&self, range: SlotRange) {
+        let list = &mut *self.list.write();
+        let gone = |area: &mut Arc<Area>| area.range.first == range.first;
+        for area in list.areas.extract_if(.., gone) {
+            list.past = list.past + area.pages.counts();
+        }
+    }
+
+    /// The slots of the area with this name.
+    pub fn find(&self, uuid: Uuid) -> Option<SlotRange> {
+        let list = self.list.read();
+        let mut areas = list.areas.iter();
+        areas.find(|area| area.uuid == uuid).map(|area| area.range)
     }
 
     /// The slots of each.
@@ -247,6 +266,32 @@ mod tests {
         assert_eq!(areas.counts().pages_written, 139);
         assert!(areas.path(Slot(192)).unwrap().ends_with("area2"));
         assert_eq!(areas.path(Slot(197)), None);
+    }
+
+    #[test]
+    fn c5_an_area_that_is_gone_makes_room_for_another() {
+        let (dir, areas) = areas(&[64, 70, 5]);
+        let [_, second, third] = areas.ranges()[..] else {
+            panic!("three")
+        };
+        write(&areas, &[Slot(64), Slot(192)]);
+        areas.remove(second);
+        assert_eq!(areas.ranges().len(), 2);
+        assert_eq!(areas.counts().pages_written, 2, "what was is not forgotten");
+        let path = dir.path().join("area1");
+        let (_, used) = area::look(&path).unwrap();
+        assert!(!used, "the lock went with it");
+        let choice = choice(dir.path(), 7, 100);
+        let (file, header) = area::claim(&choice.path).unwrap();
+        assert_eq!(areas.find(header.uuid), None);
+        let range = areas.add(file, header, &choice).unwrap();
+        assert_eq!((range.first, range.slots), (Slot(64), 100));
+        assert_eq!(areas.find(header.uuid), Some(range));
+        let empty = |slot| Err(StoreError::Empty { slot });
+        let (pages, outcomes) = read(&areas, &[Slot(64), Slot(192)]);
+        assert_eq!(outcomes, [empty(Slot(64)), Ok(())]);
+        assert!(pages[1].0 == page(192).0);
+        assert_eq!(areas.ranges()[2], third);
     }
 
     /// The headers are where they were, and the areas no longer than they were made.

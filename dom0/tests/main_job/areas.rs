@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Finished, run, run_until_paged};
+use super::{Finished, run, run_until_paged, start, wait_until_paged};
 
 fn xenpaging(args: &[&str]) -> Finished {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xenpaging"));
@@ -57,4 +57,61 @@ fn c5_what_is_no_area_and_what_somebody_has_is_refused_in_a_line() {
     std::fs::write(&path, [0; 8192]).unwrap();
     run(&["--swap", &path]).refused(1, "its magic is \"\\x00");
     run(&["--swap", &path, "--store", "memory"]).refused(2, "--store");
+}
+
+/// The guest's vcpus check every page that they visit, all the while.
+#[test]
+fn c5_areas_are_drained_and_added_while_the_guest_faults() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| area(dir.path(), name, "16M"));
+    let args = ["--seconds", "600", "--workload", "uniform"];
+    let mut host = start(&[&args[..], &["--swap", &a, "--swap", &b]].concat());
+    wait_until_paged(&mut host);
+    let name = format!("xenpaging-host-{}", host.id());
+    let tell = |command: &str, rest: &[&str]| {
+        xenpaging(&[&[command, "--embedded-host", &name], rest].concat())
+    };
+    let says = |finished: Finished, what: &str| {
+        let all = format!("{}{}", finished.out, finished.err);
+        assert!(finished.code == Some(0) && all.contains(what), "{all}");
+        finished.out
+    };
+    for path in [&a, &b, &a, &b] {
+        says(tell("swapoff", &[path]), "drained");
+        says(xenpaging(&["swaps", path]), ", free");
+        says(tell("swapon", &[path]), "in use, 4095 pages");
+        says(xenpaging(&["swaps", path]), ", in use");
+        let areas = says(tell("swaps", &[]), "of 4095 pages in use");
+        assert_eq!(areas.lines().count(), 2, "{areas}");
+    }
+    says(tell("swapoff", &[&a]), "drained");
+    tell("swapoff", &[&a]).refused(3, "has no area with UUID");
+    tell("swapoff", &[&b]).refused(3, "pages have no room elsewhere");
+    tell("swapon", &[&b]).refused(3, "is in use");
+    let areas = says(tell("swaps", &[]), "priority 0, ");
+    assert_eq!(areas.lines().count(), 1, "{areas}");
+    let pid = rustix::process::Pid::from_child(&host);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    // What stays in use, and why, has been logged.
+    assert!(
+        finished.err.contains("b stays in use: "),
+        "{}",
+        finished.err
+    );
+    finished.nothing_was_lost();
+}
+
+#[test]
+fn c5_areas_are_only_for_a_pager_that_has_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = area(dir.path(), "area", "1M");
+    xenpaging(&["swapon", "-d", "32000", &path]).refused(3, "nobody listens as");
+    let mut host = start(&["--seconds", "600"]);
+    wait_until_paged(&mut host);
+    let name = format!("xenpaging-host-{}", host.id());
+    let swapon = xenpaging(&["swapon", "--embedded-host", &name, &path]);
+    swapon.refused(3, "was not started with swap areas");
+    host.kill().unwrap();
+    host.wait().unwrap();
 }

@@ -32,6 +32,8 @@ pub(super) enum Happening {
     Block(u8),
     /// The toolstack does something.
     Tools,
+    /// An area of the pager's store goes, or comes back.
+    Area,
     /// Other domains take or return memory.
     Others,
     /// Somebody calls the pager's operations.
@@ -57,7 +59,7 @@ impl Happening {
             Self::GuestTimer => 47,
             Self::PagerEvent | Self::Tick | Self::WorkDone(..) | Self::ScanDone(_) => 32,
             Self::HypervisorEvent => 33,
-            Self::Tools | Self::Kill | Self::Restart | Self::Destroy => 34,
+            Self::Tools | Self::Area | Self::Kill | Self::Restart | Self::Destroy => 34,
             Self::Others => 35,
             Self::Rogue => 36,
             Self::Mapper(n) => 37 + n,

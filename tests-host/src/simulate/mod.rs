@@ -7,6 +7,7 @@
 //! scenario gives the same run on every machine.
 
 mod agenda;
+mod areas;
 mod block;
 mod check;
 mod coverage;

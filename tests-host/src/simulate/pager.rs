@@ -10,8 +10,10 @@ use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response,
 use p2m_paging::{Gfn, Mfn, VcpuId};
 use xenpaging::core::policy::{PolicyName, SweepOptions};
 use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
+use xenpaging::store::SlotRange;
 
 use super::agenda::{Happening, WORKERS};
+use super::areas::{Stands, areas, drained};
 use super::scenario::Knob;
 use super::world::{Before, TICK_NS, World};
 use crate::machine::Page;
@@ -49,6 +51,8 @@ pub(super) struct Process {
     /// Answers written so far.
     answered: usize,
     pub(super) finished: Option<Summary>,
+    /// How the store's areas stand.
+    pub(super) areas: [Stands; 2],
 }
 
 /// A batch that the worker has.
@@ -66,6 +70,8 @@ pub(super) struct Running {
 pub(super) enum News {
     Target(i64),
     Resident(u64),
+    /// One of the store's areas is to go, or is back.
+    Area(usize),
     Stop,
     Gone,
 }
@@ -97,6 +103,10 @@ impl World<'_> {
             ahead_batch: batch.div_ceil(2),
             out_threshold: 1 + batch as u64 / 2,
             read_attempts: 3,
+            areas: match self.scenario.get(Knob::Areas) {
+                0 => vec![SlotRange::EVERYTHING],
+                _ => areas().to_vec(),
+            },
             ..Config::new(all)
         };
         let core = Pager::new(config, policy);
@@ -115,6 +125,7 @@ impl World<'_> {
             unanswered: Vec::new(),
             answered: 0,
             finished: None,
+            areas: [Stands::In; 2],
             core,
         };
         *self.pager.borrow_mut() = Some(process);
@@ -375,6 +386,10 @@ impl Process {
                     match news {
                         News::Target(pages) => Event::Target(pages),
                         News::Resident(pages) => Event::Resident(pages),
+                        News::Area(which) => {
+                            self.change_area(world, which);
+                            continue;
+                        }
                         News::Stop => Event::Stop,
                         News::Gone => Event::DomainGone,
                     },
@@ -445,6 +460,9 @@ impl Process {
                         .push_back(sense.then_some((response.gfn, dropped)));
                 }
                 Action::Free(slot) => world.disk.borrow_mut().free(slot),
+                Action::Drained(area, outcome) => {
+                    drained(world, &mut self.areas, self.id == 1, area, outcome);
+                }
                 Action::Report(_) => {}
                 Action::Finished(summary) => {
                     let is_idle = self.running.iter().all(Option::is_none);
@@ -469,6 +487,7 @@ impl News {
         match self {
             Self::Target(pages) => pages.cast_unsigned(),
             Self::Resident(pages) => pages,
+            Self::Area(which) => which as u64,
             Self::Stop | Self::Gone => u64::MAX,
         }
     }

@@ -110,6 +110,8 @@ knobs! {
     Races = "races", quiet 0, |rng| if rng.bool() { rng.u32(10..500) } else { 0 };
     /// What the guest writes is zeros, in a thousand writes.
     Zeros = "zeros", quiet 0, |rng| sometimes(rng, 500);
+    /// One of the store's two areas is drained, or comes back, every so many ticks; 0: there is one area, for good.
+    Areas = "areas", quiet 0, |rng| sometimes(&mut apart(rng, 0xa2), 4);
     /// CPUs that the vcpus share; 0: each has its own.
     Cpus = "cpus", quiet 0, |rng| sometimes(&mut apart(rng, 0xc0), 4);
     /// Tasks that the guest's vcpus run; 0: vcpus act by themselves.

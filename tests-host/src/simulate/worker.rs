@@ -34,6 +34,7 @@ impl World<'_> {
             Step::Restore => self.restore(&mut running),
             Step::Load => self.load(&mut running),
             Step::Prep => self.prep(&mut running),
+            Step::Move => self.move_elsewhere(&mut running),
         }
         let is_done = running.done == running.batch.pages().len();
         let mut pager = self.pager.borrow_mut();
@@ -153,6 +154,31 @@ impl World<'_> {
                 process.buffers[index][page.buffer()] = contents;
             }
             page.outcome = read.map(drop).map_err(PageError::Store);
+            running.done += 1;
+        }
+    }
+
+    fn move_elsewhere(&self, running: &mut Running) {
+        for at in self.some_of(running) {
+            let index = running.batch.index();
+            let batch_page = &mut running.batch.pages_mut()[at];
+            let contents = match &*self.pager.borrow() {
+                Some(process) => process.buffers[index][batch_page.buffer()],
+                None => return,
+            };
+            let home = batch_page.home();
+            let slot = home.slot().expect("a slot for a page to be moved");
+            let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
+            let saved = disk.save(slot, batch_page.has_copy(), &contents, &mut rng);
+            self.note("move", [batch_page.gfn().get(), saved.is_ok().into()]);
+            batch_page.outcome = saved.map(drop).map_err(PageError::Store);
+            // Unless it was given back meanwhile.
+            let page = self.page(batch_page.gfn()).expect("the guest's");
+            if saved.is_ok()
+                && let Some(copy) = &mut self.guest.borrow_mut().pages[page].copy
+            {
+                *copy = home;
+            }
             running.done += 1;
         }
     }

@@ -131,6 +131,7 @@ impl<'d> World<'d> {
         }
         for (knob, what) in [
             (Knob::Tools, Happening::Tools),
+            (Knob::Areas, Happening::Area),
             (Knob::Others, Happening::Others),
             (Knob::Rogue, Happening::Rogue),
         ] {
@@ -274,6 +275,7 @@ impl<'d> World<'d> {
             Happening::Mapper(mapper) => self.mapper_runs(mapper.into()),
             Happening::Block(lane) => self.lane_runs(lane.into()),
             Happening::Tools => self.toolstack_runs(),
+            Happening::Area => self.change_areas(),
             Happening::Others => self.others_run(),
             Happening::Rogue => self.rogue_runs(),
             Happening::Kill => self.kill_pager(),

@@ -1,7 +1,10 @@
 //! Several areas: which one a page goes to, and what becomes of a bad one (row C5).
 
+use p2m_paging::Gfn;
+
+use super::cases::step;
 use super::sim::{Entry, Sim};
-use crate::core::{Config, Event, PageError, Report};
+use crate::core::{Batch, Config, DrainError, Event, Page, PageError, Report, Step};
 use crate::store::{Slot, SlotRange, StoreError};
 
 pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
@@ -12,10 +15,11 @@ pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
     }
 }
 
-/// A guest of 100 pages over these areas, with nothing out.
+/// A guest of 100 pages over these areas, with nothing out; few are moved at a time.
 fn guest(areas: &[SlotRange]) -> Sim {
     let config = Config {
         areas: areas.to_vec(),
+        ahead_batch: 8,
         ..Config::new(100)
     };
     Sim::new(100, 16, config, 0)
@@ -85,4 +89,151 @@ fn c5_an_area_that_fails_is_left_alone_while_another_has_room() {
     }
     assert_eq!(sim.pager.progress().out_pages, 90);
     assert_eq!(sim.finish().unreadable_pages, 0);
+}
+
+/// Half of a guest of 100 pages is out, all of it in the first of two areas, with copies of some more.
+fn half_out(areas: &[SlotRange; 2]) -> Sim {
+    let mut sim = guest(areas);
+    target(&mut sim, 30);
+    target(&mut sim, 50);
+    assert_eq!((held(&sim, areas[0]), held(&sim, areas[1])), (70, 0));
+    sim
+}
+
+/// Ticks until the drains that were begun are over.
+fn drained(sim: &mut Sim) -> Vec<Result<(), DrainError>> {
+    for _ in 0..20 {
+        sim.settle();
+        sim.event(Event::Tick);
+    }
+    sim.drained.drain(..).map(|(_, outcome)| outcome).collect()
+}
+
+#[test]
+fn c5_a_drained_area_is_empty_and_its_pages_lie_elsewhere() {
+    let areas = [range(0, 100, 5), range(128, 50, 0)];
+    let mut sim = half_out(&areas);
+    let entries = sim.entries.clone();
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(step(&sim), [Step::Load]);
+    assert_eq!(drained(&mut sim), [Ok(())]);
+    assert_eq!(sim.entries, entries, "the guest is not touched");
+    assert_eq!((held(&sim, areas[0]), held(&sim, areas[1])), (0, 50));
+    assert_eq!(sim.pager.progress().moved, 50);
+    // It can be had again, and is as good as before.
+    sim.event(Event::AreaAdded(areas[0]));
+    target(&mut sim, 20);
+    assert_eq!((held(&sim, areas[0]), held(&sim, areas[1])), (30, 50));
+    assert_eq!(sim.finish().unreadable_pages, 0);
+}
+
+#[test]
+fn c5_pages_asked_for_while_they_are_moved_come_in_once_they_have_been() {
+    let areas = [range(0, 100, 5), range(128, 100, 0)];
+    let mut sim = half_out(&areas);
+    sim.event(Event::Drain(areas[0]));
+    let moving: Vec<_> = sim.running[0]
+        .0
+        .pages()
+        .iter()
+        .map(|page| page.gfn())
+        .collect();
+    let page = |nth: usize| usize::try_from(moving[nth].get()).unwrap();
+    sim.access(0, page(0), true);
+    sim.drain_ring();
+    sim.execute(0, usize::MAX);
+    sim.execute(0, usize::MAX);
+    assert_eq!(step(&sim), [Step::Move]);
+    sim.access(1, page(1), false);
+    sim.balloon(page(2));
+    sim.drain_ring();
+    let mut loads = sim
+        .running
+        .iter()
+        .filter(|(batch, _)| batch.step() == Step::Load);
+    let waits = |page: &Page| moving[..2].contains(&page.gfn());
+    assert!(loads.all(|(batch, _)| !batch.pages().iter().any(waits)));
+    assert_eq!(drained(&mut sim), [Ok(())]);
+    assert!(sim.waits.iter().all(Option::is_none));
+    assert_eq!(sim.entries[page(2)], Entry::Gone);
+    assert_eq!(sim.pager.home_of(moving[2]), None, "given back meanwhile");
+    assert_eq!(sim.finish().unreadable_pages, 0);
+    assert_eq!(sim.pager.slots_taken(), sim.pager.progress().copies);
+}
+
+#[test]
+fn c5_nothing_is_written_to_an_area_that_is_to_go() {
+    let areas = [range(0, 100, 5), range(128, 100, 0)];
+    let mut sim = half_out(&areas);
+    // A page comes in, which the drain passes by; then its copy is in the area, and it is another by now.
+    let page = sim.entries.iter().position(|entry| *entry == Entry::Paged);
+    let page = page.unwrap();
+    sim.access(0, page, true);
+    sim.drain_ring();
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(step(&sim), [Step::Load, Step::Load]);
+    let gfn = Gfn::new_truncate(page as u64);
+    let has_it = |(batch, _): &(Batch, usize)| batch.pages().iter().any(|page| page.gfn() == gfn);
+    while let Some(which) = sim.running.iter().position(has_it) {
+        sim.execute(which, usize::MAX);
+    }
+    sim.access(0, page, true);
+    sim.bad_area = Some(areas[0]);
+    target(&mut sim, 0);
+    assert_eq!(drained(&mut sim), [Ok(())]);
+    assert_eq!(sim.reports, []);
+}
+
+#[test]
+fn c5_without_room_elsewhere_an_area_stays_in_use() {
+    let areas = [range(0, 100, 5), range(128, 20, 0)];
+    let mut sim = half_out(&areas);
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(drained(&mut sim), [Err(DrainError::NoRoom { pages: 30 })]);
+    target(&mut sim, 0);
+    assert_eq!((held(&sim, areas[0]), held(&sim, areas[1])), (80, 20));
+    // More memory for the guest is room, too.
+    target(&mut sim, 80);
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(drained(&mut sim), [Ok(())]);
+    assert_eq!((held(&sim, areas[0]), held(&sim, areas[1])), (0, 20));
+}
+
+#[test]
+fn c5_an_area_with_pages_that_do_not_read_back_stays_and_its_bad_neighbour_is_not_written() {
+    let areas = [range(0, 100, 5), range(128, 100, 4)];
+    let mut sim = half_out(&areas);
+    let out = |n: u64| sim.pager.home_of(Gfn::new_truncate(n))?.slot();
+    sim.bad_slots = (0..100).filter_map(out).take(3).collect();
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(drained(&mut sim), [Err(DrainError::Failed { pages: 3 })]);
+    sim.bad_slots.clear();
+    sim.bad_area = Some(areas[1]);
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(drained(&mut sim), [Err(DrainError::Failed { pages: 3 })]);
+    sim.bad_area = None;
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(drained(&mut sim), [Ok(())]);
+    assert_eq!(sim.finish().unreadable_pages, 0);
+}
+
+#[test]
+fn c5_a_full_store_goes_on_once_an_area_is_added() {
+    let areas = [range(0, 30, 0), range(64, 100, 0)];
+    let mut sim = guest(&areas[..1]);
+    target(&mut sim, 10);
+    assert_eq!(sim.reports, [Report::StoreFull { pages_out: 30 }]);
+    sim.event(Event::AreaAdded(areas[1]));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 90);
+    assert_eq!(sim.reports.last(), Some(&Report::StoreBack));
+}
+
+#[test]
+fn c5_a_stop_overtakes_a_drain() {
+    let areas = [range(0, 100, 5), range(128, 100, 0)];
+    let mut sim = half_out(&areas);
+    sim.event(Event::Drain(areas[0]));
+    assert_eq!(sim.finish().unreadable_pages, 0);
+    assert_eq!(sim.pager.slots_taken(), sim.pager.progress().copies);
 }

@@ -31,6 +31,8 @@ enum Op {
     Store(usize),
     RestoreAsks(bool),
     Resident,
+    /// An area is drained, or added if it is gone.
+    Area(usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -48,6 +50,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..PAGES).prop_map(Op::Store),
         1 => any::<bool>().prop_map(Op::RestoreAsks),
         1 => Just(Op::Resident),
+        2 => (0..3_usize).prop_map(Op::Area),
     ]
 }
 
@@ -101,6 +104,17 @@ fn apply(sim: &mut Sim, op: Op) {
             let pages = sim.entries.iter().filter(resident).count();
             sim.event(Event::Resident(pages as u64));
         }
+        Op::Area(which) => {
+            let area = areas()[which];
+            let end = sim.drained.iter().rfind(|drained| drained.0 == area);
+            if end.is_some_and(|drained| drained.1.is_ok()) {
+                sim.drained.retain(|drained| drained.0 != area);
+                sim.event(Event::AreaAdded(area));
+            } else {
+                sim.draining.push(area);
+                sim.event(Event::Drain(area));
+            }
+        }
     }
 }
 
@@ -137,6 +151,11 @@ proptest! {
         let mut sim = sim(mru_pages);
         ops.into_iter().for_each(|op| apply(&mut sim, op));
         sim.faults = Default::default();
+        for _ in 0..40 {
+            sim.event(Event::Tick);
+            sim.settle();
+        }
+        prop_assert_eq!(&sim.draining, &[], "never drained: {:?}", sim.pager);
         let summary = sim.finish();
         prop_assert_eq!(summary.unreadable_pages, 0);
         sim.settle();

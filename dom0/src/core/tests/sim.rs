@@ -10,7 +10,8 @@ use p2m_paging::{Errno, Gfn};
 
 use super::judge::Judge;
 use crate::core::{
-    Action, Actions, Batch, Config, Event, Home, Page, PageError, Pager, Report, Step, Summary,
+    Action, Actions, Batch, Config, DrainError, Event, Home, Page, PageError, Pager, Report, Step,
+    Summary,
 };
 use crate::store::{Saved, Slot, SlotRange, StoreError};
 
@@ -66,6 +67,9 @@ pub(super) struct Sim {
     /// Whether restoring asks through the ring, as Xen does.
     pub(super) restore_asks: bool,
     pub(super) reports: Vec<Report>,
+    /// Areas that are to go.
+    pub(super) draining: Vec<SlotRange>,
+    pub(super) drained: Vec<(SlotRange, Result<(), DrainError>)>,
     pub(super) finished: Option<Summary>,
     pub(super) guest_gone: bool,
     pub(super) next_value: u64,
@@ -100,6 +104,8 @@ impl Sim {
             faults: Faults::default(),
             restore_asks: true,
             reports: Vec::new(),
+            draining: Vec::new(),
+            drained: Vec::new(),
             finished: None,
             guest_gone: false,
             next_value: 1 << 32,
@@ -116,6 +122,7 @@ impl Sim {
                 Action::Scan(scan) => panic!("the judge has no use for {scan:?}"),
                 Action::Respond(response) => self.respond(&response),
                 Action::Free(slot) => self.free(slot),
+                Action::Drained(area, outcome) => self.drained(area, outcome),
                 Action::Report(report) => self.reports.push(report),
                 Action::Finished(summary) => {
                     assert!(self.running.is_empty(), "finished with batches under way");
@@ -161,7 +168,7 @@ impl Sim {
 
     fn free(&mut self, slot: Slot) {
         for (batch, done) in &self.running {
-            let uses = matches!(batch.step(), Step::Save | Step::Load);
+            let uses = matches!(batch.step(), Step::Save | Step::Load | Step::Move);
             assert!(
                 !uses
                     || batch.pages()[*done..]
@@ -170,6 +177,22 @@ impl Sim {
             );
         }
         self.store.remove(&slot);
+    }
+
+    /// An area that is gone is not in use by anybody.
+    fn drained(&mut self, area: SlotRange, outcome: Result<(), DrainError>) {
+        if outcome.is_ok() {
+            assert!(self.store.keys().all(|slot| !area.contains(*slot)));
+            let uses = [Step::Save, Step::Evict, Step::Load, Step::Move];
+            let batches = self.running.iter().map(|(batch, _)| batch);
+            let batches = batches.filter(|batch| uses.contains(&batch.step()));
+            let mut slots = batches
+                .flat_map(Batch::pages)
+                .filter_map(|page| page.home().slot());
+            assert!(slots.all(|slot| !area.contains(slot)));
+        }
+        self.draining.retain(|other| *other != area);
+        self.drained.push((area, outcome));
     }
 
     fn accept(&mut self, batch: Batch) {
@@ -182,7 +205,7 @@ impl Sim {
         );
         for page in batch.pages() {
             assert_eq!(page.outcome, Err(PageError::NotDone));
-            if matches!(batch.step(), Step::Load | Step::Prep) {
+            if matches!(batch.step(), Step::Load | Step::Prep | Step::Move) {
                 assert!(page.buffer() < self.pager.buffers(batch.index()));
             }
         }
@@ -267,6 +290,14 @@ impl Sim {
                 Ok(())
             }
             (Step::Prep, _) => refused(Errno::ENOENT),
+            (Step::Move, _) => {
+                let slot = page.home().slot().unwrap();
+                assert!(
+                    !self.store.contains_key(&slot),
+                    "a slot that is taken is written"
+                );
+                self.write(slot, self.buffers[&buffer])
+            }
             (Step::Save, _) => unreachable!("saved by itself"),
         }
     }

@@ -1,0 +1,288 @@
+//! What an operator may ask of a pager that runs: to take a swap area in, to drain one, and what it has.
+//!
+//! A socket is opened before the pager gives up opening anything. Whoever asks ([`crate::swaps`]) opens and locks an area itself
+//! and sends the descriptor, so that the pager need open nothing. A request is `[op, …]`, the answer `[0 or 1, …]`; both go on with
+//! a number of bytes and as many bytes of text.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use uuid::Uuid;
+use zerocopy::IntoBytes as _;
+
+use super::inbox::Inbox;
+use crate::core::{AreaFigures, DrainError};
+use crate::link::packet::PACKET_WORDS;
+use crate::link::socket::Received;
+use crate::link::{Connection, Listener};
+use crate::store::area::{self, Header};
+use crate::store::areas::{AreaChoice, Areas};
+use crate::store::{Slot, SlotRange};
+
+/// How long somebody who has connected may take to say what for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of text in a packet at most.
+const MAX_TEXT: usize = 8 * (PACKET_WORDS - 4);
+
+/// Where the pager of a domain listens.
+pub fn domain_name(domain: u16) -> String {
+    format!("xenpaging-{domain}")
+}
+
+/// Where the pager of an embedded host listens.
+pub fn embedded_name(host: &str) -> String {
+    format!("{host}-pager")
+}
+
+/// A packet: some numbers, then a text.
+pub fn packet(numbers: &[u64], text: &str) -> Vec<u64> {
+    let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
+    let mut words = numbers.to_vec();
+    words.push(text.len() as u64);
+    let start = words.len();
+    words.resize(start + text.len().div_ceil(8), 0);
+    words[start..].as_mut_bytes()[..text.len()].copy_from_slice(text);
+    words
+}
+
+/// The text of a packet behind so many numbers.
+pub fn text(words: &[u64], numbers: usize) -> Option<String> {
+    let (bytes, text) = words.get(numbers..)?.split_first()?;
+    let bytes = text.as_bytes().get(..usize::try_from(*bytes).ok()?)?;
+    Some(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Take in the area whose descriptor comes with it: `[ON, priority]` and its path.
+pub const ON: u64 = 1;
+/// Drain an area: `[OFF, UUID…]`.
+pub const OFF: u64 = 2;
+/// Say what areas there are: `[LIST]`.
+pub const LIST: u64 = 3;
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub(super) enum Request {
+    On {
+        file: File,
+        header: Header,
+        choice: AreaChoice,
+    },
+    Off(Uuid),
+    List,
+}
+
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+pub(super) struct Asker(Connection);
+
+impl Asker {
+    /// Whoever is gone needs no answer.
+    fn answer(&self, outcome: Result<String, String>) {
+        let (code, text) = match outcome {
+            Ok(text) => (0, text),
+            Err(text) => (1, text),
+        };
+        let _ = self.0.try_send(&packet(&[code], &text));
+    }
+}
+
+/// Control thread: hands requests to the main thread, which answers.
+pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
+    loop {
+        let asker = match listener.accept() {
+            Ok(connection) => Asker(connection),
+            Err(errno) => {
+                return tracing::error!(%errno, "nobody can be heard on the control socket");
+            }
+        };
+        match receive(&asker.0) {
+            Ok(request) => inbox.ask(request, asker),
+            Err(why) => asker.answer(Err(why)),
+        }
+    }
+}
+
+fn receive(connection: &Connection) -> Result<Request, String> {
+    let mut words = Box::new([0; PACKET_WORDS]);
+    let received = connection
+        .set_patience(PATIENCE)
+        .and_then(|()| connection.receive(&mut words))
+        .map_err(|errno: Errno| format!("the request was not received: {errno}"))?;
+    let no_sense = || "the request makes no sense".to_owned();
+    let Received { words: used, fds } = received.ok_or_else(no_sense)?;
+    match (&words[..used], &mut fds.into_iter()) {
+        ([ON, priority, ..], fds) => {
+            let choice = AreaChoice {
+                path: PathBuf::from(text(&words[..used], 2).ok_or_else(no_sense)?),
+                priority: i32::try_from(priority.cast_signed()).map_err(|_| no_sense())?,
+            };
+            let file = File::from(fds.next().ok_or_else(no_sense)?);
+            let header = area::take(&choice.path, &file).map_err(|error| error.to_string())?;
+            Ok(Request::On {
+                file,
+                header,
+                choice,
+            })
+        }
+        ([OFF, low, high, ..], _) => Ok(Request::Off(Uuid::from_u64_pair(*high, *low))),
+        ([LIST, ..], _) => Ok(Request::List),
+        _ => Err(no_sense()),
+    }
+}
+
+/// Main thread: the areas, and who waits for one to be drained.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    /// `None`: pages are kept elsewhere.
+    areas: Option<Arc<Areas>>,
+    drains: Vec<(SlotRange, Asker)>,
+}
+
+/// What the core is to be told.
+pub(super) enum Change {
+    Added(SlotRange),
+    Drain(SlotRange),
+}
+
+impl Control {
+    pub(super) fn new(areas: Option<Arc<Areas>>) -> Self {
+        let drains = Vec::new();
+        Self { areas, drains }
+    }
+
+    /// Does what can be done at once, and answers then.
+    pub(super) fn asked(
+        &mut self,
+        request: Request,
+        asker: Asker,
+        figures: Vec<AreaFigures>,
+    ) -> Option<Change> {
+        let Some(areas) = &self.areas else {
+            asker.answer(Err("this pager was not started with swap areas".into()));
+            return None;
+        };
+        match request {
+            Request::On {
+                file,
+                header,
+                choice,
+            } => match areas.add(file, header, &choice) {
+                Ok(range) => {
+                    let path = choice.path.display();
+                    tracing::info!(priority = choice.priority, "{path} is used from now on");
+                    asker.answer(Ok(format!("{path}: in use, {} pages", range.slots)));
+                    Some(Change::Added(range))
+                }
+                Err(error) => {
+                    asker.answer(Err(error.to_string()));
+                    None
+                }
+            },
+            Request::Off(uuid) => match areas.find(uuid) {
+                Some(range) => {
+                    tracing::info!("{} is drained", self.name(range.first));
+                    self.drains.push((range, asker));
+                    Some(Change::Drain(range))
+                }
+                None => {
+                    asker.answer(Err(format!("this pager has no area with UUID {uuid}")));
+                    None
+                }
+            },
+            Request::List => {
+                let lines: Vec<_> = figures.iter().map(|figures| self.line(figures)).collect();
+                asker.answer(Ok(lines.join("\n")));
+                None
+            }
+        }
+    }
+
+    /// A drain is over. An area that is empty is nobody's once this has been said.
+    pub(super) fn drained(&mut self, range: SlotRange, outcome: Result<(), DrainError>) {
+        let name = self.name(range.first);
+        let said = match outcome {
+            Ok(()) => Ok(format!("{name}: drained")),
+            Err(error) => Err(format!("{name} stays in use: {error}")),
+        };
+        if let (Some(areas), Ok(())) = (&self.areas, outcome) {
+            areas.remove(range);
+        }
+        match &said {
+            Ok(line) => tracing::info!("{line}"),
+            Err(line) => tracing::error!("{line}"),
+        }
+        let over = self.drains.extract_if(.., |(other, _)| *other == range);
+        over.for_each(|(_, asker)| asker.answer(said.clone()));
+    }
+
+    /// What an operator calls the area that a slot is in.
+    pub(super) fn name(&self, slot: Slot) -> String {
+        let path = self.areas.as_ref().and_then(|areas| areas.path(slot));
+        path.map_or_else(
+            || "the page store".into(),
+            |path| path.display().to_string(),
+        )
+    }
+
+    fn line(&self, figures: &AreaFigures) -> String {
+        let AreaFigures {
+            range,
+            taken,
+            failed,
+            leaving,
+        } = figures;
+        format!(
+            "{}: priority {}, {taken} of {} pages in use{}{}",
+            self.name(range.first),
+            range.priority,
+            range.slots,
+            if *failed { ", has failed" } else { "" },
+            if *leaving { ", being drained" } else { "" },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_carry_numbers_and_a_text() {
+        for said in ["", "a", "/dev/vg/swäp", &"x".repeat(5000)] {
+            let words = packet(&[ON, 7], said);
+            assert_eq!((words[0], words[1]), (ON, 7));
+            assert_eq!(text(&words, 2).as_deref(), Some(said));
+        }
+        let long = "y".repeat(100_000);
+        let words = packet(&[0], &long);
+        assert!(words.len() <= PACKET_WORDS && text(&words, 1).unwrap().len() == MAX_TEXT);
+        for garbage in [&[][..], &[1], &[1, 1], &[1, u64::MAX, 0]] {
+            assert_eq!(text(garbage, 1), None, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_make_no_sense_are_refused() {
+        for words in [vec![9], vec![OFF, 1], packet(&[ON, 0], "no descriptor")] {
+            let (ours, theirs) = Connection::pair().unwrap();
+            ours.send(&words, &[]).unwrap();
+            assert!(receive(&theirs).is_err(), "{words:?}");
+        }
+        // A descriptor of something else.
+        let (ours, theirs) = Connection::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let words = packet(&[ON, 0], "/somewhere");
+        ours.send(&words, &[std::os::fd::AsFd::as_fd(&file)])
+            .unwrap();
+        let refused = receive(&theirs).unwrap_err();
+        assert!(refused.starts_with("/somewhere has 0 bytes"), "{refused}");
+        // Nothing at all, and then nobody.
+        let (ours, theirs) = Connection::pair().unwrap();
+        assert!(receive(&theirs).unwrap_err().contains("not received"));
+        drop(ours);
+        assert!(receive(&theirs).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! The store's areas: one is drained, and comes back, while pages lie in it.
+
+use xenpaging::core::{DrainError, Event};
+use xenpaging::store::{Slot, SlotRange};
+
+use super::agenda::Happening;
+use super::pager::{News, Process};
+use super::scenario::Knob;
+use super::world::{TICK_NS, World};
+
+/// Slots of each: more than the worst disk spoils in a run.
+const SLOTS: u32 = 1024;
+
+/// How an area stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stands {
+    In,
+    Leaving,
+    Gone,
+}
+
+/// Two areas side by side.
+pub(super) fn areas() -> [SlotRange; 2] {
+    [0, SLOTS].map(|first| SlotRange {
+        first: Slot(first),
+        slots: SLOTS,
+        priority: 0,
+    })
+}
+
+impl World<'_> {
+    pub(super) fn change_areas(&self) {
+        if self.calm.get() {
+            return;
+        }
+        self.tell_pager(News::Area(self.below(2)));
+        let ticks = u64::from(self.scenario.get(Knob::Areas));
+        self.soon(TICK_NS * ticks, Happening::Area);
+    }
+}
+
+impl Process {
+    /// Drains an area while the other one stays, or brings it back.
+    pub(super) fn change_area(&mut self, world: &World<'_>, which: usize) {
+        let area = areas()[which];
+        match (self.areas[which], self.areas[1 - which]) {
+            (Stands::Gone, _) => {
+                self.areas[which] = Stands::In;
+                self.handle(world, Event::AreaAdded(area));
+            }
+            (Stands::In, Stands::In) => {
+                self.areas[which] = Stands::Leaving;
+                self.handle(world, Event::Drain(area));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// An area is empty, or stays. What a pager that was killed has left there is nobody's.
+pub(super) fn drained(
+    world: &World<'_>,
+    stands: &mut [Stands; 2],
+    is_first_pager: bool,
+    area: SlotRange,
+    outcome: Result<(), DrainError>,
+) {
+    world.note("drained", [area.first.0.into(), outcome.is_ok().into()]);
+    let which = usize::from(area == areas()[1]);
+    assert_eq!(stands[which], Stands::Leaving);
+    stands[which] = match outcome {
+        Ok(()) => Stands::Gone,
+        Err(_) => Stands::In,
+    };
+    if outcome.is_ok() && is_first_pager {
+        let disk = world.disk.borrow();
+        let held = (area.first.0..area.end()).find(|slot| disk.trusted(Slot(*slot)).is_some());
+        assert_eq!(held, None, "a slot of a drained area holds a page");
+    }
+}
