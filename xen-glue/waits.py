@@ -22,11 +22,7 @@ AGAIN = """        if ( mem_paging_hypercall_again() )
 """
 
 # A record that the guest reads without asking is written whole or not at all: then when the vcpu next runs.
-RUNSTATE = """    if ( mem_paging_active(v->domain) &&
-         __raw_copy_from_guest(&runstate, runstate_guest(v).p,
-                               has_32bit_shinfo(v->domain)
-                               ? sizeof(struct compat_vcpu_runstate_info)
-                               : sizeof(runstate)) )
+RUNSTATE = """    if ( mem_paging_runstate(v) )
     {
         update_guest_memory_policy(v, &policy);
         return true;

@@ -12,6 +12,7 @@ struct domain;
 struct npfec;
 struct p2m_domain;
 struct page_info;
+struct vcpu;
 struct vm_event_st;
 struct xen_domctl_vm_event_op;
 
@@ -22,6 +23,9 @@ void mem_paging_cleanup(struct domain *d);
 void mem_paging_free(struct domain *d);
 void mem_paging_dump(const struct domain *d);
 bool mem_paging_active(const struct domain *d);
+
+/* A record that the guest reads without asking: runstate.c. */
+bool mem_paging_runstate(struct vcpu *v);
 
 /* Pages that the running vcpu misses, or needs until it has got on: hold.c. */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
