@@ -10,6 +10,7 @@ use crate::platform::P2m;
 pub const USES_GFNS: u64 = 64;
 
 /// The bits of [`USES_GFNS`] neighbouring gfns: bit n is that of the nth.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// Used for anything.

@@ -120,6 +120,13 @@ impl MemPagingOp {
     pub const OP_EVICT: u8 = 1;
     /// `XENMEM_paging_op_prep`.
     pub const OP_PREP: u8 = 2;
+    /// Reads and clears accessed bits: `gfn` is the first, a multiple of 64, and `buffer` the address of the words that
+    /// are filled, one for every 64 gfns up to the next multiple of [`USES_GFNS`](Self::USES_GFNS). Both may have changed
+    /// when the call returns. Xen's C knows nothing of it and says `ENOSYS`; `EOPNOTSUPP`: this domain's p2m has no
+    /// such bits.
+    pub const OP_USES: u8 = 32;
+    /// What one [`OP_USES`](Self::OP_USES) is about at most: 64 MiB of the guest, 256 words.
+    pub const USES_GFNS: u64 = 16_384;
     /// Added to one of them, for many pages in one call: `buffer` is the address of their
     /// [`PagingItem`]s, `gfn` how many there are. Xen's C knows nothing of it and says `ENOSYS`; a call
     /// for no page tells which one is there. Both may have changed when the call returns.

@@ -56,6 +56,12 @@ int p2mp_memop(struct p2mp *state, uint8_t op, uint64_t gfn, uint64_t buffer);
  */
 int p2mp_memop_many(struct p2mp *state, uint8_t op, uint64_t *items, uint32_t count);
 /*
+ * The accessed bits of 64 gfns for each of `count` words in Xen's own memory,
+ * from `gfn` on: read and cleared. 0, or a negative errno: -EOPNOTSUPP where
+ * the p2m has none. No locks held.
+ */
+int p2mp_uses(struct p2mp *state, uint64_t gfn, uint64_t *words, uint32_t count);
+/*
  * The running vcpu (of this domain or another) needs a page with all rights:
  * 0 if it shall try again, -EOPNOTSUPP if there is nobody to bring the page.
  * A vcpu of the domain itself has been paused until the page is home. The p2m
@@ -111,6 +117,7 @@ void p2mx_p2m_unlock(struct domain *d);
 struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn);
 int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn, uint32_t p2mt, uint32_t access);
 void p2mx_flush(struct domain *d);
+int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses, uint32_t count, bool both);
 void p2mx_set_m2p(uint64_t mfn, uint64_t gfn);
 void p2mx_clear_m2p(uint64_t mfn);
 bool p2mx_log_dirty(struct domain *d);

@@ -87,16 +87,17 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 
 /* Added to an operation: on many pages (MemPagingOp::MANY). */
 #define MANY 16
+/* Another operation: accessed bits (MemPagingOp::OP_USES). */
+#define USES 32
 /* Pages between two looks whether somebody else wants the CPU. */
 #define CHUNK 64
 
 /*
  * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
- * are at mpo->buffer; both move on with what has been done, which is also how
- * a call goes on that was preempted.
+ * are at mpo->buffer; both move on with what has been done. -ERESTART: to be
+ * called again with what is left.
  */
-static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo,
-                      XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
+static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
 {
     uint64_t items[2 * CHUNK];
     XEN_GUEST_HANDLE_PARAM(uint64_t) at;
@@ -124,15 +125,27 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo,
         mpo->gfn -= n;
 
         if ( mpo->gfn && hypercall_preempt_check() )
-        {
-            if ( copy_to_guest(arg, mpo, 1) )
-                return -EFAULT;
-            return hypercall_create_continuation(__HYPERVISOR_memory_op, "lh",
-                                                 XENMEM_paging_op, arg);
-        }
+            return -ERESTART;
     }
 
     return 0;
+}
+
+/* Caller holds: a reference to the domain. What may take long, and is preempted. */
+static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo,
+                      XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
+{
+    int rc = mpo->op == USES ? mem_paging_uses(d, mpo) : memop_many(d, mpo);
+
+    if ( rc != -ERESTART )
+        return rc;
+
+    /* The argument says how far it got. */
+    if ( copy_to_guest(arg, mpo, 1) )
+        return -EFAULT;
+
+    return hypercall_create_continuation(__HYPERVISOR_memory_op, "lh",
+                                         XENMEM_paging_op, arg);
 }
 
 /* Caller holds: nothing. */
@@ -155,8 +168,9 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     if ( rc )
         goto out;
 
-    if ( mpo.op >= MANY && mpo.op <= MANY + XENMEM_paging_op_prep )
-        rc = memop_many(d, &mpo, arg);
+    if ( mpo.op >= MANY &&
+         (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == USES) )
+        rc = memop_long(d, &mpo, arg);
     else
         rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
 

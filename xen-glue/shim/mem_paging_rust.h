@@ -15,6 +15,7 @@ struct page_info;
 struct vcpu;
 struct vm_event_st;
 struct xen_domctl_vm_event_op;
+struct xen_mem_paging_op;
 
 int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec);
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec);
@@ -23,6 +24,9 @@ void mem_paging_cleanup(struct domain *d);
 void mem_paging_free(struct domain *d);
 void mem_paging_dump(const struct domain *d);
 bool mem_paging_active(const struct domain *d);
+
+/* Which pages have been used: uses.c. */
+int mem_paging_uses(struct domain *d, struct xen_mem_paging_op *mpo);
 
 /* A record that the guest reads without asking: runstate.c. */
 bool mem_paging_runstate(struct vcpu *v);

@@ -6,8 +6,10 @@
 use core::fmt::Write;
 use core::ptr::NonNull;
 
-use p2m_paging::p2m::Access;
-use p2m_paging::paging::{CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob};
+use p2m_paging::p2m::{Access, Take, Uses};
+use p2m_paging::paging::{
+    CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob, USES_CHUNK,
+};
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
 
@@ -131,6 +133,30 @@ pub unsafe extern "C" fn p2mp_memop_many(
         _ => return Errno::ENOSYS.as_return(),
     }
     0
+}
+
+/// The accessed bits of 64 gfns for each of `count` words in Xen's own memory, from `gfn` on: read and cleared.
+/// 0, or a negative errno: -EOPNOTSUPP where the p2m has none. No locks held.
+///
+/// # Safety
+///
+/// `words` must be `count` words that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mp_uses(state: &State, gfn: u64, words: *mut u64, count: u32) -> i32 {
+    let mut uses = [Uses::default(); USES_CHUNK];
+    let (Some(first), Some(uses)) = (Gfn::try_new(gfn), uses.get_mut(..count as usize)) else {
+        return Errno::EINVAL.as_return();
+    };
+    if words.is_null() {
+        return Errno::EINVAL.as_return();
+    }
+    // SAFETY: the caller's promise.
+    let words = unsafe { core::slice::from_raw_parts_mut(words, uses.len()) };
+    let taken = state.paging.take_uses(first, uses, Take::Accessed);
+    for (word, uses) in words.iter_mut().zip(&*uses) {
+        *word = uses.accessed;
+    }
+    taken.map_or_else(|e| e.errno().as_return(), |()| 0)
 }
 
 // Each with its arrays on a stack frame of its own.

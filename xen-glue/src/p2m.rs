@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use p2m_paging::p2m::{Cleared, Take, Uses};
 use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn, P2m, P2mType};
 
@@ -203,6 +204,15 @@ impl P2m for LockedP2m<'_> {
     fn flush(&mut self) {
         // SAFETY: the p2m is locked.
         unsafe { shim::p2mx_flush(self.domain()) }
+    }
+
+    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+        let count = u32::try_from(uses.len()).map_err(|_| Errno::EINVAL)?;
+        let (pairs, both) = (uses.as_mut_ptr().cast(), take == Take::AccessedAndDirty);
+        // SAFETY: the p2m is locked; `Uses` is two words, the accessed bits first.
+        let rc = unsafe { shim::p2mx_take_uses(self.domain(), first.get(), pairs, count, both) };
+        // The shim has flushed what it cleared.
+        Errno::from_return(rc).map_or(Ok(Cleared::Nothing), Err)
     }
 
     fn free(&mut self, frames: impl Iterator<Item = Frame>) {

@@ -58,6 +58,13 @@ unsafe extern "C" {
     pub(crate) fn p2mx_set_entry(d: *mut Domain, gfn: u64, mfn: u64, p2mt: u32, access: u32)
     -> i32;
     pub(crate) fn p2mx_flush(d: *mut Domain);
+    pub(crate) fn p2mx_take_uses(
+        d: *mut Domain,
+        gfn: u64,
+        uses: *mut u64,
+        count: u32,
+        both: bool,
+    ) -> i32;
     pub(crate) fn p2mx_set_m2p(mfn: u64, gfn: u64);
     pub(crate) fn p2mx_clear_m2p(mfn: u64);
     pub(crate) fn p2mx_log_dirty(d: *mut Domain) -> bool;

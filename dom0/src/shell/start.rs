@@ -111,6 +111,7 @@ impl Shell {
         let listener = listener.map_err(at("metrics"))?;
         let control = options.control.as_deref().and_then(hear);
         let attached = machine.attach(buffers(&pager))?;
+        tracing::info!(accessed_bits = attached.sees_uses, "attached");
         if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
             pager = pager.with_policy(policy());
         }

@@ -162,8 +162,10 @@ impl Domain {
         let address = buffers.as_ptr() as u64;
         let ops = |xen| PagingOps::new(xen, self.id, address);
         let watch = DomainWatch::start(self.xen.another()?, self.interface, self.id)?;
+        let mut callers = ops(self.xen.another()?)?;
+        let sees_uses = callers.sees_uses()?;
         let calls = DomainCalls {
-            ops: ops(self.xen.another()?)?,
+            ops: callers,
             interface: self.interface,
             device_model: DeviceModel::find(Xenstore::connect()?, self.id),
         };
@@ -182,7 +184,7 @@ impl Domain {
             calls: Box::new(calls),
             frames: Box::new(frames),
             watch: Box::new(watch),
-            sees_uses: false,
+            sees_uses,
             publish: Some(Box::new(StatusNode::connect(self.id)?)),
         })
     }

@@ -13,6 +13,7 @@ use super::error::XenError;
 use super::memory::stable_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
+use crate::core::policy::PART_PAGES;
 use crate::core::{Batch, Page, PageError, Scan};
 use crate::shell::{BufferPlace, Calls, Frames, MachineError, Preps};
 use crate::store::PageBuf;
@@ -25,6 +26,9 @@ const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 /// How often the device model is told to drop what it has mapped, at most.
 const FLUSH_PAUSE: Duration = Duration::from_secs(1);
 
+// A part is what one call is about.
+const _: () = assert!(PART_PAGES as u64 == MemPagingOp::USES_GFNS);
+
 /// One thread's paging operations.
 #[derive(Debug)]
 pub(super) struct PagingOps {
@@ -34,6 +38,8 @@ pub(super) struct PagingOps {
     buffers: u64,
     /// Where the pages of a call lie, if Xen takes many in one.
     items: Option<&'static mut [Item]>,
+    /// Where Xen puts accessed bits, if it has been asked for any: a page.
+    uses: Option<&'static mut [u64]>,
 }
 
 /// [`PagingItem`](p2m_paging::ring::abi::PagingItem): page; buffer, then result.
@@ -52,6 +58,7 @@ impl PagingOps {
             domain,
             buffers,
             items: None,
+            uses: None,
         };
         // Xen's C: ENOSYS.
         if ops.call(MemPagingOp::MANY, 0, 0).is_ok() {
@@ -96,6 +103,25 @@ impl PagingOps {
             }
         }
         self.items = Some(items);
+    }
+
+    /// Whether Xen tells accessed bits, tried with the last gfns that one call may be about.
+    pub(super) fn sees_uses(&mut self) -> Result<bool, XenError> {
+        let page = stable_pages(1)?.as_mut_bytes();
+        self.uses = <[u64]>::mut_from_bytes(page).ok();
+        let last = Gfn::new_truncate(MemPagingOp::USES_GFNS - 64);
+        Ok(self.uses(last, &mut [0]).is_ok())
+    }
+
+    /// The accessed bits of 64 gfns a word, from `first` to the next multiple of [`MemPagingOp::USES_GFNS`].
+    fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<(), Errno> {
+        let words = self.uses.take().ok_or(Errno::EOPNOTSUPP)?;
+        let done = self.call(MemPagingOp::OP_USES, first.get(), words.as_mut_ptr() as u64);
+        for (into, word) in into.iter_mut().zip(&*words) {
+            *into = *word;
+        }
+        self.uses = Some(words);
+        done
     }
 
     fn prep(&mut self, pages: &mut [Page], place: BufferPlace) {
@@ -186,7 +212,8 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    fn scan(&mut self, _scan: &mut Scan) -> Result<(), MachineError> {
+    fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
+        scan.outcome = self.ops.uses(scan.first(), &mut *scan.accessed);
         Ok(())
     }
 
