@@ -7,7 +7,7 @@ use xenpaging::core::Home;
 
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
-use super::picture::Look;
+use super::picture::{Lane, Look};
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
@@ -47,8 +47,11 @@ impl World<'_> {
         self.trace.look(|| Look {
             at_ns: self.now(),
             pages: (0..self.pages()).map(|page| self.state(page)).collect(),
-            stopped: (0..self.vcpus())
-                .map(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)))
+            vcpus: (0..self.vcpus())
+                .map(|vcpu| Lane {
+                    task: self.tasks.get().and_then(|tasks| tasks.running(vcpu)),
+                    is_stopped: self.machine().is_stopped(vcpu_id(vcpu)),
+                })
                 .collect(),
             held: self.paging.slots_held(),
         });

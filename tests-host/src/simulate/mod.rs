@@ -37,7 +37,7 @@ use p2m_paging::pause::VcpuCell;
 pub use coverage::Coverage;
 pub use lab::{Counts, Lab};
 pub use many::{Tally, run_many};
-pub use picture::{Look, draw};
+pub use picture::{Lane, Look, draw};
 pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
 pub use trace::{Line, Trace};
 use world::World;

@@ -1,5 +1,5 @@
-//! A run as a picture: what each page was, which vcpus were stopped and how full the ring was, over
-//! time.
+//! A run as a picture: what each page was, which task each vcpu ran, when it was stopped, and how full the
+//! ring was, over time.
 
 use std::fmt::{self, Write};
 
@@ -12,18 +12,37 @@ pub struct Look {
     pub at_ns: u64,
     /// What each page was.
     pub pages: Vec<State>,
-    /// Which vcpus were stopped.
-    pub stopped: Vec<bool>,
+    /// What each vcpu did.
+    pub vcpus: Vec<Lane>,
     /// Slots of the ring in use.
     pub held: u32,
+}
+
+/// What a vcpu did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The number of the task that it ran, if the guest has tasks and one could run.
+    pub task: Option<u32>,
+    /// It was stopped.
+    pub is_stopped: bool,
 }
 
 const LEFT: u64 = 60;
 const WIDTH: u64 = 1100;
 const ROW: usize = 9;
+/// A vcpu's: its task above, whether it is stopped below.
+const VCPU_ROW: usize = 16;
+const TASK_HEIGHT: usize = 11;
+/// From here on there is room for a task's number.
+const NUMBER_WIDTH: u64 = 14;
 const TOP: usize = 46;
 const RING_HEIGHT: usize = 64;
 const STOPPED: &str = "#c0392b";
+const RUNS: &str = "#d5e8f7";
+/// Tasks in turn.
+const TASKS: [&str; 6] = [
+    "#8ecae6", "#ffd166", "#95d5b2", "#cdb4db", "#f4a582", "#b5c0d0",
+];
 
 fn colour(state: State) -> &'static str {
     match state {
@@ -44,7 +63,7 @@ pub fn draw(title: &str, looks: &[Look]) -> Result<String, fmt::Error> {
         return Ok(String::new());
     };
     let vcpus_top = TOP + first.pages.len() * ROW + 14;
-    let ring_top = vcpus_top + first.stopped.len() * ROW + 14;
+    let ring_top = vcpus_top + first.vcpus.len() * VCPU_ROW + 14;
     let height = ring_top + RING_HEIGHT + 30;
     let mut out = String::new();
     writeln!(
@@ -65,21 +84,26 @@ pub fn draw(title: &str, looks: &[Look]) -> Result<String, fmt::Error> {
         let top = TOP + page * ROW;
         label(&mut out, top, &format!("page {page}"))?;
         for (from, to, state) in runs(values, last.at_ns) {
-            bar(&mut out, x(from), x(to), top, colour(state))?;
+            bar(&mut out, [x(from), x(to)], top, ROW - 1, colour(state))?;
         }
     }
-    for vcpu in 0..first.stopped.len() {
-        let values = looks.iter().map(|look| (look.at_ns, look.stopped[vcpu]));
-        let top = vcpus_top + vcpu * ROW;
+    for vcpu in 0..first.vcpus.len() {
+        let lane = |what: fn(&Lane) -> Option<u32>| {
+            let values = looks
+                .iter()
+                .map(move |look| (look.at_ns, what(&look.vcpus[vcpu])));
+            runs(values, last.at_ns)
+        };
+        let top = vcpus_top + vcpu * VCPU_ROW;
         label(&mut out, top, &format!("vcpu {vcpu}"))?;
-        for (from, to, stopped) in runs(values, last.at_ns) {
-            bar(
-                &mut out,
-                x(from),
-                x(to),
-                top,
-                if stopped { STOPPED } else { "#d5e8f7" },
-            )?;
+        for (from, to, task) in lane(|lane| lane.task) {
+            task_bar(&mut out, [x(from), x(to)], top, task)?;
+        }
+        for (from, to, stopped) in lane(|lane| lane.is_stopped.then_some(0)) {
+            if stopped.is_some() {
+                let (top, tall) = (top + TASK_HEIGHT, VCPU_ROW - TASK_HEIGHT - 1);
+                bar(&mut out, [x(from), x(to)], top, tall, STOPPED)?;
+            }
         }
     }
     label(&mut out, ring_top, "ring slots")?;
@@ -108,9 +132,15 @@ pub fn draw(title: &str, looks: &[Look]) -> Result<String, fmt::Error> {
 
 fn legend(out: &mut String) -> fmt::Result {
     let states = State::ALL.map(|state| (format!("{state:?}"), colour(state)));
-    let all = states.into_iter().chain([("vcpu stopped".into(), STOPPED)]);
+    let lanes = [
+        ("task 1", TASKS[1]),
+        ("no task", RUNS),
+        ("stopped", STOPPED),
+    ];
+    let lanes = lanes.map(|(what, colour)| (format!("vcpu: {what}"), colour));
+    let all = states.into_iter().chain(lanes);
     for (n, (name, colour)) in all.enumerate() {
-        let left = LEFT + n as u64 * 122;
+        let left = LEFT + n as u64 * 104;
         writeln!(
             out,
             r##"<rect x="{left}" y="22" width="10" height="10" fill="{colour}" stroke="#888"/>"##
@@ -119,7 +149,7 @@ fn legend(out: &mut String) -> fmt::Result {
             out,
             r#"<text x="{}" y="31">{}</text>"#,
             left + 14,
-            name.replace("PagingInStartWithFrame", "…InStart, in place")
+            name.replace("PagingInStartWithFrame", "…Start, in place")
         )?;
     }
     Ok(())
@@ -134,8 +164,30 @@ fn label(out: &mut String, top: usize, text: &str) -> fmt::Result {
     )
 }
 
-fn bar(out: &mut String, from: u64, to: u64, top: usize, colour: &str) -> fmt::Result {
-    let (wide, tall) = ((to - from).max(1), ROW - 1);
+/// A stretch in which a vcpu runs a task, by its number; `None`: it has none.
+fn task_bar(out: &mut String, at: [u64; 2], top: usize, task: Option<u32>) -> fmt::Result {
+    let colour = task.map_or(RUNS, |task| TASKS[task as usize % TASKS.len()]);
+    bar(out, at, top, TASK_HEIGHT, colour)?;
+    let [from, to] = at;
+    match task {
+        Some(task) if to - from >= NUMBER_WIDTH => writeln!(
+            out,
+            r#"<text x="{}" y="{}" font-size="9">{task}</text>"#,
+            from + 3,
+            top + TASK_HEIGHT - 2
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn bar(
+    out: &mut String,
+    [from, to]: [u64; 2],
+    top: usize,
+    tall: usize,
+    colour: &str,
+) -> fmt::Result {
+    let wide = (to - from).max(1);
     writeln!(
         out,
         r#"<rect x="{from}" y="{top}" width="{wide}" height="{tall}" fill="{colour}"/>"#
@@ -177,12 +229,16 @@ mod tests {
         let look = |at_ns, state| Look {
             at_ns,
             pages: vec![state, State::RamRw],
-            stopped: vec![at_ns > 0],
+            vcpus: vec![Lane {
+                task: (at_ns < 10).then_some(3),
+                is_stopped: at_ns > 0,
+            }],
             held: 1,
         };
         let looks = [look(0, State::RamRw), look(10, State::Paged)];
         let svg = draw("a run", &looks).unwrap();
-        for part in ["page 1", "vcpu 0", colour(State::Paged), STOPPED, "</svg>"] {
+        let [paged, task] = [colour(State::Paged), TASKS[3]];
+        for part in ["page 1", "vcpu 0", paged, task, ">3<", STOPPED, "</svg>"] {
             assert!(svg.contains(part), "{part}");
         }
     }

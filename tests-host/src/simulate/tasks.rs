@@ -92,6 +92,12 @@ impl Tasks {
         (0..self.vcpus.len()).map(|vcpu| self.switches(vcpu)).sum()
     }
 
+    /// The number of the task that a vcpu runs.
+    pub(super) fn running(&self, vcpu: usize) -> Option<u32> {
+        let task = self.kernel.scheduler().current(cpu(vcpu));
+        task.map(|task| task.0)
+    }
+
     /// Whether a vcpu has a task to run.
     pub(super) fn has_work(&self, vcpu: usize) -> bool {
         self.kernel.has_work(cpu(vcpu))
