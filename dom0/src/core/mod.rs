@@ -82,7 +82,7 @@ mod inward;
 mod outward;
 mod pager;
 pub mod policy;
-mod read_ahead;
+pub(crate) mod read_ahead;
 mod requests;
 mod room;
 mod scan;

@@ -261,7 +261,7 @@ impl Pager {
         match scan.outcome {
             Ok(()) => {
                 let part = scan.part();
-                self.read_ahead.used(|gfn| part.is_accessed(gfn));
+                self.read_ahead.scanned(&part);
                 self.policy.referenced(&part);
             }
             Err(errno) if self.is_alive() => {

@@ -11,7 +11,11 @@
 //! *wasted*. While windows are mostly hits they double, up to what fits a batch; otherwise they halve.
 //! At their smallest, every so many faults of a stream bring in two pages, so that it is noticed when it begins to pay.
 
+use std::ops::Range;
+
 use p2m_paging::Gfn;
+
+use super::policy::ScanPart;
 
 /// Streams remembered: more than vcpus usually go through memory at a time.
 const STREAMS: usize = 16;
@@ -33,10 +37,10 @@ pub struct Judged {
 
 /// Pages to come in unasked: `pages` of them, from `first` on in steps of 1 or, `down`, of -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ahead {
-    pub(super) first: u64,
-    pub(super) pages: u64,
-    pub(super) down: bool,
+pub(crate) struct Ahead {
+    pub(crate) first: u64,
+    pub(crate) pages: u64,
+    pub(crate) down: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +61,15 @@ struct Window {
     ahead: Ahead,
     /// Bit n: the nth page came in and is not judged.
     pending: u64,
+    /// Those of them whose accessed bits have not been read and cleared yet. The first time they mean nothing.
+    unread: u64,
     hits: u32,
     wasted: u32,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct ReadAhead {
+pub(crate) struct ReadAhead {
     streams: Vec<Stream>,
     windows: Vec<Window>,
     /// The next window is the one after this, around.
@@ -78,7 +84,7 @@ pub(super) struct ReadAhead {
 
 impl Ahead {
     /// Its pages, in order.
-    pub(super) fn pages(self) -> impl Iterator<Item = u64> {
+    pub(crate) fn pages(self) -> impl Iterator<Item = u64> {
         (0..self.pages).filter_map(move |n| {
             if self.down {
                 self.first.checked_sub(n)
@@ -88,7 +94,8 @@ impl Ahead {
         })
     }
 
-    fn place(self, gfn: u64) -> Option<u64> {
+    /// Which of its pages this is.
+    pub(crate) fn place(self, gfn: u64) -> Option<u64> {
         let place = if self.down {
             self.first.checked_sub(gfn)
         } else {
@@ -100,7 +107,7 @@ impl Ahead {
 
 impl ReadAhead {
     /// Windows of so many pages at most; 0: no read-ahead.
-    pub(super) fn new(max_window: u64) -> Self {
+    pub(crate) fn new(max_window: u64) -> Self {
         let max_window = max_window.min(MAX_WINDOW);
         Self {
             streams: Vec::with_capacity(STREAMS),
@@ -115,7 +122,7 @@ impl ReadAhead {
     }
 
     /// A page that is out is asked for; what is to come in with it.
-    pub(super) fn fault(&mut self, gfn: Gfn) -> Option<Ahead> {
+    pub(crate) fn fault(&mut self, gfn: Gfn) -> Option<Ahead> {
         if self.max_window == 0 {
             return None;
         }
@@ -134,8 +141,7 @@ impl ReadAhead {
         let (was_at, down) = (stream.last, stream.down);
         if goes_on {
             // It went through all of its window.
-            let between = was_at.min(gfn)..was_at.max(gfn);
-            self.used(|page| between.contains(&page));
+            self.passed(&(was_at.min(gfn)..was_at.max(gfn)));
         }
         self.tries += u32::from(self.limit == 0);
         let limit = if self.limit == 0 && self.tries.is_multiple_of(TRY_ONE_IN) {
@@ -158,13 +164,14 @@ impl ReadAhead {
     }
 
     /// These are coming in with a fault: bit n of `which` for the nth page. They are to be judged.
-    pub(super) fn brings(&mut self, ahead: Ahead, which: u64) {
+    pub(crate) fn brings(&mut self, ahead: Ahead, which: u64) {
         if which == 0 {
             return;
         }
         let window = Window {
             ahead,
             pending: which,
+            unread: which,
             hits: 0,
             wasted: 0,
         };
@@ -186,19 +193,38 @@ impl ReadAhead {
     }
 
     /// A page goes out, or failed to come in, and nobody has seen it used.
-    pub(super) fn wasted(&mut self, gfn: Gfn) {
+    pub(crate) fn wasted(&mut self, gfn: Gfn) {
         self.judge(gfn, false);
     }
 
-    /// Pages are seen to be used.
-    pub(super) fn used(&mut self, is_used: impl Fn(u64) -> bool) {
+    /// Accessed bits have been read and cleared.
+    pub(crate) fn scanned(&mut self, part: &ScanPart<'_>) {
         for window in 0..self.windows.len() {
-            let Window { ahead, pending, .. } = self.windows[window];
+            let Window {
+                ahead,
+                pending,
+                unread,
+                ..
+            } = self.windows[window];
             if pending == 0 {
                 continue;
             }
             for (gfn, n) in ahead.pages().zip(0..) {
-                if pending >> n & 1 == 1 && is_used(gfn) {
+                if unread >> n & 1 == 1 {
+                    self.windows[window].unread &= !(u64::from(part.contains(gfn)) << n);
+                } else if pending >> n & 1 == 1 && part.is_accessed(gfn) {
+                    self.settle(window, n, true);
+                }
+            }
+        }
+    }
+
+    /// A stream went on past these pages.
+    fn passed(&mut self, pages: &Range<u64>) {
+        for window in 0..self.windows.len() {
+            let Window { ahead, pending, .. } = self.windows[window];
+            for (gfn, n) in ahead.pages().zip(0..) {
+                if pending >> n & 1 == 1 && pages.contains(&gfn) {
                     self.settle(window, n, true);
                 }
             }
@@ -295,6 +321,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::policy::PART_PAGES;
 
     fn gfn(n: u64) -> Gfn {
         Gfn::new_truncate(n)
@@ -384,10 +411,27 @@ mod tests {
         for _ in 0..2 {
             ahead.hit(gfn(12));
             ahead.wasted(gfn(12));
-            ahead.used(|page| page == 13);
+            ahead.passed(&(13..14));
         }
         let judged = Judged { hits: 2, wasted: 0 };
         assert_eq!(ahead.judged(), judged);
+    }
+
+    #[test]
+    fn c8_an_accessed_bit_tells_only_from_the_second_look_on() {
+        let mut ahead = ReadAhead::new(7);
+        fault(&mut ahead, 10);
+        fault(&mut ahead, 11);
+        let all = [!0; PART_PAGES / 64];
+        let part = |first| ScanPart {
+            first,
+            accessed: &all,
+        };
+        ahead.scanned(&part(0));
+        ahead.scanned(&part(PART_PAGES as u64));
+        assert_eq!(ahead.judged(), Judged::default());
+        ahead.scanned(&part(0));
+        assert_eq!(ahead.judged(), Judged { hits: 2, wasted: 0 });
     }
 
     #[test]

@@ -48,6 +48,17 @@ impl Scan {
         self.first
     }
 
+    /// The pages that were found to be used.
+    pub fn used(&self) -> impl Iterator<Item = Gfn> + '_ {
+        let words = self.accessed.iter().zip((self.first.get()..).step_by(64));
+        let pages = words.flat_map(|(word, first)| {
+            (0..64)
+                .filter(move |n| word >> n & 1 == 1)
+                .map(move |n| first + n)
+        });
+        pages.filter_map(Gfn::try_new)
+    }
+
     /// For the policy.
     pub(super) fn part(&self) -> ScanPart<'_> {
         ScanPart {

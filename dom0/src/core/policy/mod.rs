@@ -100,8 +100,8 @@ pub trait Policy: std::fmt::Debug + Send {
 }
 
 /// Which of some neighbouring pages were accessed since the scan before, by the accessed bits of the
-/// tables that map them, read and cleared. A page that has come in since has its bit set by
-/// the access that brought it in.
+/// tables that map them, read and cleared. A page that has come in since has its bit set, by the access that brought
+/// it in; if none did, by being mapped on some machines (the embedded host, Xen) and not on others.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanPart<'a> {
     /// The first page; a multiple of [`PART_PAGES`].
@@ -111,6 +111,12 @@ pub struct ScanPart<'a> {
 }
 
 impl ScanPart<'_> {
+    /// Whether it speaks of a page.
+    pub fn contains(&self, gfn: u64) -> bool {
+        gfn.checked_sub(self.first)
+            .is_some_and(|place| place < PART_PAGES as u64)
+    }
+
     /// Whether a page is part of this, and was accessed.
     pub fn is_accessed(&self, gfn: u64) -> bool {
         let place = gfn.checked_sub(self.first).unwrap_or(u64::MAX);

@@ -10,6 +10,9 @@
 //! Time is counted in *ticks*. A tick has passed when an eighth as many pages as are in have become young: came in,
 //! or were used again after they had been old. A guest that does nothing does not age.
 //!
+//! A page that comes in unasked is *awaited*: spared until it is seen used or so many others have come in after it. Whoever goes
+//! through memory for the hundredth time needs it in a moment, and not again for as long as any page there is.
+//!
 //! Victims are taken from the least valuable history that has any page, by gfn from a cursor on. Pages that
 //! nobody has seen used go before all others.
 //!
@@ -19,6 +22,7 @@
 //! from pages that were out; that pages that are in are not seen used counts a little, so
 //! that histories which look good are doubted, and tried, after a while.
 
+mod awaited;
 mod forecast;
 mod history;
 
@@ -29,11 +33,15 @@ use p2m_paging::Gfn;
 use super::patience::Patience;
 use super::states::{LEAF_PAGES, NONE, Selection, StateMap, ones};
 use super::{Policy, ScanPart, SweepOptions, eligible, sweep};
+use awaited::Awaited;
 use forecast::Forecast;
 use history::{FRESH, History, NEW, REFUSED, STATES, UNKNOWN_IN, UNKNOWN_OUT, YOUNG};
 
 /// Ticks while as many pages become young as are in.
 const TICKS_A_TURN: u64 = 8;
+
+/// So large a part of the pages in may be awaited as one in so many.
+const AWAITED_OF: u64 = 16;
 
 /// How much it counts that a page in memory was not seen used where nobody looks.
 const UNSEEN_WEIGHT: f64 = 0.1;
@@ -42,6 +50,8 @@ const UNSEEN_WEIGHT: f64 = 0.1;
 #[derive(Debug)]
 pub struct Reuse {
     states: StateMap<STATES>,
+    /// In, in the state of pages that are out.
+    awaited: Awaited,
     forecast: Forecast,
     /// Ticks that have begun.
     ticks: u64,
@@ -79,6 +89,7 @@ impl Reuse {
         }
         Self {
             states,
+            awaited: Awaited::default(),
             forecast: Forecast::new(),
             ticks: 0,
             rejuvenated: 0,
@@ -109,6 +120,18 @@ impl Reuse {
         self.rejuvenated += 1;
         let class = before.next_class(self.chance());
         History { class, age }
+    }
+
+    /// A page that was out, or is awaited, is used.
+    fn used_again(&mut self, gfn: Gfn, age: usize) {
+        let now = match History::of_away(self.states.get(gfn.get())) {
+            Some(before) => self.used(before, age),
+            None => {
+                self.rejuvenated += 1;
+                History { class: NEW, age }
+            }
+        };
+        self.states.set(gfn.get(), now.resident());
     }
 
     fn turn_is_due(&self) -> bool {
@@ -178,6 +201,9 @@ impl Policy for Reuse {
                 return Gfn::try_new(gfn);
             }
         }
+        if let Some(gfn) = self.awaited.pop() {
+            return Some(gfn);
+        }
         let refused = |from| self.states.next_around(REFUSED, from);
         let gfn = self.patience.retry(refused)?;
         self.states.set(gfn.get(), UNKNOWN_OUT);
@@ -189,19 +215,16 @@ impl Policy for Reuse {
     }
 
     fn paged_in(&mut self, gfn: Gfn, asked: bool) {
-        let before = History::of_away(self.states.get(gfn.get()));
-        let now = match before {
-            Some(before) if asked => self.used(before, FRESH),
-            Some(before) => before,
-            None => {
-                self.rejuvenated += u64::from(asked);
-                History {
-                    class: NEW,
-                    age: FRESH,
-                }
-            }
-        };
-        self.states.set(gfn.get(), now.resident());
+        if asked {
+            return self.used_again(gfn, FRESH);
+        }
+        let limit = self.residents() / AWAITED_OF;
+        if let Some(gfn) = self.awaited.push(gfn, limit) {
+            // It was not seen used: as it was before it came in.
+            let before = History::of_away(self.states.get(gfn.get()));
+            let state = before.map_or(UNKNOWN_IN, History::resident);
+            self.states.set(gfn.get(), state);
+        }
     }
 
     fn refused(&mut self, gfn: Gfn) {
@@ -217,6 +240,7 @@ impl Policy for Reuse {
     }
 
     fn dropped(&mut self, gfn: Gfn) {
+        self.awaited.remove(gfn);
         self.states.set(gfn.get(), UNKNOWN_IN);
     }
 
@@ -228,6 +252,9 @@ impl Policy for Reuse {
         let Some((leaf, 0)) = self.states.find(part.first) else {
             return;
         };
+        for gfn in self.awaited.scanned(part) {
+            self.used_again(gfn, FRESH);
+        }
         let ticking = matches!(self.sight, Sight::Scans { ticking: true, .. });
         // Those to age: all but the ones that are found to have been used.
         let mut rest: Selection = [!0; LEAF_PAGES / 64];
@@ -283,7 +310,7 @@ impl Policy for Reuse {
     }
 
     fn table_bytes(&self) -> usize {
-        self.states.table_bytes() + self.patience.table_bytes()
+        self.states.table_bytes() + self.awaited.table_bytes() + self.patience.table_bytes()
     }
 }
 

@@ -78,3 +78,62 @@ fn where_scans_end_it_goes_on_by_page_ins() {
     assert!(matches!(policy.sight, Sight::Blind { .. }));
     assert!(policy.ticks > 10, "{} ticks", policy.ticks);
 }
+
+fn nothing_used() -> ScanPart<'static> {
+    ScanPart {
+        first: 0,
+        accessed: &[0; PART_PAGES / 64],
+    }
+}
+
+/// All pages seen used once, then all chosen: in the order of their numbers.
+fn all_out(pages: u64) -> Reuse {
+    let mut policy = reuse(pages);
+    let all: Vec<_> = (0..pages).collect();
+    scan(&mut policy, &all);
+    while policy.choose().is_some() {}
+    policy
+}
+
+#[test]
+fn c8_a_page_that_came_in_unasked_is_spared_until_others_have_come_in_after_it() {
+    let mut policy = all_out(4096);
+    (100..700).for_each(|n| policy.paged_in(gfn(n), true));
+    let limit = 600 / AWAITED_OF;
+    (0..limit).for_each(|n| policy.paged_in(gfn(n), false));
+    for _ in 0..600 {
+        assert!(policy.choose().unwrap() >= gfn(100));
+    }
+    // Nothing else is left.
+    assert_eq!(policy.choose(), Some(gfn(0)));
+    (100..700).for_each(|n| policy.paged_in(gfn(n), true));
+    // One more than may be, so the oldest is as any other, and worth less than pages just used.
+    policy.paged_in(gfn(90), false);
+    policy.paged_in(gfn(91), false);
+    assert_eq!(policy.choose(), Some(gfn(1)));
+    assert_ne!(policy.choose(), Some(gfn(2)));
+}
+
+#[test]
+fn c8_an_awaited_page_that_is_used_is_as_one_that_was_asked_for() {
+    let [mut asked, mut seen] = [all_out(64), all_out(64)];
+    // Coming in may set the bit: the first look at it tells nothing.
+    seen.paged_in(gfn(7), false);
+    scan(&mut seen, &[7]);
+    assert_eq!(seen.awaited.scanned(&nothing_used()), []);
+    asked.paged_in(gfn(7), true);
+    for policy in [&mut asked, &mut seen] {
+        scan(policy, &[7]);
+    }
+    assert_eq!(asked.states.get(7), seen.states.get(7));
+    assert_eq!(seen.choose(), Some(gfn(7)), "and is no longer spared");
+}
+
+#[test]
+fn c8_an_awaited_page_that_the_guest_gives_back_is_awaited_no_longer() {
+    let mut policy = all_out(64);
+    policy.paged_in(gfn(7), false);
+    policy.dropped(gfn(7));
+    assert_eq!(policy.choose(), Some(gfn(7)));
+    assert_eq!(policy.choose(), None, "it is out, not awaited");
+}
