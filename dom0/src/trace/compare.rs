@@ -1,8 +1,9 @@
 //! Every policy on a trace, at several sizes of memory, beside what it can be held against.
 
+use super::ahead::{Cluster, Guess, Leap, Nothing, Streams};
 use super::bounds::{Lru, belady, best_static};
 use super::format::Trace;
-use super::replay::{Sight, misses};
+use super::replay::{Counts, Sight, replay};
 use crate::core::policy::{PolicyName, SweepOptions};
 
 /// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.
@@ -23,6 +24,19 @@ pub enum Column {
     Paced(PolicyName),
     /// A policy that sees page-ins only.
     Blind(PolicyName),
+}
+
+/// What is read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Nothing.
+    Nothing,
+    /// As the pager does it.
+    Streams,
+    /// Clusters around a miss, as Linux's swap does it.
+    Cluster,
+    /// Along the stride that most of the last differences share.
+    Leap,
 }
 
 impl Column {
@@ -92,22 +106,9 @@ impl Subject {
 
     /// Accesses to pages that are not in, where memory holds so many per cent of the pages.
     pub fn misses(&self, column: Column, percent: u64) -> u64 {
-        let pages = (self.touched * percent / 100).max(1);
+        let pages = self.pages(percent);
         let capacity = usize::try_from(pages).unwrap_or(usize::MAX);
-        let memory = [0..=u64::from(self.trace.pages.saturating_sub(1))];
-        let replay = |name: PolicyName, sight| {
-            let options = SweepOptions {
-                // The default, but no more than leaves something to choose from.
-                mru_pages: SweepOptions::default().mru_pages.min(capacity / 4),
-                ..SweepOptions::default()
-            };
-            misses(
-                &self.trace,
-                &mut *name.policy(&memory, &options),
-                pages,
-                sight,
-            )
-        };
+        let replay = |name, sight| self.replay(name, percent, sight, &mut Nothing).misses;
         match column {
             Column::Optimum => belady(&self.trace, capacity),
             Column::Lru => self.lru.misses(capacity),
@@ -121,6 +122,63 @@ impl Subject {
                 let every = (pages / SCANS_A_TURN).max(1);
                 replay(name, Sight::Scans { every })
             }
+        }
+    }
+
+    /// What comes in where memory holds so many per cent of the pages, pages are read ahead like this, and a
+    /// policy that is told as rarely as a shell tells it chooses who goes.
+    pub fn read_ahead(&self, reader: Reader, policy: PolicyName, percent: u64) -> Counts {
+        let misses = (self.pages(percent) / SCANS_A_TURN).max(1);
+        let sight = Sight::Paced { misses };
+        self.replay(policy, percent, sight, &mut *reader.guess())
+    }
+
+    fn replay(
+        &self,
+        name: PolicyName,
+        percent: u64,
+        sight: Sight,
+        guess: &mut dyn Guess,
+    ) -> Counts {
+        let memory = [0..=u64::from(self.trace.pages.saturating_sub(1))];
+        let capacity = self.pages(percent);
+        let options = SweepOptions {
+            // The default, but no more than leaves something to choose from.
+            mru_pages: SweepOptions::default()
+                .mru_pages
+                .min(usize::try_from(capacity / 4).unwrap_or(usize::MAX)),
+            ..SweepOptions::default()
+        };
+        let mut policy = name.policy(&memory, &options);
+        replay(&self.trace, &mut *policy, capacity, sight, guess)
+    }
+
+    /// So many per cent of them.
+    fn pages(&self, percent: u64) -> u64 {
+        (self.touched * percent / 100).max(1)
+    }
+}
+
+impl Reader {
+    /// All of them, without read-ahead first.
+    pub const ALL: [Self; 4] = [Self::Nothing, Self::Streams, Self::Cluster, Self::Leap];
+
+    /// Its heading.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Streams => "streams",
+            Self::Cluster => "cluster",
+            Self::Leap => "Leap",
+        }
+    }
+
+    fn guess(self) -> Box<dyn Guess> {
+        match self {
+            Self::Nothing => Box::new(Nothing),
+            Self::Streams => Box::new(Streams::new()),
+            Self::Cluster => Box::new(Cluster::new()),
+            Self::Leap => Box::new(Leap::new()),
         }
     }
 }
@@ -181,5 +239,42 @@ mod tests {
             }
         }
         assert_eq!(subject.misses(REUSE, 100), subject.touched);
+    }
+    #[test]
+    fn c8_no_page_of_a_loop_or_scan_goes_out_before_it_is_needed() {
+        for kind in [Synthetic::Loop, Synthetic::Scan] {
+            let subject = subject(kind, 100_000);
+            let [without, streams] = [Reader::Nothing, Reader::Streams]
+                .map(|reader| subject.read_ahead(reader, PolicyName::Reuse, 50));
+            assert_eq!(without.brought, 0);
+            let Counts {
+                misses,
+                brought,
+                used,
+            } = streams;
+            assert!(
+                misses * 3 < without.misses,
+                "{kind:?}: {misses} against {without:?}"
+            );
+            assert!(
+                (brought - used) * 100 < brought,
+                "{kind:?}: {used} of {brought} used"
+            );
+        }
+    }
+
+    #[test]
+    fn c8_what_is_used_here_and_there_brings_nothing_in() {
+        let subject = subject(Synthetic::Zipf, 100_000);
+        let [without, streams] = [Reader::Nothing, Reader::Streams]
+            .map(|reader| subject.read_ahead(reader, PolicyName::Reuse, 50));
+        assert!(
+            streams.misses * 100 < without.misses * 101,
+            "{streams:?} against {without:?}"
+        );
+        assert!(
+            streams.brought * 20 < without.misses,
+            "{streams:?} against {without:?}"
+        );
     }
 }

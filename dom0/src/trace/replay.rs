@@ -1,7 +1,9 @@
-//! A trace against a policy: the pager's side of it, and a memory that holds so many pages.
+//! A trace against a policy and a way to read ahead: the pager's side of it, and a memory that holds
+//! so many pages.
 
 use p2m_paging::Gfn;
 
+use super::ahead::Guess;
 use super::format::Trace;
 use crate::core::policy::{PART_PAGES, Policy, ScanPart};
 
@@ -22,38 +24,47 @@ pub enum Sight {
     Blind,
 }
 
-/// Replays a trace where so many pages fit, and counts the accesses to pages that are not in. All are
-/// out at first. `policy` is one for a guest with the trace's pages, from gfn 0 on.
-pub fn misses(trace: &Trace, policy: &mut dyn Policy, capacity: u64, sight: Sight) -> u64 {
-    let mut resident = vec![false; trace.pages as usize];
-    let mut accessed = vec![[0_u64; PART_PAGES / 64]; resident.len().div_ceil(PART_PAGES)];
+/// What came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accesses to pages that were not in.
+    pub misses: u64,
+    /// Pages that came in unasked.
+    pub brought: u64,
+    /// Those of them that were accessed before they went out.
+    pub used: u64,
+}
+
+/// Replays a trace where so many pages fit. All are out at first. `policy` is one for a guest with the
+/// trace's pages, from gfn 0 on; `guess` says what comes in beside a page that is missed.
+pub fn replay(
+    trace: &Trace,
+    policy: &mut dyn Policy,
+    capacity: u64,
+    sight: Sight,
+    guess: &mut dyn Guess,
+) -> Counts {
     while let Some(gfn) = policy.choose() {
         policy.paged_out(gfn);
     }
-    let (mut held, mut misses, mut scanned) = (0, 0, 0);
+    let pages = trace.pages as usize;
+    let mut memory = Memory {
+        policy,
+        guess,
+        capacity,
+        resident: vec![false; pages],
+        unasked: vec![false; pages],
+        accessed: vec![[0; PART_PAGES / 64]; pages.div_ceil(PART_PAGES)],
+        held: 0,
+        counts: Counts::default(),
+    };
+    let mut scanned = 0;
     for (&page, nth) in trace.accesses.iter().zip(1_u64..) {
-        let gfn = Gfn::new_truncate(page.into());
-        if !resident[page as usize] {
-            misses += 1;
-            if held == capacity
-                && let Some(victim) = policy.choose()
-            {
-                policy.paged_out(victim);
-                let victim = usize::try_from(victim.get()).unwrap_or(usize::MAX);
-                resident[victim] = false;
-                let (part, place) = (victim / PART_PAGES, victim % PART_PAGES);
-                accessed[part][place / 64] &= !(1 << (place % 64));
-                held -= 1;
-            }
-            policy.paged_in(gfn, true);
-            resident[page as usize] = true;
-            held += 1;
-        }
-        let (part, place) = (page as usize / PART_PAGES, page as usize % PART_PAGES);
-        accessed[part][place / 64] |= 1 << (place % 64);
+        memory.access(page as usize);
         let is_due = match sight {
             Sight::Scans { every } => nth % every == 0,
             Sight::Paced { misses: every } => {
+                let misses = memory.counts.misses;
                 let due = misses >= scanned + every;
                 scanned = if due { misses } else { scanned };
                 due
@@ -61,13 +72,72 @@ pub fn misses(trace: &Trace, policy: &mut dyn Policy, capacity: u64, sight: Sigh
             Sight::Blind => false,
         };
         if is_due {
-            for (accessed, first) in accessed.iter_mut().zip((0..).step_by(PART_PAGES)) {
-                policy.referenced(&ScanPart { first, accessed });
-                accessed.fill(0);
-            }
-            policy.scanned();
+            memory.scan();
         }
     }
-    assert!(held <= capacity, "the policy had no victim");
-    misses
+    assert!(memory.held <= capacity, "the policy had no victim");
+    memory.counts
+}
+
+struct Memory<'a> {
+    policy: &'a mut dyn Policy,
+    guess: &'a mut dyn Guess,
+    capacity: u64,
+    resident: Vec<bool>,
+    /// In, and not accessed yet.
+    unasked: Vec<bool>,
+    accessed: Vec<[u64; PART_PAGES / 64]>,
+    held: u64,
+    counts: Counts,
+}
+
+impl Memory<'_> {
+    fn access(&mut self, page: usize) {
+        if !self.resident[page] {
+            self.counts.misses += 1;
+            self.bring(page, true);
+            let beside = self.guess.missed(page as u64);
+            // Only as long as what was asked for is not pushed out by it.
+            for (page, _) in beside.into_iter().zip(0..self.capacity / 2) {
+                let page = usize::try_from(page).unwrap_or(usize::MAX);
+                if self.resident.get(page) == Some(&false) {
+                    self.bring(page, false);
+                    self.unasked[page] = true;
+                    self.counts.brought += 1;
+                    self.guess.brought(page as u64);
+                }
+            }
+        } else if std::mem::take(&mut self.unasked[page]) {
+            self.counts.used += 1;
+            self.guess.used(page as u64);
+        }
+        self.accessed[page / PART_PAGES][page % PART_PAGES / 64] |= 1 << (page % 64);
+    }
+
+    fn bring(&mut self, page: usize, asked: bool) {
+        if self.held == self.capacity
+            && let Some(victim) = self.policy.choose()
+        {
+            self.policy.paged_out(victim);
+            let victim = usize::try_from(victim.get()).unwrap_or(usize::MAX);
+            self.resident[victim] = false;
+            self.accessed[victim / PART_PAGES][victim % PART_PAGES / 64] &= !(1 << (victim % 64));
+            self.held -= 1;
+            self.unasked[victim] = false;
+            self.guess.out(victim as u64);
+        }
+        self.policy.paged_in(Gfn::new_truncate(page as u64), asked);
+        self.resident[page] = true;
+        self.held += 1;
+    }
+
+    fn scan(&mut self) {
+        for (accessed, first) in self.accessed.iter_mut().zip((0..).step_by(PART_PAGES)) {
+            let part = ScanPart { first, accessed };
+            self.policy.referenced(&part);
+            self.guess.seen(&part);
+            accessed.fill(0);
+        }
+        self.policy.scanned();
+    }
 }

@@ -1,0 +1,233 @@
+//! Ways to guess what comes in beside a page that is missed: the pager's own, and others to hold it against.
+
+use p2m_paging::Gfn;
+
+use crate::core::policy::ScanPart;
+use crate::core::read_ahead::{Ahead, ReadAhead};
+
+/// Pages that come in beside one that is missed, at most: what the pager's batches hold.
+const MOST: u64 = 7;
+
+/// Guesses, and is told what became of it.
+pub trait Guess {
+    /// A page is missed: what is to come in with it. Pages that are in, or do not exist, are left out.
+    fn missed(&mut self, page: u64) -> Vec<u64>;
+    /// One of these comes in.
+    fn brought(&mut self, page: u64) {
+        let _ = page;
+    }
+    /// One that came in is accessed for the first time. No pager sees that; a kernel that reads ahead does.
+    fn used(&mut self, page: u64) {
+        let _ = page;
+    }
+    /// Accessed bits, when they are read.
+    fn seen(&mut self, part: &ScanPart<'_>) {
+        let _ = part;
+    }
+    /// A page goes out.
+    fn out(&mut self, page: u64) {
+        let _ = page;
+    }
+}
+
+/// Nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl Guess for Nothing {
+    fn missed(&mut self, _: u64) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+/// What the pager does: `core::read_ahead`.
+#[derive(Debug)]
+pub struct Streams {
+    inner: ReadAhead,
+    wanted: Option<Ahead>,
+    brought: u64,
+}
+
+/// An aligned cluster of pages around the one that is missed, as large as the last ones were useful: the way of
+/// Linux's swap without vmas (`mm/swap_state.c`).
+#[derive(Debug)]
+pub struct Cluster {
+    hits: u64,
+    last_pages: u64,
+    last_missed: u64,
+}
+
+/// A majority among the last differences between accesses is the stride: Al Maruf and Chowdhury, "Effectively
+/// Prefetching Remote Memory with Leap", USENIX ATC 2020, algorithms 1 and 2.
+#[derive(Debug)]
+pub struct Leap {
+    differences: [i64; Self::HISTORY],
+    newest: usize,
+    last: u64,
+    trend: i64,
+    hits: u64,
+    window: u64,
+}
+
+impl Streams {
+    /// As the pager starts.
+    pub fn new() -> Self {
+        Self {
+            inner: ReadAhead::new(MOST),
+            wanted: None,
+            brought: 0,
+        }
+    }
+
+    /// The window before this is complete.
+    fn settle(&mut self) {
+        if let Some(wanted) = self.wanted.take() {
+            self.inner.brings(wanted, std::mem::take(&mut self.brought));
+        }
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guess for Streams {
+    fn missed(&mut self, page: u64) -> Vec<u64> {
+        self.settle();
+        self.wanted = self.inner.fault(Gfn::new_truncate(page));
+        self.wanted
+            .map_or_else(Vec::new, |wanted| wanted.pages().collect())
+    }
+
+    fn brought(&mut self, page: u64) {
+        let place = self.wanted.and_then(|wanted| wanted.place(page));
+        self.brought |= place.map_or(0, |place| 1 << place);
+    }
+
+    fn seen(&mut self, part: &ScanPart<'_>) {
+        self.settle();
+        self.inner.scanned(part);
+    }
+
+    fn out(&mut self, page: u64) {
+        // A page of the window that is just coming in is not judged yet.
+        if self.wanted.and_then(|wanted| wanted.place(page)).is_none() {
+            self.inner.wasted(Gfn::new_truncate(page));
+        }
+    }
+}
+
+impl Cluster {
+    /// As Linux starts.
+    pub fn new() -> Self {
+        Self {
+            hits: 4,
+            last_pages: 0,
+            last_missed: 0,
+        }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guess for Cluster {
+    fn missed(&mut self, page: u64) -> Vec<u64> {
+        let hits = std::mem::take(&mut self.hits);
+        let is_neighbour = page.abs_diff(self.last_missed) == 1;
+        let pages = match hits {
+            0 if !is_neighbour => 1,
+            0 => 2,
+            hits => (hits + 2).next_power_of_two().clamp(4, MOST + 1),
+        };
+        let pages = pages.max(self.last_pages / 2);
+        (self.last_pages, self.last_missed) = (pages, page);
+        let first = page - page % pages;
+        (first..first + pages)
+            .filter(|beside| *beside != page)
+            .collect()
+    }
+
+    fn used(&mut self, _: u64) {
+        self.hits += 1;
+    }
+}
+
+impl Leap {
+    const HISTORY: usize = 32;
+
+    /// Without a history.
+    pub fn new() -> Self {
+        Self {
+            differences: [0; Self::HISTORY],
+            newest: 0,
+            last: 0,
+            trend: 0,
+            hits: 0,
+            window: 0,
+        }
+    }
+
+    fn accessed(&mut self, page: u64) {
+        self.newest = (self.newest + 1) % Self::HISTORY;
+        self.differences[self.newest] = page.cast_signed() - self.last.cast_signed();
+        self.last = page;
+    }
+
+    /// The difference that more than half of the last ones share, of as few of the last as show one.
+    fn majority(&self) -> Option<i64> {
+        let mut among = Self::HISTORY / 8;
+        while among <= Self::HISTORY {
+            let last = (0..among)
+                .map(|back| self.differences[(self.newest + Self::HISTORY - back) % Self::HISTORY]);
+            let (mut candidate, mut votes) = (0, 0_u32);
+            for difference in last.clone() {
+                match votes {
+                    0 => (candidate, votes) = (difference, 1),
+                    _ if candidate == difference => votes += 1,
+                    _ => votes -= 1,
+                }
+            }
+            if last.filter(|difference| *difference == candidate).count() > among / 2 {
+                return Some(candidate);
+            }
+            among *= 2;
+        }
+        None
+    }
+}
+
+impl Default for Leap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guess for Leap {
+    fn missed(&mut self, page: u64) -> Vec<u64> {
+        let follows = page.cast_signed() - self.last.cast_signed() == self.trend;
+        self.accessed(page);
+        let hits = std::mem::take(&mut self.hits);
+        let window = match hits {
+            0 => u64::from(follows),
+            hits => (hits + 1).next_power_of_two().min(MOST),
+        };
+        self.window = window.max(self.window / 2);
+        self.trend = self.majority().unwrap_or(self.trend);
+        let steps = 1..=self.window.cast_signed();
+        steps
+            .filter_map(|nth| page.checked_add_signed(self.trend * nth))
+            .filter(|beside| *beside != page)
+            .collect()
+    }
+
+    fn used(&mut self, page: u64) {
+        self.hits += 1;
+        self.accessed(page);
+    }
+}
