@@ -131,6 +131,11 @@ pub struct Cli {
     #[arg(long)]
     pub keep_pagefile: bool,
 
+    /// Take down in this file which pages accessed bits show to be used, scan after scan, for
+    /// `xenpaging trace replay`.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+
     /// Serve figures for Prometheus there, at /metrics; a port alone is one of 127.0.0.1.
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub metrics: Option<SocketAddr>,

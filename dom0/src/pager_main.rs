@@ -21,6 +21,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
 use crate::swaps;
 use crate::trace;
+use crate::trace::recorder::Recorder;
 use crate::xen::{Domain, calls_made};
 
 /// Name of the program, and what the embedded host is executed as to be it.
@@ -42,8 +43,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Trace(command)) => return trace::cli::run(command).into(),
         None => {}
     }
-    match start(&cli) {
-        Ok((shell, pagefile)) => serve(shell, pagefile),
+    let started =
+        recorder(&cli).and_then(|recorder| Ok((start(&cli, recorder.clone())?, recorder)));
+    match started {
+        Ok(((shell, pagefile), recorder)) => {
+            let exit = serve(shell, pagefile);
+            recorder.map_or(exit, |recorder| complete(&recorder, exit))
+        }
         Err(error) => {
             complain(&error);
             Exit::NotStarted
@@ -66,7 +72,37 @@ fn complain(error: &anyhow::Error) {
     eprintln!("{NAME}: {error:#}");
 }
 
-fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
+/// Where the guest's pages are to be taken down as they are used.
+fn recorder(cli: &Cli) -> anyhow::Result<Option<Arc<Recorder>>> {
+    if cli.record.is_some() && cli.policy == Some(PolicyName::Sweep) {
+        anyhow::bail!("--record: the policy `sweep` does not read accessed bits");
+    }
+    let recorder = cli.record.as_deref().map(Recorder::create).transpose();
+    Ok(recorder.context("--record")?.map(Arc::new))
+}
+
+/// The trace is whole, or that is a failure.
+fn complete(recorder: &Recorder, exit: Exit) -> Exit {
+    match recorder.finish() {
+        Ok((pages, accesses)) => {
+            tracing::info!(pages, accesses, "recorded");
+            exit
+        }
+        Err(error) => {
+            complain(&anyhow::Error::from(error).context("--record"));
+            if exit == Exit::Done {
+                Exit::Failed
+            } else {
+                exit
+            }
+        }
+    }
+}
+
+fn start(
+    cli: &Cli,
+    record: Option<Arc<Recorder>>,
+) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     let machine = find_guest(cli)?;
     if cli.embedded_host.is_none() {
         protect_memory();
@@ -103,6 +139,7 @@ fn start(cli: &Cli) -> anyhow::Result<(Shell, Option<Arc<Pagefile>>)> {
     let options = Options {
         metrics: cli.metrics,
         labels: domain.unwrap_or_default(),
+        record,
         // The embedded host has a line of its own.
         live: cli.embedded_host.is_none(),
         harden: cli.embedded_host.is_none(),

@@ -73,6 +73,12 @@ struct Cli {
     /// Leave it to the scheduler where faults are handled.
     #[arg(long)]
     no_pin: bool,
+    /// Take down every visit in this file, for `xenpaging trace replay`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// The pager takes down in this file which pages it sees used.
+    #[arg(long, value_name = "FILE")]
+    record_seen: Option<PathBuf>,
     /// Say more; the pager too. Repeat for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -146,6 +152,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,
         pin: !cli.no_pin,
+        record: cli.record,
+        record_seen: cli.record_seen,
         verbosity: cli.verbose,
     };
     let pager = PagerCommand {
@@ -157,9 +165,19 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         code: error.exit_code(),
     })?;
     println!("{report}");
+    let unrecorded = report
+        .recorded
+        .as_ref()
+        .and_then(|done| done.as_ref().err());
     if report.nothing_lost() {
         println!("nothing was lost");
-        Ok(ExitCode::SUCCESS)
+        match unrecorded {
+            None => Ok(ExitCode::SUCCESS),
+            Some(error) => Err(Failed {
+                message: Some(format!("--record: {error}")),
+                code: 1,
+            }),
+        }
     } else {
         println!("MEMORY OF THE GUEST WAS LOST, or the pager failed");
         Ok(ExitCode::FAILURE)

@@ -30,6 +30,7 @@ use crate::host::machine::pin_to;
 use crate::link::Listener;
 use crate::store::PageStore;
 use crate::store::areas::Areas;
+use crate::trace::recorder::Recorder;
 
 /// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;
@@ -48,6 +49,8 @@ pub struct Options {
     pub live: bool,
     /// Whether to give up whatever serving does not need.
     pub harden: bool,
+    /// Takes down the pages that accessed bits show to be used.
+    pub record: Option<Arc<Recorder>>,
     /// The pagefile, if its name is to be removed at the end.
     pub named_pagefile: Option<PathBuf>,
     /// The store's swap areas, if that is what it consists of.
@@ -112,6 +115,9 @@ impl Shell {
         let control = options.control.as_deref().and_then(hear);
         let attached = machine.attach(buffers(&pager))?;
         tracing::info!(accessed_bits = attached.sees_uses, "attached");
+        if options.record.is_some() && !attached.sees_uses {
+            tracing::warn!("--record: this hypervisor does not say which pages are used");
+        }
         if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
             pager = pager.with_policy(policy());
         }
@@ -139,6 +145,7 @@ impl Shell {
         let caller = Caller {
             calls: attached.calls,
             buffers,
+            recorder: options.record.clone(),
         };
         let storer = Storer {
             frames: attached.frames,

@@ -12,6 +12,7 @@ use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
 use crate::core::{Batch, Lane, Scan, Step};
 use crate::store::PageStore;
+use crate::trace::recorder::Recorder;
 
 /// Something to be done by one of the threads.
 #[derive(Debug)]
@@ -132,6 +133,8 @@ pub(super) struct Caller {
     pub(super) calls: Box<dyn Calls>,
     /// By batch.
     pub(super) buffers: Vec<BufferPlace>,
+    /// Takes down what scans find.
+    pub(super) recorder: Option<Arc<Recorder>>,
 }
 
 impl Caller {
@@ -140,7 +143,7 @@ impl Caller {
         while let Some(mut job) = queues.calls.next() {
             let done = match &mut job {
                 Job::Batch(batch) => self.step(batch),
-                Job::Scan(scan) => self.calls.scan(scan),
+                Job::Scan(scan) => self.scan(scan),
             };
             if let Err(error) = done {
                 tracing::error!("{error}");
@@ -149,6 +152,14 @@ impl Caller {
             job.hand_back(inbox);
         }
         self.calls
+    }
+
+    fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
+        self.calls.scan(scan)?;
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| scan.outcome.is_ok()) {
+            recorder.note(scan.used());
+        }
+        Ok(())
     }
 
     fn step(&mut self, batch: &mut Batch) -> Result<(), MachineError> {

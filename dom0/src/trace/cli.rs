@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum as _};
 
-use super::compare::{Column, Subject, geometric_mean};
+use super::compare::{Column, Reader, Subject, geometric_mean};
 use super::format::{Trace, TraceWriter};
 use super::generate::Synthetic;
 use super::{chart, lackey};
@@ -35,6 +35,8 @@ pub enum Command {
     },
     /// Counts the misses of policies on traces, beside those of the optimum and of exact LRU.
     Replay(Replay),
+    /// Counts the misses that ways of reading ahead leave, and what they bring in for nothing.
+    Ahead(Ahead),
 }
 
 /// How to replay.
@@ -50,6 +52,27 @@ pub struct Replay {
     /// Draw a curve for each trace into this folder, at every 12.5 per cent.
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
+    #[command(flatten)]
+    traces: Traces,
+}
+
+/// How to compare ways of reading ahead.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Ahead {
+    /// Who chooses what goes out.
+    #[arg(long, value_name = "NAME", default_value = "reuse")]
+    policy: PolicyName,
+    /// How many per cent of a trace's pages fit into memory (repeatable).
+    #[arg(long, value_name = "PERCENT", default_values_t = [50],
+          value_parser = clap::value_parser!(u64).range(1..=100))]
+    memory: Vec<u64>,
+    #[command(flatten)]
+    traces: Traces,
+}
+
+/// Which traces.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+struct Traces {
     /// Look at so many accesses of each trace only.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     at_most: usize,
@@ -75,6 +98,7 @@ pub fn run(command: &Command) -> Exit {
         Command::Lackey { file, at_most } => reduce(file, *at_most),
         Command::Make { kind, file, seed } => make(*kind, file, *seed),
         Command::Replay(replay) => replay.run(),
+        Command::Ahead(ahead) => ahead.run(),
     };
     match done {
         Ok(()) => Exit::Done,
@@ -126,8 +150,8 @@ impl Replay {
             "\n|---|---|---|---|---|{}",
             "---|".repeat(columns.len() - 1)
         );
-        for name in &self.traces {
-            for subject in self.subjects(name)? {
+        for name in &self.traces.traces {
+            for subject in self.traces.subjects(name)? {
                 for (nth, &percent) in self.memory.iter().enumerate() {
                     let row = self.row(&subject, percent, &columns);
                     for (column, ratio) in row.into_iter().enumerate() {
@@ -146,32 +170,6 @@ impl Replay {
             println!();
         }
         Ok(())
-    }
-
-    /// What one name means.
-    fn subjects(&self, name: &Path) -> anyhow::Result<Vec<Subject>> {
-        let subject = |name: String, mut trace: Trace| {
-            trace.accesses.truncate(self.at_most);
-            if trace.accesses.is_empty() {
-                bail!("{name}: there is no access in it");
-            }
-            Ok(Subject::new(name, trace))
-        };
-        let made_up = |kind: Synthetic| {
-            let value = kind.to_possible_value();
-            let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
-            subject(name, kind.trace(1))
-        };
-        let text = name.display().to_string();
-        if text == "synthetic" {
-            return Synthetic::ALL.into_iter().map(made_up).collect();
-        }
-        if let Ok(kind) = Synthetic::from_str(&text, false) {
-            return Ok(vec![made_up(kind)?]);
-        }
-        let trace = Trace::read(name).context(text)?;
-        let stem = name.file_stem().unwrap_or(name.as_os_str());
-        Ok(vec![subject(stem.display().to_string(), trace)?])
     }
 
     /// Prints a row; its figures, as multiples of the optimum.
@@ -209,5 +207,68 @@ impl Replay {
             .collect();
         let file = folder.join(format!("{}.svg", subject.name));
         chart::draw(&file, &subject.name, &curves).with_context(|| file.display().to_string())
+    }
+}
+
+impl Ahead {
+    fn run(&self) -> anyhow::Result<()> {
+        println!(
+            "| trace | memory | misses without | {} |",
+            Self::cells(|reader| { format!("{0}: misses | {0}: for nothing", reader.name()) })
+        );
+        println!("|---|---|---|{}", "---|---|".repeat(Reader::ALL.len() - 1));
+        for name in &self.traces.traces {
+            for subject in self.traces.subjects(name)? {
+                for &percent in &self.memory {
+                    let without = subject
+                        .read_ahead(Reader::Nothing, self.policy, percent)
+                        .misses;
+                    println!(
+                        "| {} | {percent} % | {without} | {} |",
+                        subject.name,
+                        Self::cells(|reader| {
+                            let counts = subject.read_ahead(reader, self.policy, percent);
+                            let ratio = |n: u64| n as f64 / without as f64;
+                            let unused = counts.brought - counts.used;
+                            format!("{:.3} | {:.3}", ratio(counts.misses), ratio(unused))
+                        })
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cells(cell: impl Fn(Reader) -> String) -> String {
+        let readers = Reader::ALL.into_iter().skip(1);
+        readers.map(cell).collect::<Vec<_>>().join(" | ")
+    }
+}
+
+impl Traces {
+    /// What one name means.
+    fn subjects(&self, name: &Path) -> anyhow::Result<Vec<Subject>> {
+        let subject = |name: String, mut trace: Trace| {
+            trace.accesses.truncate(self.at_most);
+            if trace.accesses.is_empty() {
+                bail!("{name}: there is no access in it");
+            }
+            Ok(Subject::new(name, trace))
+        };
+        let made_up = |kind: Synthetic| {
+            let value = kind.to_possible_value();
+            let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
+            subject(name, kind.trace(1))
+        };
+        let text = name.display().to_string();
+        if text == "synthetic" {
+            return Synthetic::ALL.into_iter().map(made_up).collect();
+        }
+        if let Ok(kind) = Synthetic::from_str(&text, false) {
+            return Ok(vec![made_up(kind)?]);
+        }
+        let trace = Trace::read(name).context(text)?;
+        let stem = name.file_stem().unwrap_or(name.as_os_str());
+        Ok(vec![subject(stem.display().to_string(), trace)?])
     }
 }

@@ -1,5 +1,6 @@
 //! Traces of page accesses: made, reduced, kept, and replayed against every policy.
 
+pub mod ahead;
 pub mod bounds;
 pub mod chart;
 pub mod cli;
@@ -7,4 +8,5 @@ pub mod compare;
 pub mod format;
 pub mod generate;
 pub mod lackey;
+pub mod recorder;
 pub mod replay;

@@ -1,6 +1,7 @@
 //! The main job, as people run it: two processes, real memory, real faults. None of it is timed.
 
 mod areas;
+mod record;
 mod refused;
 mod trouble;
 
@@ -39,6 +40,7 @@ fn run_until_paged(args: &[&str]) -> Finished {
 }
 
 /// What a run has left.
+#[derive(Debug)]
 struct Finished {
     code: Option<i32>,
     out: String,

@@ -60,6 +60,9 @@ impl PagerProcess {
         if !options.read_ahead {
             command.arg("--no-read-ahead");
         }
+        if let Some(file) = &options.record_seen {
+            command.arg("--record").arg(file);
+        }
         for gfns in &options.never {
             command.args(["--gfns", &format!("{}-{}", gfns.start(), gfns.end())]);
         }

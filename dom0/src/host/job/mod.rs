@@ -31,6 +31,7 @@ use super::workload::fill::{self, FillError};
 use super::workload::pattern::Spread;
 use super::workload::{Course, Ledger, Vcpu, VcpuFigures};
 use crate::cli::Exit;
+use crate::trace::recorder::Recorder;
 use child::PagerProcess;
 use report::Phases;
 use watch::Line;
@@ -56,6 +57,9 @@ pub enum JobError {
     /// Nothing to fill it with.
     #[error("--load: {0}")]
     Fill(#[from] FillError),
+    /// No file to take down visits in.
+    #[error("--record: {0}")]
+    Record(io::Error),
     /// No machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -92,6 +96,8 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
     let sizes = options.check()?;
     // Asked for again by the machine; but a refusal is to come before the work of filling memory.
     drop(Userfaultfd::open(Options::GUEST)?);
+    let recorder = options.record.as_deref().map(Recorder::create);
+    let recorder = recorder.transpose().map_err(JobError::Record)?;
     let memory = GuestMemory::create(sizes.pages)?;
     let line = Line::new(sizes);
     fill::fill(&memory, &options.places(), &mut |pages| line.filling(pages))?;
@@ -110,6 +116,7 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         stop: AtomicBool::new(false),
         to_give_back: AtomicU64::new(0),
         visits: AtomicU64::new(0),
+        recorder,
         bad: AtomicU64::new(0),
     };
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -284,6 +291,7 @@ impl Job<'_> {
             phases: self.phases.clone(),
             counters: report::Counts::of(self.machine.paging().counters()),
             fault_ns,
+            recorded: self.course.recorder.as_ref().map(Recorder::finish),
             visits: self.course.visits.load(Ordering::Relaxed),
             writes: vcpus.iter().map(|vcpu| vcpu.writes).sum(),
             bad_visits: self.course.bad.load(Ordering::Relaxed),

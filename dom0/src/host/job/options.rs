@@ -47,6 +47,10 @@ pub struct JobOptions {
     pub load: Option<PathBuf>,
     /// Whether faults are handled on one CPU.
     pub pin: bool,
+    /// Where every visit is taken down, as a trace.
+    pub record: Option<PathBuf>,
+    /// Where the pager takes down what it sees used.
+    pub record_seen: Option<PathBuf>,
     /// How much the pager is to say.
     pub verbosity: u8,
 }
@@ -185,6 +189,8 @@ mod tests {
             stop_pager_at: None,
             load: None,
             pin: true,
+            record: None,
+            record_seen: None,
             verbosity: 0,
         }
     }

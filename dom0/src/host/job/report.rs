@@ -1,8 +1,8 @@
 //! What came of it.
 
-use std::fmt;
 use std::process::ExitStatus;
 use std::time::Duration;
+use std::{fmt, io};
 
 use hdrhistogram::Histogram;
 use p2m_paging::PAGE_SIZE;
@@ -114,6 +114,8 @@ pub struct Report {
     pub(super) counters: Counts,
     /// `None` if no vcpu could be asked.
     pub(super) fault_ns: Option<Histogram<u64>>,
+    /// Pages and visits in the trace that was asked for, or why it is none.
+    pub recorded: Option<io::Result<(u32, u64)>>,
     pub(super) visits: u64,
     pub(super) writes: u64,
     pub(super) bad_visits: u64,
@@ -145,6 +147,9 @@ impl fmt::Display for Report {
         row("target pages", self.sizes.target.to_string())?;
         row("visits", self.visits.to_string())?;
         row("  of these writes", self.writes.to_string())?;
+        if let Some(Ok((_, visits))) = &self.recorded {
+            row("  recorded", visits.to_string())?;
+        }
         row("evicted", c.evicted.to_string())?;
         row("refused", c.refused.to_string())?;
         row("populated", c.populated.to_string())?;

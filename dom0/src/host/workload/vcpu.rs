@@ -11,6 +11,7 @@ use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
 use super::ledger::Ledger;
 use super::pattern::{Random, Spread};
 use crate::host::Machine;
+use crate::trace::recorder::Recorder;
 
 /// Words changed by a write.
 const WORDS_CHANGED: usize = 4;
@@ -36,6 +37,8 @@ pub struct Course {
     pub to_give_back: AtomicU64,
     /// Visits so far, of all vcpus.
     pub visits: AtomicU64,
+    /// Takes down every visit.
+    pub recorder: Option<Recorder>,
     /// Visits that found a page not as it must be.
     pub bad: AtomicU64,
 }
@@ -101,6 +104,9 @@ impl<'a> Vcpu<'a> {
     fn visit(&mut self, gfn: Gfn) {
         let memory = self.machine.memory();
         let course = self.course;
+        if let Some(recorder) = &course.recorder {
+            recorder.note([gfn]);
+        }
         let owned = |gfn| course.ledger.lock(gfn).is_some_and(|entry| entry.owned);
         let Some(words) = memory.page(gfn).filter(|_| owned(gfn)) else {
             return;
