@@ -126,9 +126,12 @@ impl<P: Platform> Paging<'_, P> {
         Ok(())
     }
 
-    /// Detaches the pager, unless vcpus stand in line. Those that wait for a page are woken: they
+    /// Detaches the pager, unless vcpus stand in line. Answers that are on the ring are taken first, heard of or not: a
+    /// pager that leaves has answered for every page. Those that wait for a page are woken: they
     /// fault again, and are told that there is no ring. Yields the ring page. No locks held.
     pub fn disable(&self) -> Result<Option<SharedPage>, DisableError> {
+        // What else is on the ring of one that is none is of no use to anybody.
+        let _ = self.on_event();
         let front = {
             let mut line = self.line.lock();
             if !line.is_empty() {

@@ -292,6 +292,21 @@ fn a10_refusals_in_xens_order() {
     assert!(paging.disable().unwrap().is_none());
 }
 
+/// The pager answers what it has been asked and leaves, before its event has been heard.
+#[test]
+fn a10_answers_on_the_ring_are_taken_before_it_goes() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(1).unwrap();
+    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    let request = d.take().unwrap();
+    d.back.answer(&Response::to(&request)).unwrap();
+    let _ = d.back.publish();
+    let _ = d.paging.disable().unwrap();
+    assert_eq!(d.p2mt(1), P2mType::RamRw);
+    assert_eq!(d.fault(0, 1), Ok(Populated::NotPaging));
+    d.assert_settled();
+}
+
 #[test]
 fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     let mut d = Domain::new(9, 12);

@@ -252,21 +252,27 @@ impl<'c> World<'c> {
 
     fn event(&mut self) {
         let handled = self.paging.on_event();
-        let expected = self.answers.len().min(8);
+        let expected = self.answers_are_taken();
         assert_eq!(handled.responses as usize, expected, "responses taken");
-        for response in self.answers.drain(..expected) {
-            let nonsense = response.flags.contains(EntryFlags::VCPU_PAUSED)
-                && response.vcpu.index() >= self.model.waits.len();
-            let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
-            let gfn = index(response.gfn);
-            self.model.answered(gfn, nonsense, dropped);
-        }
         let expected = match (self.model.enabled(), expected) {
             (false, _) => RingState::NoRing,
             (true, 8) => RingState::More,
             (true, _) => RingState::Empty,
         };
         assert_eq!(handled.state, expected);
+    }
+
+    /// The model's side of it; how many.
+    fn answers_are_taken(&mut self) -> usize {
+        let taken = self.answers.len().min(8);
+        for response in self.answers.drain(..taken) {
+            let nonsense = response.flags.contains(EntryFlags::VCPU_PAUSED)
+                && response.vcpu.index() >= self.model.waits.len();
+            let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
+            let gfn = index(response.gfn);
+            self.model.answered(gfn, nonsense, dropped);
+        }
+        taken
     }
 
     fn drop_page(&mut self, gfn: usize, vcpu: Option<usize>) {
@@ -313,6 +319,7 @@ impl<'c> World<'c> {
             self.model.shut_down();
         } else {
             let got = self.paging.disable().map(drop);
+            self.answers_are_taken();
             let expected = self.model.disable();
             assert_eq!(got, expected);
             if expected.is_err() {
