@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use corosensei::Coroutine;
 use tests_host::scheduler::{Call, CpuId, Nice, Policy, RealTime, Scheduler, State, TaskId, Waker};
-use tests_host::tasks::{Booted, Exit, Kernel, Mm, hand_over};
+use tests_host::tasks::{Booted, Exit, Kernel, Mm, come_and_go, hand_over};
 use workload::{Life, live};
 
 const CPU: CpuId = CpuId(0);
@@ -170,6 +170,12 @@ fn latency() {
     }
 }
 
+/// Nanoseconds for one round of what takes their number, without what the tasks' beginning and end take.
+fn ns_of_a_round(rounds: impl Fn(u32)) -> f64 {
+    let [few, many] = [ROUNDS, 2 * ROUNDS].map(|count| ns_each(1, || rounds(count)));
+    (many - few) / f64::from(ROUNDS)
+}
+
 /// A task that hands the CPU to the other and back, and what else is measured in the same run.
 fn switches() {
     println!("\nnanoseconds there and back:");
@@ -200,9 +206,11 @@ fn switches() {
             println!("{ns:>8.1}  two tasks, two times schedule() and switch_to, {what}");
         }
     }
-    // Both tasks' beginning and end are in it, which is nothing among so many.
-    let switch = ns_each(1, || hand_over(ROUNDS)) / f64::from(ROUNDS);
+    let switch = ns_of_a_round(hand_over);
     println!("{switch:>8.1}  two switch_to alone, with the hardware context");
+
+    let swap = ns_of_a_round(come_and_go);
+    println!("{swap:>8.1}  host to task and back: stacks and registers alone");
 
     let mut coroutine: Coroutine<(), (), ()> = Coroutine::new(|yielder, ()| {
         loop {

@@ -11,7 +11,7 @@
 //! [`Cpu`](super::Cpu) is a model's.
 
 use std::arch::{asm, naked_asm};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,7 +74,7 @@ pub(super) enum Departure {
 
 thread_local! {
     /// Who runs on this thread, if not the host.
-    static RUNNING: RefCell<Option<Rc<Task>>> = const { RefCell::new(None) };
+    static RUNNING: Cell<Option<Rc<Task>>> = const { Cell::new(None) };
     /// Where the host goes on.
     static HOST: Context = const { Context { sp: Cell::new(0), ip: Cell::new(0) } };
 }
@@ -265,12 +265,13 @@ unsafe extern "sysv64" fn switch_rest(prev: *const Task, next: *const Task) -> *
     let from = unsafe { &*prev };
     // SAFETY: as above.
     let to = unsafe { &*next };
-    let cpu = to.cpu();
-    switch_hardware(
-        &mut from.thread.borrow_mut(),
-        &mut to.thread.borrow_mut(),
-        &mut cpu.borrow_mut(),
-    );
+    to.on_cpu(|cpu| {
+        switch_hardware(
+            &mut from.thread.borrow_mut(),
+            &mut to.thread.borrow_mut(),
+            cpu,
+        );
+    });
     prev
 }
 

@@ -20,7 +20,7 @@ mod task;
 mod thread;
 mod wait;
 
-pub use bare::hand_over;
+pub use bare::{come_and_go, hand_over};
 pub use cpu::{BITMAP_ABSENT, BITMAP_LAZY, BITMAP_OFFSET, Cpu, Fault, FpuRegisters, TaskState};
 pub use kernel::{Booted, Exit, Kernel};
 pub use mm::Mm;

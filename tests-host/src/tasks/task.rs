@@ -61,6 +61,11 @@ impl Task {
         self.cpu.borrow().clone()
     }
 
+    /// Does something with that CPU.
+    pub(super) fn on_cpu<R>(&self, work: impl FnOnce(&mut Cpu) -> R) -> R {
+        work(&mut self.cpu.borrow().borrow_mut())
+    }
+
     /// It runs on this CPU next.
     pub(super) fn move_to(&self, cpu: &Rc<RefCell<Cpu>>) {
         self.cpu.replace(cpu.clone());
