@@ -1,6 +1,6 @@
 # One boot of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and under ours, in the order of
 # /test/pagers, both kept to the frames of the guest's pattern, which they take in turn, and to the same length of memory of what
-# came in lately.
+# came in lately. Without read-ahead: every page of the pattern is to be out when its turn comes.
 # Prints "cell PAGER NAME VALUE ...".
 . /test/lib.sh
 # A page that took the guest longer than this was out.
@@ -24,7 +24,7 @@ cell() {
     xl pause m
     ONLY_GFNS=$(guest_only_gfns m)
     export ONLY_GFNS
-    [ "$which" != rust ] || only="--policy sweep $(guest_only m)"
+    [ "$which" != rust ] || only="--policy sweep --no-read-ahead $(guest_only m)"
     # shellcheck disable=SC2086
     pager_start m "$domid" "$which" -r 512 $only
     at to 500 60; began=$ms had=$out
