@@ -144,7 +144,7 @@ impl Pager {
     /// Whether a page can be written elsewhere.
     fn read_to_move(&mut self, page: &mut Page, actions: &mut Actions) -> bool {
         if page.outcome.is_ok() && self.flights.fate(page.gfn) == Fate::Going {
-            if let Some(slot) = self.take_slot(actions) {
+            if let Some(slot) = self.take_slot(page.gfn, actions) {
                 page.home = Home::Slot(slot);
                 return true;
             }

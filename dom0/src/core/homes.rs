@@ -126,6 +126,18 @@ impl Homes {
             .filter_map(|(gfn, pair)| Some((Gfn::try_new(gfn)?, pair.home(gfn)?)))
     }
 
+    /// The slots of pages around this one, itself among them: of as many, from a multiple of that on.
+    pub(super) fn neighbours(
+        &self,
+        gfn: Gfn,
+        pages: u64,
+    ) -> impl Iterator<Item = (Gfn, Slot)> + '_ {
+        let first = gfn.get() - gfn.get() % pages;
+        self.from(first)
+            .take_while(move |(other, _)| other.get() - first < pages)
+            .filter_map(|(other, home)| Some((other, home.slot()?)))
+    }
+
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
         self.pairs.table_bytes() + self.out.table_bytes()

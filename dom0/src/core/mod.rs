@@ -69,7 +69,7 @@
 //! # Memory
 //!
 //! Per page of the guest, all of them out: 3.5 bytes for its slot, two bits and a half (slot free, page
-//! out, pair with a home), a byte for the policy (2 bits with a sweep), 3 bytes for the checksum in
+//! out, pair with a home; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep), 3 bytes for the checksum in
 //! the store; 7.9 bytes with all nodes. Beside that 8 bytes for each MRU page of a sweep, and buffers for
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 

@@ -6,6 +6,7 @@ use super::event::{Action, Actions, Batch, Lane, Page, PageError, Report, Step};
 use super::flight::{Fate, Way};
 use super::homes::Home;
 use super::pager::Pager;
+use super::slots::CLUSTER;
 use crate::store::{Saved, Slot, StoreError};
 
 /// Copies that are given up together when the store is full.
@@ -36,7 +37,7 @@ impl Pager {
                 break;
             };
             let copy = self.usable_copy(gfn, actions);
-            let Some(slot) = copy.or_else(|| self.take_slot(actions)) else {
+            let Some(slot) = copy.or_else(|| self.take_slot(gfn, actions)) else {
                 self.policy.abandoned(gfn);
                 let held = self.homes.out_pages() + self.leaving + batch.pages.len() as u64;
                 let full = PageError::Store(StoreError::Full);
@@ -262,11 +263,13 @@ impl Pager {
         }
     }
 
-    /// A free slot; where there is none, copies are given up for it.
-    pub(super) fn take_slot(&mut self, actions: &mut Actions) -> Option<Slot> {
-        self.slots.take().or_else(|| {
+    /// A free slot for a page; where there is none, copies are given up for it.
+    pub(super) fn take_slot(&mut self, gfn: Gfn, actions: &mut Actions) -> Option<Slot> {
+        let neighbours = self.homes.neighbours(gfn, CLUSTER.into());
+        self.slots.take(gfn, neighbours).or_else(|| {
             self.give_up_copies(actions);
-            self.slots.take()
+            let neighbours = self.homes.neighbours(gfn, CLUSTER.into());
+            self.slots.take(gfn, neighbours)
         })
     }
 

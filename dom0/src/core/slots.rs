@@ -1,17 +1,28 @@
 //! Which slots of the store are taken.
 //!
 //! Slots lie in *areas*, each with a stretch of numbers (row C5). The area with the highest priority that has a free
-//! slot is the next one to take from; areas of the same priority take turns, a stretch at a time, so that disks work side by
-//! side and pages that go out together lie together. In an area the lowest free slot is taken first, so that it stays small and
-//! dense. An area that failed to write is only taken from when no other has room.
+//! slot is the next one to take from; areas of the same priority take turns, a megabyte at a time, so that disks work side by
+//! side. An area that failed to write is only taken from when no other has room.
+//!
+//! In an area slots lie in *clusters* of 64, so that neighbours that go out at different times lie together, and are read
+//! in one call (row C8): the first of 64 neighbours to go out takes a cluster that is wholly free, the lowest, and its own place
+//! in it, by gfn; the others take theirs beside it. Which cluster that is, is seen by where the neighbours lie, and for those
+//! that are just going out remembered. The other slots of a cluster are free like any other: once no cluster is wholly free the lowest free
+//! slot is taken, so that no room is lost to order.
 
 use std::cmp::Reverse;
+
+use p2m_paging::Gfn;
 
 use super::sparse::SparseSet;
 use crate::store::{SLOTS_END, Slot, SlotRange};
 
-/// Slots taken from one area before it is another's turn: 256 KiB.
-const TURN: usize = 64;
+/// Slots of a cluster. Areas begin with one.
+pub(super) const CLUSTER: u32 = 64;
+/// Clusters taken from one area before it is another's turn.
+const TURN: usize = 4;
+/// Clusters remembered: of all pages in batches that go out, or nearly.
+const RECENT: usize = 1024;
 
 /// How an area stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,16 +42,20 @@ pub struct AreaFigures {
 pub(super) struct Slots {
     /// The best first.
     areas: Vec<Area>,
-    /// Slots handed out so far.
+    /// Clusters begun so far.
     turns: usize,
+    /// By the last digits of its number, a group of neighbours and the first slot of the cluster that it took last.
+    recent: Vec<(u64, Slot)>,
 }
 
 #[derive(Debug)]
 struct Area {
     range: SlotRange,
-    /// Free slots below `next`, counted from the area's first.
+    /// Free slots below `next`, and behind the last cluster, counted from the area's first.
     free: SparseSet,
-    /// Never taken so far, from here on.
+    /// Clusters below `next` all of whose slots are free.
+    whole: SparseSet,
+    /// No cluster has been begun from here on.
     next: u32,
     taken: u64,
     /// It could not take a page once.
@@ -55,6 +70,7 @@ impl Slots {
         let mut slots = Self {
             areas: Vec::new(),
             turns: 0,
+            recent: vec![(u64::MAX, Slot(0)); RECENT],
         };
         areas.iter().for_each(|area| slots.add(*area));
         slots
@@ -88,23 +104,45 @@ impl Slots {
         self.area(area.first).map_or(0, |area| area.taken)
     }
 
-    /// A free slot of the best area that has any.
-    pub(super) fn take(&mut self) -> Option<Slot> {
-        let turn = self.turns / TURN;
+    /// A free slot of the best area that has any; for this page, whose neighbours lie in these slots.
+    pub(super) fn take(
+        &mut self,
+        gfn: Gfn,
+        neighbours: impl Iterator<Item = (Gfn, Slot)>,
+    ) -> Option<Slot> {
+        let group = gfn.get() / u64::from(CLUSTER);
         let mut equals = self.areas.chunk_by_mut(|a, b| a.rank() == b.rank());
-        let slot = equals.find_map(|equal| {
-            let (before, from) = equal.split_at_mut(turn % equal.len());
-            from.iter_mut().chain(before).find_map(Area::take)
-        })?;
-        self.turns = self.turns.wrapping_add(1);
-        Some(slot)
+        let equal = equals.find(|equal| equal.iter().any(Area::has_room))?;
+        // Where the page's place is in the cluster of a neighbour that lies in its own.
+        let beside = neighbours
+            .filter(|(neighbour, slot)| slot.0 % CLUSTER == place(*neighbour))
+            .map(|(_, slot)| slot.0 - slot.0 % CLUSTER);
+        let at = usize::try_from(group).unwrap_or(0) % RECENT;
+        let (last_group, cluster) = self.recent[at];
+        let recent = (last_group == group).then_some(cluster.0);
+        for cluster in recent.into_iter().chain(beside) {
+            let slot = Slot(cluster + place(gfn));
+            let mut areas = equal.iter_mut();
+            if let Some(area) = areas.find(|area| area.range.contains(slot))
+                && area.take_exactly(slot)
+            {
+                return Some(slot);
+            }
+        }
+        let (before, from) = equal.split_at_mut(self.turns / TURN % equal.len());
+        let mut in_turn = from.iter_mut().chain(before);
+        if let Some(slot) = in_turn.find_map(|area| area.begin_cluster(place(gfn))) {
+            self.turns = self.turns.wrapping_add(1);
+            self.recent[at] = (group, Slot(slot.0 - place(gfn)));
+            return Some(slot);
+        }
+        equal.iter_mut().find_map(Area::take_lowest)
     }
 
     /// Takes a slot back.
     pub(super) fn give(&mut self, slot: Slot) {
         if let Some(area) = self.area(slot) {
-            area.free.insert(area.index(slot), ());
-            area.taken -= 1;
+            area.give(slot);
         }
     }
 
@@ -149,7 +187,8 @@ impl Slots {
 
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
-        self.areas.iter().map(|area| area.free.table_bytes()).sum()
+        let sets = self.areas.iter().flat_map(|area| [&area.free, &area.whole]);
+        sets.map(SparseSet::table_bytes).sum()
     }
 
     fn area(&mut self, slot: Slot) -> Option<&mut Area> {
@@ -160,13 +199,20 @@ impl Slots {
 impl Area {
     fn new(range: SlotRange) -> Self {
         let first = range.first.0.min(SLOTS_END);
+        let slots = range.slots.min(SLOTS_END - first);
+        let mut free = SparseSet::default();
+        let rest = slots % CLUSTER;
+        if rest > 0 {
+            free.insert_range((slots - rest).into()..=(slots - 1).into(), ());
+        }
         Self {
             range: SlotRange {
                 first: Slot(first),
-                slots: range.slots.min(SLOTS_END - first),
+                slots,
                 ..range
             },
-            free: SparseSet::default(),
+            free,
+            whole: SparseSet::default(),
             next: 0,
             taken: 0,
             failed: false,
@@ -183,29 +229,64 @@ impl Area {
     }
 
     fn has_room(&self) -> bool {
-        !self.leaving && (!self.free.is_empty() || self.next < self.range.slots)
+        !self.leaving && (!self.free.is_empty() || self.range.slots - self.next >= CLUSTER)
     }
 
-    fn take(&mut self) -> Option<Slot> {
+    /// A free slot of an area that has room; whether it was free.
+    fn take_exactly(&mut self, slot: Slot) -> bool {
+        let index = self.index(slot);
+        let was_free = !self.leaving && self.free.remove(index).is_some();
+        if was_free {
+            self.whole.remove(index / u64::from(CLUSTER));
+            self.taken += 1;
+        }
+        was_free
+    }
+
+    /// The slot at a place in a cluster that is wholly free.
+    fn begin_cluster(&mut self, place: u32) -> Option<Slot> {
         if self.leaving {
             return None;
         }
-        let index = match self.free.next(0) {
-            Some((index, ())) => {
-                self.free.remove(index);
-                u32::try_from(index).ok()?
-            }
-            None if self.next < self.range.slots => {
-                self.next += 1;
-                // Slots are given back while a fault is handled, where nothing may be allocated.
-                self.free.reserve(u64::from(self.next - 1));
-                self.next - 1
+        let first = match self.whole.next(0) {
+            Some((cluster, ())) => u32::try_from(cluster).ok()? * CLUSTER,
+            None if self.range.slots - self.next >= CLUSTER => {
+                let first = self.next;
+                self.next += CLUSTER;
+                let all = first.into()..=(self.next - 1).into();
+                self.free.insert_range(all, ());
+                self.whole.insert((first / CLUSTER).into(), ());
+                first
             }
             None => return None,
         };
-        self.taken += 1;
-        Some(Slot(self.range.first.0 + index))
+        let slot = Slot(self.range.first.0 + first + place);
+        self.take_exactly(slot).then_some(slot)
     }
+
+    fn take_lowest(&mut self) -> Option<Slot> {
+        if self.leaving {
+            return None;
+        }
+        let (index, ()) = self.free.next(0)?;
+        let slot = Slot(self.range.first.0 + u32::try_from(index).ok()?);
+        self.take_exactly(slot).then_some(slot)
+    }
+
+    /// Nothing is allocated: slots are given back while a fault is handled.
+    fn give(&mut self, slot: Slot) {
+        let index = self.index(slot);
+        self.free.insert(index, ());
+        self.taken -= 1;
+        if self.free.has_all_of_64(index) {
+            self.whole.insert(index / u64::from(CLUSTER), ());
+        }
+    }
+}
+
+/// Where a page lies in its cluster.
+fn place(gfn: Gfn) -> u32 {
+    u32::try_from(gfn.get() % u64::from(CLUSTER)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -77,25 +77,18 @@ impl<V: Copy + Default> SparseMap<V> {
         self.get(id).is_some()
     }
 
+    /// Whether it and its neighbours are, all 64 from a multiple of 64 on.
+    pub fn has_all_of_64(&self, id: u64) -> bool {
+        let word = leaf_index(id) / 64;
+        self.leaf(id)
+            .is_some_and(|leaf| leaf.present.data[word] == u64::MAX)
+    }
+
     /// Its value.
     pub fn get(&self, id: u64) -> Option<V> {
-        if !self.covers(id) {
-            return None;
-        }
-        let mut tree = self.root.as_ref()?;
-        let mut height = self.height;
-        loop {
-            match tree {
-                Tree::Leaf(leaf) => {
-                    let at = leaf_index(id);
-                    return leaf.present[at].then(|| leaf.values[at]);
-                }
-                Tree::Node(node) => {
-                    tree = node.children[child_index(id, height)].as_ref()?;
-                    height -= 1;
-                }
-            }
-        }
+        let leaf = self.leaf(id)?;
+        let at = leaf_index(id);
+        leaf.present[at].then(|| leaf.values[at])
     }
 
     /// Puts it in; the value it had before, if it was there.
@@ -177,6 +170,23 @@ impl<V: Copy + Default> SparseMap<V> {
     /// Memory in use, in bytes.
     pub fn table_bytes(&self) -> usize {
         self.root.as_ref().map_or(0, Tree::table_bytes)
+    }
+
+    fn leaf(&self, id: u64) -> Option<&Leaf<V>> {
+        if !self.covers(id) {
+            return None;
+        }
+        let mut tree = self.root.as_ref()?;
+        let mut height = self.height;
+        loop {
+            match tree {
+                Tree::Leaf(leaf) => return Some(leaf),
+                Tree::Node(node) => {
+                    tree = node.children[child_index(id, height)].as_ref()?;
+                    height -= 1;
+                }
+            }
+        }
     }
 
     fn covers(&self, id: u64) -> bool {

@@ -30,7 +30,7 @@ pub struct Slot(pub u32);
 /// The slots of one area of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRange {
-    /// The lowest.
+    /// The lowest: a multiple of 64.
     pub first: Slot,
     /// How many.
     pub slots: u32,

@@ -3,8 +3,8 @@
 //! Created with mode 0600, never followed through a link, and never put in the place of a file that
 //! exists: whatever lies there may be somebody's data, or the only copy of a guest's pages. It is
 //! unlinked at once ([`Keep::Unlinked`]: nothing is left behind however the pager ends) or stays
-//! until it is removed ([`Keep::Named`]). It grows by being written; slots are handed out lowest first,
-//! so it is as large as the most pages that were ever out together.
+//! until it is removed ([`Keep::Named`]). It grows by being written. Slots are handed out by clusters, the lowest
+//! first, so it is as long as the neighbourhoods that were ever out together, with holes for their pages that were not.
 //!
 //! Neighbouring slots are written and read with one call. A page whose checksum is that of its copy is
 //! compared with the copy, all of it, and not written if it is the same (row C7). Each page's CRC-32C is kept in memory and

@@ -5,6 +5,7 @@ mod cases;
 mod defects;
 mod guest;
 mod judge;
+mod order;
 mod races;
 mod random;
 mod sim;
