@@ -1,19 +1,18 @@
-//! The kernel: which task runs on which CPU, and what tasks can ask of it.
+//! The kernel, as its host has it: what it consists of, how it is begun, run, told things, and ended.
 
 use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 
-use super::context::{self, Departure, Execution};
-use super::cpu::{Cpu, Fault, FpuRegisters};
+use super::context::{self, Execution};
+use super::cpu::Cpu;
 use super::mm::{Mm, flush_tlb, switch_mm};
 use super::task::Task;
-use super::wait::Interrupted;
-use crate::scheduler::{Call, CpuId, Policy, Scheduler, State, Switch, TaskId, Waker};
+use crate::scheduler::{CpuId, Policy, Scheduler, TaskId, Waker};
 
 /// Why a CPU has left its guest.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,31 +26,28 @@ pub enum Exit<X> {
 /// A kernel. `X` is what tasks trap with.
 pub struct Kernel<X> {
     me: Weak<Self>,
-    scheduler: RefCell<Scheduler>,
+    pub(super) scheduler: RefCell<Scheduler>,
     processors: Vec<Processor>,
-    tasks: RefCell<Vec<Option<Rc<Task>>>>,
-    timers: RefCell<BinaryHeap<Reverse<(u64, TaskId)>>>,
+    pub(super) tasks: RefCell<Vec<Option<Rc<Task>>>>,
+    pub(super) timers: RefCell<BinaryHeap<Reverse<(u64, TaskId)>>>,
     now_ns: Cell<u64>,
-    trap: Cell<Option<X>>,
-    panic: Cell<Option<Box<dyn Any + Send>>>,
+    pub(super) trap: Cell<Option<X>>,
+    pub(super) panic: Cell<Option<Box<dyn Any + Send>>>,
     /// The kernel's own address space.
-    init_mm: Rc<Mm>,
+    pub(super) init_mm: Rc<Mm>,
 }
 
 /// One of its CPUs.
-struct Processor {
-    cpu: Rc<RefCell<Cpu>>,
-    idle: Rc<Task>,
-    current: RefCell<Rc<Task>>,
+pub(super) struct Processor {
+    pub(super) cpu: Rc<RefCell<Cpu>>,
+    pub(super) idle: Rc<Task>,
+    pub(super) current: RefCell<Rc<Task>>,
     /// An address space that a kernel task has borrowed until the switch under way.
-    prev_mm: RefCell<Option<Rc<Mm>>>,
+    pub(super) prev_mm: RefCell<Option<Rc<Mm>>>,
 }
 
 /// Owns a kernel: when it is dropped, every task that has not ended is unwound.
 pub struct Booted<X: 'static>(Rc<Kernel<X>>);
-
-/// What a task that is killed unwinds with.
-struct Killed;
 
 impl<X: 'static> Kernel<X> {
     /// A kernel on so many CPUs, up to 64, all idle, with a tick of so many nanoseconds. Panics without
@@ -179,283 +175,14 @@ impl<X: 'static> Kernel<X> {
         flush_tlb(mm, self.init_mm.pgd(), cpus);
     }
 
-    fn processor(&self, cpu: CpuId) -> &Processor {
+    pub(super) fn processor(&self, cpu: CpuId) -> &Processor {
         &self.processors[cpu.0 as usize]
     }
 
-    fn here(&self, task: &Task) -> (CpuId, &Processor) {
+    pub(super) fn here(&self, task: &Task) -> (CpuId, &Processor) {
         let number = task.cpu().borrow().number;
         (CpuId(number), self.processor(CpuId(number)))
     }
-}
-
-/// For the tasks themselves: what they do is done by the one that runs.
-impl<X: 'static> Kernel<X> {
-    /// Leaves the guest, for the host to see to something; returns once it has, and nobody more urgent is to
-    /// run. A task that unwinds only returns.
-    pub fn trap(&self, what: X) {
-        if std::thread::panicking() {
-            return;
-        }
-        self.trap.set(Some(what));
-        context::leave();
-        self.goes_on();
-    }
-
-    /// Which task runs: found from the stack pointer. `None`: an idle task, or the host.
-    pub fn current(&self) -> Option<TaskId> {
-        context::current().and_then(|task| task.id)
-    }
-
-    /// Lets others go first.
-    pub fn yield_now(&self) {
-        let (cpu, _) = self.here(&running());
-        self.scheduler.borrow_mut().yield_now(cpu);
-        self.schedule(Call::Direct);
-    }
-
-    /// Sleeps for so long, or until a signal.
-    pub fn sleep_ns(&self, ns: u64) -> Result<(), Interrupted> {
-        let (task, until) = (self.current().expect("a task sleeps"), self.now_ns() + ns);
-        while self.now_ns() < until {
-            self.timers.borrow_mut().push(Reverse((until, task)));
-            self.set_state(State::Interruptible);
-            self.schedule(Call::Direct);
-            if self.scheduler.borrow_mut().take_signal(task) {
-                return Err(Interrupted);
-            }
-        }
-        Ok(())
-    }
-
-    /// The running task is about to do this: it takes effect in [`Self::block`].
-    pub fn set_state(&self, state: State) {
-        let task = self.current().expect("an idle task is always about to run");
-        self.scheduler.borrow_mut().set_state(task, state);
-    }
-
-    /// Gives the CPU up directly: sleeps, if that is what the task is about and nobody has woken it
-    /// since.
-    pub fn block(&self) {
-        self.schedule(Call::Direct);
-    }
-
-    /// Takes the running task's signal; whether it had one.
-    pub fn take_signal(&self) -> bool {
-        let task = self.current();
-        task.is_some_and(|task| self.scheduler.borrow_mut().take_signal(task))
-    }
-
-    /// Uses the FPU.
-    pub fn fpu<R>(&self, use_it: impl FnOnce(&mut FpuRegisters) -> R) -> R {
-        let task = running();
-        let (cpu, mut thread) = (task.cpu(), task.thread.borrow_mut());
-        use_it(thread.fpu(&mut cpu.borrow_mut()))
-    }
-
-    /// Uses a port. An error is what a signal would say to a program.
-    pub fn port(&self, port: u16) -> Result<(), Fault> {
-        let task = running();
-        task.thread
-            .borrow()
-            .port(&mut task.cpu().borrow_mut(), port)
-    }
-
-    /// Asks for leave to use ports, or gives it back.
-    pub fn permit_ports(&self, ports: Range<u16>, may: bool) {
-        let task = running();
-        let (cpu, mut thread) = (task.cpu(), task.thread.borrow_mut());
-        thread.permit_ports(&mut cpu.borrow_mut(), ports, may);
-    }
-
-    /// Asks for leave to use all ports, or gives it back.
-    pub fn permit_all_ports(&self, may: bool) {
-        let task = running();
-        task.thread.borrow_mut().iopl = if may { 3 } else { 0 };
-        task.cpu().borrow_mut().iopl = if may { 3 } else { 0 };
-    }
-
-    /// Goes over to another address space; `None`: to the kernel's own. CPUs that only borrow the one
-    /// before leave it, so that its table can be freed.
-    pub fn set_mm(&self, mm: Option<Rc<Mm>>) {
-        let task = running();
-        let (_, processor) = self.here(&task);
-        let next = mm.clone().unwrap_or_else(|| self.init_mm.clone());
-        let prev = task.active_mm.replace(Some(next.clone()));
-        let prev = prev.expect("it runs in some");
-        {
-            let mut cpu = processor.cpu.borrow_mut();
-            switch_mm(&prev, &next, &mut cpu);
-            cpu.lazy_tlb = mm.is_none();
-        }
-        task.mm.replace(mm);
-        self.flush(&prev);
-    }
-
-    /// Sets a thread-local segment, 0 to 2, and points GS at it.
-    pub fn set_tls(&self, entry: usize, base: u64) {
-        let task = running();
-        task.thread.borrow_mut().tls[entry] = base;
-        let cpu = task.cpu();
-        let mut cpu = cpu.borrow_mut();
-        cpu.tls[entry] = base;
-        cpu.gs = u16::try_from((6 + entry) << 3 | 3).expect("one of three");
-    }
-
-    /// Uses its thread-local storage.
-    pub fn tls(&self) -> Result<u64, Fault> {
-        running().cpu().borrow().gs_instruction()
-    }
-
-    /// Sets up to four breakpoints.
-    pub fn set_breakpoints(&self, addresses: &[u64]) {
-        let task = running();
-        let (cpu, mut thread) = (task.cpu(), task.thread.borrow_mut());
-        thread.set_breakpoints(&mut cpu.borrow_mut(), addresses);
-    }
-
-    /// Reaches an address: whether a breakpoint of its own lies there.
-    pub fn reach(&self, address: u64) -> bool {
-        let task = running();
-        task.thread
-            .borrow()
-            .reach(&mut task.cpu().borrow_mut(), address)
-    }
-
-    /// Says whether it may read the time-stamp counter.
-    pub fn permit_tsc(&self, may: bool) {
-        let task = running();
-        task.thread.borrow_mut().no_tsc = !may;
-        task.cpu().borrow_mut().no_tsc = !may;
-    }
-
-    /// Reads the time-stamp counter.
-    pub fn tsc(&self) -> Result<u64, Fault> {
-        running().cpu().borrow().tsc_instruction()?;
-        Ok(self.now_ns())
-    }
-
-    /// Switches to whoever is to run (row D7).
-    fn schedule(&self, call: Call) {
-        if std::thread::panicking() {
-            return;
-        }
-        if let Some(next) = self.choose(call) {
-            let last = context::switch(next);
-            self.finish_switch(last);
-        }
-        self.goes_on();
-    }
-
-    /// Chooses who is to run, if it is somebody else, and switches to its address space (row D2).
-    fn choose(&self, call: Call) -> Option<Rc<Task>> {
-        let prev = running();
-        let (number, processor) = self.here(&prev);
-        let now_ns = self.now_ns();
-        let Switch { next, .. } = self.scheduler.borrow_mut().schedule(number, now_ns, call);
-        let next = match next {
-            Some(next) => self.tasks.borrow()[next.0 as usize]
-                .clone()
-                .expect("it can run"),
-            None => processor.idle.clone(),
-        };
-        if Rc::ptr_eq(&prev, &next) {
-            return None;
-        }
-        next.move_to(&processor.cpu);
-        let old = prev.active_mm.borrow().clone().expect("it runs in some");
-        match &*next.mm.borrow() {
-            Some(new) => switch_mm(&old, new, &mut processor.cpu.borrow_mut()),
-            None => {
-                next.active_mm.replace(Some(old.clone()));
-                processor.cpu.borrow_mut().lazy_tlb = true;
-            }
-        }
-        if prev.mm.borrow().is_none() {
-            prev.active_mm.take();
-            processor.prev_mm.replace(Some(old));
-        }
-        processor.current.replace(next.clone());
-        Some(next)
-    }
-
-    /// After a switch, on the stack of who runs now: what the one before, `last`, could not do for itself.
-    fn finish_switch(&self, last: Option<Rc<Task>>) {
-        let (_, processor) = self.here(&running());
-        processor.prev_mm.take();
-        if let Some(last) = last
-            && last.execution.get() == Execution::Ended
-            && let Some(id) = last.id
-        {
-            self.tasks.borrow_mut()[id.0 as usize] = None;
-        }
-    }
-
-    /// A task goes on: ends if it was killed, makes way if it must, and finds its CPU as it left it.
-    fn goes_on(&self) {
-        loop {
-            let task = running();
-            if task.is_killed.get() {
-                drop(task);
-                resume_unwind(Box::new(Killed));
-            }
-            let (number, processor) = self.here(&task);
-            let needs_resched = self.scheduler.borrow().needs_resched(number);
-            if !needs_resched {
-                assert!(
-                    Rc::ptr_eq(&task, &processor.current.borrow()),
-                    "another's turn"
-                );
-                let cpu = processor.cpu.borrow();
-                task.thread.borrow().check(&cpu);
-                if let Some(mm) = &*task.mm.borrow() {
-                    assert_eq!(cpu.cr3(), mm.pgd(), "another's address space");
-                    assert!(mm.cpus() & 1 << cpu.number != 0, "flushes pass it by");
-                }
-                return;
-            }
-            drop(task);
-            if let Some(next) = self.choose(Call::Delayed) {
-                let last = context::switch(next);
-                self.finish_switch(last);
-            }
-        }
-    }
-
-    /// The running task has ended: who is next.
-    fn end(&self, lived: Result<(), Box<dyn Any + Send>>) -> Departure {
-        if let Err(panic) = lived {
-            if !panic.is::<Killed>() {
-                self.panic.set(Some(panic));
-            }
-            return Departure::Host;
-        }
-        let task = running();
-        task.thread
-            .borrow_mut()
-            .drop_ports(&mut task.cpu().borrow_mut());
-        // From here on it borrows what was its own, as a kernel task does.
-        task.mm.take();
-        task.cpu().borrow_mut().lazy_tlb = true;
-        self.set_state(State::Dead);
-        drop(task);
-        Departure::Next(self.choose(Call::Direct).expect("another one"))
-    }
-
-    fn idle(&self, last: Option<Rc<Task>>) -> Departure {
-        self.finish_switch(last);
-        let lived = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                self.goes_on();
-                context::leave();
-            }
-        }));
-        self.end(lived)
-    }
-}
-
-fn running() -> Rc<Task> {
-    context::current().expect("asked for by a task")
 }
 
 impl Processor {

@@ -11,6 +11,7 @@
 //! nothing but what the host does.
 
 mod bare;
+mod calls;
 mod context;
 mod cpu;
 mod kernel;
@@ -18,6 +19,7 @@ mod mm;
 mod overflow;
 mod task;
 mod thread;
+mod turn;
 mod wait;
 
 pub use bare::{come_and_go, hand_over};

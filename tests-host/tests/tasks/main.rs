@@ -1,8 +1,11 @@
 //! Tasks and the context switch: rows D1 to D3, and D7 where a task blocks.
 
+mod address_spaces;
+mod ends;
 mod hardware;
 mod stress;
 mod switch;
+mod waiting;
 
 use std::cell::RefCell;
 use std::rc::Rc;
