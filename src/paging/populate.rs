@@ -138,6 +138,9 @@ impl<P: Platform> Paging<'_, P> {
         let leaves = match decide(entry.p2mt, access) {
             Decision::NotOurs => return Ok(Populated::NotPaging),
             Decision::Retry => return Ok(Populated::Present),
+            Decision::Pause if lost_its_frame(entry) => {
+                return Err(PopulateError::NoFrame(entry.p2mt));
+            }
             Decision::Pause => false,
             Decision::PopulateAndPause => true,
         };
@@ -180,6 +183,9 @@ impl<P: Platform> Paging<'_, P> {
                 Decision::NotOurs => Some(Ok(Populated::NotPaging)),
                 Decision::Retry => Some(Ok(Populated::Present)),
                 _ if claimed.is_err() => Some(Err(PopulateError::NoRing)),
+                Decision::Pause if lost_its_frame(entry) => {
+                    Some(Err(PopulateError::NoFrame(entry.p2mt)))
+                }
                 Decision::Pause => None,
                 Decision::PopulateAndPause => self.depart(&mut p2m, gfn, entry).err().map(Err),
             };
@@ -284,6 +290,11 @@ impl<P: Platform> Paging<'_, P> {
             Err(PopulateError::NoRing)
         }
     }
+}
+
+/// On its way in with a frame that is not there: whoever waited for this page would wait for ever.
+fn lost_its_frame(entry: Entry) -> bool {
+    entry.p2mt == P2mType::RamPagingIn && entry.mfn.is_none()
 }
 
 /// What is asked for a page that had this entry. Only who sends it on its way says that it has its

@@ -92,17 +92,18 @@ fn a3_an_entry_that_cannot_be_changed_pauses_nobody() {
 /// Not an answer that makes the caller try for ever.
 #[test]
 fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
-    let d = Domain::new(1, 4);
-    d.out([1]);
-    d.machine()
-        .with(|core| core.force_type(gfn(1), P2mType::RamPagingOut));
-    let broken = PopulateError::NoFrame(P2mType::RamPagingOut);
-    assert_eq!(d.paging.populate(gfn(1), FOREIGN), Err(broken));
-    let write = Access::READ | Access::WRITE;
-    assert_eq!(d.paging.fault(VcpuId(0), gfn(1), write), Err(broken));
-    assert_eq!(broken.errno(), Errno::EIO);
-    assert!(!d.is_waiting(0));
-    assert_eq!(d.paging.slots_held(), 0, "the slot is free again");
+    for t in [P2mType::RamPagingOut, P2mType::RamPagingIn] {
+        let d = Domain::new(1, 4);
+        d.out([1]);
+        d.machine().with(|core| core.force_type(gfn(1), t));
+        let broken = PopulateError::NoFrame(t);
+        assert_eq!(d.paging.populate(gfn(1), FOREIGN), Err(broken));
+        let write = Access::READ | Access::WRITE;
+        assert_eq!(d.paging.fault(VcpuId(0), gfn(1), write), Err(broken));
+        assert_eq!(broken.errno(), Errno::EIO);
+        assert!(!d.is_waiting(0));
+        assert_eq!(d.paging.slots_held(), 0, "the slot is free again");
+    }
 }
 
 #[test]
