@@ -127,6 +127,9 @@ impl MemPagingOp {
     pub const OP_USES: u8 = 32;
     /// What one [`OP_USES`](Self::OP_USES) is about at most: 64 MiB of the guest, 256 words.
     pub const USES_GFNS: u64 = 16_384;
+    /// Copies a page that has been nominated or asked for, and still has its frame, to `buffer`; `EBUSY` for any other. With
+    /// [`MANY`](Self::MANY) only: it takes the place of mapping each page.
+    pub const OP_READ: u8 = 8;
     /// Added to one of them, for many pages in one call: `buffer` is the address of their
     /// [`PagingItem`]s, `gfn` how many there are. Xen's C knows nothing of it and says `ENOSYS`; a call
     /// for no page tells which one is there. Both may have changed when the call returns.

@@ -131,6 +131,7 @@ uint64_t p2mx_page_mfn(struct page_info *page);
 struct page_info *p2mx_page_alloc(struct domain *d);
 void p2mx_page_clear(struct page_info *page);
 bool p2mx_page_fill(struct page_info *page, uint64_t buffer);
+int p2mx_page_read(struct domain *d, uint64_t gfn, uint64_t buffer);
 bool p2mx_buffer_okay(uint64_t buffer);
 uint32_t p2mx_caller(struct domain *d, bool *own);
 void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn);

@@ -87,6 +87,8 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 
 /* Added to an operation: on many pages (MemPagingOp::MANY). */
 #define MANY 16
+/* On many pages only: what is in them (MemPagingOp::OP_READ). */
+#define READ 8
 /* Another operation: accessed bits (MemPagingOp::OP_USES). */
 #define USES 32
 /* Pages between two looks whether somebody else wants the CPU. */
@@ -169,7 +171,8 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
         goto out;
 
     if ( mpo.op >= MANY &&
-         (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == USES) )
+         (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == MANY + READ ||
+          mpo.op == USES) )
         rc = memop_long(d, &mpo, arg);
     else
         rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);

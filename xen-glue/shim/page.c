@@ -135,6 +135,34 @@ bool p2mx_page_fill(struct page_info *page, uint64_t buffer)
     return filled;
 }
 
+/*
+ * Caller holds: nothing. What is in a page of a paging type that has its frame;
+ * nobody in the guest writes it meanwhile. 0 or a negative errno.
+ */
+int p2mx_page_read(struct domain *d, uint64_t gfn, uint64_t buffer)
+{
+    XEN_GUEST_HANDLE_PARAM(char) to =
+        guest_handle_from_ptr((void *)buffer, char);
+    p2m_type_t t;
+    struct page_info *page = get_page_from_gfn(d, gfn, &t, 0);
+    int rc = -EBUSY;
+
+    if ( !page )
+        return -ENOENT;
+
+    if ( p2m_is_paging(t) )
+    {
+        void *map = __map_domain_page(page);
+
+        rc = copy_to_guest(to, (char *)map, PAGE_SIZE) ? -EFAULT : 0;
+        unmap_domain_page(map);
+    }
+
+    put_page(page);
+
+    return rc;
+}
+
 /* Caller holds: nothing. */
 bool p2mx_buffer_okay(uint64_t buffer)
 {

@@ -130,6 +130,7 @@ pub unsafe extern "C" fn p2mp_memop_many(
             prep_many(state, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
+        MemPagingOp::OP_READ => read_many(state, items),
         _ => return Errno::ENOSYS.as_return(),
     }
     0
@@ -190,6 +191,16 @@ fn prep_many(state: &State, items: &mut [PagingItem]) {
     state.paging.prep(jobs);
     let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
     note(items, results);
+}
+
+fn read_many(state: &State, items: &mut [PagingItem]) {
+    let domain = state.paging.platform().domain();
+    for item in items {
+        let gfn = gfn_of(item.gfn).get();
+        // SAFETY: a live domain; Xen checks the address.
+        let value = unsafe { shim::p2mx_page_read(domain, gfn, item.word) };
+        item.word = i64::from(value).cast_unsigned();
+    }
 }
 
 fn with_gfns<'j, E>(jobs: &'j mut [Job<E>; CHUNK], items: &[PagingItem]) -> &'j mut [Job<E>] {

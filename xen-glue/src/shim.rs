@@ -80,6 +80,7 @@ unsafe extern "C" {
     pub(crate) fn p2mx_page_alloc(d: *mut Domain) -> *mut PageInfo;
     pub(crate) fn p2mx_page_clear(page: *mut PageInfo);
     pub(crate) fn p2mx_page_fill(page: *mut PageInfo, buffer: u64) -> bool;
+    pub(crate) fn p2mx_page_read(d: *mut Domain, gfn: u64, buffer: u64) -> i32;
     pub(crate) fn p2mx_buffer_okay(buffer: u64) -> bool;
 
     // Vcpus.

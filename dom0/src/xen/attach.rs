@@ -170,8 +170,7 @@ impl Domain {
             device_model: DeviceModel::find(Xenstore::connect()?, self.id),
         };
         let frames = DomainFrames {
-            xen: self.xen.another()?,
-            domain: self.id,
+            ops: ops(self.xen.another()?)?,
             gfns: Vec::new(),
             errors: Vec::new(),
         };

@@ -77,32 +77,59 @@ impl PagingOps {
 
     /// An operation on each page, with what `buffer` says of it.
     fn each(&mut self, op: u8, pages: &mut [Page], buffer: impl Fn(&Page) -> u64) {
-        let items = if pages.len() > 1 {
-            self.items.take()
-        } else {
-            None
-        };
-        let Some(items) = items else {
+        let at_once = self.items.as_ref().map_or(0, |items| items.len());
+        if at_once == 0 || pages.len() == 1 {
             for page in pages {
                 let done = self.call(op, page.gfn().get(), buffer(page));
                 page.outcome = done.map_err(PageError::Refused);
             }
             return;
-        };
-        for pages in pages.chunks_mut(items.len()) {
-            for (item, page) in items.iter_mut().zip(&*pages) {
-                *item = [page.gfn().get(), buffer(page)];
-            }
-            let all = self.call(
-                MemPagingOp::MANY + op,
-                pages.len() as u64,
-                items.as_ptr() as u64,
-            );
-            for (page, item) in pages.iter_mut().zip(&*items) {
+        }
+        for pages in pages.chunks_mut(at_once) {
+            let items = pages.iter().map(|page| [page.gfn().get(), buffer(page)]);
+            let (all, items) = self.many(op, items);
+            for (page, item) in pages.iter_mut().zip(items) {
                 page.outcome = all.and(result(item[1])).map_err(PageError::Refused);
             }
         }
-        self.items = Some(items);
+    }
+
+    /// An operation on as many pages as one call takes: whether it was made, and then what it says of each.
+    fn many(&mut self, op: u8, of: impl Iterator<Item = Item>) -> (Result<(), Errno>, &[Item]) {
+        let Some(items) = self.items.take() else {
+            return (Err(Errno::ENOSYS), &[]);
+        };
+        let mut count = 0;
+        for (item, of) in items.iter_mut().zip(of) {
+            *item = of;
+            count += 1;
+        }
+        let all = self.call(MemPagingOp::MANY + op, count, items.as_ptr() as u64);
+        (all, self.items.insert(items))
+    }
+
+    /// Copies pages that have been nominated, entry n of each list belonging to page n. `None`: this Xen does not.
+    fn read(
+        &mut self,
+        pages: &[Page],
+        into: &mut [PageBuf],
+        unread: &mut [Option<Errno>],
+    ) -> Option<()> {
+        let at_once = self.items.as_ref()?.len();
+        let (into, unread) = (into.chunks_mut(at_once), unread.chunks_mut(at_once));
+        for ((pages, into), unread) in pages.chunks(at_once).zip(into).zip(unread) {
+            let addresses = into.iter_mut().map(|buffer| buffer.0.as_mut_ptr() as u64);
+            let gfns = pages.iter().map(|page| page.gfn().get());
+            let items = gfns.zip(addresses).map(|(gfn, address)| [gfn, address]);
+            let (all, items) = self.many(MemPagingOp::OP_READ, items);
+            if all == Err(Errno::ENOSYS) {
+                return None;
+            }
+            for (unread, item) in unread.iter_mut().zip(items) {
+                *unread = all.and(result(item[1])).err();
+            }
+        }
+        Some(())
     }
 
     /// Whether Xen tells accessed bits, tried with the last gfns that one call may be about.
@@ -233,24 +260,24 @@ impl Calls for DomainCalls {
 
 /// The storer's view of the domain.
 pub(super) struct DomainFrames {
-    pub(super) xen: Privcmd,
-    pub(super) domain: u16,
+    pub(super) ops: PagingOps,
     pub(super) gfns: Vec<u64>,
     pub(super) errors: Vec<i32>,
 }
 
 impl Frames for DomainFrames {
-    /// Maps the frames, copies them and unmaps them. A frame that cannot be mapped fails alone; it is
-    /// not tried again: it was nominated, so it has been asked for and does not go out.
+    /// Has Xen copy the frames; one that does not know how: maps them, copies them and unmaps them. A frame that cannot be
+    /// had fails alone; it is not tried again: it was nominated, so it has been asked for and does not go out.
     fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
+        if self.ops.read(pages, into, unread).is_some() {
+            return;
+        }
         self.gfns.clear();
         self.gfns.extend(pages.iter().map(|page| page.gfn().get()));
         self.errors.resize(pages.len(), 0);
         let errors = &mut self.errors[..pages.len()];
-        let frames = match self
-            .xen
-            .map(self.domain, &self.gfns, errors, ProtFlags::READ)
-        {
+        let PagingOps { xen, domain, .. } = &self.ops;
+        let frames = match xen.map(*domain, &self.gfns, errors, ProtFlags::READ) {
             Ok(frames) => frames,
             Err(errno) => return unread.fill(Some(xens(errno))),
         };
