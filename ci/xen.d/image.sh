@@ -90,7 +90,7 @@ compile_dom0() {
         flags=(-O2 -Wall -Wextra -I"$(debroot)/usr/include" -L"$lib" -Wl,-rpath-link,"$lib:$(debroot)/lib/x86_64-linux-gnu")
         case $name in
             *-preload) gcc "${flags[@]}" -shared -fPIC -o "$out/lib/$name.so" "$source" -ldl ;;
-            *) gcc "${flags[@]}" -o "$out/bin/$name" "$source" -lxenctrl -lxenevtchn -lxencall -lxendevicemodel ;;
+            *) gcc "${flags[@]}" -o "$out/bin/$name" "$source" -lxenctrl -lxenevtchn -lxencall -lxendevicemodel -lxenstore ;;
         esac || die "dom0 program $name does not compile"
     done
 }
