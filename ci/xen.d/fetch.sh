@@ -37,6 +37,8 @@ fetch_packages() {
     say "downloading ${rooted[*]} and what they depend on"
     apt_do apt-get install --download-only -y --no-install-recommends "${rooted[@]}" >>"$log" 2>&1 ||
         die "cannot download the dom0 and QEMU packages: see $log"
+    # Which of these are the small Debian's.
+    apt_do apt-get install -s --no-install-recommends "${debian_root[@]}" 2>>"$log" | awk '$1 == "Inst" { print $2 }' >"$aptdir/debian-root"
     for k in "${kernels[@]}"; do
         image=$(apt_do apt-cache depends "$k" | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
         [ -n "$image" ] || die "$k names no kernel: is the package list whole? see $log"

@@ -120,6 +120,31 @@ build_dom0() {
     pack "$dir" "$images/dom0.cpio"
 }
 
+# The small Debian, as dom0's /debian: files and package database as if installed, /bin and its like merged into /usr.
+build_debian() {
+    local dir=$images/debian to=$images/debian/debian name deb list d
+    mkdir -p "$to"/{dev,proc,sys,run,tmp,root,etc} "$to"/usr/{bin,sbin,lib,lib64} "$to"/var/{log,lib/dpkg/{info,updates}}
+    for d in bin sbin lib lib64; do ln -s "usr/$d" "$to/$d"; done
+    ln -s ../run "$to/var/run"
+    while read -r name; do
+        deb=$(echo "$cache"/apt/archives/"${name}"_*.deb)
+        [ -e "$deb" ] || die "no package $name in $cache/apt: remove $cache/fetched and run 'ci/xen fetch'"
+        dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$to" --keep-directory-symlink --no-same-owner \
+            --exclude='./usr/share/'{doc,info,locale,man} --exclude='*/hwdb.d' --exclude='*/gconv'
+        list=$name
+        [ "$(dpkg-deb -f "$deb" Multi-Arch)" != same ] || list=$name:amd64
+        dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's|^\.||; s|/$||; s|^$|/.|' >"$to/var/lib/dpkg/info/$list.list"
+        { dpkg-deb -f "$deb" | sed '1a Status: install ok installed'; echo; } >>"$to/var/lib/dpkg/status"
+    done <"$cache/apt/debian-root"
+    [ -e "$to/bin/sh" ] || ln -s dash "$to/bin/sh"
+    echo root:x:0:0:root:/root:/bin/sh >"$to/etc/passwd"
+    echo root:x:0: >"$to/etc/group"
+    # Not its first boot: nothing is asked.
+    echo 0123456789abcdef0123456789abcdef >"$to/etc/machine-id"
+    pack "$dir" "$images/debian.cpio"
+    rm -rf "$dir"
+}
+
 # The pager of this checkout, in an archive of its own: it changes more often than the rest. With its libraries, as for xl.
 build_pager() {
     local dir=$images/pager program=$root/target/release/xenpaging log=$cache/build-pager.log
@@ -130,9 +155,9 @@ build_pager() {
     say "packing the pager"
     rm -rf "$dir"
     mkdir -p "$dir/usr/bin"
-    # As the package has it.
-    dpkg-deb --fsys-tarfile "$("$root/ci/deb" "$images/deb" | tail -n 1)" |
-        tar -xO ./usr/sbin/xenpaging >"$dir/usr/bin/xenpaging-rust" || die "the pager's package does not build"
+    # As the package has it, and the package.
+    cp "$("$root/ci/deb" "$images/deb" | tail -n 1)" "$dir/xenpaging.deb" || die "the pager's package does not build"
+    dpkg-deb --fsys-tarfile "$dir/xenpaging.deb" | tar -xO ./usr/sbin/xenpaging >"$dir/usr/bin/xenpaging-rust"
     chmod 755 "$dir/usr/bin/xenpaging-rust"
     copy_libraries "$dir" "$dir/usr/bin/xenpaging-rust"
     pack "$dir" "$images/pager.cpio"
@@ -146,6 +171,7 @@ if [ "$(cat "$images/stamp" 2>/dev/null)" != "$(stamp)" ]; then
     build_guest
     extract_kernel "$(kernel_of dom0)" "$images/vmlinux"
     build_dom0
+    build_debian
     rm -rf "$images/guest" "$images/dom0"
     stamp >"$images/stamp"
 fi

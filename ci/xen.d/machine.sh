@@ -15,17 +15,17 @@ dom0_options="console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr"
 
 # boot_machine FLAVOUR TESTDIR LOG TIMEOUT [LINE_COMMAND]
 # TESTDIR becomes dom0's /test (its file `run` is what dom0 runs). Each console line goes to LOG and, as one argument, to
-# LINE_COMMAND. Returns dom0's exit status; 124 when the deadline passed, 125 when Xen or the machine died.
+# LINE_COMMAND. XEN_IMAGES: more of the images for dom0, by name. Returns dom0's exit status; 124 when the deadline passed, 125 when Xen or the machine died.
 boot_machine() {
     local flavour=$1 testdir=$2 log=$3 limit=$4 on_line=${5:-echo}
-    local images=$cache/images xen=$cache/build/$flavour${XEN_DEBUG:+-debug}/xen/xen work status='' line deadline left pid
+    local images=$cache/images xen=$cache/build/$flavour${XEN_DEBUG:+-debug}/xen/xen work status='' line deadline left pid image
     [ -e "$xen" ] || die "hypervisor $flavour is not built: run 'ci/xen build $flavour'"
     work=$(mktemp -d "$cache/runs/boot.XXXXXX")
     # The kernel unpacks concatenated archives one over the other.
     (cd "$testdir" && find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$work/test.part")
     (cd "$work" && mkdir -p root && cd root && mkdir -p test && (cd test && cpio --quiet -i -d <"$work/test.part") &&
         find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$work/test.cpio")
-    cat "$images/dom0.cpio" "$images/pager.cpio" "$work/test.cpio" >"$work/dom0.cpio"
+    for image in dom0 pager ${XEN_IMAGES:-}; do cat "$images/$image.cpio"; done | cat - "$work/test.cpio" >"$work/dom0.cpio"
     # Short names: module names in QEMU's -initrd must not hold commas or spaces.
     ln -s "$images/vmlinux" "$work/vmlinux"
     ln -s "$xen" "$work/xen"

@@ -9,6 +9,10 @@ rooted=(qemu-system-x86 xen-utils-4.17 xenstore-utils libxen-dev busybox-static)
 # Bochs, for Intel's EPT, and what makes an image that it boots from. bochs-term: the smallest of its displays, unused.
 rooted+=(bochs bochs-term bochsbios vgabios grub-pc-bin xorriso)
 
+# Debian 12 as small as one can be that has systemd and installs packages: the root that the pager's package is tried in.
+debian_root=(systemd dpkg base-files coreutils dash diffutils libc-bin)
+rooted+=("${debian_root[@]}")
+
 # Unpacked privately without what they depend on (that would be a whole installer for an initramfs). The
 # versions come from these packages' dependencies.
 kernels=(linux-image-amd64 linux-image-cloud-amd64)

@@ -5,6 +5,7 @@
 # Lines in a test's head:
 #   # deadline: SECONDS             in dom0; the host allows a minute more before it gives the machine up
 #   # own-boot: WHY                 with C a machine of its own, because it may take the hypervisor with it
+#   # image: NAME                 dom0 has this image, too
 #   # memory: MIB                 a machine of its own, with that much memory (QEMU's)
 #   # c-defect: WHAT                shows a defect of Xen's own C: there it must fail, and is printed as such
 #   # c-defect-sometimes: WHAT      may fail there (a race)
@@ -74,7 +75,7 @@ on_line() {
 
 # One machine for these tests, one after the other.
 run_group() {
-    local name limit=$((90 * slowness)) status=0 log began
+    local name limit=$((90 * slowness)) status=0 log began more
     rm -rf "${test:?}"/*
     for name in "$@"; do
         limit=$((limit + ($(deadline_of "$name") + 60) * slowness))
@@ -89,7 +90,8 @@ run_group() {
     log=$(new_run "test-$flavour")
     say "$* (log: $log)"
     current='' reason='' crash='' began=$SECONDS
-    XEN_MEMORY_MIB=$(header "$1" memory) boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
+    more=$(for name in "$@"; do header "$name" image; done | sort -u)
+    XEN_IMAGES=$more XEN_MEMORY_MIB=$(header "$1" memory) boot_machine "$flavour" "$test" "$log" "$limit" on_line || status=$?
     : "${reason:=$crash}"
     case $status in
         124) reason="${reason:+$reason, then }the host stood still" ;;
