@@ -12,6 +12,8 @@
 //! | 4 | `PagesOut` | pages are out that could not be brought home: paging stays enabled, the pagefile must be kept |
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -276,6 +278,11 @@ impl Cli {
             only: self.only_gfns.clone(),
         }
     }
+}
+
+/// Prints a line. Who has stopped reading has read enough.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Clap's message without what follows it.

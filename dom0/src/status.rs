@@ -1,5 +1,6 @@
 //! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
 
+use crate::cli::say;
 use crate::xen::XenError;
 use crate::xen::xenstore::{StoreError, Xenstore, status_path};
 
@@ -13,7 +14,7 @@ pub fn print(domain: Option<u16>) -> Result<(), XenError> {
     let mut any = false;
     for domain in domains {
         if let Some(line) = store.read(&status_path(domain))? {
-            println!("domain {domain}: {line}");
+            say(format_args!("domain {domain}: {line}"));
             any = true;
         }
     }

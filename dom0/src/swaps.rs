@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
 
-use crate::cli::{Exit, PagerOf};
+use crate::cli::{Exit, PagerOf, say};
 use crate::link::Connection;
 use crate::link::packet::PACKET_WORDS;
 use crate::shell::control::{LIST, OFF, ON, packet, text};
@@ -78,7 +78,7 @@ fn ask(pager: &PagerOf, request: &[u64], fds: &[BorrowedFd<'_>]) -> Result<Strin
 fn said(line: Result<String, impl Display>) -> Exit {
     match line {
         Ok(line) => {
-            println!("{line}");
+            say(line);
             Exit::Done
         }
         Err(error) => {

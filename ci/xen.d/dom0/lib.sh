@@ -128,7 +128,7 @@ pager_start() {
         fixed) set -- env LD_PRELOAD=/lib/respond-preload.so xenpaging "$@" ;;
         rust) set -- xenpaging-rust -v "$@" ;;
     esac
-    case " $* " in *" -f "*) ;; *) set -- "$@" -f "/tmp/pagefile-$name" ;; esac
+    case " $* " in *" -f "* | *" --swap "*) ;; *) set -- "$@" -f "/tmp/pagefile-$name" ;; esac
     "$@" -d "$domain" >"/tmp/pager-$name.log" 2>&1 &
     pager=$!
     echo "$pager" >>/tmp/pagers

@@ -9,7 +9,7 @@ use super::compare::{Column, Reader, Subject, geometric_mean};
 use super::format::{Trace, TraceWriter};
 use super::generate::Synthetic;
 use super::{chart, lackey};
-use crate::cli::Exit;
+use crate::cli::{Exit, say};
 use crate::core::policy::PolicyName;
 
 /// What to do with traces.
@@ -141,15 +141,18 @@ impl Replay {
         }
         let columns = Column::of(&policies);
         let mut ratios = vec![Vec::new(); columns.len() * self.memory.len()];
-        print!("| trace | pages | accesses | memory | optimum, misses |");
-        columns
+        let names: String = columns
             .iter()
             .skip(1)
-            .for_each(|column| print!(" {} |", column.name()));
-        println!(
-            "\n|---|---|---|---|---|{}",
+            .map(|column| format!(" {} |", column.name()))
+            .collect();
+        say(format_args!(
+            "| trace | pages | accesses | memory | optimum, misses |{names}"
+        ));
+        say(format_args!(
+            "|---|---|---|---|---|{}",
             "---|".repeat(columns.len() - 1)
-        );
+        ));
         for name in &self.traces.traces {
             for subject in self.traces.subjects(name)? {
                 for (nth, &percent) in self.memory.iter().enumerate() {
@@ -162,12 +165,14 @@ impl Replay {
             }
         }
         for (nth, percent) in self.memory.iter().enumerate() {
-            print!("| geometric mean | | | {percent} % | |");
-            for column in 1..columns.len() {
+            let means = (1..columns.len()).map(|column| {
                 let ratios = ratios[nth * columns.len() + column].iter().copied();
-                print!(" {:.3} |", geometric_mean(ratios).unwrap_or(f64::NAN));
-            }
-            println!();
+                geometric_mean(ratios).unwrap_or(f64::NAN)
+            });
+            say(format_args!(
+                "| geometric mean | | | {percent} % | |{}",
+                cells(means)
+            ));
         }
         Ok(())
     }
@@ -180,13 +185,11 @@ impl Replay {
             .collect();
         let optimum = misses.first().copied().unwrap_or(f64::NAN);
         let (name, pages, accesses) = (&subject.name, subject.touched, subject.accesses());
-        print!("| {name} | {pages} | {accesses} | {percent} % | {optimum} |");
         let ratios: Vec<_> = misses.iter().map(|misses| misses / optimum).collect();
-        ratios
-            .iter()
-            .skip(1)
-            .for_each(|ratio| print!(" {ratio:.3} |"));
-        println!();
+        let others = cells(ratios.iter().skip(1).copied());
+        say(format_args!(
+            "| {name} | {pages} | {accesses} | {percent} % | {optimum} |{others}"
+        ));
         ratios
     }
 
@@ -210,20 +213,28 @@ impl Replay {
     }
 }
 
+/// The end of a row.
+fn cells(ratios: impl Iterator<Item = f64>) -> String {
+    ratios.map(|ratio| format!(" {ratio:.3} |")).collect()
+}
+
 impl Ahead {
     fn run(&self) -> anyhow::Result<()> {
-        println!(
+        say(format_args!(
             "| trace | memory | misses without | {} |",
             Self::cells(|reader| { format!("{0}: misses | {0}: for nothing", reader.name()) })
-        );
-        println!("|---|---|---|{}", "---|---|".repeat(Reader::ALL.len() - 1));
+        ));
+        say(format_args!(
+            "|---|---|---|{}",
+            "---|---|".repeat(Reader::ALL.len() - 1)
+        ));
         for name in &self.traces.traces {
             for subject in self.traces.subjects(name)? {
                 for &percent in &self.memory {
                     let without = subject
                         .read_ahead(Reader::Nothing, self.policy, percent)
                         .misses;
-                    println!(
+                    say(format_args!(
                         "| {} | {percent} % | {without} | {} |",
                         subject.name,
                         Self::cells(|reader| {
@@ -232,7 +243,7 @@ impl Ahead {
                             let unused = counts.brought - counts.used;
                             format!("{:.3} | {:.3}", ratio(counts.misses), ratio(unused))
                         })
-                    );
+                    ));
                 }
             }
         }
