@@ -1,6 +1,6 @@
 //! What an operator may ask of a pager that runs: to take a swap area in, to drain one, and what it has.
 //!
-//! A socket is opened before the pager gives up opening anything. Whoever asks ([`crate::swaps`]) opens and locks an area itself
+//! A socket is opened before the pager gives up opening anything. Whoever asks (`xenpaging swapon` and the like) opens and locks an area itself
 //! and sends the descriptor, so that the pager need open nothing. A request is `[op, …]`, the answer `[0 or 1, …]`; both go on with
 //! a number of bytes and as many bytes of text.
 
