@@ -112,8 +112,9 @@ impl Shell {
         let board = Arc::new(Board::new(options.live));
         let listener = options.metrics.map(listen).transpose();
         let listener = listener.map_err(at("metrics"))?;
-        let control = options.control.as_deref().and_then(hear);
         let attached = machine.attach(buffers(&pager))?;
+        // Now that there is no other pager, whose socket it would be.
+        let control = options.control.as_deref().and_then(hear);
         tracing::info!(accessed_bits = attached.sees_uses, "attached");
         if options.record.is_some() && !attached.sees_uses {
             tracing::warn!("--record: this hypervisor does not say which pages are used");
