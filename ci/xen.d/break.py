@@ -16,6 +16,8 @@ CONNECT_SECONDS = 300
 # Numbers of registers in the stub's protocol, in the order of its answer to `g`.
 RDX, RSP, RIP = 3, 7, 16
 PAGING_OUT, PAGED = 9, 10
+# The crate's, as `xen-glue` shortens its name.
+ON_EVENT = "p2m_paging::paging::Paging_p2mp::platform::Xen_::on_event"
 
 
 class Stub:
@@ -111,8 +113,8 @@ def break_entry(stub, syms):
 
 
 def break_count(stub, syms):
-    stub.run(symbol(syms, "p2mp_on_event"))
-    stub.set(RIP, block_before(syms, "p2mp_on_event", "panic_const_sub_overflow"))
+    stub.run(symbol(syms, ON_EVENT))
+    stub.set(RIP, block_before(syms, ON_EVENT, "panic_const_sub_overflow"))
 
 
 if len(sys.argv) != 4 or sys.argv[3] not in ("entry", "panic"):
