@@ -32,6 +32,16 @@ const FOUND: &[(&str, &str)] = &[
         "a pager was replaced while the hypervisor took its answers, and the simulation counted them wrongly",
         "seed=73740,steps=1711,target=75,writes=558,lost=111,disk=188,torn=1,kills=1,hostile=133,races=411",
     ),
+    (
+        "a page given back between its empty frame and its contents was no victim any more",
+        "seed=774885,steps=434,gfns=28,vcpus=4,spare=8,target=78,batch=5,writes=509,balloon=170,tools=3,\
+         lost=230,empty=782,races=260,zeros=457,cpus=3,kernel=1",
+    ),
+    (
+        "the same, of a guest whose vcpus run tasks",
+        "seed=535255,steps=582,gfns=16,high=1,vcpus=2,target=8,mru=1,batch=8,writes=882,hot=88,balloon=31,\
+         tools=6,lost=169,disk=2,rogue=1,empty=833,races=343,tasks=5",
+    ),
 ];
 
 #[test]

@@ -28,6 +28,16 @@ pub(super) enum Fate {
     Stays { again: bool },
     /// The guest gave it back: there is nothing to bring anywhere.
     Dropped,
+    /// On its way in: the guest gave back what it took for its page. If the page turns out to be gone, that was the drop
+    /// to be heard of; if not, it was one of an earlier life, or of the page once it was home.
+    MaybeDropped,
+}
+
+impl Fate {
+    /// Of a page on its way in: it goes on.
+    pub(super) fn goes_in(self) -> bool {
+        matches!(self, Self::Going | Self::MaybeDropped)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

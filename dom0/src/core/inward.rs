@@ -116,7 +116,7 @@ impl Pager {
     /// Whether a page can be given to the guest.
     fn loaded(&mut self, page: &Page, actions: &mut Actions) -> bool {
         match page.outcome {
-            Ok(()) if self.flights.fate(page.gfn) == Fate::Going => return true,
+            Ok(()) if self.flights.fate(page.gfn).goes_in() => return true,
             _ if self.flights.end(page.gfn) == Fate::Dropped => self.forget(page.gfn, actions),
             Err(error @ PageError::Store(_)) => self.unread(page.gfn, error, actions),
             Err(error) => self.delayed(page.gfn, error, actions),
@@ -135,6 +135,10 @@ impl Pager {
         match page.outcome {
             Ok(()) => self.home(gfn, lane, actions),
             Err(_) if fate == Fate::Dropped => self.forget(gfn, actions),
+            Err(PageError::Refused(Errno::ENOENT)) if fate == Fate::MaybeDropped => {
+                self.asks.answer(gfn, actions);
+                self.forget(gfn, actions);
+            }
             Err(PageError::Refused(Errno::ENOENT)) => self.vanished(gfn, actions),
             Err(error) => self.delayed(gfn, error, actions),
         }

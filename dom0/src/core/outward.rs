@@ -175,7 +175,7 @@ impl Pager {
     fn evicted(&mut self, page: &Page, actions: &mut Actions) {
         match (page.outcome, self.flights.fate(page.gfn)) {
             // Whatever was said of it meanwhile, unless it was dropped: the slot is its only home.
-            (Ok(()), Fate::Going | Fate::Stays { .. }) => {
+            (Ok(()), Fate::Going | Fate::MaybeDropped | Fate::Stays { .. }) => {
                 self.flights.end(page.gfn);
                 self.homes.goes_out(page.gfn, page.home);
                 if page.saved == Saved::Written && page.has_copy {
@@ -258,7 +258,9 @@ impl Pager {
         }
         match self.flights.end(page.gfn) {
             Fate::Dropped => self.forget(page.gfn, actions),
-            Fate::Stays { again: true } | Fate::Going => self.policy.abandoned(page.gfn),
+            Fate::Stays { again: true } | Fate::Going | Fate::MaybeDropped => {
+                self.policy.abandoned(page.gfn);
+            }
             Fate::Stays { again: false } => self.policy.refused(page.gfn),
         }
     }

@@ -25,10 +25,7 @@ impl Pager {
                 }
                 return self.asks.push(*request);
             }
-            Some(Flight {
-                way: Way::In,
-                fate: Fate::Going,
-            }) => {
+            Some(Flight { way: Way::In, fate }) if fate.goes_in() => {
                 self.read_ahead.hit(gfn);
                 return self.asks.push(*request);
             }
@@ -67,6 +64,12 @@ impl Pager {
                 fate: Fate::Going,
             }) => {
                 self.flights.set_fate(gfn, Fate::Stays { again: true });
+            }
+            Some(Flight {
+                way: Way::In,
+                fate: Fate::Going,
+            }) => {
+                self.flights.set_fate(gfn, Fate::MaybeDropped);
             }
             Some(_) => {}
             None if self.gone.remove(gfn.get()).is_some() => self.policy.dropped(gfn),

@@ -90,6 +90,36 @@ fn b10_a_page_found_gone_frees_its_slot_and_is_no_victim_before_its_drop_is_hear
     assert_eq!(sim.entries[7], Entry::Paged);
 }
 
+/// An empty frame was put in place for it, and that is what the guest gave back before it was filled.
+#[test]
+fn b10_a_page_found_gone_after_its_drop_was_heard_is_a_victim_again() {
+    let mut sim = paged(40, 0);
+    sim.access(0, 7, false);
+    sim.drain_ring();
+    one_step(&mut sim);
+    assert_eq!(step(&sim), [Step::Prep]);
+    (sim.entries[7], sim.truth[7]) = (Entry::Gone, None);
+    let drop = Request {
+        p2mt: P2mType::RamPagingIn,
+        ..request(7, PagingFlags::DROP_PAGE | PagingFlags::EVICT_FAIL)
+    };
+    sim.unanswered.push(drop);
+    sim.event(Event::Requests(&[drop]));
+    while !sim.running.is_empty() {
+        sim.execute(0, usize::MAX);
+    }
+    assert_eq!(sim.pager.slots_taken(), 39);
+    // Memory again.
+    (sim.entries[7], sim.truth[7]) = (Entry::Ram(70), Some(70));
+    sim.event(Event::Resident(1));
+    sim.event(Event::Tick);
+    sim.settle();
+    sim.event(Event::Resident(1));
+    sim.event(Event::Target(0));
+    sim.settle();
+    assert_eq!(sim.entries[7], Entry::Paged);
+}
+
 #[test]
 fn a_page_wanted_back_while_its_evict_is_under_way_is_loaded_after_it() {
     let mut sim = guest(40);
