@@ -82,10 +82,7 @@ fn d7_d8_guests_with_tasks_hold_on_shared_cpus() {
         scenario.set(Knob::Kernel, 0);
         scenario.set(Knob::Cpus, 1 + few % 3);
         scenario.set(Knob::Tasks, 1 + few % 12);
-        match run(&scenario, &Trace::new()) {
-            Ok(passed) => switches += passed.switches,
-            Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),
-        }
+        switches += switches_of(&scenario);
     }
     assert!(switches > 10_000, "{switches}");
 }
@@ -102,10 +99,7 @@ fn c9_d2_d8_guests_that_page_hold_on_shared_cpus() {
         scenario.set(Knob::Gfns, scenario.get(Knob::Gfns).max(52));
         scenario.set(Knob::Vcpus, 1 + few % 4);
         scenario.set(Knob::Cpus, 1 + few % 3);
-        match run(&scenario, &Trace::new()) {
-            Ok(passed) => switches += passed.switches,
-            Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),
-        }
+        switches += switches_of(&scenario);
     }
     assert!(switches > 10_000, "{switches}");
 }
@@ -120,5 +114,13 @@ fn what_once_failed_holds() {
                 failed.step, failed.what
             );
         }
+    }
+}
+
+/// How often tasks are switched in a run, which holds.
+fn switches_of(scenario: &Scenario) -> u64 {
+    match run(scenario, &Trace::new()) {
+        Ok(passed) => passed.switches,
+        Err(failed) => panic!("{scenario}\nstep {}: {}", failed.step, failed.what),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
-use xenpaging::cli::{Exit, gfns, one_line, swap_area};
+use xenpaging::cli::{Exit, gfns, one_line, say, swap_area};
 use xenpaging::core::policy::PolicyName;
 use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::host::workload::Pattern;
@@ -164,13 +164,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         message: (!error.is_said()).then(|| error.to_string()),
         code: error.exit_code(),
     })?;
-    println!("{report}");
+    say(&report);
     let unrecorded = report
         .recorded
         .as_ref()
         .and_then(|done| done.as_ref().err());
     if report.nothing_lost() {
-        println!("nothing was lost");
+        say("nothing was lost");
         match unrecorded {
             None => Ok(ExitCode::SUCCESS),
             Some(error) => Err(Failed {
@@ -179,7 +179,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
             }),
         }
     } else {
-        println!("MEMORY OF THE GUEST WAS LOST, or the pager failed");
+        say("MEMORY OF THE GUEST WAS LOST, or the pager failed");
         Ok(ExitCode::FAILURE)
     }
 }

@@ -197,9 +197,7 @@ impl Pager {
 
     /// The store did not take a page into this slot: the slot is nobody's now, and its area has failed.
     pub(super) fn not_written(&mut self, slot: Slot, error: PageError, actions: &mut Actions) {
-        if self.slots.failed(slot) && self.slots.sound_room() {
-            actions.push(Action::Report(Report::AreaFailed { slot, error }));
-        }
+        self.area_failed(slot, error, actions);
         if error == PageError::Store(StoreError::Full) {
             self.give_back(slot, actions);
         } else {

@@ -337,10 +337,15 @@ impl Pager {
                 continue;
             };
             first = first.or(Some((page.gfn, error)));
-            if self.slots.failed(slot) && self.slots.sound_room() {
-                actions.push(Action::Report(Report::AreaFailed { slot, error }));
-            }
+            self.area_failed(slot, error, actions);
         }
         first
+    }
+
+    /// The slot's area could not take a page.
+    pub(super) fn area_failed(&mut self, slot: Slot, error: PageError, actions: &mut Actions) {
+        if self.slots.failed(slot) && self.slots.sound_room() {
+            actions.push(Action::Report(Report::AreaFailed { slot, error }));
+        }
     }
 }

@@ -59,7 +59,7 @@ pub struct Cluster {
 
 /// A majority among the last differences between accesses is the stride: Al Maruf and Chowdhury, "Effectively
 /// Prefetching Remote Memory with Leap", USENIX ATC 2020, algorithms 1 and 2.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Leap {
     differences: [i64; Self::HISTORY],
     newest: usize,
@@ -69,27 +69,22 @@ pub struct Leap {
     window: u64,
 }
 
-impl Streams {
-    /// As the pager starts.
-    pub fn new() -> Self {
+impl Default for Streams {
+    fn default() -> Self {
         Self {
             inner: ReadAhead::new(MOST),
             wanted: None,
             brought: 0,
         }
     }
+}
 
+impl Streams {
     /// The window before this is complete.
     fn settle(&mut self) {
         if let Some(wanted) = self.wanted.take() {
             self.inner.brings(wanted, std::mem::take(&mut self.brought));
         }
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -119,20 +114,14 @@ impl Guess for Streams {
     }
 }
 
-impl Cluster {
+impl Default for Cluster {
     /// As Linux starts.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             hits: 4,
             last_pages: 0,
             last_missed: 0,
         }
-    }
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -161,18 +150,6 @@ impl Guess for Cluster {
 impl Leap {
     const HISTORY: usize = 32;
 
-    /// Without a history.
-    pub fn new() -> Self {
-        Self {
-            differences: [0; Self::HISTORY],
-            newest: 0,
-            last: 0,
-            trend: 0,
-            hits: 0,
-            window: 0,
-        }
-    }
-
     fn accessed(&mut self, page: u64) {
         self.newest = (self.newest + 1) % Self::HISTORY;
         self.differences[self.newest] = page.cast_signed() - self.last.cast_signed();
@@ -199,12 +176,6 @@ impl Leap {
             among *= 2;
         }
         None
-    }
-}
-
-impl Default for Leap {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -176,9 +176,9 @@ impl Reader {
     fn guess(self) -> Box<dyn Guess> {
         match self {
             Self::Nothing => Box::new(Nothing),
-            Self::Streams => Box::new(Streams::new()),
-            Self::Cluster => Box::new(Cluster::new()),
-            Self::Leap => Box::new(Leap::new()),
+            Self::Streams => Box::new(Streams::default()),
+            Self::Cluster => Box::new(Cluster::default()),
+            Self::Leap => Box::new(Leap::default()),
         }
     }
 }
