@@ -42,6 +42,11 @@ const FOUND: &[(&str, &str)] = &[
         "seed=535255,steps=582,gfns=16,high=1,vcpus=2,target=8,mru=1,batch=8,writes=882,hot=88,balloon=31,\
          tools=6,lost=169,disk=2,rogue=1,empty=833,races=343,tasks=5",
     ),
+    (
+        "more was out than a full store was known to hold, and page-out stood still",
+        "seed=404962,steps=1092,gfns=36,vcpus=9,target=75,policy=1,batch=4,writes=703,torn=1,short=1,room=34,\
+         empty=995,races=91,areas=2",
+    ),
 ];
 
 #[test]

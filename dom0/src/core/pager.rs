@@ -296,7 +296,7 @@ impl Pager {
         self.policy.tick();
         self.scanner.tick();
         self.asks.tick();
-        self.room.tick();
+        self.room.tick(self.homes.out_pages());
         self.tick_drains();
         self.ahead.waits = false;
         self.dry = false;

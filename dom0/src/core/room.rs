@@ -72,8 +72,10 @@ impl StoreRoom {
         })
     }
 
-    pub(super) fn tick(&mut self) {
+    /// Some time passed; the store holds so many pages, whatever was made of each write.
+    pub(super) fn tick(&mut self, held_pages: u64) {
         if let Some(limit) = &mut self.limit {
+            limit.proven_pages = limit.proven_pages.max(held_pages);
             limit.probe_pages = limit.window_pages;
         }
     }
@@ -96,19 +98,29 @@ mod tests {
             Some(Report::StoreFull { pages_out: 100 })
         );
         assert_eq!(room.allowed(1000), 100);
-        room.tick();
+        room.tick(100);
         assert_eq!(room.allowed(1000), 101);
         assert_eq!(room.refused(100, gfn, FULL), None, "said once");
         assert_eq!(room.allowed(1000), 100);
         // There is room again.
         let mut held = 100;
         for window in [1, 2, 4] {
-            room.tick();
+            room.tick(held);
             assert_eq!(room.allowed(1000), held + window);
             held += window;
             let back = room.written(held, 4);
             assert_eq!(back.is_some(), window == 4);
         }
         assert_eq!(room.allowed(1000), 1000);
+    }
+    /// The probe's page was written with another for which there was no room, so nobody said that it had fit.
+    #[test]
+    fn what_is_out_is_proven() {
+        let mut room = StoreRoom::default();
+        room.refused(3, Gfn::new_truncate(1), FULL);
+        room.tick(2);
+        assert_eq!(room.allowed(36), 4);
+        room.tick(4);
+        assert_eq!(room.allowed(36), 5);
     }
 }
