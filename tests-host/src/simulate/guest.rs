@@ -11,11 +11,11 @@ use super::scenario::Knob;
 use super::world::World;
 use crate::machine::Page;
 
+/// Who come later may have their turn before a vcpu in line, so often, beside those who keep an earlier place: a request for its page may
+/// be on the ring behind theirs.
+const MAY_OVERTAKE: usize = 3;
 /// How often in a row a vcpu may be told that an access which faulted is allowed.
 const MOST_RETRIES: u32 = 8;
-/// How many who come later may have their turn before a vcpu in line: one that stands in line for a
-/// page that came home keeps its place for the next page.
-const MOST_OVERTAKEN: u32 = 6;
 
 /// What is true of the guest, whatever the machine says.
 #[derive(Debug)]
@@ -59,9 +59,13 @@ pub(super) struct Vcpu {
     waits_since: Option<u64>,
     /// Counts up from one wait to the next, of all vcpus.
     ticket: u64,
-    /// It stands in line for a slot of the ring, and so many who came later had theirs before.
+    /// It has a place in the line for slots of the ring, as far as is known, and for which page. If that comes home meanwhile
+    /// it keeps its place for the next one.
+    place: Option<Gfn>,
+    /// It stands in line with nobody else asking for its page, and so many who come later may still have their turn before:
+    /// [`MAY_OVERTAKE`], and those who had a place already.
     is_in_line: bool,
-    overtaken: u32,
+    may_overtake: usize,
     retries: u32,
     /// It gives a page back and is made to wait for a slot.
     pub(super) is_dropping: bool,
@@ -275,9 +279,19 @@ impl World<'_> {
                 let is_stopped = self.machine().is_stopped(vcpu_id(vcpu));
                 let guest = &mut *self.guest.borrow_mut();
                 guest.tickets += 1;
-                let is_in_line = self.queued() > queued && self.happened.get() == happened;
+                let place = (self.queued() > queued).then_some(gfn);
+                // Where others had their turn meanwhile it is not known who came first.
+                let is_sure = self.happened.get() == happened;
+                let may_overtake = guest
+                    .vcpus
+                    .iter()
+                    .filter(|vcpu| vcpu.place.is_some())
+                    .count();
                 let vcpu = &mut guest.vcpus[vcpu];
-                (vcpu.ticket, vcpu.is_in_line, vcpu.overtaken) = (guest.tickets, is_in_line, 0);
+                vcpu.ticket = if is_sure { guest.tickets } else { 0 };
+                vcpu.is_in_line = is_sure && place.is_some() && vcpu.place.is_none();
+                vcpu.may_overtake = may_overtake + MAY_OVERTAKE;
+                vcpu.place = place.or(vcpu.place);
                 vcpu.retries = 0;
                 vcpu.waits_since = is_stopped.then_some(now);
                 if is_lost {
@@ -315,17 +329,26 @@ impl World<'_> {
             return;
         }
         let guest = &mut *self.guest.borrow_mut();
-        let ticket = vcpu.map_or(0, |vcpu| guest.vcpus[vcpu.index()].ticket);
+        let ticket = vcpu.map_or(0, |vcpu| {
+            let vcpu = &mut guest.vcpus[vcpu.index()];
+            vcpu.place = vcpu.place.filter(|gfn| asked.last() != Some(gfn));
+            vcpu.ticket
+        });
         for (n, other) in guest.vcpus.iter_mut().enumerate() {
             let waits = self.waits_for(n);
             other.is_in_line &= waits.is_some_and(|gfn| !asked.contains(&gfn));
             if other.is_in_line && other.ticket < ticket {
-                other.overtaken += 1;
-                assert!(
-                    other.overtaken <= MOST_OVERTAKEN,
-                    "v{n} stands in line and is overtaken again and again"
-                );
+                let left = other.may_overtake.checked_sub(1);
+                other.may_overtake =
+                    left.unwrap_or_else(|| panic!("v{n} stands in line and is passed"));
             }
+        }
+    }
+
+    /// Somebody else has asked for a page: who stands in line for it has nothing to wait for there any more.
+    pub(super) fn asked_from_outside(&self, gfn: Gfn) {
+        for (n, vcpu) in self.guest.borrow_mut().vcpus.iter_mut().enumerate() {
+            vcpu.is_in_line &= self.waits_for(n) != Some(gfn);
         }
     }
 

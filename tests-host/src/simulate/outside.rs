@@ -162,6 +162,7 @@ impl World<'_> {
         let before = self.before(page, Event::ForeignPopulate);
         let armed = self.make_fail();
         let got = self.paging.populate(self.gfn(page), Caller::Foreign(vcpu));
+        self.asked_from_outside(self.gfn(page));
         let failed = self.has_failed(armed);
         self.note("foreign populate", [page as u64, got.is_ok().into()]);
         let asked = !matches!(got, Err(PopulateError::NoRing | PopulateError::RingFull));

@@ -51,7 +51,12 @@ knobs! {
     /// Of these, pages above the hole below 4 GiB.
     High = "high", quiet 0, |rng| sometimes(rng, 8);
     /// Virtual CPUs of the guest.
-    Vcpus = "vcpus", quiet 1, |rng| if rng.bool() { rng.u32(1..5) } else { rng.u32(5..17) };
+    Vcpus = "vcpus", quiet 1, |rng| {
+        // Now and then far more than the ring has slots, so that they stand in line for long.
+        let crowd = sometimes(&mut apart(rng, 0x1c), 80).saturating_sub(16);
+        let few = if rng.bool() { rng.u32(1..5) } else { rng.u32(5..17) };
+        few.max(crowd)
+    };
     /// Frames beside those of the guest.
     Spare = "spare", quiet 64, |rng| rng.u32(2..16);
     /// Nested page tables instead of extended ones.
@@ -278,7 +283,7 @@ impl FromStr for Scenario {
                 .ok_or_else(wrong)?;
             scenario.set(*knob, value.parse().map_err(|_| wrong())?);
         }
-        if scenario.get(Knob::Gfns) == 0 || !(1..=32).contains(&scenario.get(Knob::Vcpus)) {
+        if scenario.get(Knob::Gfns) == 0 || !(1..=64).contains(&scenario.get(Knob::Vcpus)) {
             return Err(NoScenario(text.into()));
         }
         Ok(scenario.made_possible())
