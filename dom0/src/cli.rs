@@ -117,6 +117,10 @@ pub struct Cli {
     #[arg(long)]
     pub no_read_ahead: bool,
 
+    /// Look whether a page that goes out is like one that is in the store, and do not write it again.
+    #[arg(long)]
+    pub share_alike: bool,
+
     /// Log more; twice for each batch, three times for everything.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,

@@ -16,6 +16,7 @@ use crate::harden::protect_memory;
 use crate::shell::{Machine, Options, Shell, ShellError};
 use crate::status;
 use crate::store::PageStore;
+use crate::store::alike::Alike;
 use crate::store::areas::Areas;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
@@ -135,6 +136,11 @@ fn start(
         (None, Some(pagefile)) => Arc::clone(pagefile) as _,
         (None, None) => Arc::new(MemoryStore::new()),
     };
+    let store = if cli.share_alike {
+        Arc::new(Alike::new(store))
+    } else {
+        store
+    };
     let domain = cli.domain.map(|id| format!("{{domain=\"{id}\"}}"));
     let options = Options {
         metrics: cli.metrics,
@@ -190,6 +196,7 @@ fn serve(shell: Shell, pagefile: Option<Arc<Pagefile>>) -> Exit {
                 evicted = p.evicted,
                 written = p.written,
                 unchanged = p.unchanged,
+                alike = p.alike,
                 zeros = p.zeros,
                 paged_in = p.paged_in,
                 read_ahead = p.read_ahead,

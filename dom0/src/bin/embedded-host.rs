@@ -61,6 +61,9 @@ struct Cli {
     /// The pager brings in only pages that are asked for.
     #[arg(long)]
     no_read_ahead: bool,
+    /// The pager does not write pages that are alike again.
+    #[arg(long)]
+    share_alike: bool,
     /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     gfns: Vec<RangeInclusive<u64>>,
@@ -148,6 +151,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         },
         policy: cli.policy,
         read_ahead: !cli.no_read_ahead,
+        share_alike: cli.share_alike,
         never: cli.gfns,
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,

@@ -84,6 +84,8 @@ pub struct Progress {
     pub written: u64,
     /// Pages that went out unwritten: their copy was compared and is the same.
     pub unchanged: u64,
+    /// Pages that went out unwritten: another page's slot holds the same (row C6).
+    pub alike: u64,
     /// Pages that went out as zeros, without a slot.
     pub zeros: u64,
     /// Pages moved from one slot to another, because their area was to go.

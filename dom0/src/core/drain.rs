@@ -2,9 +2,13 @@
 //!
 //! A page of an area that is to go is *moved*: loaded from its slot and written to one elsewhere. Neither guest nor hypervisor
 //! hears of it; who asks for the page meanwhile waits for the end of the step, as for any page under way. Copies of pages that are in
-//! are given up. No slot of the area is taken any more, so each round over the pages leaves fewer there, until none is
+//! are given up. A slot that several pages share is moved once: where to is remembered until the area is gone, and the others follow
+//! without being read. No slot of the area is taken any more, so each round over the pages leaves fewer there, until none is
 //! taken: what was on its way out when it began is found in a later round.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
 
 use super::event::{Action, Actions, Batch, DrainError, Lane, Page, PageError, Report, Step};
@@ -31,6 +35,8 @@ pub(super) struct Drain {
     fruitful: bool,
     /// Rounds in a row that failed and emptied none.
     vain_rounds: u32,
+    /// Of slots that had more owners when they were moved, where to. Owned by the drain as well, so that they stay what they are.
+    followed: HashMap<Slot, Slot, RandomState>,
 }
 
 impl Pager {
@@ -58,6 +64,7 @@ impl Pager {
             failed: false,
             fruitful: false,
             vain_rounds: 0,
+            followed: HashMap::default(),
         });
     }
 
@@ -101,7 +108,10 @@ impl Pager {
                 break;
             };
             cursor = gfn.get() + 1;
-            if !home.slot().is_some_and(|slot| area.contains(slot)) || self.flights.contains(gfn) {
+            let Some(slot) = home.slot().filter(|slot| area.contains(*slot)) else {
+                continue;
+            };
+            if self.flights.contains(gfn) {
                 continue;
             }
             if !self.homes.is_out(gfn) {
@@ -109,8 +119,16 @@ impl Pager {
                 self.drain_is_fruitful();
                 continue;
             }
+            if self.slots.is_shared(slot) && batch.pages.iter().any(|page| page.home == home) {
+                // It follows in a later round.
+                continue;
+            }
+            if let Some(moved) = self.followed(slot) {
+                self.is_moved(gfn, Home::Slot(moved), actions);
+                continue;
+            }
             self.flights.start(gfn, Way::In);
-            batch.add(gfn, home, false);
+            batch.add(gfn, home);
             if batch.pages.len() == self.config.ahead_batch {
                 break;
             }
@@ -170,16 +188,13 @@ impl Pager {
         let Home::Slot(slot) = page.home else { return };
         match page.outcome {
             Ok(()) if fate != Fate::Dropped => {
-                self.free_home(page.gfn, actions);
-                let mut home = page.home;
                 if page.saved == Saved::Zeros {
                     self.give_back(slot, actions);
-                    home = Home::Zeros;
+                    return self.is_moved(page.gfn, Home::Zeros, actions);
                 }
-                self.homes.goes_out(page.gfn, home);
-                self.unreadable.remove(page.gfn.get());
-                self.progress.moved += 1;
-                return self.drain_is_fruitful();
+                self.slots.written(slot);
+                self.note_shared(page.gfn, slot);
+                return self.is_moved(page.gfn, page.home, actions);
             }
             Err(error @ PageError::Store(_)) => {
                 self.drain_fails();
@@ -193,6 +208,48 @@ impl Pager {
         if fate == Fate::Dropped {
             self.forget(page.gfn, actions);
         }
+    }
+
+    /// What is out lies elsewhere now.
+    fn is_moved(&mut self, gfn: Gfn, home: Home, actions: &mut Actions) {
+        self.free_home(gfn, actions);
+        self.homes.goes_out(gfn, home);
+        self.unreadable.remove(gfn.get());
+        self.progress.moved += 1;
+        self.drain_is_fruitful();
+    }
+
+    /// A page is moved to this slot. If it is not the only owner of the one where it was, the others will follow.
+    fn note_shared(&mut self, gfn: Gfn, to: Slot) {
+        let from = self.homes.out(gfn).and_then(Home::slot);
+        let Some(from) = from.filter(|from| self.slots.is_shared(*from)) else {
+            return;
+        };
+        if self.is_running()
+            && let Some(drain) = self.drains.first_mut()
+            && !drain.followed.contains_key(&from)
+            && self.slots.share(to)
+        {
+            drain.followed.insert(from, to);
+        }
+    }
+
+    /// Where a slot's contents have been moved to with another of its owners; this one is another owner there.
+    fn followed(&mut self, slot: Slot) -> Option<Slot> {
+        let to = *self.drains.first()?.followed.get(&slot)?;
+        self.slots.share(to).then_some(to)
+    }
+
+    /// Everything is to come home, and nothing is moved any more.
+    pub(super) fn nothing_follows(&mut self, actions: &mut Actions) {
+        let followed = self
+            .drains
+            .iter_mut()
+            .flat_map(|drain| drain.followed.drain());
+        let slots: Vec<_> = followed.map(|(_, to)| to).collect();
+        slots
+            .into_iter()
+            .for_each(|slot| _ = self.give_back(slot, actions));
     }
 
     /// The store did not take a page into this slot: the slot is nobody's now, and its area has failed.
@@ -239,7 +296,10 @@ impl Pager {
 
     /// The first drain is over, one way or the other. An area that stays is used as before.
     fn end_drain(&mut self, outcome: Result<(), DrainError>, actions: &mut Actions) {
-        let area = self.drains.remove(0).area;
+        let Drain { area, followed, .. } = self.drains.remove(0);
+        followed
+            .into_values()
+            .for_each(|slot| _ = self.give_back(slot, actions));
         if outcome.is_err() {
             self.slots.set_leaving(area, false);
         }

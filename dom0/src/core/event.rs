@@ -5,7 +5,7 @@ use p2m_paging::{Errno, Gfn};
 
 use super::homes::Home;
 use super::scan::Scan;
-use crate::store::{Saved, Slot, SlotRange, StoreError};
+use crate::store::{Like, Saved, Slot, SlotRange, StoreError};
 
 /// Something happened.
 #[derive(Debug)]
@@ -110,6 +110,8 @@ pub struct Batch {
     pub(super) lane: Lane,
     pub(super) step: Step,
     pub(super) pages: Vec<Page>,
+    /// Pages that have been saved, while others of the batch are compared with what they seem to be like.
+    pub(super) aside: Vec<Page>,
 }
 
 impl Batch {
@@ -145,7 +147,9 @@ impl Batch {
 pub struct Page {
     pub(super) gfn: Gfn,
     pub(super) home: Home,
-    pub(super) has_copy: bool,
+    pub(super) like: Like,
+    /// It has been out before, and what it was then is known.
+    pub(super) had_copy: bool,
     pub(super) buffer: usize,
     /// Set by the shell. [`PageError::NotDone`] when the batch goes out.
     pub outcome: Result<(), PageError>,
@@ -164,10 +168,9 @@ impl Page {
         self.home
     }
 
-    /// To be saved: whether its slot holds what it was when it was last loaded or saved, which it may
-    /// still be.
-    pub fn has_copy(&self) -> bool {
-        self.has_copy
+    /// To be saved: what is known of its contents.
+    pub fn like(&self) -> Like {
+        self.like
     }
 
     /// Which buffer of the batch's set is its own, from Load to Prep. Not its place in the batch: pages

@@ -24,7 +24,7 @@ impl Pager {
                 break;
             };
             self.flights.start(gfn, Way::In);
-            batch.add(gfn, home, false);
+            batch.add(gfn, home);
             if batch.pages.len() < self.config.requests {
                 filling = Some(batch);
             } else {
@@ -51,7 +51,7 @@ impl Pager {
                 let is_free = !self.flights.contains(gfn) && !self.unreadable.contains(gfn.get());
                 if is_free && let Some(home) = self.homes.out(gfn) {
                     self.flights.start(gfn, Way::In);
-                    batch.add(gfn, home, false);
+                    batch.add(gfn, home);
                     brought |= 1 << place;
                 }
             }
@@ -84,7 +84,7 @@ impl Pager {
             self.ahead.cursor = gfn.get() + 1;
             if !self.flights.contains(gfn) {
                 self.flights.start(gfn, Way::In);
-                batch.add(gfn, home, false);
+                batch.add(gfn, home);
             }
         }
         if batch.pages.is_empty() {

@@ -22,8 +22,8 @@
 //!   trusted by nobody: before it counts again it is compared with the page (row C7);
 //! - every request is answered exactly once, when its page is home (or gone, or never left, or
 //!   cannot be read);
-//! - a slot is taken by at most one page, and free again only when no batch can touch it any more. A
-//!   page of zeros takes none;
+//! - a slot is owned by the pages whose contents or copies lie there, written only while there is one, and free again only when
+//!   there is none and no batch can touch it any more (row C6). A page of zeros takes none;
 //! - after a stop nothing is out but what cannot be read, and nothing stays nominated.
 //!
 //! # What can meet what
@@ -55,6 +55,7 @@
 //! |---|---|
 //! | nominate, map or evict refused | slot given back, the page stays and is not chosen again for a while |
 //! | store full | copies of pages that are in are given up, many at a time; if there are none, as below |
+//! | a page that seems to be like another's slot is not, or that slot cannot be shared | it is written |
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. Ahead of need (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
@@ -70,7 +71,7 @@
 //!
 //! Per page of the guest, all of them out: 3.5 bytes for its slot, two bits and a half (slot free, page
 //! out, pair with a home; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep), 3 bytes for the checksum in
-//! the store; 7.9 bytes with all nodes. Beside that 8 bytes for each MRU page of a sweep, and buffers for
+//! the store; 7.9 bytes with all nodes. Where pages share slots 4 bytes more for each slot of a group of 4096. Beside that 8 bytes for each MRU page of a sweep, and buffers for
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 
 mod config;

@@ -7,7 +7,7 @@ use super::flight::{Fate, Way};
 use super::homes::Home;
 use super::pager::Pager;
 use super::slots::CLUSTER;
-use crate::store::{Saved, Slot, StoreError};
+use crate::store::{Like, Saved, Slot, StoreError};
 
 /// Copies that are given up together when the store is full.
 const COPIES_AT_ONCE: usize = 512;
@@ -36,8 +36,8 @@ impl Pager {
                 self.dry = true;
                 break;
             };
-            let copy = self.usable_copy(gfn, actions);
-            let Some(slot) = copy.or_else(|| self.take_slot(gfn, actions)) else {
+            let had_copy = self.homes.copy(gfn).is_some();
+            let Some((slot, like)) = self.place_out(gfn, actions) else {
                 self.policy.abandoned(gfn);
                 let held = self.homes.out_pages() + self.leaving + batch.pages.len() as u64;
                 let full = PageError::Store(StoreError::Full);
@@ -46,7 +46,7 @@ impl Pager {
                 break;
             };
             self.flights.start(gfn, Way::Out);
-            batch.add(gfn, Home::Slot(slot), copy.is_some());
+            batch.add_to_save(gfn, Home::Slot(slot), like, had_copy);
         }
         if batch.pages.is_empty() {
             self.park(batch)
@@ -61,7 +61,7 @@ impl Pager {
         let step = batch.step;
         let mut pages = std::mem::take(&mut batch.pages);
         if matches!(step, Step::Nominate | Step::Save | Step::Evict) {
-            self.leaving -= pages.len() as u64;
+            self.leaving -= (pages.len() + batch.aside.len()) as u64;
         }
         // What the target still wants of this batch: it may have been raised meanwhile.
         let mut wanted = self.out_deficit().saturating_sub(self.leaving);
@@ -70,8 +70,19 @@ impl Pager {
                 pages.retain(|page| self.nominated(page, &mut wanted, actions));
             }
             Step::Save => {
-                self.note_room(&pages, actions);
-                pages.retain_mut(|page| self.saved(page, &mut wanted, actions));
+                self.note_room(&pages, &batch.aside, actions);
+                for page in &mut pages {
+                    self.settle_slot(page, actions);
+                }
+                if pages.iter().any(|page| self.compares(page)) {
+                    let others = pages.extract_if(.., |page| !self.compares(page));
+                    batch.aside.extend(others);
+                    self.leaving += (pages.len() + batch.aside.len()) as u64;
+                    batch.pages = pages;
+                    return batch.run(Step::Save, actions);
+                }
+                pages.append(&mut batch.aside);
+                pages.retain(|page| self.saved(page, &mut wanted, actions));
             }
             Step::Evict => {
                 self.saved -= pages.len() as u64;
@@ -122,18 +133,17 @@ impl Pager {
                 self.stays(page, actions);
             }
         }
-        if let Home::Slot(slot) = page.home
-            && !page.has_copy
-        {
-            // Nothing was written to it.
-            self.slots.give(slot);
+        // Nothing was written to it.
+        match page.home {
+            Home::Slot(slot) if page.like == Like::Own => self.slots.written(slot),
+            Home::Slot(slot) => _ = self.slots.give(slot),
+            Home::Zeros => {}
         }
         false
     }
 
-    /// Whether a page goes on to be evicted.
-    fn saved(&mut self, page: &mut Page, wanted: &mut u64, actions: &mut Actions) -> bool {
-        self.settle_slot(page, actions);
+    /// Whether a page that has been saved goes on to be evicted.
+    fn saved(&mut self, page: &Page, wanted: &mut u64, actions: &mut Actions) -> bool {
         let fate = self.flights.fate(page.gfn);
         if page.outcome.is_ok() && fate == Fate::Going && self.goes_on(page, wanted) {
             return true;
@@ -148,28 +158,58 @@ impl Pager {
     }
 
     /// What becomes of the slot of a page that was to be saved. From here on it is the page's, whether the
-    /// page goes out or stays, or nobody's.
+    /// page goes out or stays, or nobody's; unless the page is to be compared first.
     fn settle_slot(&mut self, page: &mut Page, actions: &mut Actions) {
-        let Home::Slot(slot) = page.home else { return };
-        match (page.outcome, page.saved) {
-            (Ok(()), Saved::Zeros) => {
-                self.homes.forget(page.gfn);
+        let (gfn, Home::Slot(slot)) = (page.gfn, page.home) else {
+            return;
+        };
+        if page.like == Like::Own {
+            self.homes.forget(gfn);
+        }
+        match (page.outcome, page.saved, page.like) {
+            (Ok(()), Saved::Zeros, _) => {
+                self.free_home(gfn, actions);
                 self.give_back(slot, actions);
                 page.home = Home::Zeros;
             }
-            (Ok(()), saved) => {
-                self.progress.written += u64::from(saved == Saved::Written);
-                self.homes.keep(page.gfn, slot);
-            }
-            (Err(error @ PageError::Store(_)), _) => {
-                self.homes.forget(page.gfn);
-                self.not_written(slot, error, actions);
-            }
-            (Err(_), _) => {
-                self.homes.forget(page.gfn);
+            (Ok(()), Saved::Unchanged, Like::Slot(other)) => {
+                // Its copy is there, and trusted from here on.
                 self.give_back(slot, actions);
+                page.home = Home::Slot(other);
             }
+            (Ok(()), Saved::SeemsLike(other), _) if self.compares(page) => {
+                let is_shared = self.slots.share(other);
+                if is_shared {
+                    self.free_home(gfn, actions);
+                    self.homes.keep(gfn, other);
+                }
+                page.like = if is_shared {
+                    Like::Slot(other)
+                } else {
+                    Like::Nothing
+                };
+                if std::mem::take(&mut page.had_copy) {
+                    // It is not what it was.
+                    self.read_ahead.hit(gfn);
+                }
+            }
+            (Ok(()), Saved::SeemsLike(_), _) => _ = self.give_back(slot, actions),
+            (Ok(()), saved, _) => {
+                self.progress.written += u64::from(saved == Saved::Written);
+                self.slots.written(slot);
+                self.free_home(gfn, actions);
+                self.homes.keep(gfn, slot);
+            }
+            (Err(error @ PageError::Store(_)), ..) => self.not_written(slot, error, actions),
+            (Err(_), ..) => _ = self.give_back(slot, actions),
         }
+    }
+
+    /// Whether a page that has not been written, as it seems to be like another, is to be compared with that.
+    fn compares(&self, page: &Page) -> bool {
+        page.outcome.is_ok()
+            && matches!(page.saved, Saved::SeemsLike(_))
+            && self.flights.fate(page.gfn) == Fate::Going
     }
 
     fn evicted(&mut self, page: &Page, actions: &mut Actions) {
@@ -178,14 +218,16 @@ impl Pager {
             (Ok(()), Fate::Going | Fate::MaybeDropped | Fate::Stays { .. }) => {
                 self.flights.end(page.gfn);
                 self.homes.goes_out(page.gfn, page.home);
-                if page.saved == Saved::Written && page.has_copy {
+                if page.saved == Saved::Written && page.had_copy {
                     self.read_ahead.hit(page.gfn);
                 } else {
                     self.read_ahead.wasted(page.gfn);
                 }
                 self.policy.paged_out(page.gfn);
                 self.progress.evicted += 1;
-                self.progress.unchanged += u64::from(page.saved == Saved::Unchanged);
+                let is_unwritten = page.saved == Saved::Unchanged;
+                self.progress.unchanged += u64::from(is_unwritten && page.had_copy);
+                self.progress.alike += u64::from(is_unwritten && !page.had_copy);
                 self.progress.zeros += u64::from(page.saved == Saved::Zeros);
             }
             (Ok(()), Fate::Dropped) => self.stays(page, actions),
@@ -265,6 +307,18 @@ impl Pager {
         }
     }
 
+    /// Where a page is to be written that goes out, and what is known of it.
+    fn place_out(&mut self, gfn: Gfn, actions: &mut Actions) -> Option<(Slot, Like)> {
+        if let Some(copy) = self.usable_copy(gfn, actions)
+            && self.slots.rewrite(copy)
+        {
+            return Some((copy, Like::Own));
+        }
+        let slot = self.take_slot(gfn, actions)?;
+        // Its copy is shared, and may have been given up to find room.
+        Some((slot, self.homes.copy(gfn).map_or(Like::Any, Like::Slot)))
+    }
+
     /// A free slot for a page; where there is none, copies are given up for it.
     pub(super) fn take_slot(&mut self, gfn: Gfn, actions: &mut Actions) -> Option<Slot> {
         let neighbours = self.homes.neighbours(gfn, CLUSTER.into());
@@ -275,8 +329,8 @@ impl Pager {
         })
     }
 
-    /// Gives up some copies of pages that are in, which cost no more than a write later. How many
-    /// there were within reach: of many pages that are out, only so many are looked at in one go.
+    /// Gives up some copies of pages that are in, which cost no more than a write later. How many slots are
+    /// free by that: of many pages that are out, only so many are looked at in one go.
     fn give_up_copies(&mut self, actions: &mut Actions) -> u64 {
         if self.homes.copies() == 0 {
             return 0;
@@ -298,17 +352,16 @@ impl Pager {
             }
         }
         self.copies_cursor = next;
-        let mut given_up = 0;
-        for gfn in found.into_iter().flatten() {
-            self.free_home(gfn, actions);
-            given_up += 1;
-        }
-        given_up
+        let gfns = found.into_iter().flatten();
+        gfns.map(|gfn| u64::from(self.free_home(gfn, actions)))
+            .sum()
     }
 
     /// What a save says about the store.
-    fn note_room(&mut self, pages: &[Page], actions: &mut Actions) {
-        let saved = pages.iter().filter(|page| page.outcome.is_ok()).count() as u64;
+    fn note_room(&mut self, pages: &[Page], aside: &[Page], actions: &mut Actions) {
+        let is_saved =
+            |page: &&Page| page.outcome.is_ok() && !matches!(page.saved, Saved::SeemsLike(_));
+        let saved = pages.iter().chain(aside).filter(is_saved).count() as u64;
         let held = self.homes.out_pages() + self.saved + saved;
         let report = match self.note_failed(pages, actions) {
             Some(_) if self.slots.sound_room() => None,

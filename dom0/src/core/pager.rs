@@ -14,7 +14,7 @@ use super::room::StoreRoom;
 use super::scan::{Scan, Scanner};
 use super::slots::{AreaFigures, Slots};
 use super::sparse::SparseSet;
-use crate::store::Saved;
+use crate::store::{Like, Saved};
 
 /// Batches going out at a time: while the shell works on one, the core takes the next step of the other.
 const OUT_BATCHES: usize = 2;
@@ -169,7 +169,7 @@ impl Pager {
             Event::Scanned(scan) => self.scanned(scan, actions),
             Event::AreaAdded(area) => self.area_added(area, actions),
             Event::Drain(area) => self.drain(area),
-            Event::Stop => self.stop(),
+            Event::Stop => self.stop(actions),
             Event::DomainGone if self.is_alive() => {
                 self.phase = Phase::Gone;
                 self.asks.clear();
@@ -248,6 +248,7 @@ impl Pager {
     fn done(&mut self, mut batch: Batch, actions: &mut Actions) {
         if !self.is_alive() {
             batch.pages.clear();
+            batch.aside.clear();
             return self.park(batch);
         }
         match batch.lane {
@@ -304,9 +305,10 @@ impl Pager {
         self.delay_reported = false;
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, actions: &mut Actions) {
         if matches!(self.phase, Phase::Running | Phase::Stopped) {
             self.phase = Phase::Stopping;
+            self.nothing_follows(actions);
             self.ahead = Ahead::default();
         }
     }
@@ -396,15 +398,22 @@ impl Batch {
             lane,
             step: Step::Nominate,
             pages: Vec::with_capacity(capacity),
+            aside: Vec::new(),
         }
     }
 
-    pub(super) fn add(&mut self, gfn: Gfn, home: Home, has_copy: bool) {
+    /// A page to be brought in, or moved.
+    pub(super) fn add(&mut self, gfn: Gfn, home: Home) {
+        self.add_to_save(gfn, home, Like::Nothing, false);
+    }
+
+    pub(super) fn add_to_save(&mut self, gfn: Gfn, home: Home, like: Like, had_copy: bool) {
         let buffer = self.pages.len();
         self.pages.push(Page {
             gfn,
             home,
-            has_copy,
+            like,
+            had_copy,
             buffer,
             outcome: Err(PageError::NotDone),
             saved: Saved::Written,

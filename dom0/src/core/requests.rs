@@ -90,15 +90,18 @@ impl Pager {
         self.progress.dropped += 1;
     }
 
-    /// Nothing in the store is this page's any more.
-    pub(super) fn free_home(&mut self, gfn: Gfn, actions: &mut Actions) {
-        if let Some(slot) = self.homes.forget(gfn) {
-            self.give_back(slot, actions);
-        }
+    /// Nothing in the store is this page's any more. Whether a slot is free now.
+    pub(super) fn free_home(&mut self, gfn: Gfn, actions: &mut Actions) -> bool {
+        let slot = self.homes.forget(gfn);
+        slot.is_some_and(|slot| self.give_back(slot, actions))
     }
 
-    pub(super) fn give_back(&mut self, slot: Slot, actions: &mut Actions) {
-        self.slots.give(slot);
-        actions.push(Action::Free(slot));
+    /// An owner gives a slot up. Whether it was the last.
+    pub(super) fn give_back(&mut self, slot: Slot, actions: &mut Actions) -> bool {
+        let is_free = self.slots.give(slot);
+        if is_free {
+            actions.push(Action::Free(slot));
+        }
+        is_free
     }
 }

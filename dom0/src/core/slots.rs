@@ -1,4 +1,8 @@
-//! Which slots of the store are taken.
+//! Which slots of the store are taken, and by how many pages.
+//!
+//! A slot has an *owner* for each page whose contents, or copy, lie there, and is free once the last one has given it up
+//! (row C6). While it is being written it has one, the page that it is written for, and no other can be added; while it has several it
+//! is not written. So what a page shares stays as it is.
 //!
 //! Slots lie in *areas*, each with a stretch of numbers (row C5). The area with the highest priority that has a free
 //! slot is the next one to take from; areas of the same priority take turns, a megabyte at a time, so that disks work side by
@@ -11,10 +15,12 @@
 //! slot is taken, so that no room is lost to order.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
+use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
 
-use super::sparse::SparseSet;
+use super::sparse::{SparseMap, SparseSet};
 use crate::store::{SLOTS_END, Slot, SlotRange};
 
 /// Slots of a cluster. Areas begin with one.
@@ -46,6 +52,10 @@ pub(super) struct Slots {
     turns: usize,
     /// By the last digits of its number, a group of neighbours and the first slot of the cluster that it took last.
     recent: Vec<(u64, Slot)>,
+    /// Of slots with several owners, how many there are beside the first.
+    further: SparseMap<u32>,
+    /// Slots that are being written, or about to be; and those that could not be written, for good.
+    writing: HashSet<Slot, RandomState>,
 }
 
 #[derive(Debug)]
@@ -71,6 +81,8 @@ impl Slots {
             areas: Vec::new(),
             turns: 0,
             recent: vec![(u64::MAX, Slot(0)); RECENT],
+            further: SparseMap::default(),
+            writing: HashSet::default(),
         };
         areas.iter().for_each(|area| slots.add(*area));
         slots
@@ -97,6 +109,7 @@ impl Slots {
     /// An area is no more; none of its slots may be taken.
     pub(super) fn remove(&mut self, area: SlotRange) {
         self.areas.retain(|other| other.range.first != area.first);
+        self.writing.retain(|slot| !area.contains(*slot));
     }
 
     /// How many of an area's are taken.
@@ -104,12 +117,52 @@ impl Slots {
         self.area(area.first).map_or(0, |area| area.taken)
     }
 
-    /// A free slot of the best area that has any; for this page, whose neighbours lie in these slots.
+    /// A free slot of the best area that has any, to be written; for this page, whose neighbours lie in these slots.
     pub(super) fn take(
         &mut self,
         gfn: Gfn,
         neighbours: impl Iterator<Item = (Gfn, Slot)>,
     ) -> Option<Slot> {
+        let slot = self.find(gfn, neighbours)?;
+        self.writing.insert(slot);
+        Some(slot)
+    }
+
+    /// Its one owner may write the slot again; not if there are more.
+    pub(super) fn rewrite(&mut self, slot: Slot) -> bool {
+        let is_own = !self.is_shared(slot);
+        if is_own {
+            self.writing.insert(slot);
+        }
+        is_own
+    }
+
+    /// The slot is not being written any more.
+    pub(super) fn written(&mut self, slot: Slot) {
+        self.writing.remove(&slot);
+    }
+
+    /// The slot has one more owner, if that can be: it is taken, nobody writes it, and its area stays.
+    pub(super) fn share(&mut self, slot: Slot) -> bool {
+        if self.writing.contains(&slot) {
+            return false;
+        }
+        let may = self
+            .area(slot)
+            .is_some_and(|area| !area.leaving && area.is_taken(slot));
+        if may {
+            let further = self.further.get(slot.0.into()).unwrap_or(0);
+            self.further.insert(slot.0.into(), further + 1);
+        }
+        may
+    }
+
+    /// Whether a slot has several owners.
+    pub(super) fn is_shared(&self, slot: Slot) -> bool {
+        self.further.contains(slot.0.into())
+    }
+
+    fn find(&mut self, gfn: Gfn, neighbours: impl Iterator<Item = (Gfn, Slot)>) -> Option<Slot> {
         let group = gfn.get() / u64::from(CLUSTER);
         let mut equals = self.areas.chunk_by_mut(|a, b| a.rank() == b.rank());
         let equal = equals.find(|equal| equal.iter().any(Area::has_room))?;
@@ -139,15 +192,25 @@ impl Slots {
         equal.iter_mut().find_map(Area::take_lowest)
     }
 
-    /// Takes a slot back.
-    pub(super) fn give(&mut self, slot: Slot) {
-        if let Some(area) = self.area(slot) {
-            area.give(slot);
+    /// An owner gives a slot up. Whether it was the last one: then the slot is free.
+    pub(super) fn give(&mut self, slot: Slot) -> bool {
+        self.writing.remove(&slot);
+        match self.further.get(slot.0.into()) {
+            Some(1) => _ = self.further.remove(slot.0.into()),
+            Some(further) => _ = self.further.insert(slot.0.into(), further - 1),
+            None => {
+                if let Some(area) = self.area(slot) {
+                    area.give(slot);
+                }
+                return true;
+            }
         }
+        false
     }
 
     /// A slot that could not be written is taken out of use, or it would be the next one again.
     pub(super) fn retire(&mut self, slot: Slot) {
+        self.writing.insert(slot);
         if let Some(area) = self.area(slot) {
             area.taken -= 1;
         }
@@ -188,7 +251,7 @@ impl Slots {
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
         let sets = self.areas.iter().flat_map(|area| [&area.free, &area.whole]);
-        sets.map(SparseSet::table_bytes).sum()
+        sets.map(SparseSet::table_bytes).sum::<usize>() + self.further.table_bytes()
     }
 
     fn area(&mut self, slot: Slot) -> Option<&mut Area> {
@@ -230,6 +293,14 @@ impl Area {
 
     fn has_room(&self) -> bool {
         !self.leaving && (!self.free.is_empty() || self.range.slots - self.next >= CLUSTER)
+    }
+
+    /// Whether a slot is taken, or out of use.
+    fn is_taken(&self, slot: Slot) -> bool {
+        let index = self.index(slot);
+        let rest = self.range.slots - self.range.slots % CLUSTER;
+        let begun = index < self.next.into() || index >= rest.into();
+        begun && !self.free.contains(index)
     }
 
     /// A free slot of an area that has room; whether it was free.
@@ -289,6 +360,9 @@ fn place(gfn: Gfn) -> u32 {
     u32::try_from(gfn.get() % u64::from(CLUSTER)).unwrap_or(0)
 }
 
+#[cfg(test)]
+#[path = "slots_owners_tests.rs"]
+mod owners_tests;
 #[cfg(test)]
 #[path = "slots_tests.rs"]
 mod tests;

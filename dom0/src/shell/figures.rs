@@ -41,7 +41,7 @@ pub enum Kind {
 
 impl Figures {
     /// Name, behaviour and value of each.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 22] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 23] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
@@ -54,6 +54,7 @@ impl Figures {
             ("evicted_pages", Counter, p.evicted),
             ("written_pages", Counter, p.written),
             ("unchanged_pages", Counter, p.unchanged),
+            ("alike_pages", Counter, p.alike),
             ("zero_pages", Counter, p.zeros),
             ("moved_pages", Counter, p.moved),
             ("paged_in_pages", Counter, p.paged_in),

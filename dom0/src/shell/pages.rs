@@ -124,7 +124,7 @@ fn write(
     let write = |page: &Page| {
         page.home().slot().map(|slot| Write {
             slot,
-            has_copy: page.has_copy(),
+            like: page.like(),
         })
     };
     scratch.writes.clear();

@@ -72,8 +72,8 @@ impl PageStore for MemoryStore {
             a.slot.0.checked_add(1) == Some(b.slot.0)
                 && place(a.slot).0 == place(b.slot).0
                 && is_full(a) == is_full(b)
-                && !a.has_copy
-                && !b.has_copy
+                && !a.has_copy()
+                && !b.has_copy()
         };
         let mut first = 0;
         for run in writes.chunk_by(together) {
@@ -87,7 +87,7 @@ impl PageStore for MemoryStore {
             self.grow_to(chunk);
             let chunks = self.chunks.read();
             let mut chunk = chunks[chunk].lock();
-            if run[0].has_copy && chunk.held[at] {
+            if run[0].has_copy() && chunk.held[at] {
                 let mut page = [PageBuf::ZERO];
                 fill(range.start, &mut page);
                 self.tally.compared(1);
@@ -167,6 +167,7 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Like;
     use crate::store::testing::{compares_and_spares_zeros, page, read, round_trips, write};
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
         let mut seen = None;
         let write = Write {
             slot: far,
-            has_copy: false,
+            like: Like::Any,
         };
         store.write(
             &[write],

@@ -4,6 +4,7 @@
 //! of the [core](crate::core). What must hold: a page that was written without an error is read
 //! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
 
+pub mod alike;
 pub mod area;
 pub mod areas;
 pub(crate) mod checksums;
@@ -123,8 +124,29 @@ pub type Outcome = Result<(), StoreError>;
 pub struct Write {
     /// Where to.
     pub slot: Slot,
-    /// The slot holds what the page once was. It may still be that.
-    pub has_copy: bool,
+    /// What is known of it.
+    pub like: Like,
+}
+
+impl Write {
+    /// Whether its slot holds what it may still be.
+    pub fn has_copy(&self) -> bool {
+        self.like == Like::Own
+    }
+}
+
+/// What is known of a page that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Like {
+    /// Nothing: it may be like any page that the store holds.
+    Any,
+    /// Its own slot holds what it once was. It may still be that.
+    Own,
+    /// This slot, not the one where it is to be written, holds what it once was or seems to be. Nobody writes there
+    /// meanwhile.
+    Slot(Slot),
+    /// It is like none: it is written.
+    Nothing,
 }
 
 /// What writing a page took.
@@ -132,10 +154,13 @@ pub struct Write {
 pub enum Saved {
     /// It is in its slot now.
     Written,
-    /// It was in its slot already, byte for byte.
+    /// It was in its slot already, or in that of [`Like::Slot`], byte for byte.
     Unchanged,
     /// It is all zeros. Its slot holds nothing.
     Zeros,
+    /// It has not been written: it seems to be like what this slot holds, another than its own. Only said of what may be like
+    /// any page ([`Like::Any`], [`Like::Own`]), and by a store that looks ([`alike`]).
+    SeemsLike(Slot),
 }
 
 /// What became of a page that was to be written.
@@ -186,7 +211,7 @@ pub type Fill<'a> = dyn FnMut(usize, &mut [PageBuf]) + 'a;
 ///
 /// A shell writes from one thread while another reads what a fault waits for, so every call takes
 /// `&self` and a long write must not keep a read waiting. The core never has two calls under way
-/// that name the same slot.
+/// that name the same slot, but for reads and what is compared with it.
 pub trait PageStore: Send + Sync {
     /// Writes many pages, where it is needed: see [`Saved`]. A slot that held a page before holds the new
     /// one or, after an error and of zeros, none.

@@ -204,7 +204,7 @@ impl Pagefile {
         for (n, kind) in kinds.iter_mut().enumerate() {
             *kind = if is_zeros(&pages[n]) {
                 Kind::Zeros
-            } else if writes[n].has_copy && self.checksums.check(slots[n], &pages[n]).is_ok() {
+            } else if writes[n].has_copy() && self.checksums.check(slots[n], &pages[n]).is_ok() {
                 Kind::Alike
             } else {
                 Kind::New

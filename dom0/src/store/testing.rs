@@ -1,6 +1,6 @@
 //! What the tests of all stores share.
 
-use super::{Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};
+use super::{Like, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};
 
 /// A page whose contents say which one it is.
 pub(super) fn page(n: u32) -> PageBuf {
@@ -25,10 +25,8 @@ pub(super) fn write_pages(
     has_copy: bool,
 ) -> Vec<SaveOutcome> {
     let mut outcomes = vec![Err(StoreError::Full); slots.len()];
-    let write = |slot: &Slot| Write {
-        slot: *slot,
-        has_copy,
-    };
+    let like = if has_copy { Like::Own } else { Like::Any };
+    let write = |slot: &Slot| Write { slot: *slot, like };
     let writes: Vec<_> = slots.iter().map(write).collect();
     let mut fill = |first: usize, buffers: &mut [PageBuf]| {
         buffers.copy_from_slice(&pages[first..first + buffers.len()]);
@@ -65,9 +63,9 @@ pub(super) fn round_trips(store: &impl PageStore) {
     );
     assert_eq!(write(store, &[Slot(7)]), [Ok(Saved::Written)]);
     assert_eq!(read(store, &[Slot(7)]).1, [Ok(())]);
-    let (slot, has_copy) = (Slot(7), true);
+    let (slot, like) = (Slot(7), Like::Own);
     let mut outcomes = [Ok(Saved::Written)];
-    store.flush(&[Write { slot, has_copy }], &mut outcomes);
+    store.flush(&[Write { slot, like }], &mut outcomes);
     assert_eq!(outcomes, [Ok(Saved::Written)]);
 }
 

@@ -115,3 +115,30 @@ fn c5_areas_are_only_for_a_pager_that_has_some() {
     host.kill().unwrap();
     host.wait().unwrap();
 }
+
+/// A guest with few different pages, and a store that has room for half of what goes out.
+#[test]
+fn c6_pages_that_are_alike_take_one_slot() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("alike");
+    let page = |n: u32| n.to_le_bytes().repeat(1024);
+    std::fs::write(&file, (1..17).flat_map(page).collect::<Vec<u8>>()).unwrap();
+    let small = area(dir.path(), "small", "4M");
+    let load = ["--load", file.to_str().unwrap(), "--writes", "0"];
+    let mut args = vec!["-v", "--share-alike", "--swap", &small];
+    args.extend(load);
+    let done = run_until_paged(&args);
+    done.nothing_was_lost();
+    let figure = |name: &str| -> u64 {
+        let value = done.err.split_once(&format!(" {name}=")).map(|at| at.1);
+        let digits = value.and_then(|value| value.split_whitespace().next());
+        digits.and_then(|digits| digits.parse().ok()).expect(name)
+    };
+    // Two batches at most, the first two: what is being written is not shared yet.
+    assert!(figure("written") <= 1024 + 16, "{}", done.err);
+    assert!(figure("alike") > 0, "{}", done.err);
+    // With all that the guest writes.
+    let large = area(dir.path(), "large", "16M");
+    let more = ["--swap", &large, "--share-alike", "--load", load[1]];
+    run_until_paged(&more).nothing_was_lost();
+}

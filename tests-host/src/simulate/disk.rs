@@ -1,8 +1,10 @@
 //! The page store's disk: it errs, stops short, and lies about what it wrote. The store above it
 //! remembers a checksum for each page, as the real one does.
 
+use std::collections::HashMap;
+
 use fastrand::Rng;
-use xenpaging::store::{Outcome, Saved, Slot, StoreError};
+use xenpaging::store::{Like, Outcome, Saved, Slot, StoreError};
 
 use super::scenario::{Knob, Scenario};
 use crate::machine::{Page, SECTORS};
@@ -20,6 +22,8 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Disk {
     slots: Vec<Option<Held>>,
+    /// The slot that each page was last written to, by checksum, if the store looks for pages that are alike.
+    seems: Option<HashMap<u64, Slot>>,
     held: usize,
     capacity: usize,
     /// Whether anything goes wrong now.
@@ -42,6 +46,7 @@ impl Disk {
         };
         Self {
             slots: Vec::new(),
+            seems: (scenario.get(Knob::Alike) > 0).then(HashMap::new),
             held: 0,
             capacity,
             faulty: true,
@@ -51,11 +56,11 @@ impl Disk {
         }
     }
 
-    /// Writes a page, unless it is zeros or its copy is there.
+    /// Writes a page, unless it is zeros, its copy is there, or it seems to be like another.
     pub(super) fn save(
         &mut self,
         slot: Slot,
-        has_copy: bool,
+        like: Like,
         page: &Page,
         rng: &mut Rng,
     ) -> Result<Saved, StoreError> {
@@ -63,8 +68,20 @@ impl Disk {
             self.free(slot);
             return Ok(Saved::Zeros);
         }
-        if has_copy && self.read(slot, rng) == Ok(*page) {
+        let copy = match like {
+            Like::Own => Some(slot),
+            Like::Slot(other) => Some(other),
+            Like::Any | Like::Nothing => None,
+        };
+        if copy.is_some_and(|copy| self.read(copy, rng) == Ok(*page)) {
             return Ok(Saved::Unchanged);
+        }
+        if let Some(seems) = &mut self.seems {
+            let last = seems.entry(page.checksum()).or_insert(slot);
+            if *last != slot && matches!(like, Like::Any | Like::Own) {
+                return Ok(Saved::SeemsLike(*last));
+            }
+            *last = slot;
         }
         self.write(slot, page, rng).map(|()| Saved::Written)
     }

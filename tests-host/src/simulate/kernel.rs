@@ -212,6 +212,7 @@ impl World<'_> {
             }
             Ok(Saved::Unchanged) => counts.host_compares += 1,
             Ok(Saved::Zeros) => counts.host_zeros += 1,
+            Ok(Saved::SeemsLike(_)) => {}
             Err(_) => {}
         });
     }

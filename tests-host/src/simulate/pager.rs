@@ -373,7 +373,18 @@ impl World<'_> {
 impl Process {
     pub(super) fn handle(&mut self, world: &World<'_>, event: Event<'_>) {
         self.core.handle(event, &mut self.actions);
+        self.follow(world);
         self.execute(world);
+    }
+
+    /// A page that shares its slot may have been moved without having been read.
+    fn follow(&self, world: &World<'_>) {
+        for (page, truth) in world.guest.borrow_mut().pages.iter_mut().enumerate() {
+            if let (Some(copy), Some(home)) = (&mut truth.copy, self.core.home_of(world.gfn(page)))
+            {
+                *copy = home;
+            }
+        }
     }
 
     /// The shell's round: news, then the ring, until there is nothing.

@@ -127,6 +127,9 @@ knobs! {
         let rng = &mut apart(rng, 0xc9);
         if rng.u32(0..4) == 0 { rng.u32(1..4) } else { 0 }
     };
+    /// What the guest writes is what other pages contain, too, in a thousand writes; the store looks for pages that are
+    /// alike.
+    Alike = "alike", quiet 0, |rng| sometimes(&mut apart(rng, 0xa1), 900);
 }
 
 /// What came later is drawn apart, so that the rest of a seed's scenario stays what it was.

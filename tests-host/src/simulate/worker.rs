@@ -121,7 +121,7 @@ impl World<'_> {
             let contents = self.machine().with(|core| core.frames.get(*mfn).contents);
             let slot = page.home().slot().expect("a slot for a page to be saved");
             let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
-            let saved = disk.save(slot, page.has_copy(), &contents, &mut rng);
+            let saved = disk.save(slot, page.like(), &contents, &mut rng);
             self.note("save", [page.gfn().get(), saved.is_ok().into()]);
             self.meter_save(page.gfn(), &contents, saved);
             page.outcome = saved
@@ -169,7 +169,7 @@ impl World<'_> {
             let home = batch_page.home();
             let slot = home.slot().expect("a slot for a page to be moved");
             let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
-            let saved = disk.save(slot, batch_page.has_copy(), &contents, &mut rng);
+            let saved = disk.save(slot, batch_page.like(), &contents, &mut rng);
             self.note("move", [batch_page.gfn().get(), saved.is_ok().into()]);
             batch_page.outcome = saved.map(drop).map_err(PageError::Store);
             // Unless it was given back meanwhile.

@@ -32,6 +32,8 @@ pub(super) const TICK_NS: u64 = 400_000;
 const MOST_AT_ONCE: u32 = 3;
 /// The first gfn above the hole.
 const HIGH_GFN: u64 = 0x10_0000;
+/// Whose contents pages have that are alike: not a gfn of the guest.
+const ALIKE_GFN: u64 = 0xa_11ce;
 
 /// One run.
 pub(super) struct World<'d> {
@@ -169,8 +171,11 @@ impl<'d> World<'d> {
     /// What a page contains in this version of it.
     pub(super) fn contents(&self, gfn: Gfn, version: u32) -> Page {
         let page = Page::new(gfn, version);
-        if page.checksum() % 1000 < self.scenario.get(Knob::Zeros).into() {
+        let sum = page.checksum();
+        if sum % 1000 < self.scenario.get(Knob::Zeros).into() {
             Page::ZERO
+        } else if sum / 1000 % 1000 < self.scenario.get(Knob::Alike).into() {
+            Page::new(Gfn::new_truncate(ALIKE_GFN), version % 3)
         } else {
             page
         }

@@ -16,7 +16,7 @@ pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
 }
 
 /// A guest of 100 pages over these areas, with nothing out; few are moved at a time.
-fn guest(areas: &[SlotRange]) -> Sim {
+pub(super) fn guest(areas: &[SlotRange]) -> Sim {
     let config = Config {
         areas: areas.to_vec(),
         ahead_batch: 8,
@@ -25,12 +25,12 @@ fn guest(areas: &[SlotRange]) -> Sim {
     Sim::new(100, 16, config, 0)
 }
 
-fn target(sim: &mut Sim, pages: i64) {
+pub(super) fn target(sim: &mut Sim, pages: i64) {
     sim.event(Event::Target(pages));
     sim.settle();
 }
 
-fn held(sim: &Sim, area: SlotRange) -> usize {
+pub(super) fn held(sim: &Sim, area: SlotRange) -> usize {
     sim.store
         .keys()
         .filter(|slot| area.contains(**slot))
@@ -112,7 +112,7 @@ fn half_out(areas: &[SlotRange; 2]) -> Sim {
 }
 
 /// Ticks until the drains that were begun are over.
-fn drained(sim: &mut Sim) -> Vec<Result<(), DrainError>> {
+pub(super) fn drained(sim: &mut Sim) -> Vec<Result<(), DrainError>> {
     for _ in 0..20 {
         sim.settle();
         sim.event(Event::Tick);

@@ -20,13 +20,7 @@ impl Sim {
                 assert_eq!(Some(value), self.truth[page], "{gfn} read wrong");
             }
             Entry::Ram(_) => {
-                self.next_value += 1;
-                // Some pages are cleared.
-                let value = if self.next_value.is_multiple_of(5) {
-                    0
-                } else {
-                    self.next_value
-                };
+                let value = self.next_value();
                 self.entries[page] = Entry::Ram(value);
                 self.truth[page] = Some(value);
             }
@@ -50,9 +44,9 @@ impl Sim {
         let mut p2mt = P2mType::RamPaged;
         match self.entries[page] {
             Entry::Gone => {
-                self.next_value += 1;
-                self.truth[page] = Some(self.next_value);
-                self.entries[page] = Entry::Ram(self.next_value);
+                let value = self.next_value();
+                self.truth[page] = Some(value);
+                self.entries[page] = Entry::Ram(value);
                 return;
             }
             Entry::Ram(_) => paging = PagingFlags::empty(),

@@ -1,5 +1,6 @@
 //! The core against a simulated hypervisor and store.
 
+mod alike;
 mod areas;
 mod cases;
 mod defects;

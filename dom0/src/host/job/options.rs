@@ -39,6 +39,8 @@ pub struct JobOptions {
     pub policy: Option<PolicyName>,
     /// Whether pages may come in beside those that are asked for.
     pub read_ahead: bool,
+    /// Whether the pager looks for pages that are alike.
+    pub share_alike: bool,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
     /// The pager is stopped so long after the start, before the work is done.
@@ -185,6 +187,7 @@ mod tests {
             store: StoreChoice::Memory,
             policy: None,
             read_ahead: true,
+            share_alike: false,
             never: Vec::new(),
             stop_pager_at: None,
             load: None,
