@@ -1,4 +1,5 @@
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
+pub mod balance;
 pub mod cli;
 pub mod core;
 pub mod embedded;
