@@ -3,6 +3,8 @@
 //! Bad input is one line on standard error that names it. How the program ends says what became of
 //! the guest:
 //!
+//! Of several guests, the worst that became of one of them counts.
+//!
 //! | code | [`Exit`] | meaning |
 //! |---|---|---|
 //! | 0 | `Done` | every page is home and paging is disabled, the guest is gone, or help was asked for |
@@ -16,19 +18,24 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
 use tracing::level_filters::LevelFilter;
 
+use crate::balance::Marks;
 use crate::core::Config;
 use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
 use crate::host::job::parse_size;
 use crate::shell::control;
 use crate::store::areas::AreaChoice;
 use crate::trace;
+
+/// What a guest is worth if nothing is said of it.
+const USUAL_SHARE: u32 = 100;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
 const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
@@ -55,7 +62,23 @@ Exit codes:
   1  stopped by an error after it had started; every page is home
   2  the arguments make no sense; nothing was done
   3  the domain, the pagefile or Xen refused; nothing was paged out
-  4  pages are out that could not be brought home: keep the pagefile";
+  4  pages are out that could not be brought home: keep the pagefile
+Of several guests, the worst that became of one counts: 4, then 1, then 3.";
+
+impl Exit {
+    /// Of two guests, the one that somebody has to look after first.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let urgency = |exit: &Self| match exit {
+            Self::Done => 0,
+            Self::Usage => 1,
+            Self::NotStarted => 2,
+            Self::Failed => 3,
+            Self::PagesOut => 4,
+        };
+        std::cmp::max_by_key(self, other, urgency)
+    }
+}
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -63,7 +86,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Keeps a guest below its memory target: pages its memory out to a file and back.
+/// Keeps guests below their memory targets, and their host from running short of memory: pages guests' memory out to files and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(
     name = "xenpaging",
@@ -79,7 +102,7 @@ pub struct Cli {
     pub command: Option<Command>,
 
     /// Number of the domain to be paged.
-    #[arg(short, long, value_name = "DOMID", required_unless_present = "embedded_host",
+    #[arg(short, long, value_name = "DOMID", required_unless_present_any = ["embedded_host", "guest"],
           value_parser = clap::value_parser!(u16).range(1..DOMID_FIRST_RESERVED))]
     pub domain: Option<u16>,
 
@@ -88,9 +111,27 @@ pub struct Cli {
         short = 'f',
         long,
         value_name = "FILE",
-        required_unless_present_any = ["embedded_host", "swap"]
+        required_unless_present_any = ["embedded_host", "guest", "swap"]
     )]
     pub pagefile: Option<PathBuf>,
+
+    /// A domain to be paged beside others by this process, its pagefile, and what it is worth beside them when the host is short
+    /// of memory [default: 100] (repeatable). What becomes of one leaves the others alone.
+    #[arg(long, value_name = "DOMID:FILE[:SHARE]", value_parser = guest,
+          conflicts_with_all = ["domain", "pagefile", "swap", "record"])]
+    pub guest: Vec<GuestChoice>,
+
+    /// Page out while the host is short of free memory, too: numbers with K, M or G, or of MiB. Below LOW it begins, little by
+    /// little, below MIN all that is missing is asked for at once, and it ends at HIGH; what is free above HIGH
+    /// goes back to the guests.
+    #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = marks)]
+    pub watermarks: Option<Marks>,
+
+    /// Of several guests, the one pays first that has the fewest shares for its pages; so much of an idle page's worth
+    /// is tax.
+    #[arg(long, value_name = "PERCENT", requires = "watermarks", default_value_t = 75,
+          value_parser = clap::value_parser!(u8).range(..100))]
+    pub tax: u8,
 
     /// Swap area to keep pages in, instead of a pagefile: made by `xenpaging mkswap`, and for this pager alone.
     /// Areas are filled by priority, highest first, those of the same in turn [default: 0] (repeatable).
@@ -147,8 +188,23 @@ pub struct Cli {
     pub metrics: Option<SocketAddr>,
 
     /// Where an embedded host listens, in place of Xen.
-    #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with = "domain")]
+    #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with_all = ["domain", "guest"])]
     pub embedded_host: Option<String>,
+
+    /// How much memory the embedded host has for its guest.
+    #[arg(long, hide = true, value_name = "SIZE", requires = "embedded_host", value_parser = parse_size)]
+    pub host_memory: Option<u64>,
+}
+
+/// One of several guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestChoice {
+    /// The domain.
+    pub domain: u16,
+    /// Where its pages are kept.
+    pub pagefile: PathBuf,
+    /// What it is worth beside the others.
+    pub share: u32,
 }
 
 /// What else the program does.
@@ -226,26 +282,52 @@ impl PagerOf {
 }
 
 impl Cli {
-    /// The pager that this is to be.
-    pub fn pager_of(&self) -> PagerOf {
-        PagerOf {
-            domain: self.domain,
-            embedded_host: self.embedded_host.clone(),
-        }
-    }
-
     /// Reads the arguments, the program's name first. Where there is nothing more to do (help, bad
     /// arguments) everything has been said, and the program ends like this.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
-        Self::try_parse_from(args).map_err(|error| {
+        let cli = Self::try_parse_from(args).and_then(Self::checked);
+        cli.map_err(|error| {
             if error.use_stderr() {
-                eprintln!("xenpaging: {}", one_line(&error));
+                complain(format_args!("xenpaging: {}", one_line(&error)));
                 return Exit::Usage;
             }
             // Standard output may be closed; help that nobody reads is no failure.
             let _ = error.print();
             Exit::Done
         })
+    }
+
+    /// What clap does not look at.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let wrong = |what: String| Err(Self::command().error(ErrorKind::ValueValidation, what));
+        for (n, guest) in self.guest.iter().enumerate() {
+            let before = &self.guest[..n];
+            if before.iter().any(|other| other.domain == guest.domain) {
+                return wrong(format!("--guest: domain {} is named twice", guest.domain));
+            }
+            if before.iter().any(|other| other.pagefile == guest.pagefile) {
+                let file = guest.pagefile.display();
+                return wrong(format!("--guest: {file} is named twice"));
+            }
+        }
+        if self.embedded_host.is_some() && self.watermarks.is_some() != self.host_memory.is_some() {
+            return wrong(
+                "--watermarks and --host-memory belong together on an embedded host".into(),
+            );
+        }
+        Ok(self)
+    }
+
+    /// The guests that are named, with what their pages are kept in; without `--guest` there is one, and `None` is the
+    /// embedded host's.
+    pub fn guests(&self) -> Vec<(Option<u16>, Option<&Path>, u32)> {
+        if self.guest.is_empty() {
+            return vec![(self.domain, self.pagefile.as_deref(), USUAL_SHARE)];
+        }
+        let guests = self.guest.iter();
+        guests
+            .map(|guest| (Some(guest.domain), Some(&*guest.pagefile), guest.share))
+            .collect()
     }
 
     /// What is logged.
@@ -270,6 +352,7 @@ impl Cli {
             } else {
                 usual.read_ahead
             },
+            watch_uses: self.watermarks.is_some(),
             ..usual
         }
     }
@@ -287,6 +370,11 @@ impl Cli {
 /// Prints a line. Who has stopped reading has read enough.
 pub fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints a line on standard error. Nobody may be listening there, and a pager that died of that would take pages with it.
+pub fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Clap's message without what follows it.
@@ -308,6 +396,45 @@ pub fn swap_area(text: &str) -> Result<AreaChoice, String> {
     };
     let path = PathBuf::from(path);
     Ok(AreaChoice { path, priority })
+}
+
+/// A domain, a file, and perhaps a share.
+fn guest(text: &str) -> Result<GuestChoice, String> {
+    let (domain, rest) = text
+        .split_once(':')
+        .ok_or("a domain's number, ':' and a file are wanted")?;
+    let domain = domain
+        .parse()
+        .ok()
+        .filter(|id| (1..DOMID_FIRST_RESERVED).contains(&i64::from(*id)));
+    let domain = domain.ok_or("what is before the first ':' is no domain's number")?;
+    let (file, share) = match rest.rsplit_once(':') {
+        Some((file, share)) => match share.parse() {
+            Ok(share) if share > 0 => (file, share),
+            _ => return Err(format!("'{share}' is no share: a whole number above 0")),
+        },
+        None => (rest, USUAL_SHARE),
+    };
+    if file.is_empty() {
+        return Err("there is no file".into());
+    }
+    let pagefile = PathBuf::from(file);
+    Ok(GuestChoice {
+        domain,
+        pagefile,
+        share,
+    })
+}
+
+/// Three sizes, each larger than the one before.
+pub fn marks(text: &str) -> Result<Marks, String> {
+    let sizes: Result<Vec<_>, _> = text.split(',').map(parse_size).collect();
+    let pages = |bytes: u64| bytes / PAGE_SIZE as u64;
+    match sizes.map_err(|error| error.to_string())?[..] {
+        [min, low, high] => Marks::new(pages(min), pages(low), pages(high))
+            .ok_or_else(|| "each is to be larger than the one before, and the first than 0".into()),
+        _ => Err("three sizes are wanted: MIN,LOW,HIGH".into()),
+    }
 }
 
 /// An address and a port, or a port.

@@ -203,3 +203,81 @@ fn c5_areas_are_added_to_and_taken_from_a_pager_that_is_named() {
         assert!(line.contains(named), "{args:?}: {line}");
     }
 }
+
+#[test]
+fn several_guests_have_a_file_and_a_share_each() {
+    let guests = |args: &[&str]| {
+        let args = ["xenpaging"].iter().chain(args);
+        let cli = Cli::try_parse_from(args).and_then(Cli::checked);
+        cli.map_err(|error| one_line(&error))
+    };
+    let cli = guests(&["--guest", "1:/p/a", "--guest=2:/p/b:c:300"]).unwrap();
+    let (a, b) = (Path::new("/p/a"), Path::new("/p/b:c"));
+    assert_eq!(
+        cli.guests(),
+        [(Some(1), Some(a), 100), (Some(2), Some(b), 300)]
+    );
+    assert_eq!(
+        guests(&["-d5", "-fp"]).unwrap().guests(),
+        [(Some(5), Some(Path::new("p")), 100)]
+    );
+    for (args, named) in [
+        (&["--guest", "1"][..], "file"),
+        (&["--guest", "0:a"], "no domain's number"),
+        (&["--guest", "x:a"], "no domain's number"),
+        (&["--guest", "1:a:0"], "'0' is no share"),
+        (&["--guest", "1:a:much"], "'much' is no share"),
+        (&["--guest", "1:"], "there is no file"),
+        (
+            &["--guest", "1:a", "--guest", "1:b"],
+            "domain 1 is named twice",
+        ),
+        (&["--guest", "1:a", "--guest", "2:a"], "a is named twice"),
+        (&["--guest", "1:a", "-d", "2"], "--domain"),
+        (&["--guest", "1:a", "-f", "b"], "--pagefile"),
+        (&["--guest", "1:a", "--swap", "b"], "--swap"),
+    ] {
+        let line = guests(args).unwrap_err();
+        assert!(
+            line.contains(named) && !line.contains('\n'),
+            "{args:?}: {line}"
+        );
+    }
+}
+
+#[test]
+fn c4_marks_are_sizes_in_order_and_the_tax_is_below_100() {
+    let marks = |args: &[&str]| {
+        parse(&[&["-d1", "-fp"], args].concat()).map(|cli| (cli.watermarks, cli.tax))
+    };
+    assert_eq!(marks(&[]), Ok((None, 75)));
+    let wanted = Marks::new(128, 16 * 256, 1 << 18);
+    assert_eq!(
+        marks(&["--watermarks", "512K,16,1G", "--tax", "0"]),
+        Ok((wanted, 0))
+    );
+    for (args, named) in [
+        (&["--watermarks", "1,2"][..], "three sizes"),
+        (&["--watermarks", "1,2,3,4"], "three sizes"),
+        (&["--watermarks", "3,2,1"], "larger than the one before"),
+        (&["--watermarks", "1,2,x"], "x"),
+        (&["--watermarks", "1,2,3", "--tax", "100"], "100"),
+        (&["--tax", "50"], "--watermarks"),
+    ] {
+        let line = marks(args).unwrap_err();
+        assert!(line.contains(named), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn the_worst_that_became_of_a_guest_counts() {
+    use Exit::{Done, Failed, NotStarted, PagesOut};
+    for (one, other, both) in [
+        (Done, Done, Done),
+        (Done, NotStarted, NotStarted),
+        (NotStarted, Failed, Failed),
+        (PagesOut, Failed, PagesOut),
+    ] {
+        assert_eq!((one.or_worse(other), other.or_worse(one)), (both, both));
+    }
+}

@@ -54,20 +54,20 @@ pub(crate) fn protect_memory() {
     }
 }
 
-/// After everything has been opened, before there are other threads. `pagefile`: if its name is to be
+/// After everything has been opened, before there are other threads. `pagefiles`: those whose names are to be
 /// removed at the end.
-pub(crate) fn drop_privileges(pagefile: Option<&Path>) -> Result<(), HardenError> {
-    restrict_files(pagefile)?;
+pub(crate) fn drop_privileges(pagefiles: &[&Path]) -> Result<(), HardenError> {
+    restrict_files(pagefiles)?;
     restrict_calls()
 }
 
 /// Nothing can be opened any more.
-fn restrict_files(pagefile: Option<&Path>) -> Result<(), HardenError> {
+fn restrict_files(pagefiles: &[&Path]) -> Result<(), HardenError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?
         .create()?;
-    if let Some(pagefile) = pagefile {
+    for pagefile in pagefiles {
         let directory = match pagefile.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),

@@ -7,6 +7,7 @@ mod harden;
 pub mod host;
 pub mod link;
 pub mod pager_main;
+mod pagers;
 pub mod shell;
 pub mod status;
 pub mod store;

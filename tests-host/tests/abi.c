@@ -14,6 +14,7 @@
 #include <xen/memory.h>
 #include <xen/vm_event.h>
 #include <xen/domctl.h>
+#include <xen/sysctl.h>
 #include <xen/hvm/dm_op.h>
 #include <xen/hvm/hvm_op.h>
 #include <xen/hvm/params.h>
@@ -65,6 +66,8 @@ int main(void)
     N("xen_version", __HYPERVISOR_xen_version);
     N("hvm_op", __HYPERVISOR_hvm_op);
     N("domctl", __HYPERVISOR_domctl);
+    N("sysctl", __HYPERVISOR_sysctl);
+    N("physinfo", XEN_SYSCTL_physinfo);
     N("decrease_reservation", XENMEM_decrease_reservation);
     N("populate_physmap", XENMEM_populate_physmap);
     N("maximum_gpfn", XENMEM_maximum_gpfn);
@@ -89,6 +92,12 @@ int main(void)
     N("info_tot_pages", offsetof(struct xen_domctl_getdomaininfo, tot_pages));
     N("info_max_pages", offsetof(struct xen_domctl_getdomaininfo, max_pages));
     N("info_paged_pages", offsetof(struct xen_domctl_getdomaininfo, paged_pages));
+    N("sysctl_size", sizeof(struct xen_sysctl));
+    N("sysctl_interface_version", offsetof(struct xen_sysctl, interface_version));
+    N("sysctl_u", offsetof(struct xen_sysctl, u));
+    N("phys_total_pages", offsetof(struct xen_sysctl_physinfo, total_pages));
+    N("phys_free_pages", offsetof(struct xen_sysctl_physinfo, free_pages));
+    N("phys_outstanding_pages", offsetof(struct xen_sysctl_physinfo, outstanding_pages));
     N("vm_event_size", sizeof(struct xen_domctl_vm_event_op));
     N("vm_event_mode", offsetof(struct xen_domctl_vm_event_op, mode));
     N("vm_event_port", offsetof(struct xen_domctl_vm_event_op, u.enable.port));

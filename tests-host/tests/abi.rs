@@ -14,8 +14,8 @@ use p2m_paging::ring::abi::{
 };
 
 use xenpaging::xen::abi::{
-    self, DomainInfoHead, Domctl, EvtchnBind, HvmParam, OneReservation, PrivcmdDmOp,
-    PrivcmdDmOpBuf, PrivcmdMmapBatch, SetMemType, VmEventOp,
+    self, DomainInfoHead, Domctl, EvtchnBind, HvmParam, OneReservation, PhysInfoHead, PrivcmdDmOp,
+    PrivcmdDmOpBuf, PrivcmdMmapBatch, SetMemType, Sysctl, VmEventOp,
 };
 use xenpaging::xen::xenstore::{Header, PAYLOAD_MAX, message};
 
@@ -95,6 +95,18 @@ fn pagers_layout() -> Vec<(&'static str, usize)> {
         ("info_tot_pages", offset_of!(DomainInfoHead, tot_pages)),
         ("info_max_pages", offset_of!(DomainInfoHead, max_pages)),
         ("info_paged_pages", offset_of!(DomainInfoHead, paged_pages)),
+        ("sysctl_size", size_of::<Sysctl>()),
+        (
+            "sysctl_interface_version",
+            offset_of!(Sysctl, interface_version),
+        ),
+        ("sysctl_u", offset_of!(Sysctl, u)),
+        ("phys_total_pages", offset_of!(PhysInfoHead, total_pages)),
+        ("phys_free_pages", offset_of!(PhysInfoHead, free_pages)),
+        (
+            "phys_outstanding_pages",
+            offset_of!(PhysInfoHead, outstanding_pages),
+        ),
         ("vm_event_size", size_of::<VmEventOp>()),
         ("vm_event_mode", offset_of!(VmEventOp, mode)),
         ("vm_event_port", offset_of!(VmEventOp, port)),
@@ -132,11 +144,13 @@ fn pagers_layout() -> Vec<(&'static str, usize)> {
     ]
 }
 
-const PAGERS_NUMBERS: [(&str, u32); 30] = [
+const PAGERS_NUMBERS: [(&str, u32); 32] = [
     ("memory_op", number(abi::MEMORY_OP)),
     ("xen_version", number(abi::XEN_VERSION)),
     ("hvm_op", number(abi::HVM_OP)),
     ("domctl", number(abi::DOMCTL)),
+    ("sysctl", number(abi::SYSCTL)),
+    ("physinfo", abi::PHYSINFO),
     ("decrease_reservation", number(abi::DECREASE_RESERVATION)),
     ("populate_physmap", number(abi::POPULATE_PHYSMAP)),
     ("maximum_gpfn", number(abi::MAXIMUM_GPFN)),
@@ -216,5 +230,5 @@ fn every_number_is_xens() {
         }
     }
     assert!(differences.is_empty(), "\n{differences}");
-    assert_eq!(ours.len(), 109);
+    assert_eq!(ours.len(), 117);
 }

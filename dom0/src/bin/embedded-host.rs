@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tracing::level_filters::LevelFilter;
-use xenpaging::cli::{Exit, gfns, one_line, say, swap_area};
+use xenpaging::cli::{Exit, gfns, marks, one_line, say, swap_area};
 use xenpaging::core::policy::PolicyName;
 use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::host::workload::Pattern;
@@ -73,6 +73,13 @@ struct Cli {
     /// Fill the guest's memory from this file or directory. [default: /usr/lib and /usr/bin]
     #[arg(long, value_name = "PATH")]
     load: Option<PathBuf>,
+    /// The machine has so much memory for its guest: the pager keeps some of that free, as --watermarks says.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "watermarks")]
+    host_memory: Option<u64>,
+    /// With --host-memory: page-out begins when less than LOW of it is free and ends at HIGH; below MIN it does not
+    /// take its time.
+    #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = checked_marks, requires = "host_memory")]
+    watermarks: Option<String>,
     /// Leave it to the scheduler where faults are handled.
     #[arg(long)]
     no_pin: bool,
@@ -85,6 +92,11 @@ struct Cli {
     /// Say more; the pager too. Repeat for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
+}
+
+/// They are the pager's, but wrong ones are to be refused before memory is filled.
+fn checked_marks(text: &str) -> Result<String, String> {
+    marks(text).map(|_| text.to_owned())
 }
 
 fn main() -> ExitCode {
@@ -153,6 +165,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         read_ahead: !cli.no_read_ahead,
         share_alike: cli.share_alike,
         never: cli.gfns,
+        host_memory: cli.host_memory.zip(cli.watermarks),
         stop_pager_at: cli.stop_pager_at.map(seconds),
         load: cli.load,
         pin: !cli.no_pin,

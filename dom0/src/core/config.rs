@@ -30,6 +30,8 @@ pub struct Config {
     pub read_ahead: usize,
     /// Where the store has slots: ranges that do not overlap.
     pub areas: Vec<SlotRange>,
+    /// Accessed bits are read while nothing is to be out, too: somebody wants to know how much is used.
+    pub watch_uses: bool,
     /// How often an unreadable page is read before its request is over, and before a stop gives up.
     pub read_attempts: u32,
 }
@@ -46,6 +48,7 @@ impl Config {
             requests: SLOTS as usize,
             read_ahead: SLOTS as usize - 1,
             areas: vec![SlotRange::EVERYTHING],
+            watch_uses: false,
             read_attempts: 5,
         }
     }
@@ -68,6 +71,10 @@ pub fn clamp_num_pages(num_pages: i64, max_pages: u64) -> u64 {
 /// How far it is, and what happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// Pages that the guest has, in memory and out.
+    pub size_pages: u64,
+    /// Of those in memory, the ones that it has used lately; `None` where that is not known.
+    pub used_pages: Option<u64>,
     /// Pages out now.
     pub out_pages: u64,
     /// Pages that are to be out.

@@ -83,6 +83,27 @@ pub(super) struct Scanner {
     /// Since the last pass began.
     paged_in: u64,
     ticks: u32,
+    uses: Uses,
+}
+
+/// How many pages are used: what passes of ten seconds or more found, added up. A guest that is scanned more often than that is
+/// one whose pages come in, so that a page counted twice does not make an idle one look busy.
+#[derive(Debug, Default)]
+struct Uses {
+    /// What the first pass finds is of all the time before.
+    is_known: bool,
+    ticks: u32,
+    found: u64,
+    last: Option<u64>,
+}
+
+impl Uses {
+    fn pass_done(&mut self) {
+        if !self.is_known || self.ticks >= LONGEST_TICKS {
+            self.last = self.is_known.then_some(self.found);
+            (self.is_known, self.ticks, self.found) = (true, 0, 0);
+        }
+    }
 }
 
 impl Scanner {
@@ -113,7 +134,13 @@ impl Scanner {
             paged_in: 0,
             // The first pass tells what has been used since the guest booted.
             ticks: LONGEST_TICKS,
+            uses: Uses::default(),
         }
+    }
+
+    /// How many pages have been used lately, as far as that is known.
+    pub(super) fn used_pages(&self) -> Option<u64> {
+        self.uses.last
     }
 
     /// Whether a part is with the shell.
@@ -128,6 +155,7 @@ impl Scanner {
     pub(super) fn tick(&mut self) {
         self.budget = PARTS_A_TICK;
         self.ticks = self.ticks.saturating_add(1);
+        self.uses.ticks = self.uses.ticks.saturating_add(1);
     }
 
     /// The next part, if one is due where so many pages are resident.
@@ -165,10 +193,20 @@ impl Scanner {
         self.under_way = false;
         if scan.outcome.is_err() {
             self.next = None;
+            self.uses.last = None;
             return false;
         }
+        self.uses.found += scan
+            .accessed
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum::<u64>();
         self.parked = Some(scan);
-        self.next.is_none()
+        let complete = self.next.is_none();
+        if complete {
+            self.uses.pass_done();
+        }
+        complete
     }
 }
 
@@ -225,6 +263,30 @@ mod tests {
         assert!(!scanner.done(scan), "not done by anybody: refused");
         assert_eq!(firsts(&mut scanner, 3 * LONGEST_TICKS), []);
         assert!(!scanner.is_under_way());
+    }
+
+    #[test]
+    fn uses_are_those_of_ten_seconds_and_not_of_all_the_time_before() {
+        let mut scanner = Scanner::new(&[0..=2 * PART - 1], true);
+        let mut pass = |found: u64, ticks: u32| {
+            (0..ticks).for_each(|_| scanner.tick());
+            scanner.paged_in = 1000;
+            while let Some(mut scan) = scanner.start(1000) {
+                scan.accessed[0] = (1 << found) - 1;
+                scan.outcome = Ok(());
+                scanner.done(scan);
+                if scanner.next.is_none() {
+                    break;
+                }
+            }
+            scanner.used_pages()
+        };
+        assert_eq!(pass(9, 1), None, "since the guest booted");
+        assert_eq!(pass(3, LONGEST_TICKS), Some(6));
+        // Short passes add up.
+        assert_eq!(pass(1, LONGEST_TICKS / 2), Some(6));
+        assert_eq!(pass(2, LONGEST_TICKS / 2), Some(6));
+        assert_eq!(pass(0, LONGEST_TICKS), Some(0));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 use zerocopy::IntoBytes as _;
 
@@ -95,6 +96,12 @@ impl Listener {
         rustix::net::bind(&socket, &address).map_err(at("bind"))?;
         rustix::net::listen(&socket, 1).map_err(at("listen"))?;
         Ok(Self(socket))
+    }
+
+    /// Nobody is let in any more: who waits in [`Self::accept`] gets an error.
+    pub fn close(&self) {
+        // It is a socket, and listens.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
     /// The next one that runs as the same user, or as root; others are turned away.

@@ -94,6 +94,7 @@ pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
     loop {
         let asker = match listener.accept() {
             Ok(connection) => Asker(connection),
+            Err(_) if inbox.is_over() => return,
             Err(errno) => {
                 return tracing::error!(%errno, "nobody can be heard on the control socket");
             }

@@ -18,8 +18,10 @@ const LONGEST_US: u64 = 3_600_000_000;
 pub struct Figures {
     /// Ticks so far: a main thread that does not count on does not run.
     pub ticks: u64,
-    /// Pages that the guest has.
+    /// Pages that the guest has in memory.
     pub resident_pages: u64,
+    /// What it may have there while the host is short of memory.
+    pub allowed_pages: Option<u64>,
     /// From request to answer, of half the requests so far, in microseconds.
     pub fault_p50_us: u64,
     /// The same of 99 in 100.
@@ -41,11 +43,22 @@ pub enum Kind {
 
 impl Figures {
     /// Name, behaviour and value of each.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 23] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 25] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
             ("resident_pages", Gauge, self.resident_pages),
+            // Where nothing bounds them, all.
+            (
+                "allowed_pages",
+                Gauge,
+                self.allowed_pages.unwrap_or(p.size_pages),
+            ),
+            (
+                "used_pages",
+                Gauge,
+                p.used_pages.unwrap_or(self.resident_pages),
+            ),
             ("out_pages", Gauge, p.out_pages),
             ("wanted_out_pages", Gauge, p.wanted_out_pages),
             ("unreadable_pages", Gauge, p.unreadable_pages),
@@ -81,20 +94,6 @@ impl Figures {
         line
     }
 
-    /// As Prometheus reads it (text format 0.0.4).
-    pub fn prometheus(&self, labels: &str) -> String {
-        let mut text = String::new();
-        for (name, kind, value) in self.list() {
-            let (kind, total) = match kind {
-                Kind::Counter => ("counter", "_total"),
-                Kind::Gauge => ("gauge", ""),
-            };
-            let name = format!("xenpaging_{name}{total}");
-            let _ = writeln!(text, "# TYPE {name} {kind}\n{name}{labels} {value}");
-        }
-        text
-    }
-
     /// For people: with the snapshot of a second before.
     pub fn since(&self, before: &Self) -> impl fmt::Display {
         let (now, then) = (self.progress, before.progress);
@@ -116,6 +115,23 @@ impl Figures {
             )
         })
     }
+}
+
+/// As Prometheus reads it (text format 0.0.4): of several guests, each with labels of its own like `{domain="1"}`.
+pub(super) fn prometheus(guests: &[(&str, Figures)]) -> String {
+    let mut text = String::new();
+    for (nth, (name, kind, _)) in Figures::default().list().into_iter().enumerate() {
+        let (kind, total) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let name = format!("xenpaging_{name}{total}");
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for (labels, figures) in guests {
+            let _ = writeln!(text, "{name}{labels} {}", figures.list()[nth].2);
+        }
+    }
+    text
 }
 
 /// From request to answer. Records without allocating.
@@ -170,13 +186,18 @@ mod tests {
 
     #[test]
     fn every_output_has_every_figure() {
-        let (line, text) = (figures().line(), figures().prometheus("{domain=\"3\"}"));
+        let guests = [
+            ("{domain=\"3\"}", figures()),
+            ("{domain=\"4\"}", Figures::default()),
+        ];
+        let (line, text) = (figures().line(), prometheus(&guests));
         for (name, _, value) in figures().list() {
             assert!(line.contains(&format!("{name}={value}")), "{line}");
             assert!(text.contains(&format!("xenpaging_{name}")), "{text}");
         }
         assert!(text.contains(
-            "# TYPE xenpaging_evicted_pages_total counter\nxenpaging_evicted_pages_total{domain=\"3\"} 7000\n"
+            "# TYPE xenpaging_evicted_pages_total counter\nxenpaging_evicted_pages_total{domain=\"3\"} 7000\n\
+             xenpaging_evicted_pages_total{domain=\"4\"} 0\n"
         ));
     }
 

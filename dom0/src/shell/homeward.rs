@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Ticks from one plain line to the next: two seconds.
 const LINE_TICKS: u32 = 20;
@@ -15,9 +15,13 @@ pub(super) struct Homeward {
 }
 
 impl Homeward {
-    /// So many pages are out.
-    pub(super) fn new(out_pages: u64) -> Self {
-        Self::shown_by(ProgressBar::new(out_pages))
+    /// So many pages are out. A terminal has room for the bar of one guest.
+    pub(super) fn new(out_pages: u64, alone: bool) -> Self {
+        let bar = ProgressBar::new(out_pages);
+        if !alone {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Self::shown_by(bar)
     }
 
     fn shown_by(bar: ProgressBar) -> Self {

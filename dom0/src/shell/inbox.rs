@@ -1,6 +1,6 @@
 //! What other threads have for the main thread.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bitflags::bitflags;
 use parking_lot::Mutex;
@@ -37,6 +37,7 @@ bitflags! {
 #[derive(Debug)]
 pub(super) struct Inbox {
     news: AtomicU32,
+    over: AtomicBool,
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
     figures: Mutex<Figures>,
@@ -46,8 +47,24 @@ pub(super) struct Inbox {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Figures {
-    target: i64,
+    /// As the guest's operator set it; below zero it is the maximum.
+    target: Option<i64>,
+    /// What the guest may have while the host is short of memory.
+    allowed: Option<u64>,
     resident: u64,
+}
+
+impl Figures {
+    fn own_target(&self) -> Option<u64> {
+        self.target.and_then(|target| u64::try_from(target).ok())
+    }
+
+    /// The lower of the two, for the core.
+    fn target(&self) -> i64 {
+        let both = self.own_target().into_iter().chain(self.allowed);
+        let lower = both.min().map(i64::try_from);
+        lower.and_then(Result::ok).unwrap_or(-1)
+    }
 }
 
 impl Inbox {
@@ -55,6 +72,7 @@ impl Inbox {
     pub(super) fn new(event: EventChannel, batches: usize) -> Self {
         Self {
             news: AtomicU32::new(0),
+            over: AtomicBool::new(false),
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
             figures: Mutex::default(),
@@ -88,7 +106,7 @@ impl Inbox {
     pub(super) fn notice(&self, notice: Notice) {
         match notice {
             Notice::Target(pages) => {
-                self.figures.lock().target = pages;
+                self.figures.lock().target = Some(pages);
                 self.tell(News::TARGET);
             }
             Notice::Resident(pages) => {
@@ -97,6 +115,30 @@ impl Inbox {
             }
             Notice::DomainGone => self.tell(News::GONE),
         }
+    }
+
+    /// What the guest may have in memory while the host is short of it; `None`: the host is not.
+    pub(super) fn allow(&self, pages: Option<u64>) {
+        let before = std::mem::replace(&mut self.figures.lock().allowed, pages);
+        if before != pages {
+            self.tell(News::TARGET);
+        }
+    }
+
+    /// What the host allows, and what the guest's own target is, if it bounds anything.
+    pub(super) fn bounds(&self) -> (Option<u64>, Option<u64>) {
+        let figures = self.figures.lock();
+        (figures.allowed, figures.own_target())
+    }
+
+    /// The main thread has ended: there is nobody to tell.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the main thread has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Passes an operator's request on.
@@ -128,13 +170,39 @@ impl Inbox {
         self.scanned.lock().take()
     }
 
-    /// Main thread: the last target.
+    /// Main thread: the target, or what the host allows if that is less.
     pub(super) fn target(&self) -> i64 {
-        self.figures.lock().target
+        self.figures.lock().target()
     }
 
     /// Main thread: the last size.
     pub(super) fn resident(&self) -> u64 {
         self.figures.lock().resident
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c4_the_lower_of_target_and_allowance_counts() {
+        for (target, allowed, both) in [
+            (None, None, -1),
+            (Some(-1), None, -1),
+            (Some(70), None, 70),
+            (None, Some(50), 50),
+            (Some(-1), Some(50), 50),
+            (Some(70), Some(50), 50),
+            (Some(30), Some(50), 30),
+            (Some(0), Some(0), 0),
+        ] {
+            let figures = Figures {
+                target,
+                allowed,
+                resident: 0,
+            };
+            assert_eq!(figures.target(), both, "{target:?} {allowed:?}");
+        }
     }
 }

@@ -8,9 +8,15 @@
 //! | storer | its queue | the same: frames and slots |
 //! | watch | the machine's notices | target, balloon, guest gone, machine gone |
 //! | reporter | a clock | figures, to whoever wants them |
-//! | metrics | a socket | figures, for Prometheus |
 //! | control | a socket | what an operator asks for |
 //! | ticker, signals | a clock, signals | what their names say |
+//!
+//! Beside the pagers of all guests of a process:
+//!
+//! | thread | blocks in | does |
+//! |---|---|---|
+//! | metrics | a socket | figures, for Prometheus |
+//! | balancer | a clock | what each guest may have while the host is short of memory |
 //!
 //! The others hand what they have to the main thread through the inbox and kick its event, so
 //! that it waits in one place only: on the embedded host a fault costs the main thread two system calls,
@@ -24,9 +30,12 @@ mod figures;
 mod homeward;
 mod inbox;
 mod machine;
+pub mod metrics;
 mod pages;
+pub mod pressure;
 mod reporter;
 mod serve;
+mod service;
 mod start;
 mod worker;
 
@@ -37,4 +46,5 @@ pub use machine::{
     Attached, Bell, Calls, Frames, GuestInfo, Machine, MachineError, Notice, Preps, Publish, Watch,
 };
 pub use serve::{Ended, Shell};
-pub use start::{Options, ShellError};
+pub use service::Service;
+pub use start::{Options, Ready, ShellError};

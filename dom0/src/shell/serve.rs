@@ -13,8 +13,9 @@ use super::homeward::Homeward;
 use super::inbox::{Inbox, News};
 use super::machine::{Bell, Calls};
 use super::reporter::Board;
-use super::start::ShellError;
+use super::start::{Beside, ShellError};
 use super::worker::Queues;
+use crate::cli::complain;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
 use crate::store::{Counts, PageStore};
 
@@ -47,6 +48,8 @@ pub struct Shell {
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
     pub(super) control: Control,
+    /// Ends with it.
+    pub(super) _beside: Beside,
     pub(super) inbox: Arc<Inbox>,
     pub(super) queues: Arc<Queues>,
     pub(super) bell: Box<dyn Bell>,
@@ -56,6 +59,8 @@ pub struct Shell {
     pub(super) finished: Option<Summary>,
     pub(super) faults: Faults,
     pub(super) figures: Figures,
+    /// Whose pager it is, where there are others in this process.
+    pub(super) name: Option<String>,
     /// Where the figures go.
     pub(super) board: Arc<Board>,
     /// `None` once it has been waited for.
@@ -186,7 +191,8 @@ impl Shell {
             if news.contains(News::TICK)
                 && let Some(line) = homeward.tick()
             {
-                eprintln!("xenpaging: {line}");
+                let name = self.name.as_deref().unwrap_or("xenpaging");
+                complain(format_args!("{name}: {line}"));
             }
         }
     }
@@ -236,7 +242,7 @@ impl Shell {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
         self.board.give_up_terminal();
-        self.homeward = Some(Homeward::new(out_pages));
+        self.homeward = Some(Homeward::new(out_pages, self.name.is_none()));
         self.handle(Event::Stop);
     }
 
@@ -248,6 +254,7 @@ impl Shell {
         }
         figures.ticks += 1;
         figures.resident_pages = self.inbox.resident();
+        figures.allowed_pages = self.inbox.bounds().0;
         figures.progress = self.pager.progress();
         figures.store = self.store.counts();
         self.board.post(figures);

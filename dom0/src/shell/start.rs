@@ -1,8 +1,6 @@
 //! Starting: attaching to the machine, and the threads beside the main one.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
@@ -11,21 +9,22 @@ use std::time::Duration;
 use p2m_paging::ring::Back;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
 use super::buffers::{buffer_sets, buffers};
 use super::control::{Control, listen as listen_to_operators};
 use super::demand::{Demand, REQUESTS};
 use super::figures::{Faults, Figures};
 use super::inbox::{Inbox, News};
-use super::machine::{Calls, Machine, MachineError, Publish, Watch};
+use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
 use super::pages::Scratch;
-use super::reporter::{Board, listen, report, serve_metrics};
+use super::pressure::Reins;
+use super::reporter::{Board, report};
 use super::serve::Shell;
+use super::service::{Member, Service};
 use super::worker::{Caller, Queues, Storer};
 use crate::core::Pager;
 use crate::core::policy::Policy;
-use crate::harden::drop_privileges;
 use crate::host::machine::pin_to;
 use crate::link::Listener;
 use crate::store::PageStore;
@@ -41,18 +40,14 @@ const TICK: Duration = Duration::from_millis(100);
 /// How the shell goes about it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where Prometheus may ask for figures.
-    pub metrics: Option<SocketAddr>,
-    /// What they are labelled with there, as `{name="value"}`.
-    pub labels: String,
+    /// Whose pager it is, where there are others in this process.
+    pub name: Option<String>,
     /// Whether a terminal is to have a line of figures.
     pub live: bool,
-    /// Whether to give up whatever serving does not need.
-    pub harden: bool,
+    /// All pagers of this process.
+    pub service: Service,
     /// Takes down the pages that accessed bits show to be used.
     pub record: Option<Arc<Recorder>>,
-    /// The pagefile, if its name is to be removed at the end.
-    pub named_pagefile: Option<PathBuf>,
     /// The store's swap areas, if that is what it consists of.
     pub areas: Option<Arc<Areas>>,
     /// Where to listen to operators.
@@ -89,14 +84,29 @@ pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {
     move |error| ShellError::System { step, error }
 }
 
-impl Shell {
+/// A pager that has attached and has everything open that it needs, but no threads yet: the time to give up whatever serving
+/// does not need.
+pub struct Ready {
+    pager: Pager,
+    store: Arc<dyn PageStore>,
+    attached: Attached,
+    cpu: Option<usize>,
+    signals: Signals,
+    faults: Faults,
+    reins: Reins,
+    member: Member,
+    control: Option<Listener>,
+    options: Options,
+}
+
+impl Ready {
     /// Attaches to the machine as its guest's pager.
     ///
     /// Signals are taken from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all bring everything back
-    /// (row B3). The calling thread is the one to [`serve`](Self::serve). Where the machine cannot say
+    /// (row B3), of every guest of this process. Where the machine cannot say
     /// which pages are used, the pager chooses by the policy that `blind` makes, if any.
-    pub fn start(
-        options: &Options,
+    pub fn attach(
+        options: Options,
         mut pager: Pager,
         blind: Option<impl FnOnce() -> Box<dyn Policy>>,
         store: Arc<dyn PageStore>,
@@ -110,8 +120,6 @@ impl Shell {
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("figures")(io::ErrorKind::Other.into()))?;
         let board = Arc::new(Board::new(options.live));
-        let listener = options.metrics.map(listen).transpose();
-        let listener = listener.map_err(at("metrics"))?;
         let attached = machine.attach(buffers(&pager))?;
         // Now that there is no other pager, whose socket it would be.
         let control = options.control.as_deref().and_then(hear);
@@ -122,24 +130,53 @@ impl Shell {
         if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
             pager = pager.with_policy(policy());
         }
-        let mut sets = buffer_sets(&pager, attached.buffers);
         let waker = attached.bell.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
+        Ok(Self {
+            pager,
+            store,
+            attached,
+            cpu,
+            signals,
+            faults,
+            reins: Reins { inbox, board },
+            member: options.service.join(),
+            control,
+            options,
+        })
+    }
+
+    /// For whoever looks after several pagers.
+    pub fn reins(&self) -> &Reins {
+        &self.reins
+    }
+
+    /// It is not to be a pager after all: another one of this process could not attach. Nothing is out.
+    pub fn detach(mut self) -> Result<bool, MachineError> {
+        self.attached.calls.disable()
+    }
+
+    /// Starts the threads beside the main one, which is the one that calls this and [`Shell::serve`].
+    pub fn start(self) -> Result<Shell, ShellError> {
+        let Self {
+            pager,
+            store,
+            attached,
+            reins,
+            options,
+            ..
+        } = self;
+        let Reins { inbox, board } = reins;
         let queues = Arc::new(Queues::new(pager.batches()));
-        if options.harden
-            && let Err(error) = drop_privileges(options.named_pagefile.as_deref())
-        {
-            tracing::warn!("not all privileges are given up: {error}");
-        }
+        let mut sets = buffer_sets(&pager, attached.buffers);
         start_ticker(&inbox)?;
-        start_signals(&inbox, signals)?;
+        let signals = self.signals.handle();
+        start_signals(&inbox, self.signals)?;
         start_watch(&inbox, attached.watch)?;
-        let reporter = start_reporter(&board, attached.publish)?;
-        if let Some(listener) = listener {
-            start_metrics(&board, listener, options.labels.clone())?;
-        }
-        if let Some(control) = control {
-            start_control(&inbox, control)?;
+        let reporter = start_reporter(&board, attached.publish, self.member)?;
+        let listener = self.control.map(Arc::new);
+        if let Some(listener) = &listener {
+            start_control(&inbox, listener)?;
         }
         let buffers = sets.iter().map(|set| set.place).collect();
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
@@ -157,10 +194,10 @@ impl Shell {
         };
         let caller = start_caller(caller, &queues, &inbox)?;
         let storer = start_storer(storer, &queues, &inbox)?;
-        if let Some(cpu) = cpu {
+        if let Some(cpu) = self.cpu {
             pin_to(cpu);
         }
-        Ok(Self {
+        Ok(Shell {
             actions: pager.actions(),
             demand: Demand::new(attached.preps, demand_sets),
             back: Back::new(attached.ring),
@@ -169,20 +206,43 @@ impl Shell {
             pager,
             store,
             control: Control::new(options.areas.clone()),
+            _beside: Beside {
+                inbox: Arc::clone(&inbox),
+                signals,
+                listener,
+            },
             inbox,
             queues,
             bell: attached.bell,
             owed: false,
             overrun: None,
             finished: None,
-            faults,
+            faults: self.faults,
             figures: Figures::default(),
             board,
+            name: options.name,
             reporter: Some(reporter),
             homeward: None,
             caller: Some(caller),
             storer: Some(storer),
         })
+    }
+}
+
+/// The threads that wait for what may never come: they end with the pager, so that those of other guests may go on without.
+pub(super) struct Beside {
+    inbox: Arc<Inbox>,
+    signals: Handle,
+    listener: Option<Arc<Listener>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.inbox.end();
+        self.signals.close();
+        if let Some(listener) = &self.listener {
+            listener.close();
+        }
     }
 }
 
@@ -192,13 +252,16 @@ fn spawn<T: Send + 'static>(
 ) -> Result<JoinHandle<T>, ShellError> {
     let builder = thread::Builder::new().name(name.into());
     let builder = builder.stack_size(STACK_BYTES);
+    // What is logged by the thread is of the same guest.
+    let guest = tracing::Span::current();
+    let work = move || guest.in_scope(work);
     builder.spawn(work).map_err(at("thread"))
 }
 
 fn start_ticker(inbox: &Arc<Inbox>) -> Result<(), ShellError> {
     let inbox = Arc::clone(inbox);
     let ticks = move || {
-        loop {
+        while !inbox.is_over() {
             thread::sleep(TICK);
             inbox.tell(News::TICK);
         }
@@ -220,19 +283,10 @@ fn start_watch(inbox: &Arc<Inbox>, watch: Box<dyn Watch>) -> Result<(), ShellErr
 fn start_reporter(
     board: &Arc<Board>,
     publish: Option<Box<dyn Publish>>,
+    member: Member,
 ) -> Result<JoinHandle<()>, ShellError> {
     let board = Arc::clone(board);
-    spawn("reporter", move || report(&board, publish))
-}
-
-fn start_metrics(
-    board: &Arc<Board>,
-    listener: TcpListener,
-    labels: String,
-) -> Result<(), ShellError> {
-    let board = Arc::clone(board);
-    let serve = move || serve_metrics(&listener, &board, &labels);
-    spawn("metrics", serve).map(drop)
+    spawn("reporter", move || report(&board, publish, &member))
 }
 
 /// A pager that nobody can talk to is still a pager.
@@ -244,8 +298,8 @@ fn hear(name: &str) -> Option<Listener> {
     listener.ok()
 }
 
-fn start_control(inbox: &Arc<Inbox>, listener: Listener) -> Result<(), ShellError> {
-    let inbox = Arc::clone(inbox);
+fn start_control(inbox: &Arc<Inbox>, listener: &Arc<Listener>) -> Result<(), ShellError> {
+    let (inbox, listener) = (Arc::clone(inbox), Arc::clone(listener));
     spawn("control", move || listen_to_operators(&listener, &inbox)).map(drop)
 }
 

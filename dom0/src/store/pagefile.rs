@@ -119,6 +119,11 @@ impl Pagefile {
         })
     }
 
+    /// Its name, if that is to be removed at the end.
+    pub fn named(&self) -> Option<&Path> {
+        (self.keep == Keep::Named).then_some(&self.path)
+    }
+
     /// Memory in use for checksums, in bytes.
     pub fn table_bytes(&self) -> usize {
         self.checksums.table_bytes()

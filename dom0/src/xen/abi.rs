@@ -16,6 +16,8 @@ pub const MEMORY_OP: u64 = 12;
 pub const XEN_VERSION: u64 = 17;
 /// `__HYPERVISOR_hvm_op`.
 pub const HVM_OP: u64 = 34;
+/// `__HYPERVISOR_sysctl`.
+pub const SYSCTL: u64 = 35;
 /// `__HYPERVISOR_domctl`.
 pub const DOMCTL: u64 = 36;
 
@@ -32,6 +34,9 @@ pub const PAGING_OP: u64 = 20;
 pub const HVMOP_GET_PARAM: u64 = 1;
 /// `HVM_PARAM_PAGING_RING_PFN`.
 pub const PARAM_PAGING_RING_PFN: u32 = 27;
+
+/// `XEN_SYSCTL_physinfo`.
+pub const PHYSINFO: u32 = 3;
 
 /// `XEN_DOMCTL_getdomaininfo`.
 pub const GET_DOMAIN_INFO: u32 = 5;
@@ -98,6 +103,32 @@ pub struct DomainInfoHead {
     _shr_pages: u64,
     /// Pages that are out.
     pub paged_pages: u64,
+}
+
+/// `struct xen_sysctl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Sysctl {
+    /// One of the `XEN_SYSCTL_` numbers.
+    pub cmd: u32,
+    /// Of the whole interface: differs from one Xen to another.
+    pub interface_version: u32,
+    /// `u`: what it is depends on `cmd`.
+    pub u: [u64; 16],
+}
+
+/// The start of `struct xen_sysctl_physinfo`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PhysInfoHead {
+    _cpus_and_nodes: [u32; 10],
+    /// Pages that the host has.
+    pub total_pages: u64,
+    /// Of these, the free ones, claimed or not.
+    pub free_pages: u64,
+    _scrub_pages: u64,
+    /// Pages that domains have claimed and not got yet.
+    pub outstanding_pages: u64,
 }
 
 /// `struct xen_domctl_vm_event_op`.
@@ -241,6 +272,9 @@ const fn number<T>(group: u8, number: u8) -> Opcode {
 const_assert_eq!(size_of::<Domctl>(), 144);
 const_assert_eq!(offset_of!(Domctl, u), 16);
 const_assert_eq!(offset_of!(DomainInfoHead, paged_pages), 40);
+const_assert_eq!(size_of::<Sysctl>(), 136);
+const_assert_eq!(offset_of!(Sysctl, u), 8);
+const_assert_eq!(offset_of!(PhysInfoHead, free_pages), 48);
 const_assert_eq!(size_of::<VmEventOp>(), 12);
 const_assert_eq!(size_of::<HvmParam>(), 16);
 const_assert_eq!(offset_of!(OneReservation, domid), 24);

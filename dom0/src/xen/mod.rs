@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `privcmd`, `memory` | hypercalls and foreign frames, through Linux's devices |
 //! | `domctl` | control operations, their interface's version probed |
+//! | `host` | its free memory |
 //! | `evtchn` | the event channel |
 //! | [`xenstore`] | its wire protocol |
 //! | `attach` | becoming a domain's pager |
@@ -20,6 +21,7 @@ mod calls;
 mod domctl;
 mod error;
 mod evtchn;
+mod host;
 mod memory;
 mod privcmd;
 mod watch;
@@ -27,4 +29,5 @@ pub mod xenstore;
 
 pub use attach::Domain;
 pub use error::XenError;
+pub use host::Host;
 pub use privcmd::calls_made;

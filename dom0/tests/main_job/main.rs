@@ -1,6 +1,7 @@
 //! The main job, as people run it: two processes, real memory, real faults. None of it is timed.
 
 mod areas;
+mod pressure;
 mod record;
 mod refused;
 mod trouble;

@@ -35,6 +35,18 @@ fn a_signal_to_the_host_ends_the_run_early_and_as_it_should() {
     }
 }
 
+/// Somebody read what the pager said, and has stopped.
+#[test]
+fn a_pager_that_nobody_listens_to_brings_everything_back() {
+    let mut host = start(&["--seconds", "600", "-vv"]);
+    drop(host.stderr.take());
+    wait_until_paged(&mut host);
+    kill_process(pager_of(&host), Signal::TERM).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    assert!(finished.out.contains("left by itself"), "{}", finished.out);
+    assert_eq!(finished.figure("pages still out"), 0);
+}
+
 #[test]
 fn a_killed_pager_is_a_clear_end() {
     let mut host = start(&["--seconds", "600"]);

@@ -127,6 +127,15 @@ impl ScanPart<'_> {
     }
 }
 
+/// How many pages may go out at all.
+pub fn eligible_pages(memory: &[RangeInclusive<u64>], options: &SweepOptions) -> u64 {
+    let ranges = eligible(memory, options);
+    ranges
+        .iter()
+        .map(|range| range.end() - range.start() + 1)
+        .sum()
+}
+
 /// The ranges of memory that may go out at all, apart from each other.
 fn eligible(memory: &[RangeInclusive<u64>], options: &SweepOptions) -> Vec<RangeInclusive<u64>> {
     let last = Gfn::MAX.get();

@@ -69,6 +69,10 @@ impl PagerProcess {
         for gfns in &options.never {
             command.args(["--gfns", &format!("{}-{}", gfns.start(), gfns.end())]);
         }
+        if let Some((bytes, marks)) = &options.host_memory {
+            command.args(["--watermarks", marks]);
+            command.args(["--host-memory", &format!("{}K", bytes >> 10)]);
+        }
         match &options.store {
             StoreChoice::Memory => {}
             StoreChoice::File(path) => {

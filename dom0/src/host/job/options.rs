@@ -43,6 +43,8 @@ pub struct JobOptions {
     pub share_alike: bool,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
+    /// The machine's memory in bytes, and how much of it is to be free, as the pager takes it.
+    pub host_memory: Option<(u64, String)>,
     /// The pager is stopped so long after the start, before the work is done.
     pub stop_pager_at: Option<Duration>,
     /// What the guest's memory is filled with; `None`: programs and libraries.
@@ -189,6 +191,7 @@ mod tests {
             read_ahead: true,
             share_alike: false,
             never: Vec::new(),
+            host_memory: None,
             stop_pager_at: None,
             load: None,
             pin: true,

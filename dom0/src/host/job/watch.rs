@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use p2m_paging::paging::{Count, Counters};
 
 use super::options::Sizes;
+use crate::cli::complain;
 use crate::host::p2m::PageCounts;
 
 /// How often a line appears where there is no terminal to redraw it on.
@@ -77,7 +78,7 @@ impl Line {
             }
             Some(last) if last.get().elapsed() >= PLAIN_INTERVAL => {
                 last.set(Instant::now());
-                eprintln!("{}", line());
+                complain(line());
             }
             Some(_) => {}
         }

@@ -1,0 +1,353 @@
+//! The pagers of one process, one for each guest: all attach or none does; from then on each ends by itself, and the process
+//! with the last.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context as _;
+use p2m_paging::PAGE_SIZE;
+
+use crate::balance::{Balance, Tax};
+use crate::cli::{Cli, Exit};
+use crate::core::Pager;
+use crate::core::policy::{PolicyName, eligible_pages};
+use crate::embedded::EmbeddedMachine;
+use crate::harden::{drop_privileges, protect_memory};
+use crate::pager_main::complain;
+use crate::shell::pressure::{self, HostMemory, Tenant};
+use crate::shell::{Machine, Options, Ready, Service, ShellError, control, metrics};
+use crate::store::PageStore;
+use crate::store::alike::Alike;
+use crate::store::areas::Areas;
+use crate::store::memory::MemoryStore;
+use crate::store::pagefile::{Keep, Pagefile};
+use crate::trace::recorder::Recorder;
+use crate::xen::{Domain, Host, calls_made};
+
+/// Room for the calls of a thread that serves, or balances: all of it is locked in memory.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Pagers that have attached.
+pub(crate) struct Pagers {
+    all: Vec<Attached>,
+    balance: Option<(HostMemory, Balance)>,
+    metrics: Option<TcpListener>,
+    harden: bool,
+}
+
+/// One of them.
+struct Attached {
+    /// `None`: the guest of an embedded host.
+    domain: Option<u16>,
+    /// Whether there are others.
+    among_others: bool,
+    share: u32,
+    /// Pages that it cannot give.
+    floor: u64,
+    /// If its name is to be removed at the end.
+    pagefile: Option<Arc<Pagefile>>,
+    ready: Ready,
+}
+
+impl Pagers {
+    /// Finds the guests that are named, and becomes the pager of each. After an error it is the pager of none.
+    pub(crate) fn attach(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
+        let guests = cli.guests();
+        let found: anyhow::Result<Vec<_>> = guests
+            .iter()
+            .map(|(domain, ..)| find(cli, *domain))
+            .collect();
+        let found = found?;
+        let balance = host_memory(cli)?;
+        let metrics = cli
+            .metrics
+            .map(metrics::listen)
+            .transpose()
+            .context("metrics")?;
+        let harden = cli.embedded_host.is_none();
+        if harden {
+            protect_memory();
+        }
+        let mut pagers = Self {
+            all: Vec::new(),
+            balance,
+            metrics,
+            harden,
+        };
+        let service = Service::default();
+        for ((domain, pagefile, share), machine) in guests.into_iter().zip(found) {
+            let options = Options {
+                name: domain.filter(|_| !cli.guest.is_empty()).map(name),
+                // The embedded host has a line of its own.
+                live: cli.embedded_host.is_none() && cli.guest.len() < 2,
+                service: service.clone(),
+                record: record.cloned(),
+                control: domain
+                    .map(control::domain_name)
+                    .or_else(|| cli.embedded_host.as_deref().map(control::embedded_name)),
+                areas: None,
+            };
+            match Attached::new(cli, domain, pagefile, share, options, machine) {
+                Ok(attached) => pagers.all.push(attached),
+                Err(error) => {
+                    pagers.all.into_iter().for_each(Attached::detach);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(pagers)
+    }
+
+    /// Serves all guests until the last one is paged no more; the worst that became of one.
+    pub(crate) fn serve(self) -> Exit {
+        let pagefiles = self.all.iter().filter_map(|one| one.pagefile.as_deref());
+        let named: Vec<_> = pagefiles.filter_map(Pagefile::named).collect();
+        if self.harden
+            && let Err(error) = drop_privileges(&named)
+        {
+            tracing::warn!("not all privileges are given up: {error}");
+        }
+        let tenants: Vec<_> = self.all.iter().map(Attached::tenant).collect();
+        if let Some(listener) = self.metrics {
+            let labels = |one: &Attached| {
+                let label = one.domain.map(|id| format!("{{domain=\"{id}\"}}"));
+                (label.unwrap_or_default(), one.ready.reins().clone())
+            };
+            let guests: Vec<_> = self.all.iter().map(labels).collect();
+            beside("metrics", move || metrics::serve(&listener, &guests));
+        }
+        if let Some((memory, balance)) = self.balance {
+            beside("balancer", move || pressure::run(memory, balance, tenants));
+        }
+        let mut all = self.all.into_iter();
+        let first = all.next();
+        let others: Vec<_> = all.map(Attached::serve_beside).collect();
+        let exit = first.map_or(Exit::Done, Attached::serve);
+        others.into_iter().fold(exit, |worst, other| {
+            // Whoever panics leaves pages out.
+            let exit = other.map_or(Exit::NotStarted, |other| {
+                other.join().unwrap_or(Exit::PagesOut)
+            });
+            worst.or_worse(exit)
+        })
+    }
+}
+
+fn name(domain: u16) -> String {
+    format!("domain {domain}")
+}
+
+/// The domain that was named, or the guest of the embedded host that was.
+fn find(cli: &Cli, domain: Option<u16>) -> anyhow::Result<Box<dyn Machine>> {
+    match (&cli.embedded_host, domain) {
+        (Some(host), _) => Ok(Box::new(EmbeddedMachine::connect(host)?)),
+        (None, Some(domain)) => Ok(Box::new(Domain::find(domain)?)),
+        (None, None) => anyhow::bail!("no domain is named"),
+    }
+}
+
+/// What watches the host's memory, if it is to be watched.
+fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
+    let Some(marks) = cli.watermarks else {
+        return Ok(None);
+    };
+    let memory = match cli.host_memory {
+        Some(bytes) => HostMemory::Given(bytes / PAGE_SIZE as u64),
+        None => HostMemory::Xen(Host::open()?),
+    };
+    let (high, total) = (marks.high(), memory.total_pages());
+    if high > total {
+        anyhow::bail!("--watermarks: {high} pages are never free on a host that has {total}");
+    }
+    let tax = Tax::percent(cli.tax).unwrap_or_default();
+    Ok(Some((memory, Balance::new(marks, tax))))
+}
+
+/// A thread that ends with the process. Without it guests are paged all the same.
+fn beside(name: &str, work: impl FnOnce() + Send + 'static) {
+    let builder = thread::Builder::new()
+        .name(name.into())
+        .stack_size(STACK_BYTES);
+    if let Err(error) = builder.spawn(work) {
+        tracing::error!("there is no {name} thread: {error}");
+    }
+}
+
+impl Attached {
+    fn new(
+        cli: &Cli,
+        domain: Option<u16>,
+        pagefile: Option<&Path>,
+        share: u32,
+        mut options: Options,
+        machine: Box<dyn Machine>,
+    ) -> anyhow::Result<Self> {
+        let guest = machine.guest();
+        let mut config = cli.config(guest.max_pages, &guest.memory);
+        let areas = match &cli.swap[..] {
+            [] => None,
+            choices => Some(Arc::new(Areas::claim(choices).context("swap area")?)),
+        };
+        if let Some(areas) = &areas {
+            config.areas = areas.ranges();
+        }
+        options.areas.clone_from(&areas);
+        let may_go = eligible_pages(&config.memory, &cli.sweep());
+        let floor = guest.max_pages.saturating_sub(may_go);
+        let make = |name: PolicyName| name.policy(&config.memory, &cli.sweep());
+        let policy = make(cli.policy.unwrap_or(PolicyName::Reuse));
+        let blind = cli.policy.is_none().then_some(|| make(PolicyName::Sweep));
+        let pager = Pager::new(config.clone(), policy);
+        let keep = if cli.keep_pagefile {
+            Keep::Named
+        } else {
+            Keep::Unlinked
+        };
+        let pagefile = pagefile
+            .map(|path| Pagefile::create(path, keep))
+            .transpose();
+        let pagefile = pagefile.context("pagefile")?.map(Arc::new);
+        let store: Arc<dyn PageStore> = match (&areas, &pagefile) {
+            (Some(areas), _) => Arc::clone(areas) as _,
+            (None, Some(pagefile)) => Arc::clone(pagefile) as _,
+            (None, None) => Arc::new(MemoryStore::new()),
+        };
+        let store = if cli.share_alike {
+            Arc::new(Alike::new(store))
+        } else {
+            store
+        };
+        let among_others = options.name.is_some();
+        let attached = span(domain, among_others)
+            .in_scope(|| Ready::attach(options, pager, blind, store, machine));
+        match attached {
+            Ok(ready) => Ok(Self {
+                domain,
+                among_others,
+                share,
+                floor,
+                pagefile,
+                ready,
+            }),
+            Err(error) => {
+                remove(pagefile);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn tenant(&self) -> Tenant {
+        Tenant {
+            id: self.domain.unwrap_or(0).into(),
+            share: self.share,
+            floor: self.floor,
+            reins: self.ready.reins().clone(),
+        }
+    }
+
+    /// Nothing is out yet.
+    fn detach(self) {
+        let name = self.domain.map(name).unwrap_or_default();
+        match self.ready.detach() {
+            Ok(true) => {}
+            Ok(false) => tracing::error!("{name}: paging stays enabled: vcpus stand in line"),
+            Err(error) => tracing::error!("{name}: paging stays enabled: {error}"),
+        }
+        remove(self.pagefile);
+    }
+
+    /// On a thread of its own, if there can be one.
+    fn serve_beside(self) -> Option<thread::JoinHandle<Exit>> {
+        let builder = thread::Builder::new()
+            .name("pager".into())
+            .stack_size(STACK_BYTES);
+        let spawned = builder.spawn(move || self.serve());
+        spawned
+            .inspect_err(|error| {
+                tracing::error!("a guest is not paged, there is no thread: {error}")
+            })
+            .ok()
+    }
+
+    fn serve(self) -> Exit {
+        span(self.domain, self.among_others).in_scope(|| self.serve_in_its_name())
+    }
+
+    fn serve_in_its_name(self) -> Exit {
+        let ended = match self.ready.start() {
+            Ok(shell) => shell.serve(),
+            Err(error) => {
+                fails(self.domain, self.among_others, error);
+                remove(self.pagefile);
+                return Exit::NotStarted;
+            }
+        };
+        match ended {
+            Ok(ended) if ended.summary.unreadable_pages > 0 => {
+                let pages = ended.summary.unreadable_pages;
+                tracing::error!("{pages} pages do not read back: paging stays enabled");
+                Exit::PagesOut
+            }
+            Ok(ended) => {
+                remove(self.pagefile);
+                let (p, s) = (ended.progress, ended.store);
+                let (hypercalls, maps) = calls_made();
+                tracing::info!(
+                    evicted = p.evicted,
+                    written = p.written,
+                    unchanged = p.unchanged,
+                    alike = p.alike,
+                    zeros = p.zeros,
+                    paged_in = p.paged_in,
+                    read_ahead = p.read_ahead,
+                    hits = p.judged.hits,
+                    wasted = p.judged.wasted,
+                    store_reads = s.reads,
+                    pages_read = s.pages_read,
+                    store_writes = s.writes,
+                    hypercalls,
+                    maps,
+                    "done"
+                );
+                Exit::Done
+            }
+            Err(error) => {
+                let pages_out = matches!(error, ShellError::Events(_) | ShellError::Worker);
+                fails(self.domain, self.among_others, error);
+                if pages_out {
+                    return Exit::PagesOut;
+                }
+                remove(self.pagefile);
+                Exit::Failed
+            }
+        }
+    }
+}
+
+/// What is logged of a guest among others bears its name.
+fn span(domain: Option<u16>, among_others: bool) -> tracing::Span {
+    match domain.filter(|_| among_others) {
+        Some(id) => tracing::error_span!("domain", id),
+        None => tracing::Span::none(),
+    }
+}
+
+fn fails(domain: Option<u16>, among_others: bool, error: ShellError) {
+    let error = anyhow::Error::from(error);
+    match domain.filter(|_| among_others) {
+        Some(domain) => complain(&error.context(name(domain))),
+        None => complain(&error),
+    }
+}
+
+/// Nothing is in it any more that anybody needs.
+fn remove(pagefile: Option<Arc<Pagefile>>) {
+    let Some(pagefile) = pagefile.and_then(Arc::into_inner) else {
+        return;
+    };
+    if let Err(error) = pagefile.remove() {
+        tracing::warn!("{error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! The balancer's thread: facts about the host and its guests into the [balance](crate::balance), and what each guest may have
+//! in memory out of it, to be followed as any other target.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::figures::Figures;
+use super::inbox::Inbox;
+use super::machine::MachineError;
+use super::reporter::Board;
+use crate::balance::{Balance, Guest, Pressure};
+use crate::xen::Host;
+
+/// Time between two looks: long enough for a batch to go out.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What others may know of a pager that serves, and tell it.
+#[derive(Clone, Debug)]
+pub struct Reins {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) board: Arc<Board>,
+}
+
+impl Reins {
+    /// As of the last tick.
+    pub fn figures(&self) -> Figures {
+        self.board.figures()
+    }
+
+    /// Whether its guest is paged no more.
+    pub fn are_over(&self) -> bool {
+        self.board.is_over()
+    }
+}
+
+/// Where the host's free memory is to be learned.
+#[derive(Debug)]
+pub enum HostMemory {
+    /// From Xen.
+    Xen(Host),
+    /// The host has so many pages, and what its guests do not hold is free.
+    Given(u64),
+}
+
+impl HostMemory {
+    /// All of it.
+    pub fn total_pages(&self) -> u64 {
+        match self {
+            Self::Xen(host) => host.total_pages(),
+            Self::Given(pages) => *pages,
+        }
+    }
+
+    fn free_pages(&mut self, guests: &[Guest]) -> Result<u64, MachineError> {
+        match self {
+            Self::Xen(host) => Ok(host.free_pages()?),
+            Self::Given(pages) => {
+                let held: u64 = guests.iter().map(|guest| guest.resident).sum();
+                Ok(pages.saturating_sub(held))
+            }
+        }
+    }
+}
+
+/// A guest among others.
+#[derive(Debug)]
+pub struct Tenant {
+    /// The domain.
+    pub id: u32,
+    /// What it is worth beside the others.
+    pub share: u32,
+    /// Pages that it cannot give.
+    pub floor: u64,
+    /// Its pager.
+    pub reins: Reins,
+}
+
+impl Tenant {
+    /// `None` before the first tick.
+    fn facts(&self) -> Option<Guest> {
+        let figures = self.reins.figures();
+        let (_, target) = self.reins.inbox.bounds();
+        let size = figures.progress.size_pages;
+        (figures.ticks > 0).then_some(Guest {
+            id: self.id,
+            size,
+            resident: size.saturating_sub(figures.progress.out_pages),
+            target,
+            share: self.share,
+            used: figures.progress.used_pages,
+            floor: self.floor,
+        })
+    }
+}
+
+/// Balances until the last of these guests is paged no more.
+pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant>) {
+    let mut pressure = Pressure::None;
+    let mut fails = false;
+    loop {
+        thread::sleep(LOOK);
+        tenants.retain(|tenant| !tenant.reins.are_over());
+        if tenants.is_empty() {
+            return;
+        }
+        let known = tenants
+            .iter()
+            .filter_map(|tenant| Some((tenant, tenant.facts()?)));
+        let (known, facts): (Vec<_>, Vec<_>) = known.unzip();
+        let free = match memory.free_pages(&facts) {
+            Ok(free) => free,
+            Err(error) => {
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::error!("{error}: what guests may have stays as it is");
+                }
+                continue;
+            }
+        };
+        fails = false;
+        let verdict = balance.look(free, &facts);
+        for (tenant, allowed) in known.into_iter().zip(verdict.resident) {
+            tenant.reins.inbox.allow(allowed);
+        }
+        if let Some(notice) = verdict.notice {
+            tracing::warn!("{notice}");
+        }
+        if std::mem::replace(&mut pressure, verdict.pressure) != verdict.pressure {
+            match verdict.pressure {
+                Pressure::None => tracing::info!("{free} pages of the host are free: enough"),
+                Pressure::Background => {
+                    tracing::info!("{free} pages of the host are free: guests give some up")
+                }
+                Pressure::Direct => tracing::warn!(
+                    "{free} pages of the host are free, below min: guests give up what is missing"
+                ),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Reins {
+    /// Of no pager.
+    pub(super) fn detached() -> Self {
+        let event = crate::link::EventChannel::new().unwrap();
+        Self {
+            inbox: Arc::new(Inbox::new(event, 0)),
+            board: Arc::default(),
+        }
+    }
+
+    pub(super) fn post(&self, figures: &Figures) {
+        self.board.post(figures);
+    }
+}

@@ -1,0 +1,110 @@
+//! What systemd is told of this process, which may be the pager of several guests.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sd_notify::NotifyState;
+
+/// All pagers of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Service(Arc<Mutex<Vec<State>>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Quiet,
+    /// It has shown that it lives since the watchdog was last told.
+    Lives,
+    Left,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Member {
+    service: Service,
+    place: usize,
+}
+
+impl Service {
+    pub(super) fn join(&self) -> Member {
+        let mut states = self.0.lock();
+        states.push(State::Quiet);
+        Member {
+            service: self.clone(),
+            place: states.len() - 1,
+        }
+    }
+}
+
+impl Member {
+    /// It pages. All have attached before the first of them does.
+    pub(super) fn begin(&self) {
+        tell(&[NotifyState::Ready]);
+    }
+
+    /// A line for people, and whether its main thread lives. The watchdog is told once all have shown that they do.
+    pub(super) fn report(&self, line: &str, lives: bool) {
+        let status = NotifyState::Status(line);
+        if lives && self.note(State::Lives) {
+            tell(&[status, NotifyState::Watchdog]);
+        } else {
+            tell(&[status]);
+        }
+    }
+
+    /// Its guest is paged no more; with the last one the process ends.
+    pub(super) fn leave(&self) {
+        self.note(State::Left);
+        if self
+            .service
+            .0
+            .lock()
+            .iter()
+            .all(|state| *state == State::Left)
+        {
+            tell(&[NotifyState::Stopping]);
+        }
+    }
+
+    /// Whether all that are left have shown that they live; then they have to show it again.
+    fn note(&self, state: State) -> bool {
+        let mut states = self.service.0.lock();
+        states[self.place] = state;
+        let all = !states.contains(&State::Quiet);
+        for state in states
+            .iter_mut()
+            .filter(|state| all && **state == State::Lives)
+        {
+            *state = State::Quiet;
+        }
+        all
+    }
+}
+
+/// Without systemd this does nothing.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd is not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_hears_of_all_or_not_at_all() {
+        let service = Service::default();
+        let (one, other) = (service.join(), service.join());
+        assert!(
+            !one.note(State::Lives) && !one.note(State::Lives),
+            "the other hangs"
+        );
+        assert!(other.note(State::Lives));
+        assert!(!other.note(State::Lives) && one.note(State::Lives));
+        other.note(State::Left);
+        assert!(
+            one.note(State::Lives) && one.note(State::Lives),
+            "there is no other"
+        );
+    }
+}

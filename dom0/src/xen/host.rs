@@ -1,0 +1,62 @@
+//! What Xen says of the host as a whole.
+
+use rustix::io::Errno;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::abi::{PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
+use super::domctl::KNOWN_INTERFACES;
+use super::error::{XenError, call};
+use super::privcmd::Privcmd;
+
+/// A way to ask for the host's free memory that stays open. The control interface that it takes (sysctl) has a version of its
+/// own, which is found out by asking.
+#[derive(Debug)]
+pub struct Host {
+    xen: Privcmd,
+    version: u32,
+    total_pages: u64,
+}
+
+impl Host {
+    /// Opens it, and asks once.
+    pub fn open() -> Result<Self, XenError> {
+        let mut xen = Privcmd::open()?;
+        for version in KNOWN_INTERFACES {
+            match info(&mut xen, version) {
+                Ok(PhysInfoHead { total_pages, .. }) => {
+                    return Ok(Self {
+                        xen,
+                        version,
+                        total_pages,
+                    });
+                }
+                Err(Errno::ACCESS) => {}
+                Err(Errno::PERM) => return Err(XenError::NotPrivileged),
+                Err(errno) => return Err(call("free memory of the host")(errno)),
+            }
+        }
+        Err(call("free memory of the host")(Errno::ACCESS))
+    }
+
+    /// All of its pages.
+    pub fn total_pages(&self) -> u64 {
+        self.total_pages
+    }
+
+    /// Pages that are free and that nobody has claimed: `xl create` claims what a domain is to have before it gets any.
+    pub fn free_pages(&mut self) -> Result<u64, XenError> {
+        let info = info(&mut self.xen, self.version).map_err(call("free memory of the host"))?;
+        Ok(info.free_pages.saturating_sub(info.outstanding_pages))
+    }
+}
+
+fn info(xen: &mut Privcmd, interface_version: u32) -> Result<PhysInfoHead, Errno> {
+    let mut sysctl = Sysctl {
+        cmd: PHYSINFO,
+        interface_version,
+        u: [0; 16],
+    };
+    xen.call(SYSCTL, None, &mut sysctl)?;
+    let head = PhysInfoHead::read_from_prefix(sysctl.u.as_bytes());
+    head.map(|(head, _)| head).map_err(|_| Errno::IO)
+}
