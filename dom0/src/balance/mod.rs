@@ -13,7 +13,7 @@
 //! Pages on their way out count as free and those on their way in as taken, so that nothing is asked for twice, and what stays as
 //! it is leads to a state that stays.
 //!
-//! Who loses memory, and who gets it back first, is decided by shares and a tax on idle memory ([`tax`]). Short of memory or not,
+//! Who loses memory, and who gets it back first, is decided by shares and a tax on idle memory (`tax`). Short of memory or not,
 //! the one with the fewest shares for what it holds gives to the one with the most, while they are far apart and pages of the
 //! latter are out for want of memory.
 //!
