@@ -39,6 +39,11 @@ for id in "$idle" "$busy"; do
     grep -q "^xenpaging_allowed_pages{domain=\"$id\"} [0-9]" /tmp/metrics || bad "no figures of domain $id: $(head -n 3 /tmp/metrics)"
 done
 [ "$(xenpaging-rust status | grep -c 'used_pages=')" = 2 ] || bad "status: $(xenpaging-rust status)"
+# All or none: the newcomer has no pager after one that could not have the busy guest too, so the second try ends as the first.
+for try in 1 2; do
+    said=$(xenpaging-rust --guest "$newcomer:/tmp/pagefile-n" --guest "$busy:/tmp/pagefile-b" 2>&1)
+    [ $? = 3 ] && [ "$said" = "xenpaging: domain $busy cannot be paged: it has a pager already" ] || bad "try $try: $said"
+done
 
 # More than both can give and keep their reserves. They are paused, so that nothing comes in meanwhile.
 xl pause idle
