@@ -11,13 +11,16 @@
 //! and where little has been seen of those, that a page is used the less the older it is. A policy that has learned
 //! nothing evicts the oldest.
 
-use super::history::{AGE_TICKS, AGES, CLASSES, HISTORIES, History};
+use super::history::{AGE_TICKS, AGES, CLASSES, HISTORIES, History, OLD};
 
 /// So much of what is known is kept at a tick.
 const KEPT: f64 = 0.97;
 
-/// So many uses have to be seen to count as much as what is known in general.
+/// So many uses at an age have to be seen to count as much as that a page is used the less the older it is.
 const PRIOR_USES: f64 = 10.0;
+
+/// So many uses of a class at an age have to be seen to count as much as what is known of all classes.
+const PRIOR_USES_OF_A_CLASS: f64 = 20.0;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl Forecast {
         let mut forecast = Self {
             uses: [0.0; HISTORIES],
             page_ticks: [0.0; HISTORIES],
-            order: [History { class: 0, age: 0 }; HISTORIES],
+            order: [History::Old; HISTORIES],
         };
         forecast.rank();
         forecast
@@ -62,13 +65,16 @@ impl Forecast {
     fn rank(&mut self) {
         let general = self.rates_by_age();
         let mut worth = [0.0; HISTORIES];
+        worth[History::Old.index()] = worth_keeping(&general, OLD);
         for class in 0..CLASSES {
-            let rates = std::array::from_fn(|age| {
-                let at = History { class, age }.index();
-                blend(self.uses[at], self.page_ticks[at], general[age])
-            });
-            for age in 0..AGES {
-                worth[History { class, age }.index()] = worth_keeping(&rates, age);
+            let mut rates = general;
+            for (age, rate) in rates.iter_mut().enumerate().take(OLD) {
+                let at = History::new(class, age).index();
+                let seen = (self.uses[at], self.page_ticks[at]);
+                *rate = blend(seen, *rate, PRIOR_USES_OF_A_CLASS);
+            }
+            for age in 0..OLD {
+                worth[History::new(class, age).index()] = worth_keeping(&rates, age);
             }
         }
         for (place, history) in self.order.iter_mut().zip(History::all()) {
@@ -81,21 +87,24 @@ impl Forecast {
     }
 
     fn rates_by_age(&self) -> [f64; AGES] {
-        let sum = |of: &[f64; HISTORIES], age| of.iter().skip(age).step_by(AGES).sum::<f64>();
+        let sum = |of: &[f64; HISTORIES], age| {
+            let alike = History::all().filter(|history| history.age() == age);
+            alike.map(|history| of[history.index()]).sum::<f64>()
+        };
         let uses: f64 = self.uses.iter().sum();
         let page_ticks: f64 = self.page_ticks.iter().sum();
         // Of anything at all, were there nothing else to go by.
         let rate = (uses + 0.01) / (page_ticks + 1.0);
         std::array::from_fn(|age| {
-            let (uses, page_ticks) = (sum(&self.uses, age), sum(&self.page_ticks, age));
-            blend(uses, page_ticks, rate / AGE_TICKS[age])
+            let seen = (sum(&self.uses, age), sum(&self.page_ticks, age));
+            blend(seen, rate / AGE_TICKS[age], PRIOR_USES)
         })
     }
 }
 
-/// A rate seen, and one that was expected.
-fn blend(uses: f64, page_ticks: f64, expected: f64) -> f64 {
-    (uses + PRIOR_USES) / (page_ticks + PRIOR_USES / expected.max(1e-9))
+/// Uses and page-ticks seen, and the rate that was expected, which counts as so many uses.
+fn blend((uses, page_ticks): (f64, f64), expected: f64, prior_uses: f64) -> f64 {
+    (uses + prior_uses) / (page_ticks + prior_uses / expected.max(1e-9))
 }
 
 /// Uses gained per tick by keeping a page of this age as long as is best.
@@ -116,8 +125,7 @@ fn worth_keeping(rates: &[f64; AGES], age: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn place(forecast: &Forecast, class: usize, age: usize) -> usize {
-        let history = History { class, age };
+    fn place(forecast: &Forecast, history: History) -> usize {
         let found = forecast.order().iter().position(|other| *other == history);
         found.unwrap()
     }
@@ -125,41 +133,43 @@ mod tests {
     #[test]
     fn who_knows_nothing_evicts_the_oldest() {
         let forecast = Forecast::new();
-        let ages: Vec<_> = forecast.order().iter().map(|history| history.age).collect();
-        assert!(ages.is_sorted_by(|a, b| a >= b), "{ages:?}");
+        let order = forecast.order();
+        assert!(order.is_sorted_by(|a, b| a.age() >= b.age()), "{order:?}");
     }
 
     #[test]
     fn pages_of_a_loop_are_kept_the_longer_the_older_they_are() {
         let mut forecast = Forecast::new();
         for _ in 0..50 {
-            (0..100).for_each(|_| forecast.used(History { class: 3, age: 5 }));
+            (0..100).for_each(|_| forecast.used(History::new(3, 5)));
             forecast.tick(|history| match history {
-                History {
+                History::Recent {
                     class: 3,
                     age: 0..5,
                 } => 100.0,
-                History { class: 3, age: 5 } => 50.0,
+                History::Recent { class: 3, age: 5 } => 50.0,
                 _ => 0.0,
             });
         }
-        assert!(place(&forecast, 3, 1) < place(&forecast, 3, 3));
-        assert!(place(&forecast, 3, 3) < place(&forecast, 3, 5));
+        let [young, middle, due] = [1, 3, 5].map(|age| place(&forecast, History::new(3, age)));
+        assert!(young < middle && middle < due);
     }
 
     #[test]
     fn pages_never_used_again_go_before_those_that_are() {
         let mut forecast = Forecast::new();
         for _ in 0..50 {
-            (0..50).for_each(|_| forecast.used(History { class: 3, age: 6 }));
-            forecast.tick(|history| if history.age < 8 { 100.0 } else { 0.0 });
+            (0..50).for_each(|_| forecast.used(History::new(3, 6)));
+            forecast.tick(|history| if history.age() < OLD { 100.0 } else { 0.0 });
         }
-        assert!(place(&forecast, 12, 1) < place(&forecast, 3, 6));
+        let [once, again] = [History::new(12, 1), History::new(3, 6)];
+        assert!(place(&forecast, once) < place(&forecast, again));
+        assert!(place(&forecast, History::Old) < place(&forecast, again));
         // And what is learned is forgotten.
         for _ in 0..2000 {
-            (0..50).for_each(|_| forecast.used(History { class: 12, age: 6 }));
-            forecast.tick(|history| if history.age < 8 { 100.0 } else { 0.0 });
+            (0..50).for_each(|_| forecast.used(History::new(12, 6)));
+            forecast.tick(|history| if history.age() < OLD { 100.0 } else { 0.0 });
         }
-        assert!(place(&forecast, 12, 6) > place(&forecast, 3, 6));
+        assert!(place(&forecast, History::new(12, 6)) > place(&forecast, again));
     }
 }

@@ -13,8 +13,8 @@
 //! A page that comes in unasked is *awaited*: spared until it is seen used or so many others have come in after it. Whoever goes
 //! through memory for the hundredth time needs it in a moment, and not again for as long as any page there is.
 //!
-//! Victims are taken from the least valuable history that has any page, by gfn from a cursor on. Pages that
-//! nobody has seen used go before all others.
+//! Victims are taken from the least valuable history that has any page, by gfn from a cursor on; of old pages those first
+//! that were used longest ago. Pages that nobody has seen used go before all others.
 //!
 //! **Where accessed bits are read**, a tick takes place in the course of a scan: pages that were used become young, all others
 //! older. **Where they are not**, a page in memory is never seen used: it ages from when it came
@@ -35,7 +35,9 @@ use super::states::{LEAF_PAGES, NONE, Selection, StateMap, ones};
 use super::{Policy, ScanPart, SweepOptions, eligible, sweep};
 use awaited::Awaited;
 use forecast::Forecast;
-use history::{FRESH, History, NEW, REFUSED, STATES, UNKNOWN_IN, UNKNOWN_OUT, YOUNG};
+use history::{
+    CLASSES, FRESH, History, NEW, REFUSED, STATES, UNKNOWN_IN, UNKNOWN_OUT, YOUNG, older,
+};
 
 /// Ticks while as many pages become young as are in.
 const TICKS_A_TURN: u64 = 8;
@@ -102,7 +104,7 @@ impl Reuse {
 
     /// Pages that are in and may be chosen.
     fn residents(&self) -> u64 {
-        let seen = History::all().map(|history| self.states.count(history.resident()));
+        let seen = History::all().map(|history| residents_like(&self.states, history));
         seen.sum::<u64>() + self.states.count(UNKNOWN_IN)
     }
 
@@ -119,7 +121,7 @@ impl Reuse {
         self.forecast.used(before);
         self.rejuvenated += 1;
         let class = before.next_class(self.chance());
-        History { class, age }
+        History::new(class, age)
     }
 
     /// A page that was out, or is awaited, is used.
@@ -128,7 +130,7 @@ impl Reuse {
             Some(before) => self.used(before, age),
             None => {
                 self.rejuvenated += 1;
-                History { class: NEW, age }
+                History::new(NEW, age)
             }
         };
         self.states.set(gfn.get(), now.resident());
@@ -143,7 +145,7 @@ impl Reuse {
         self.rejuvenated = 0;
         let states = &self.states;
         self.forecast.tick(|history| {
-            let resident = states.count(history.resident()) as f64;
+            let resident = residents_like(states, history) as f64;
             states.count(history.away()) as f64 + resident * unseen_weight
         });
     }
@@ -152,12 +154,7 @@ impl Reuse {
     fn age(&mut self, leaf: usize, selection: Option<&Selection>) {
         let mut to = std::array::from_fn(|_| NONE);
         for (state, to) in (0..=u8::MAX).zip(&mut to) {
-            *to = state;
-        }
-        for history in History::all() {
-            let older = history.older(self.ticks);
-            to[usize::from(history.resident())] = older.resident();
-            to[usize::from(history.away())] = older.away();
+            *to = older(state, self.ticks);
         }
         self.states.remap(leaf, selection, &to);
     }
@@ -195,10 +192,12 @@ impl Policy for Reuse {
             return Gfn::try_new(gfn);
         }
         for history in self.forecast.order() {
-            if let Some(gfn) = self.states.next_around(history.resident(), self.cursor) {
-                self.cursor = gfn + 1;
-                self.states.set(gfn, history.away());
-                return Gfn::try_new(gfn);
+            for state in history.residents().rev() {
+                if let Some(gfn) = self.states.next_around(state, self.cursor) {
+                    self.cursor = gfn + 1;
+                    self.states.set(gfn, history.away());
+                    return Gfn::try_new(gfn);
+                }
             }
         }
         if let Some(gfn) = self.awaited.pop() {
@@ -269,18 +268,15 @@ impl Policy for Reuse {
                 let state = self.states.get(gfn);
                 let now = match History::of_resident(state) {
                     // Seen already, by the page-in.
-                    Some(History { age: FRESH, .. }) => continue,
-                    Some(before) if before.age == YOUNG => {
+                    Some(before) if before.age() == FRESH => continue,
+                    Some(before) if before.age() == YOUNG => {
                         self.forecast.used(before);
                         before
                     }
                     Some(before) => self.used(before, YOUNG),
                     None if state == UNKNOWN_IN => {
                         self.rejuvenated += 1;
-                        History {
-                            class: NEW,
-                            age: YOUNG,
-                        }
+                        History::new(NEW, YOUNG)
                     }
                     None => continue,
                 };
@@ -320,14 +316,17 @@ fn grown_up() -> [u8; STATES] {
     for (state, to) in (0..=u8::MAX).zip(&mut to) {
         *to = state;
     }
-    for history in History::all().filter(|history| history.age == FRESH) {
-        let young = History {
-            age: YOUNG,
-            ..history
-        };
-        to[usize::from(history.resident())] = young.resident();
+    for class in 0..CLASSES {
+        let fresh = History::new(class, FRESH).resident();
+        to[usize::from(fresh)] = History::new(class, YOUNG).resident();
     }
     to
+}
+
+/// Pages that are in, with this history.
+fn residents_like(states: &StateMap<STATES>, history: History) -> u64 {
+    let residents = history.residents();
+    residents.map(|state| states.count(state)).sum()
 }
 
 #[cfg(test)]

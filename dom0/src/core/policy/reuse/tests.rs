@@ -39,15 +39,12 @@ fn the_access_that_brings_a_page_in_counts_once() {
     }
     policy.paged_in(gfn(7), true);
     scan(&mut policy, &[7]);
-    let once = History {
-        class: NEW,
-        age: YOUNG,
-    };
-    assert_eq!(policy.states.get(7), once.resident());
+    let once = History::new(NEW, YOUNG).resident();
+    assert_eq!(policy.states.get(7), once);
     // The next scan is a tick, for this page makes up all there is. After that nothing happens, and
     // time stands still.
     (0..10).for_each(|_| scan(&mut policy, &[]));
-    assert_eq!(policy.states.get(7), once.older(1).resident());
+    assert_eq!(policy.states.get(7), older(once, 1));
 }
 
 #[test]
@@ -77,6 +74,30 @@ fn where_scans_end_it_goes_on_by_page_ins() {
     }
     assert!(matches!(policy.sight, Sight::Blind { .. }));
     assert!(policy.ticks > 10, "{} ticks", policy.ticks);
+}
+
+#[test]
+fn old_pages_go_in_the_order_in_which_they_were_used_last() {
+    let mut policy = reuse(64);
+    let all: Vec<_> = (0..64).collect();
+    scan(&mut policy, &all);
+    // Each scan makes a tick: sixteen pages are used that were not in the last one.
+    for ticks_left in (0..2000).rev() {
+        let from = if ticks_left % 2 == 0 { 16 } else { 48 };
+        let mut used: Vec<_> = (from..from + 16).collect();
+        // These are used until so many ticks before the end.
+        let until = [(7, 200), (5, 400), (6, 800), (4, 1600)];
+        used.extend(
+            until
+                .iter()
+                .filter(|(_, end)| ticks_left >= *end)
+                .map(|(gfn, _)| gfn),
+        );
+        scan(&mut policy, &used);
+    }
+    let victims: Vec<_> = std::iter::from_fn(|| policy.choose().map(Gfn::get)).collect();
+    // Twelve and sixteen have never been used again.
+    assert_eq!(victims[28..32], [4, 6, 5, 7], "{victims:?}");
 }
 
 fn nothing_used() -> ScanPart<'static> {
