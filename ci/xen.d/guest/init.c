@@ -7,6 +7,7 @@
  *   mib=N      memory to work on (default 32)
  *   threads=N  how many threads (default 1), one per vcpu in turn
  *   share=1    all threads work on every page, on alternate words (else each has its own pages)
+ *   hot=N      of each thread's pages the first N in 100 are checked over and over while it goes over the others
  *   report=N   seconds between progress lines (default 1)
  *   slow_us=N  a page that took longer than this to go over had to be waited for (default 200)
  *   rest=MS    how long the first thread rests after each pass (default 0): the vcpu halts meanwhile
@@ -31,11 +32,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE_WORDS = 512, MAX_THREADS = 16 };
+enum { PAGE_WORDS = 512, MAX_THREADS = 16, HOT_EVERY = 256 };
 
 static uint64_t *area;
 static uint64_t pages;
-static unsigned threads, share, report, rest;
+static unsigned threads, share, hot, report, rest;
 static size_t churn;
 static unsigned long naps;
 static pthread_barrier_t barrier;
@@ -87,9 +88,18 @@ static uint64_t quantile_ns(unsigned percent)
     return (9ull + c % 8) << c / 8 >> 3;
 }
 
+/* A few words of each page, which were written in this pass. */
+static void look_again(unsigned me, uint64_t first, uint64_t end, uint64_t pass)
+{
+    for (uint64_t word = first * PAGE_WORDS; word < end * PAGE_WORDS; word += 64)
+        if (((volatile uint64_t *)area)[word] != expected(word, pass + 1) && !result[me].bad++)
+            result[me].first_bad = word;
+}
+
 static void one_pass(unsigned me, uint64_t pass)
 {
     uint64_t first = share ? 0 : pages * me / threads, end = share ? pages : pages * (me + 1) / threads;
+    uint64_t cold = first + (end - first) * hot / 100;
     unsigned step = share ? threads : 1, start = share ? me : 0;
 
     for (uint64_t p = first; p < end; p++) {
@@ -112,6 +122,8 @@ static void one_pass(unsigned me, uint64_t pass)
             result[me].slow_ns += took;
             result[me].classes[class_of(took)]++;
         }
+        if (hot && p >= cold && (p - cold) % HOT_EVERY == 0)
+            look_again(me, first, cold, pass);
     }
 }
 
@@ -257,6 +269,8 @@ int main(int argc, char **argv)
     share = number("share", 0);
     report = number("report", 1);
     rest = number("rest", 0);
+    /* Alternate words of a page are written at other times. */
+    hot = share ? 0 : number("hot", 0);
     churn = number("churn", 0) << 20;
     slow_ns = number("slow_us", 200) * 1000;
     bytes = number("mib", 32) << 20;
