@@ -4,6 +4,7 @@ mod alike;
 mod areas;
 mod cases;
 mod defects;
+mod explore;
 mod guest;
 mod judge;
 mod order;

@@ -84,6 +84,22 @@ fn take(fault: &mut u32) -> bool {
     hit
 }
 
+fn pairs<'a>(a: &'a Batch, b: &'a Batch) -> impl Iterator<Item = (&'a Page, &'a Page)> {
+    let with = |page| b.pages().iter().map(move |other| (page, other));
+    a.pages().iter().flat_map(with)
+}
+
+/// Which slot a step writes for a page, and which ones it has to do with.
+fn slots(step: Step, page: &Page) -> (Option<Slot>, [Option<Slot>; 2]) {
+    let home = page.home().slot();
+    match (step, page.like()) {
+        (Step::Save, Like::Slot(other)) => (home, [home, Some(other)]),
+        (Step::Save | Step::Move, _) => (home, [home, None]),
+        (Step::Load, _) => (None, [home, None]),
+        _ => (None, [None, None]),
+    }
+}
+
 impl Sim {
     pub(super) fn new(pages: usize, vcpus: usize, config: Config, mru_pages: usize) -> Self {
         let judge = Judge::new(pages as u64, mru_pages);
@@ -226,6 +242,7 @@ impl Sim {
                 .iter()
                 .all(|(other, _)| other.index() != batch.index())
         );
+        self.check_alone(&batch);
         for page in batch.pages() {
             assert_eq!(page.outcome, Err(PageError::NotDone));
             if matches!(batch.step(), Step::Load | Step::Prep | Step::Move) {
@@ -233,6 +250,25 @@ impl Sim {
             }
         }
         self.running.push((batch, 0));
+    }
+
+    /// No page is in two batches, and no slot is written while another batch writes, reads or compares it: so a slot is
+    /// read once for all who ask for its page, and nobody sees half of a page.
+    fn check_alone(&self, batch: &Batch) {
+        for (other, _) in &self.running {
+            for (page, other_page) in pairs(batch, other) {
+                assert_ne!(page.gfn(), other_page.gfn(), "in two batches: {other:?}");
+                let (written, named) = slots(batch.step(), page);
+                let (other_written, other_named) = slots(other.step(), other_page);
+                let meets = |written: Option<Slot>, named: [Option<Slot>; 2]| {
+                    written.is_some() && named.contains(&written)
+                };
+                assert!(
+                    !meets(written, other_named) && !meets(other_written, named),
+                    "a slot is written that is in use: {batch:?} and {other:?}"
+                );
+            }
+        }
     }
 
     /// Does the next pages of a batch that is under way; hands it back once all are done.
