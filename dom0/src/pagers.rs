@@ -186,6 +186,13 @@ impl Attached {
     ) -> anyhow::Result<Self> {
         let guest = machine.guest();
         let mut config = cli.config(guest.max_pages, &guest.memory);
+        config.takes_over = guest.out_pages > 0;
+        if config.takes_over {
+            let lost = guest.out_pages;
+            tracing::warn!(
+                "{lost} pages are out already: what was in them is lost with the pager that took them out"
+            );
+        }
         let areas = match &cli.swap[..] {
             [] => None,
             choices => Some(Arc::new(Areas::claim(choices).context("swap area")?)),

@@ -47,6 +47,21 @@ const FOUND: &[(&str, &str)] = &[
         "seed=404962,steps=1092,gfns=36,vcpus=9,target=75,policy=1,batch=4,writes=703,torn=1,short=1,room=34,\
          empty=995,races=91,areas=2",
     ),
+    (
+        "a pager that took over forgot what it had evicted, for a late drop of what was lost",
+        "seed=240931,steps=2178,gfns=41,vcpus=58,target=34,policy=1,batch=10,balloon=175,others=1,lost=159,doubled=24,\
+         kills=2,destroy=1,rogue=1,areas=4,cpus=1",
+    ),
+    (
+        "the same, and who wanted the page waited for ever",
+        "seed=412913,steps=1807,gfns=41,vcpus=58,target=40,mru=1,batch=3,writes=136,hot=211,mappers=4,balloon=24,\
+         others=1,lost=341,short=9,room=37,kills=1,destroy=1,rogue=1,zeros=386,cpus=1",
+    ),
+    (
+        "whether a page is gone cannot be learned if it does not read back",
+        "seed=7745,steps=1252,gfns=14,policy=2,batch=3,balloon=64,torn=16,short=69,fails=44,buffers=69,kills=1,rogue=1,\
+         races=372",
+    ),
 ];
 
 #[test]

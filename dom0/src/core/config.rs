@@ -32,6 +32,9 @@ pub struct Config {
     pub areas: Vec<SlotRange>,
     /// Accessed bits are read while nothing is to be out, too: somebody wants to know how much is used.
     pub watch_uses: bool,
+    /// Pages were out when the pager came that it knows nothing of: a pager before it took them out, and was killed. When it hears of a drop
+    /// that may be one of those, it brings its own page in to see whether that is gone.
+    pub takes_over: bool,
     /// How often an unreadable page is read before its request is over, and before a stop gives up.
     pub read_attempts: u32,
 }
@@ -49,6 +52,7 @@ impl Config {
             read_ahead: SLOTS as usize - 1,
             areas: vec![SlotRange::EVERYTHING],
             watch_uses: false,
+            takes_over: false,
             read_attempts: 5,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
-use p2m_paging::ring::abi::{Request, Response};
+use p2m_paging::ring::abi::{PagingFlags, Request, Response};
 
 use super::event::{Action, Actions};
 
@@ -143,6 +143,13 @@ impl Asks {
 
     pub(super) fn has(&self, gfn: Gfn) -> bool {
         self.list.iter().any(|ask| ask.request.gfn == gfn)
+    }
+
+    /// Whether one of them says that the page was given back.
+    pub(super) fn has_drop(&self, gfn: Gfn) -> bool {
+        let drops = |ask: &Ask| ask.request.paging.contains(PagingFlags::DROP_PAGE);
+        let mut list = self.list.iter();
+        list.any(|ask| ask.request.gfn == gfn && drops(ask))
     }
 
     pub(super) fn push(&mut self, request: Request) {

@@ -135,7 +135,9 @@ impl Pager {
         match page.outcome {
             Ok(()) => self.home(gfn, lane, actions),
             Err(_) if fate == Fate::Dropped => self.forget(gfn, actions),
-            Err(PageError::Refused(Errno::ENOENT)) if fate == Fate::MaybeDropped => {
+            Err(PageError::Refused(Errno::ENOENT))
+                if fate == Fate::MaybeDropped || self.asks.has_drop(gfn) =>
+            {
                 self.asks.answer(gfn, actions);
                 self.forget(gfn, actions);
             }
@@ -180,8 +182,14 @@ impl Pager {
         if self.unreadable.insert(gfn.get(), ()).is_none() {
             actions.push(Action::Report(Report::Unreadable { gfn, error }));
         }
+        let was_said = self.asks.has_drop(gfn);
         self.asks
             .read_failed(gfn, self.config.read_attempts, actions);
+        if was_said && !self.asks.has_drop(gfn) {
+            // Whether it is gone cannot be learned, and nobody gets it as it is.
+            self.asks.answer(gfn, actions);
+            self.forget(gfn, actions);
+        }
         self.ahead.failed = true;
     }
 

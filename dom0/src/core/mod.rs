@@ -38,6 +38,7 @@
 //! | drop | resident | answered |
 //! | drop | out | slot free, policy told, answered |
 //! | drop, after the evict | on its way out | answered; slot free when the step is done, never before: a late write would hit the slot's next owner |
+//! | drop | out or on its way, and other pages were out when the pager came | the page is brought in: prep's `ENOENT` says that it was this one |
 //! | drop, of a nominated page | on its way out | answered; the evict will fail |
 //! | any | moved from one slot to another | as on its way in: waits for the end of that step, then it is loaded |
 //! | drop | on its way in | answered, as is everybody who waits for the page; slot free when the load is done; prep fails with `ENOENT` or is not tried |
@@ -49,7 +50,8 @@
 //! page that became memory again under the same number. So a drop counts only for a page that was out
 //! when the guest gave it back: one of a nominated page never does, by the type in the request, nor does
 //! one that says that the contents were in place. And a page for which prep says `ENOENT` is no victim
-//! again before its drop was heard.
+//! again before its drop was heard. A pager that takes over a guest from one that was killed cannot go by that: it takes pages to be in that are
+//! out, and the late drop of one would take contents that it has evicted itself since. So it looks.
 //!
 //! | failure | what happens |
 //! |---|---|

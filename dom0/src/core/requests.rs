@@ -14,7 +14,6 @@ impl Pager {
         // Whatever it asks: the answer takes a page that was left nominated home.
         self.nominated.remove(gfn.get());
         if request.paging.contains(PagingFlags::DROP_PAGE) {
-            actions.push(Action::Respond(Response::to(request)));
             return self.guest_dropped(request, actions);
         }
         let evict_fails = request.paging.contains(PagingFlags::EVICT_FAIL);
@@ -56,6 +55,12 @@ impl Pager {
         // Asked for or not: what had no frame was out, and has not come home since.
         let was_out = !request.paging.contains(PagingFlags::EVICT_FAIL)
             && request.p2mt != P2mType::RamPagingOut;
+        let is_away = self.flights.contains(gfn) || self.homes.is_out(gfn);
+        if self.config.takes_over && was_out && is_away {
+            // Which page was out, the one known or one that was taken out by another pager? Prep will say.
+            return self.asks.push(*request);
+        }
+        actions.push(Action::Respond(Response::to(request)));
         self.asks.answer(gfn, actions);
         match self.flights.get(gfn) {
             Some(_) if was_out => self.flights.set_fate(gfn, Fate::Dropped),

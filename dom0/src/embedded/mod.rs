@@ -29,6 +29,7 @@ impl EmbeddedMachine {
         let info = hypercalls.info()?;
         let guest = GuestInfo {
             max_pages: info.max_pages,
+            out_pages: 0,
             memory: vec![0..=info.max_pages.saturating_sub(1)],
             cpu: info.cpu,
         };

@@ -32,6 +32,8 @@ pub enum MachineError {
 pub struct GuestInfo {
     /// The guest's size at most (`max_pages`): the bound of any target.
     pub max_pages: u64,
+    /// Pages that are out already. Whoever took them out is gone.
+    pub out_pages: u64,
     /// Where it may have memory, lowest first. Holes in it are refused page by page.
     pub memory: Vec<RangeInclusive<u64>>,
     /// The CPU on which the machine handles faults, and the pager is to.

@@ -62,6 +62,7 @@ impl Domain {
             id,
             guest: GuestInfo {
                 max_pages: info.max_pages,
+                out_pages: info.paged_pages,
                 memory: memory(info.max_pages, last_gfn),
                 cpu: None,
             },

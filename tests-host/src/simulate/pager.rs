@@ -97,7 +97,9 @@ impl World<'_> {
         let policy = PolicyName::ALL[self.scenario.get(Knob::Policy) as usize % 3];
         let policy = policy.policy(&memory, &options);
         let batch = self.scenario.get(Knob::Batch) as usize;
+        let is_out = |page| matches!(self.state(page), State::Paged | State::PagingInStart);
         let config = Config {
+            takes_over: (0..self.pages()).any(is_out),
             memory,
             out_batch: batch,
             ahead_batch: batch.div_ceil(2),

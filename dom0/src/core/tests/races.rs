@@ -4,8 +4,8 @@ use p2m_paging::p2m::P2mType;
 use p2m_paging::ring::abi::{PagingFlags, Request};
 
 use super::cases::{guest, one_step, paged, request, step};
-use super::sim::Entry;
-use crate::core::{Event, Step};
+use super::sim::{Entry, Sim};
+use crate::core::{Config, Event, Step};
 
 #[test]
 fn a_page_wanted_back_on_its_way_out_is_answered_at_once() {
@@ -189,4 +189,34 @@ fn b10_a_page_dropped_before_its_request_was_heard_is_forgotten() {
     sim.event(Event::Requests(&[drop]));
     assert_eq!(sim.pager.slots_taken(), 39);
     assert_eq!(sim.pager.progress().dropped, 1);
+}
+
+/// A pager that was killed had taken page 7 out; it was given back, and taken again, and its successor evicts it before it hears of
+/// that. Or it is really gone.
+#[test]
+fn b10_a_pager_that_takes_over_looks_before_it_forgets() {
+    for is_gone in [false, true] {
+        let config = Config {
+            takes_over: true,
+            ..Config::new(40)
+        };
+        let mut sim = Sim::new(40, 16, config, 0);
+        sim.event(Event::Target(0));
+        sim.settle();
+        if is_gone {
+            sim.entries[7] = Entry::Gone;
+            sim.truth[7] = None;
+        }
+        let drop = request(7, PagingFlags::DROP_PAGE);
+        sim.unanswered.push(drop);
+        sim.event(Event::Target(40));
+        sim.event(Event::Requests(&[drop]));
+        sim.settle();
+        let dropped = u64::from(is_gone);
+        assert_eq!(sim.pager.progress().dropped, dropped);
+        assert_eq!(sim.pager.progress().paged_in, 40 - dropped);
+        assert_eq!(sim.unanswered, []);
+        assert_eq!(matches!(sim.entries[7], Entry::Ram(_)), !is_gone);
+        sim.finish();
+    }
 }
