@@ -165,7 +165,7 @@ fn start(program: &PathBuf, mru_pages: u64) -> Result<(&'static Machine, Pager),
     let pager = Command::new(program)
         .arg0(pager_main::NAME)
         .args(["--embedded-host", &name])
-        .args(["--mru_size", &mru_pages.to_string()])
+        .args(["--policy", "sweep", "--mru_size", &mru_pages.to_string()])
         .spawn()?;
     let pager = Pager(pager);
     wait(|| u64::from(!machine.paging().is_enabled()))?;
