@@ -186,13 +186,8 @@ impl Attached {
     ) -> anyhow::Result<Self> {
         let guest = machine.guest();
         let mut config = cli.config(guest.max_pages, &guest.memory);
-        config.takes_over = guest.out_pages > 0;
-        if config.takes_over {
-            let lost = guest.out_pages;
-            tracing::warn!(
-                "{lost} pages are out already: what was in them is lost with the pager that took them out"
-            );
-        }
+        let lost = guest.out_pages;
+        config.takes_over = lost > 0;
         let areas = match &cli.swap[..] {
             [] => None,
             choices => Some(Arc::new(Areas::claim(choices).context("swap area")?)),
@@ -230,14 +225,22 @@ impl Attached {
         let attached = span(domain, among_others)
             .in_scope(|| Ready::attach(options, pager, blind, store, machine));
         match attached {
-            Ok(ready) => Ok(Self {
-                domain,
-                among_others,
-                share,
-                floor,
-                pagefile,
-                ready,
-            }),
+            Ok(ready) => {
+                // Said now: as long as another pager has the guest they are not lost.
+                if lost > 0 {
+                    tracing::warn!(
+                        "{lost} pages are out already: what was in them is lost with the pager that took them out"
+                    );
+                }
+                Ok(Self {
+                    domain,
+                    among_others,
+                    share,
+                    floor,
+                    pagefile,
+                    ready,
+                })
+            }
             Err(error) => {
                 remove(pagefile);
                 Err(error.into())

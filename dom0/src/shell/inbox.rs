@@ -51,7 +51,7 @@ struct Figures {
     target: Option<i64>,
     /// What the guest may have while the host is short of memory.
     allowed: Option<u64>,
-    resident: u64,
+    resident: Option<u64>,
 }
 
 impl Figures {
@@ -110,7 +110,7 @@ impl Inbox {
                 self.tell(News::TARGET);
             }
             Notice::Resident(pages) => {
-                self.figures.lock().resident = pages;
+                self.figures.lock().resident = Some(pages);
                 self.tell(News::RESIDENT);
             }
             Notice::DomainGone => self.tell(News::GONE),
@@ -175,8 +175,8 @@ impl Inbox {
         self.figures.lock().target()
     }
 
-    /// Main thread: the last size.
-    pub(super) fn resident(&self) -> u64 {
+    /// Main thread: the last size, where the machine tells.
+    pub(super) fn resident(&self) -> Option<u64> {
         self.figures.lock().resident
     }
 }
@@ -200,7 +200,7 @@ mod tests {
             let figures = Figures {
                 target,
                 allowed,
-                resident: 0,
+                resident: None,
             };
             assert_eq!(figures.target(), both, "{target:?} {allowed:?}");
         }

@@ -158,8 +158,10 @@ impl Shell {
         if news.contains(News::TARGET) {
             self.handle(Event::Target(self.inbox.target()));
         }
-        if news.contains(News::RESIDENT) {
-            self.handle(Event::Resident(self.inbox.resident()));
+        if news.contains(News::RESIDENT)
+            && let Some(pages) = self.inbox.resident()
+        {
+            self.handle(Event::Resident(pages));
         }
         if news.contains(News::GONE) {
             let mut abandoned = Vec::new();
@@ -253,9 +255,11 @@ impl Shell {
             figures.fault_p99_us = self.faults.quantile_us(0.99);
         }
         figures.ticks += 1;
-        figures.resident_pages = self.inbox.resident();
+        let progress = self.pager.progress();
+        let counted = progress.size_pages.saturating_sub(progress.out_pages);
+        figures.resident_pages = self.inbox.resident().unwrap_or(counted);
         figures.allowed_pages = self.inbox.bounds().0;
-        figures.progress = self.pager.progress();
+        figures.progress = progress;
         figures.store = self.store.counts();
         self.board.post(figures);
     }
