@@ -117,6 +117,13 @@ pub struct Progress {
     pub answered_resident: u64,
 }
 
+impl Progress {
+    /// Pages in memory, as far as the pager has counted.
+    pub fn resident_pages(&self) -> u64 {
+        self.size_pages.saturating_sub(self.out_pages)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -202,12 +202,11 @@ impl Pager {
 
     /// Figures.
     pub fn progress(&self) -> Progress {
-        let out_pages = self.homes.out_pages();
-        let resident = self.size_pages.saturating_sub(out_pages);
+        let resident = self.resident_pages();
         Progress {
             size_pages: self.size_pages,
             used_pages: self.scanner.used_pages().map(|used| used.min(resident)),
-            out_pages,
+            out_pages: self.homes.out_pages(),
             copies: self.homes.copies(),
             judged: self.read_ahead.judged(),
             wanted_out_pages: self.wanted_out(),
@@ -281,10 +280,14 @@ impl Pager {
 
     /// Accessed bits are read while something is to be out, or to go out, or somebody wants to know.
     fn start_scan(&mut self, actions: &mut Actions) {
-        let resident = self.size_pages.saturating_sub(self.homes.out_pages());
+        let resident = self.resident_pages();
         if self.wanted_out() > 0 || (self.config.watch_uses && self.is_running()) {
             actions.extend(self.scanner.start(resident).map(Action::Scan));
         }
+    }
+
+    fn resident_pages(&self) -> u64 {
+        self.size_pages.saturating_sub(self.homes.out_pages())
     }
 
     fn resident(&mut self, pages: u64) {

@@ -32,7 +32,7 @@ pub enum MachineError {
 pub struct GuestInfo {
     /// The guest's size at most (`max_pages`): the bound of any target.
     pub max_pages: u64,
-    /// Pages that are out already. Whoever took them out is gone.
+    /// Pages that are out already, and whoever attaches now knows nothing of.
     pub out_pages: u64,
     /// Where it may have memory, lowest first. Holes in it are refused page by page.
     pub memory: Vec<RangeInclusive<u64>>,

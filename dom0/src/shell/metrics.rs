@@ -39,11 +39,9 @@ fn answer(mut client: TcpStream, guests: &[(String, Reins)]) -> io::Result<()> {
         }
     }
     let (status, body) = if request.starts_with(b"GET /metrics ") {
-        {
-            let living = guests.iter().filter(|(_, reins)| !reins.are_over());
-            let figures = living.map(|(labels, reins)| (&**labels, reins.figures()));
-            ("200 OK", prometheus(&figures.collect::<Vec<_>>()))
-        }
+        let living = guests.iter().filter(|(_, reins)| !reins.are_over());
+        let figures = living.map(|(labels, reins)| (&**labels, reins.figures()));
+        ("200 OK", prometheus(&figures.collect::<Vec<_>>()))
     } else {
         ("404 Not Found", "only /metrics is here\n".to_owned())
     };

@@ -81,14 +81,14 @@ impl Tenant {
     fn facts(&self) -> Option<Guest> {
         let figures = self.reins.figures();
         let (_, target) = self.reins.inbox.bounds();
-        let size = figures.progress.size_pages;
+        let progress = figures.progress;
         (figures.ticks > 0).then_some(Guest {
             id: self.id,
-            size,
-            resident: size.saturating_sub(figures.progress.out_pages),
+            size: progress.size_pages,
+            resident: progress.resident_pages(),
             target,
             share: self.share,
-            used: figures.progress.used_pages,
+            used: progress.used_pages,
             floor: self.floor,
         })
     }

@@ -256,8 +256,8 @@ impl Shell {
         }
         figures.ticks += 1;
         let progress = self.pager.progress();
-        let counted = progress.size_pages.saturating_sub(progress.out_pages);
-        figures.resident_pages = self.inbox.resident().unwrap_or(counted);
+        let told = self.inbox.resident();
+        figures.resident_pages = told.unwrap_or_else(|| progress.resident_pages());
         figures.allowed_pages = self.inbox.bounds().0;
         figures.progress = progress;
         figures.store = self.store.counts();

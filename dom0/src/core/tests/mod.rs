@@ -5,6 +5,7 @@ mod areas;
 mod cases;
 mod defects;
 mod explore;
+mod full;
 mod guest;
 mod judge;
 mod order;
