@@ -78,6 +78,25 @@ impl NpfErrorCode {
     }
 }
 
+/// A nested page fault, as hardware reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NestedFault {
+    /// Intel: an EPT violation.
+    Ept(ExitQualification),
+    /// AMD: a nested page fault.
+    Npt(NpfErrorCode),
+}
+
+impl NestedFault {
+    /// What the guest wanted.
+    pub fn access(self) -> Access {
+        match self {
+            Self::Ept(qualification) => qualification.access(),
+            Self::Npt(code) => code.access(),
+        }
+    }
+}
+
 /// What to do about a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -85,21 +104,26 @@ pub enum Decision {
     NotOurs,
     /// The entry allows the access by now: run the instruction again.
     Retry,
+    /// The page is only nominated, and its contents are in place: it goes home, and the instruction
+    /// runs again.
+    Restore,
     /// Ask the pager for the page, and wait for it.
     PopulateAndPause,
     /// The pager has been asked: wait for the same answer.
     Pause,
 }
 
-/// Decides on an access to a gfn of this type.
+/// Decides on an access to a gfn of this type. An access that says nothing needs every right: it would
+/// else be tried again for ever.
 pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
     let Some(allowed) = p2mt.paging_access() else {
         return Decision::NotOurs;
     };
-    if allowed.contains(access) {
+    if !access.is_empty() && allowed.contains(access) {
         return Decision::Retry;
     }
     match p2mt {
+        P2mType::RamPagingOut => Decision::Restore,
         P2mType::RamPagingInStart | P2mType::RamPagingIn => Decision::Pause,
         _ => Decision::PopulateAndPause,
     }
@@ -123,23 +147,39 @@ pub enum MapDecision {
     NotOurs,
     /// Map it, with a reference: while that is held the page cannot be evicted.
     Map,
-    /// Ask the pager for the page; the mapper tries again.
+    /// Call [`Paging::populate`], and let the mapper try again: at once if the page was only
+    /// nominated, later if the pager has to bring it.
+    ///
+    /// [`Paging::populate`]: crate::Paging::populate
     Populate,
-    /// It is on its way in; the mapper tries again.
-    Retry,
 }
 
-/// Decides on a foreign map of a gfn of this type.
+impl MapDecision {
+    /// The number that a hypervisor's C code gets: 0, 1 and 2 in the order of the variants.
+    pub const fn as_raw(self) -> u32 {
+        match self {
+            Self::NotOurs => 0,
+            Self::Map => 1,
+            Self::Populate => 2,
+        }
+    }
+}
+
+/// Decides on a foreign map of a gfn of this type, which has a frame or none.
 ///
 /// A page that was allocated for its pager to fill is shown to nobody else: in Xen 4.1 a device
 /// emulator could read one before it was filled. A nominated page is not shown to a writer: one who
-/// came after the pager's copy and was gone before the evict would lose what it wrote.
-pub const fn decide_map(p2mt: P2mType, mapper: Mapper) -> MapDecision {
+/// came after the pager's copy and was gone before the evict would lose what it wrote. The page goes
+/// home first, which makes the evict fail.
+pub const fn decide_map(p2mt: P2mType, has_frame: bool, mapper: Mapper) -> MapDecision {
     match (p2mt, mapper) {
         (P2mType::RamPagingOut, Mapper::Pager | Mapper::Reader)
-        | (P2mType::RamPagingIn, Mapper::Pager) => MapDecision::Map,
-        (P2mType::RamPagingOut | P2mType::RamPaged, _) => MapDecision::Populate,
-        (P2mType::RamPagingInStart | P2mType::RamPagingIn, _) => MapDecision::Retry,
+        | (P2mType::RamPagingIn, Mapper::Pager)
+            if has_frame =>
+        {
+            MapDecision::Map
+        }
+        _ if p2mt.is_paging() => MapDecision::Populate,
         _ => MapDecision::NotOurs,
     }
 }
@@ -148,16 +188,23 @@ pub const fn decide_map(p2mt: P2mType, mapper: Mapper) -> MapDecision {
 mod tests {
     use super::*;
 
+    /// The whole rule: every type, with and without a frame, for pager, reader and writer.
     #[test]
     fn an_unfilled_page_is_mapped_by_its_pager_alone_and_a_nominated_one_by_no_writer() {
-        use MapDecision::{Map, NotOurs, Populate, Retry};
-        let decide =
-            |t| [Mapper::Pager, Mapper::Reader, Mapper::Writer].map(|mapper| decide_map(t, mapper));
-        assert_eq!(decide(P2mType::RamPagingIn), [Map, Retry, Retry]);
-        assert_eq!(decide(P2mType::RamPagingOut), [Map, Map, Populate]);
-        assert_eq!(decide(P2mType::RamPaged), [Populate; 3]);
-        assert_eq!(decide(P2mType::RamPagingInStart), [Retry; 3]);
-        assert_eq!(decide(P2mType::RamRw), [NotOurs; 3]);
+        use MapDecision::{Map, NotOurs, Populate};
+        for t in P2mType::ALL {
+            for has_frame in [false, true] {
+                let decided = [Mapper::Pager, Mapper::Reader, Mapper::Writer]
+                    .map(|mapper| decide_map(t, has_frame, mapper));
+                let expected = match (t, has_frame) {
+                    (P2mType::RamPagingOut, true) => [Map, Map, Populate],
+                    (P2mType::RamPagingIn, true) => [Map, Populate, Populate],
+                    (t, _) if t.is_paging() => [Populate; 3],
+                    _ => [NotOurs; 3],
+                };
+                assert_eq!(decided, expected, "{t:?}, frame: {has_frame}");
+            }
+        }
     }
 
     #[test]
@@ -188,25 +235,23 @@ mod tests {
     /// Row A7, whole: every type of paging with every access.
     #[test]
     fn a7_decisions() {
-        use Decision::{NotOurs, Pause, PopulateAndPause, Retry};
+        use Decision::{NotOurs, Pause, PopulateAndPause, Restore, Retry};
         let (r, w, x) = (Access::READ, Access::READ | Access::WRITE, Access::FETCH);
+        let none = Access::empty();
         let expected = [
-            (P2mType::RamRw, [NotOurs, NotOurs, NotOurs]),
+            (P2mType::RamRw, [NotOurs; 4]),
             // Defect 2: in C a mere read of a nominated page goes to the pager.
-            (P2mType::RamPagingOut, [Retry, PopulateAndPause, Retry]),
-            (
-                P2mType::RamPaged,
-                [PopulateAndPause, PopulateAndPause, PopulateAndPause],
-            ),
+            (P2mType::RamPagingOut, [Retry, Restore, Retry, Restore]),
+            (P2mType::RamPaged, [PopulateAndPause; 4]),
             // Defect 3: in C a vcpu that faults on a page in flight spins.
-            (P2mType::RamPagingInStart, [Pause, Pause, Pause]),
-            (P2mType::RamPagingIn, [Pause, Pause, Pause]),
-            (P2mType::MmioDm, [NotOurs, NotOurs, NotOurs]),
-            (P2mType::RamShared, [NotOurs, NotOurs, NotOurs]),
+            (P2mType::RamPagingInStart, [Pause; 4]),
+            (P2mType::RamPagingIn, [Pause; 4]),
+            (P2mType::MmioDm, [NotOurs; 4]),
+            (P2mType::RamShared, [NotOurs; 4]),
         ];
         for (t, decisions) in expected {
             assert_eq!(
-                [r, w, x].map(|access| decide(t, access)),
+                [r, w, x, none].map(|access| decide(t, access)),
                 decisions,
                 "{t:?}"
             );

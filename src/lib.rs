@@ -1,10 +1,15 @@
 //! Memory paging of a virtual machine, from underneath it.
 //!
-//! A guest frame goes out and comes back through six states:
+//! A guest frame goes out and comes back through five states:
 //!
 //! ```text
-//! ram_rw → paging_out → paged → paging_in_start → paging_in → ram_rw
+//! ram_rw → paging_out → paged → paging_in_start → ram_rw
+//!                               paging_in_start → paging_in → ram_rw
 //! ```
+//!
+//! The page goes home from `paging_in_start` in one step if the pager supplies its contents. If the pager
+//! fills a frame through a mapping, the page is `paging_in` until the pager answers. A page that somebody
+//! needs while it is only nominated (`paging_out`) goes back to `ram_rw` at once.
 //!
 //! The crate holds what a hypervisor needs for that, and nothing of the hypervisor itself:
 //!
@@ -39,6 +44,7 @@ pub mod ring;
 
 pub use errno::Errno;
 pub use frame::{Gfn, Mfn, PAGE_SIZE, VcpuId};
+pub use lock_api;
 pub use p2m::P2mType;
 pub use paging::Paging;
-pub use platform::{P2m, Platform};
+pub use platform::{P2m, Platform, SpinLock};

@@ -7,6 +7,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::frame::{Gfn, VcpuId};
+use crate::platform::Broken;
 
 /// What paging knows of one vcpu. The embedder lends one for each vcpu of the domain; a new one is
 /// neither paused nor waiting.
@@ -20,17 +21,25 @@ pub struct VcpuCell {
     pub(crate) in_line: AtomicU64,
     /// The next vcpu in line, plus one; 0: none. Used under the ring lock only.
     pub(crate) next: AtomicU32,
+    /// Pauses that nobody can undo any more.
+    lost: AtomicU32,
 }
 
-/// A pause that has to be undone with [`Vcpus::unpause`].
+/// A pause that has to be undone with [`Paging::unpause`](crate::Paging::unpause).
+///
+/// It cannot be made otherwise than by pausing. Dropped instead of undone, it is lost: the vcpu stays
+/// paused for ever, and [`Vcpus::lost`] says so.
 #[must_use = "the vcpu stays paused until this is given to `unpause`"]
-#[derive(Debug, PartialEq, Eq)]
-pub struct VcpuPaused(VcpuId);
+#[derive(Debug)]
+pub struct VcpuPaused<'d> {
+    cell: &'d VcpuCell,
+    vcpu: VcpuId,
+}
 
 /// What the caller has to do on the platform after a pause was counted.
 #[must_use = "the count alone does not stop a vcpu"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switch {
+pub(crate) enum Switch {
     /// Nothing: other pauses exist.
     Stay,
     /// The count left 0: stop the vcpu. Or reached it: let it run.
@@ -39,10 +48,10 @@ pub enum Switch {
 
 /// The vcpus of a domain.
 #[derive(Clone, Copy, Debug)]
-pub struct Vcpus<'d> {
+pub struct Vcpus<'s, 'd> {
     cells: &'d [VcpuCell],
     /// How many wait for a page: nearly always none, and then nothing is searched.
-    waiting: &'d AtomicU32,
+    waiting: &'s AtomicU32,
 }
 
 impl VcpuCell {
@@ -53,13 +62,14 @@ impl VcpuCell {
             waits_for: AtomicU64::new(0),
             in_line: AtomicU64::new(0),
             next: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
         }
     }
 }
 
-impl<'d> Vcpus<'d> {
+impl<'s, 'd> Vcpus<'s, 'd> {
     /// The vcpus with these cells; vcpu n has cell n.
-    pub fn new(cells: &'d [VcpuCell], waiting: &'d AtomicU32) -> Self {
+    pub(crate) fn new(cells: &'d [VcpuCell], waiting: &'s AtomicU32) -> Self {
         Self { cells, waiting }
     }
 
@@ -78,6 +88,12 @@ impl<'d> Vcpus<'d> {
             .map_or(0, |c| c.pauses.load(Ordering::Relaxed))
     }
 
+    /// Pauses of any of them that were dropped instead of undone: each is an error of the embedder's.
+    pub fn lost(&self) -> u32 {
+        let lost = |cell: &VcpuCell| cell.lost.load(Ordering::Relaxed);
+        self.cells.iter().map(lost).fold(0, u32::saturating_add)
+    }
+
     /// The page this vcpu waits for.
     pub fn waits_for(&self, vcpu: VcpuId) -> Option<Gfn> {
         let raw = self.cell(vcpu)?.waits_for.load(Ordering::Acquire);
@@ -90,77 +106,97 @@ impl<'d> Vcpus<'d> {
     }
 
     /// All vcpus that wait for a page, and for which.
-    pub fn waiting(&self) -> impl Iterator<Item = (VcpuId, Gfn)> + use<'d> {
+    pub fn waiting(&self) -> impl Iterator<Item = (VcpuId, Gfn)> + use<'s, 'd> {
         let vcpus = *self;
         let ids = vcpus.ids().map(VcpuId);
         ids.filter_map(move |vcpu| Some((vcpu, vcpus.waits_for(vcpu)?)))
     }
 
     /// Counts a pause. `None`: the domain has no such vcpu.
-    pub fn pause(&self, vcpu: VcpuId) -> Option<(VcpuPaused, Switch)> {
-        let before = self.cell(vcpu)?.pauses.fetch_add(1, Ordering::AcqRel);
-        Some((
-            VcpuPaused(vcpu),
-            if before == 0 {
-                Switch::Change
-            } else {
-                Switch::Stay
-            },
-        ))
-    }
-
-    /// Undoes a pause.
-    pub fn unpause(&self, paused: VcpuPaused) -> Switch {
-        // A pause of another domain's, which has more vcpus than this one: nothing to undo here.
-        let Some(cell) = self.cell(paused.0) else {
-            return Switch::Stay;
-        };
-        let before = cell.pauses.fetch_sub(1, Ordering::AcqRel);
-        if before == 1 {
+    pub(crate) fn pause(&self, vcpu: VcpuId) -> Option<(VcpuPaused<'d>, Switch)> {
+        let cell = self.cell(vcpu)?;
+        let before = cell.pauses.fetch_add(1, Ordering::AcqRel);
+        let switch = if before == 0 {
             Switch::Change
         } else {
             Switch::Stay
+        };
+        Some((VcpuPaused { cell, vcpu }, switch))
+    }
+
+    /// Undoes a pause. One of another domain's is lost: nothing is undone here.
+    pub(crate) fn unpause(&self, paused: VcpuPaused<'d>) -> Result<Switch, Broken> {
+        let VcpuPaused { cell, vcpu } = paused;
+        if !self.cell(vcpu).is_some_and(|own| core::ptr::eq(own, cell)) {
+            return Ok(Switch::Stay);
+        }
+        core::mem::forget(paused);
+        let count = |pauses: u32| pauses.checked_sub(1);
+        match cell
+            .pauses
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, count)
+        {
+            Ok(1) => Ok(Switch::Change),
+            Ok(_) => Ok(Switch::Stay),
+            Err(_) => Err(Broken::Pauses(vcpu)),
         }
     }
 
-    /// Notes that the vcpu waits for `gfn`, and keeps the pause until it is [`Self::woken`]. Given
-    /// back if it waits for a page already: one at a time, the other it will ask for again.
-    pub(crate) fn wait(&self, paused: VcpuPaused, gfn: Gfn) -> Result<(), VcpuPaused> {
-        let Some(cell) = self.cell(paused.0) else {
-            return Err(paused);
-        };
+    /// Notes that the vcpu waits for `gfn`; its cell keeps the pause until the wait ends. Given back if
+    /// it waits for a page already: one at a time, the other it will ask for again.
+    pub(crate) fn wait(&self, paused: VcpuPaused<'d>, gfn: Gfn) -> Result<(), VcpuPaused<'d>> {
         // Counted before it can be seen, so that the count is never below the number that wait:
         // whoever ends the wait counts down, perhaps at once.
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let noted =
-            cell.waits_for
-                .compare_exchange(0, gfn.get() + 1, Ordering::AcqRel, Ordering::Acquire);
+        let noted = paused.cell.waits_for.compare_exchange(
+            0,
+            awaited(gfn),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
         if noted.is_err() {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             return Err(paused);
         }
+        core::mem::forget(paused);
         Ok(())
     }
 
-    /// Ends the wait of one vcpu for `gfn`, if it does wait for it.
-    pub(crate) fn end_wait(&self, vcpu: VcpuId, gfn: Gfn) -> Option<VcpuPaused> {
+    /// Ends the wait of one vcpu for `gfn`, if it does wait for it: the pause comes out of its cell.
+    pub(crate) fn end_wait(&self, vcpu: VcpuId, gfn: Gfn) -> Option<VcpuPaused<'d>> {
         let cell = self.cell(vcpu)?;
+        // Most vcpus wait for nothing: a look leaves their cells' cache lines where they are.
+        if cell.waits_for.load(Ordering::Acquire) != awaited(gfn) {
+            return None;
+        }
         cell.waits_for
-            .compare_exchange(gfn.get() + 1, 0, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(awaited(gfn), 0, Ordering::AcqRel, Ordering::Acquire)
             .ok()?;
         self.waiting.fetch_sub(1, Ordering::AcqRel);
-        Some(VcpuPaused(vcpu))
+        Some(VcpuPaused { cell, vcpu })
+    }
+
+    /// The vcpu's place in line keeps the pause from here on. Under the ring lock.
+    pub(crate) fn keep_in_line(&self, paused: VcpuPaused<'d>) {
+        core::mem::forget(paused);
+    }
+
+    /// The pause that the vcpu's place in line has kept: once, when it leaves the line. Under the ring
+    /// lock.
+    pub(crate) fn take_from_line(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
+        let cell = self.cell(vcpu)?;
+        Some(VcpuPaused { cell, vcpu })
     }
 
     /// Ends the wait of all vcpus that wait for `gfn`, and of them only.
-    pub(crate) fn woken(&self, gfn: Gfn) -> impl Iterator<Item = VcpuPaused> + use<'d> {
+    pub(crate) fn woken(&self, gfn: Gfn) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
         let vcpus = *self;
         let ids = vcpus.ids();
         ids.filter_map(move |vcpu| vcpus.end_wait(VcpuId(vcpu), gfn))
     }
 
     /// Ends every wait.
-    pub(crate) fn all_woken(&self) -> impl Iterator<Item = VcpuPaused> + use<'d> {
+    pub(crate) fn all_woken(&self) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
         let vcpus = *self;
         vcpus.ids().filter_map(move |vcpu| {
             let vcpu = VcpuId(vcpu);
@@ -173,14 +209,73 @@ impl<'d> Vcpus<'d> {
     }
 }
 
-impl VcpuPaused {
-    /// The pause of a vcpu that leaves the line: standing in it is what kept the pause.
-    pub(crate) fn of_line(vcpu: VcpuId) -> Self {
-        Self(vcpu)
-    }
-
+impl VcpuPaused<'_> {
     /// Who.
     pub fn vcpu(&self) -> VcpuId {
-        self.0
+        self.vcpu
+    }
+}
+
+impl Drop for VcpuPaused<'_> {
+    fn drop(&mut self) {
+        self.cell.lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How a cell notes that its vcpu waits for this page.
+const fn awaited(gfn: Gfn) -> u64 {
+    gfn.get().wrapping_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GFN: Gfn = Gfn::new_truncate(5);
+
+    #[test]
+    fn a_pause_that_is_dropped_is_counted_as_lost_and_stays() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
+        assert_eq!(vcpus.unpause(paused), Ok(Switch::Change));
+        assert_eq!(vcpus.lost(), 0);
+        drop(vcpus.pause(VcpuId(0)).unwrap());
+        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (1, 1));
+    }
+
+    #[test]
+    fn a_pause_that_waits_comes_out_of_its_cell_once() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
+        vcpus.wait(paused, GFN).unwrap();
+        let mut woken = vcpus.woken(GFN);
+        assert_eq!(vcpus.unpause(woken.next().unwrap()), Ok(Switch::Change));
+        assert!(woken.next().is_none());
+        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (0, 0));
+    }
+
+    #[test]
+    fn an_unpause_too_many_is_an_error_and_counts_nothing() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        let again = vcpus.take_from_line(VcpuId(0)).unwrap();
+        assert_eq!(vcpus.unpause(again), Err(Broken::Pauses(VcpuId(0))));
+        assert_eq!(vcpus.pauses(VcpuId(0)), 0);
+    }
+
+    #[test]
+    fn a_pause_of_another_domain_undoes_nothing() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let (others, others_waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let (vcpus, other) = (
+            Vcpus::new(&cells, &waiting),
+            Vcpus::new(&others, &others_waiting),
+        );
+        let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
+        assert_eq!(other.unpause(paused), Ok(Switch::Stay));
+        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (1, 1));
+        assert_eq!((other.lost(), other.pauses(VcpuId(0))), (0, 0));
     }
 }

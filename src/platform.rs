@@ -7,7 +7,7 @@ use lock_api::RawMutex;
 
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn, VcpuId};
-use crate::p2m::{Cleared, P2mType, Take, Uses};
+use crate::p2m::{Cleared, P2mType, Permit, Take, Uses};
 
 /// One paged domain, as the hypervisor sees it.
 pub trait Platform {
@@ -18,15 +18,17 @@ pub trait Platform {
     /// Where the contents for a page-in are: a claim of the pager's, checked by the platform when
     /// it copies.
     type Buffer;
-    /// The lock around the ring: a leaf, nothing else is locked under it. Xen's spinlock in Xen,
-    /// `spin`'s or one that sleeps elsewhere.
+    /// The lock around the ring: a leaf, nothing else is locked under it. Xen's spinlock in Xen, one
+    /// that sleeps on the embedded host; [`SpinLock`] for everybody who has none of their own.
     type RingLock: RawMutex;
 
-    /// Locks the p2m. Lock order: p2m, then nothing of this crate's.
+    /// Locks the p2m. Lock order: p2m, then nothing of this crate's. Unlocking makes every change take
+    /// effect on all CPUs that [`P2m::flush`] has not been called for.
     fn lock_p2m(&self) -> Self::P2m<'_>;
 
-    /// Stops a vcpu before it runs another instruction of the guest. Called with the p2m locked, for
-    /// a vcpu that this crate has not paused already; other pauses of the platform's own may exist.
+    /// Asks a vcpu to stop before it next enters the guest. It must not wait for that: the p2m may be
+    /// locked, and the vcpu may be the caller. Called for a vcpu that this crate has not paused
+    /// already; the platform may have paused it for reasons of its own.
     fn pause_vcpu(&self, vcpu: VcpuId);
 
     /// The vcpu's wait for the page is over: it is home (or gone, or its request came to nothing), and
@@ -42,12 +44,54 @@ pub trait Platform {
 
     /// Sends the pager its event. Called without locks.
     fn notify_pager(&self);
+
+    /// [`Paging::on_event`] has stopped with responses left on the ring, and no event will come for
+    /// them: it must be called again soon, from another context (a tasklet, a thread, the next turn of
+    /// a loop). Called without locks.
+    ///
+    /// [`Paging::on_event`]: crate::Paging::on_event
+    fn defer_event(&self);
+
+    /// An invariant of this crate does not hold. The domain must not go on, the host must: Xen crashes
+    /// the domain. May be called with the p2m or the ring locked.
+    fn broken(&self, what: Broken);
+}
+
+/// A lock for embedders that have none of their own: it spins, and is a [`RawMutex`] of [`lock_api`].
+pub type SpinLock = spin::Mutex<()>;
+
+/// An invariant that does not hold: memory was overwritten, or this crate is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// More slots of the ring were given back than were held.
+    RingSlots,
+    /// A vcpu was unpaused more often than it was paused.
+    Pauses(VcpuId),
+}
+
+impl core::fmt::Display for Broken {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::RingSlots => f.write_str("more ring slots given back than were held"),
+            Self::Pauses(vcpu) => write!(f, "{vcpu:?} unpaused more often than it was paused"),
+        }
+    }
+}
+
+/// A frame that can be given up without being freed.
+pub trait Leak: Sized {
+    /// The flush that the frame waits for cannot be made any more: the frame stays allocated for ever.
+    /// The platform may say so; it must not free the frame.
+    fn leak(self) {
+        core::mem::forget(self);
+    }
 }
 
 /// A locked p2m.
 pub trait P2m {
-    /// A frame that is in no p2m entry: not yet, or not any more. Dropping one frees it.
-    type Frame;
+    /// A frame that is in no p2m entry: not yet, or not any more. One that was taken out of an entry
+    /// reaches the platform through [`Self::free`] or [`Leak::leak`] only.
+    type Frame: Leak;
     /// As in [`Platform::Buffer`].
     type Buffer;
 
@@ -59,12 +103,13 @@ pub trait P2m {
 
     /// Changes the type and keeps the frame. More permissive types take effect by the time this
     /// returns; for less permissive ones a flush is owed.
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno>;
+    fn set_type(&mut self, permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno>;
 
     /// Takes the frame out, leaving `to`. With [`Demand::SoleOwner`] it is checked once more, in
     /// one step with taking, that nobody else uses it. On error the entry is as before.
     fn take(
         &mut self,
+        permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
@@ -76,7 +121,13 @@ pub trait P2m {
 
     /// Puts a frame in. Takes effect by the time this returns; nobody sees the gfn with the frame
     /// before its contents. On error the frame is freed and the entry as before.
-    fn install(&mut self, gfn: Gfn, frame: Self::Frame, to: P2mType) -> Result<Mfn, Errno>;
+    fn install(
+        &mut self,
+        permit: Permit,
+        gfn: Gfn,
+        frame: Self::Frame,
+        to: P2mType,
+    ) -> Result<Mfn, Errno>;
 
     /// Writes the machine-to-physical entry (row A5; lost in Xen before daf20794ed).
     fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn);
@@ -113,6 +164,18 @@ pub struct Entry {
     pub p2mt: P2mType,
     /// The frame behind it, if it has a valid one.
     pub mfn: Option<Mfn>,
+}
+
+impl Entry {
+    /// Whether the entry contradicts itself: a paging type that needs a frame without one, or one that
+    /// has none with one. Somebody else has damaged it, and its page cannot be brought back.
+    pub const fn is_bad(self) -> bool {
+        match self.p2mt {
+            P2mType::RamPagingOut | P2mType::RamPagingIn => self.mfn.is_none(),
+            P2mType::RamPaged | P2mType::RamPagingInStart => self.mfn.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// Who uses a frame.

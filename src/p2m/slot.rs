@@ -7,6 +7,7 @@
 
 use static_assertions::assert_not_impl_any;
 
+use super::debts::FlushOwed;
 use super::types::P2mType;
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn};
@@ -36,11 +37,9 @@ pub struct PagingOut {
 #[derive(Debug)]
 pub struct Paged;
 
-/// Asked for (`paging_in_start`). Populated after a mere nomination, it still has its frame.
+/// Asked for (`paging_in_start`). It has no frame: a nominated page that somebody needs goes home instead.
 #[derive(Debug)]
-pub struct InFlight {
-    mfn: Option<Mfn>,
-}
+pub struct InFlight;
 
 /// Has a frame again; the pager fills it and answers.
 #[derive(Debug)]
@@ -48,7 +47,13 @@ pub struct PagingIn {
     mfn: Mfn,
 }
 
+/// The right to change a p2m entry. Only a transition of a [`Slot`] makes one, so nobody else who has a
+/// locked p2m can call [`P2m::set_type`], [`P2m::take`] or [`P2m::install`].
+#[derive(Debug)]
+pub struct Permit(());
+
 assert_not_impl_any!(Slot<'static, (), Paged>: Clone, Copy);
+assert_not_impl_any!(Permit: Clone, Copy);
 
 /// What a gfn was found to be.
 #[derive(Debug)]
@@ -63,8 +68,7 @@ pub enum Found<'g, M> {
     InFlight(Slot<'g, M, InFlight>),
     /// Allocated for the way in.
     PagingIn(Slot<'g, M, PagingIn>),
-    /// None of paging's business, or an entry that contradicts itself (a type that needs a frame,
-    /// without one).
+    /// None of paging's business, or an entry that contradicts itself ([`Entry::is_bad`]).
     Other(Entry),
 }
 
@@ -87,15 +91,15 @@ pub(crate) fn classify<M: P2m>(p2m: &mut M, gfn: Gfn, entry: Entry) -> Found<'_,
             gfn,
             state: PagingOut { mfn },
         }),
-        (P2mType::RamPaged, _) => Found::Paged(Slot {
+        (P2mType::RamPaged, None) => Found::Paged(Slot {
             p2m,
             gfn,
             state: Paged,
         }),
-        (P2mType::RamPagingInStart, mfn) => Found::InFlight(Slot {
+        (P2mType::RamPagingInStart, None) => Found::InFlight(Slot {
             p2m,
             gfn,
-            state: InFlight { mfn },
+            state: InFlight,
         }),
         (P2mType::RamPagingIn, Some(mfn)) => Found::PagingIn(Slot {
             p2m,
@@ -105,11 +109,6 @@ pub(crate) fn classify<M: P2m>(p2m: &mut M, gfn: Gfn, entry: Entry) -> Found<'_,
         _ => Found::Other(entry),
     }
 }
-
-/// A change that CPUs may not have seen yet, and the frame that must not be freed before they have.
-#[must_use = "the flush is owed, and the frame with it is only freed after it"]
-#[derive(Debug)]
-pub struct FlushOwed<F>(Option<F>);
 
 /// A slot in its next state, or the refused slot with the reason.
 pub type Moved<'g, M, To, From, E> = Result<Slot<'g, M, To>, (Slot<'g, M, From>, E)>;
@@ -134,7 +133,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
 
     /// Changes the type and keeps the frame.
     fn retype<T>(self, to: P2mType, state: T) -> Moved<'g, M, T, S, Errno> {
-        match self.p2m.set_type(self.gfn, to) {
+        match self.p2m.set_type(Permit(()), self.gfn, to) {
             Ok(()) => Ok(self.to(state)),
             Err(errno) => Err((self, errno)),
         }
@@ -156,7 +155,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
         let frame = self.p2m.alloc(contents).map_err(FurnishError::Alloc)?;
         let mfn = self
             .p2m
-            .install(self.gfn, frame, to)
+            .install(Permit(()), self.gfn, frame, to)
             .map_err(FurnishError::Platform)?;
         self.p2m.restore_m2p(mfn, self.gfn);
         self.p2m.count_in();
@@ -184,21 +183,27 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
             Some(mfn) => {
                 match self
                     .p2m
-                    .take(self.gfn, mfn, P2mType::Invalid, Demand::Nothing)
+                    .take(Permit(()), self.gfn, mfn, P2mType::Invalid, Demand::Nothing)
                 {
                     Ok(frame) => Ok(Some(frame)),
                     Err(TakeError::Platform(errno)) => Err(errno),
                     Err(TakeError::InUse { .. }) => Err(Errno::EBUSY),
                 }
             }
-            None => self.p2m.set_type(self.gfn, P2mType::Invalid).map(|()| None),
+            None => self
+                .p2m
+                .set_type(Permit(()), self.gfn, P2mType::Invalid)
+                .map(|()| None),
         };
         match removed {
             Ok(frame) => {
                 if frame.is_none() {
                     self.p2m.count_in();
                 }
-                Ok(FlushOwed(frame))
+                Ok(match frame {
+                    Some(frame) => FlushOwed::with_frame(frame),
+                    None => FlushOwed::without_frame(),
+                })
             }
             Err(errno) => Err((self, errno)),
         }
@@ -225,7 +230,7 @@ impl<'g, M: P2m> Slot<'g, M, Ram> {
     pub fn nominate(self) -> MovedOwing<'g, M, PagingOut, Ram, Errno> {
         let mfn = self.state.mfn;
         let slot = self.retype(P2mType::RamPagingOut, PagingOut { mfn })?;
-        Ok((slot, FlushOwed(None)))
+        Ok((slot, FlushOwed::without_frame()))
     }
 }
 
@@ -233,22 +238,26 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
     /// `paging_out → paged`. The frame is freed once the flush is paid.
     pub fn evict(self) -> MovedOwing<'g, M, Paged, PagingOut, TakeError> {
         let mfn = self.state.mfn;
-        match self
-            .p2m
-            .take(self.gfn, mfn, P2mType::RamPaged, Demand::SoleOwner)
-        {
+        match self.p2m.take(
+            Permit(()),
+            self.gfn,
+            mfn,
+            P2mType::RamPaged,
+            Demand::SoleOwner,
+        ) {
             Ok(frame) => {
                 self.p2m.count_out();
-                Ok((self.to(Paged), FlushOwed(Some(frame))))
+                Ok((self.to(Paged), FlushOwed::with_frame(frame)))
             }
             Err(e) => Err((self, e)),
         }
     }
 
-    /// `paging_out → paging_in_start`, with the frame in place: the evict will fail.
-    pub fn populate(self) -> Moved<'g, M, InFlight, PagingOut, Errno> {
-        let mfn = Some(self.state.mfn);
-        self.retype(P2mType::RamPagingInStart, InFlight { mfn })
+    /// `paging_out → ram_rw`: somebody needs the page, or the pager has changed its mind. The evict
+    /// will be refused, and that tells the pager. Nothing is owed: the page gains rights.
+    pub fn restore(self) -> Moved<'g, M, Ram, PagingOut, Errno> {
+        let mfn = self.state.mfn;
+        self.go_home(mfn)
     }
 
     /// Gives the page back to the hypervisor for good.
@@ -261,7 +270,7 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
 impl<'g, M: P2m> Slot<'g, M, Paged> {
     /// `paged → paging_in_start`.
     pub fn populate(self) -> Moved<'g, M, InFlight, Paged, Errno> {
-        self.retype(P2mType::RamPagingInStart, InFlight { mfn: None })
+        self.retype(P2mType::RamPagingInStart, InFlight)
     }
 
     /// `paged → ram_rw`, filled: the prefetch of a page that nobody asked for.
@@ -281,46 +290,19 @@ impl<'g, M: P2m> Slot<'g, M, Paged> {
 }
 
 impl<'g, M: P2m> Slot<'g, M, InFlight> {
-    /// The frame of a page that was populated before it was evicted.
-    pub fn mfn(&self) -> Option<Mfn> {
-        self.state.mfn
-    }
-
-    /// `paging_in_start → ram_rw`, filled. A frame that is still in place keeps its contents: they
-    /// are newer than any copy.
+    /// `paging_in_start → ram_rw`, filled.
     pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, InFlight, FurnishError> {
-        match self.state.mfn {
-            Some(mfn) => self
-                .go_home(mfn)
-                .map_err(|(s, e)| (s, FurnishError::Platform(e))),
-            None => self.furnish_filled(buffer),
-        }
+        self.furnish_filled(buffer)
     }
 
-    /// `paging_in_start → paging_in`, to be filled by the pager through a mapping, unless the frame
-    /// is still in place.
+    /// `paging_in_start → paging_in`, to be filled by the pager through a mapping.
     pub fn prep_empty(self) -> Moved<'g, M, PagingIn, InFlight, FurnishError> {
-        match self.state.mfn {
-            Some(mfn) => self
-                .retype(P2mType::RamPagingIn, PagingIn { mfn })
-                .map_err(|(s, e)| (s, FurnishError::Platform(e))),
-            None => self.furnish_empty(),
-        }
+        self.furnish_empty()
     }
 
-    /// `paging_in_start → ram_rw` for a page that was populated before it was evicted; one that has
-    /// no frame is refused with `None`.
-    pub fn resume(self) -> Moved<'g, M, Ram, InFlight, Option<Errno>> {
-        match self.state.mfn {
-            Some(mfn) => self.go_home(mfn).map_err(|(s, e)| (s, Some(e))),
-            None => Err((self, None)),
-        }
-    }
-
-    /// Gives the page back to the hypervisor for good.
+    /// Forgets the gfn.
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
-        let mfn = self.state.mfn;
-        self.remove(mfn)
+        self.remove(None)
     }
 }
 
@@ -335,66 +317,5 @@ impl<'g, M: P2m> Slot<'g, M, PagingIn> {
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         let mfn = Some(self.state.mfn);
         self.remove(mfn)
-    }
-}
-
-/// Flushes owed by a batch of up to `N` transitions, paid together.
-#[must_use = "pay before the lock is released"]
-#[derive(Debug)]
-pub struct Debts<F, const N: usize> {
-    frames: [Option<F>; N],
-    len: usize,
-    flush: bool,
-}
-
-impl<F, const N: usize> Debts<F, N> {
-    /// Nothing owed.
-    pub fn new() -> Self {
-        Self {
-            frames: [const { None }; N],
-            len: 0,
-            flush: false,
-        }
-    }
-
-    /// Takes a debt on. A frame beyond the `N`th is not freed but lost: a batch has at most `N`.
-    pub fn add(&mut self, owed: FlushOwed<F>) {
-        self.flush = true;
-        if let Some(frame) = owed.0 {
-            debug_assert!(self.len < N, "more debts than the batch has gfns");
-            if let Some(room) = self.frames.get_mut(self.len) {
-                *room = Some(frame);
-                self.len += 1;
-            }
-        }
-    }
-
-    /// One flush, then the frames are freed.
-    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
-        if self.flush {
-            p2m.flush();
-            // Out of where they are: a copy of them all might be more than a hypervisor's stack has room for.
-            let frames = self.frames.iter_mut().take(self.len);
-            p2m.free(frames.filter_map(Option::take));
-        }
-    }
-}
-
-impl<F, const N: usize> Default for Debts<F, N> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<F> FlushOwed<F> {
-    /// For a change that takes no frame out.
-    pub(super) const fn without_frame() -> Self {
-        Self(None)
-    }
-
-    /// Flushes, then frees the frame.
-    pub fn pay<M: P2m<Frame = F>>(self, p2m: &mut M) {
-        p2m.flush();
-        p2m.free(self.0.into_iter());
     }
 }

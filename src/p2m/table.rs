@@ -18,10 +18,8 @@ pub enum State {
     PagingOut,
     /// Out.
     Paged,
-    /// Asked for, after it was out.
+    /// Asked for.
     PagingInStart,
-    /// Asked for when it was only nominated: the frame is still in place.
-    PagingInStartWithFrame,
     /// Allocated, to be filled by the pager.
     PagingIn,
     /// Gone, or never there.
@@ -39,6 +37,8 @@ pub enum Event {
     Evict,
     /// The pager evicts it while somebody uses the frame.
     EvictInUse,
+    /// The pager takes its nomination back.
+    Restore,
     /// A vcpu of the guest reads it or runs code in it.
     GuestRead,
     /// A vcpu of the guest writes it.
@@ -70,25 +70,23 @@ pub enum Outcome {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::RamRw,
         Self::RamLogDirty,
         Self::PagingOut,
         Self::Paged,
         Self::PagingInStart,
-        Self::PagingInStartWithFrame,
         Self::PagingIn,
         Self::Invalid,
     ];
 
     /// The state of a gfn of this type; `None` for types that paging leaves alone.
-    pub const fn of(p2mt: P2mType, has_frame: bool) -> Option<Self> {
+    pub const fn of(p2mt: P2mType) -> Option<Self> {
         Some(match p2mt {
             P2mType::RamRw => Self::RamRw,
             P2mType::RamLogDirty => Self::RamLogDirty,
             P2mType::RamPagingOut => Self::PagingOut,
             P2mType::RamPaged => Self::Paged,
-            P2mType::RamPagingInStart if has_frame => Self::PagingInStartWithFrame,
             P2mType::RamPagingInStart => Self::PagingInStart,
             P2mType::RamPagingIn => Self::PagingIn,
             P2mType::Invalid => Self::Invalid,
@@ -108,7 +106,7 @@ impl State {
             Self::RamLogDirty => P2mType::RamLogDirty,
             Self::PagingOut => P2mType::RamPagingOut,
             Self::Paged => P2mType::RamPaged,
-            Self::PagingInStart | Self::PagingInStartWithFrame => P2mType::RamPagingInStart,
+            Self::PagingInStart => P2mType::RamPagingInStart,
             Self::PagingIn => P2mType::RamPagingIn,
             Self::Invalid => P2mType::Invalid,
         }
@@ -117,11 +115,12 @@ impl State {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Nominate,
         Self::NominateInUse,
         Self::Evict,
         Self::EvictInUse,
+        Self::Restore,
         Self::GuestRead,
         Self::GuestWrite,
         Self::ForeignPopulate,
@@ -147,27 +146,25 @@ pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
         // Row A2.
         (S::PagingOut, E::Evict) => To(S::Paged),
         (_, E::Evict | E::EvictInUse) => Refused,
-        // Rows A3 and A7. A nominated page may be read.
+        (S::PagingOut, E::Restore) => To(home),
+        (_, E::Restore) => Refused,
+        // Rows A3 and A7. A nominated page may be read, and goes home when it is needed for more.
         (S::PagingOut, E::GuestRead) => To(S::PagingOut),
-        (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStartWithFrame),
+        (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(home),
         (S::Paged, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStart),
-        (
-            S::PagingInStart | S::PagingInStartWithFrame | S::PagingIn,
-            E::GuestRead | E::GuestWrite | E::ForeignPopulate,
-        ) => To(state),
+        (S::PagingInStart | S::PagingIn, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => {
+            To(state)
+        }
         (_, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => Ignored,
         // Row A4.
-        (S::Paged | S::PagingInStart | S::PagingInStartWithFrame, E::PrepFilled) => To(home),
-        (S::Paged | S::PagingInStart | S::PagingInStartWithFrame, E::PrepEmpty) => To(S::PagingIn),
+        (S::Paged | S::PagingInStart, E::PrepFilled) => To(home),
+        (S::Paged | S::PagingInStart, E::PrepEmpty) => To(S::PagingIn),
         (_, E::PrepFilled | E::PrepEmpty) => Refused,
         // Row A5.
-        (S::PagingIn | S::PagingInStartWithFrame, E::Respond) => To(home),
+        (S::PagingIn, E::Respond) => To(home),
         (_, E::Respond | E::RespondDropped) => Ignored,
         // Row A6.
-        (
-            S::PagingOut | S::Paged | S::PagingInStart | S::PagingInStartWithFrame | S::PagingIn,
-            E::Drop,
-        ) => To(S::Invalid),
+        (S::PagingOut | S::Paged | S::PagingInStart | S::PagingIn, E::Drop) => To(S::Invalid),
         (_, E::Drop) => Refused,
     }
 }

@@ -1,7 +1,11 @@
 //! What hardware notes when a guest uses its memory: accessed and dirty bits of p2m entries (EPT: SDM vol. 3,
 //! 29.3.5; NPT: APM vol. 2, 15.25.5).
 
-use super::slot::FlushOwed;
+use bitvec::array::BitArray;
+use bitvec::order::Lsb0;
+use static_assertions::assert_eq_size;
+
+use super::debts::FlushOwed;
 use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::platform::P2m;
@@ -9,15 +13,21 @@ use crate::platform::P2m;
 /// Gfns that one [`Uses`] is about.
 pub const USES_GFNS: u64 = 64;
 
-/// The bits of [`USES_GFNS`] neighbouring gfns: bit n is that of the nth.
+/// A set of 64 neighbouring gfns: bit n stands for the nth. In memory it is one word.
+pub type GfnSet = BitArray<[u64; 1], Lsb0>;
+
+/// What has been used of [`USES_GFNS`] neighbouring gfns. In memory it is two words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
     /// Used for anything.
-    pub accessed: u64,
+    pub accessed: GfnSet,
     /// Written. Where the platform cannot tell: used.
-    pub dirty: u64,
+    pub dirty: GfnSet,
 }
+
+assert_eq_size!(GfnSet, u64);
+assert_eq_size!(Uses, [u64; 2]);
 
 /// Which bits are cleared when they are read. What a dirty bit has said once, nobody says again: who
 /// does not keep account of them leaves them alone.

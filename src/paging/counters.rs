@@ -31,10 +31,12 @@ counts! {
     Evicted = "evicted",
     /// Evictions refused.
     EvictRefused = "evict-refused",
+    /// Nominated pages that somebody needed: they went home at once.
+    Recalled = "recalled",
+    /// Nominations that the pager took back.
+    Restored = "restored",
     /// Pages sent on their way in.
     Populated = "populated",
-    /// Of these, pages that had only been nominated.
-    EvictFailed = "evict-failed",
     /// Pages filled from the pager's buffer.
     Prepped = "prepped",
     /// Preps refused.

@@ -7,7 +7,7 @@ use super::line::{Kind, NotSent, Sent, Want};
 use super::populate::Caller;
 use super::{Count, Paging};
 use crate::errno::Errno;
-use crate::frame::Gfn;
+use crate::frame::{Gfn, VcpuId};
 use crate::p2m::{FlushOwed, Found, P2mType, classify};
 use crate::platform::{Entry, P2m, Platform};
 
@@ -57,27 +57,16 @@ impl<P: Platform> Paging<'_, P> {
     /// A vcpu of the guest that finds the ring full is paused until the pager has been told; its
     /// page is gone all the same. No locks held.
     pub fn drop_page(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
-        let claim = {
-            let mut line = self.line.lock();
-            match (line.claim_in_turn(caller.asker()), caller) {
-                (Ok(claim), _) => Some(claim),
-                (Err(NotSent::NoRing), _) => return Err(DropError::NoRing),
-                (Err(NotSent::Full), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => None,
-                (Err(NotSent::Full), _) => {
-                    self.counters.add(Count::RingFull, 1);
-                    return Err(DropError::RingFull);
-                }
+        let reserved = match (self.reserve(caller.asker()), caller) {
+            (Ok(reserved), _) => Some(reserved),
+            (Err(NotSent::NoRing), _) => return Err(DropError::NoRing),
+            (Err(NotSent::Full), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => None,
+            (Err(NotSent::Full), _) => {
+                self.counters.add(Count::RingFull, 1);
+                return Err(DropError::RingFull);
             }
         };
-        let entry = match self.discard(gfn) {
-            Ok(entry) => entry,
-            Err(e) => {
-                if let Some(claim) = claim {
-                    self.cancel(claim);
-                }
-                return Err(e);
-            }
-        };
+        let entry = self.discard(gfn)?;
         let want = Want {
             gfn,
             p2mt: entry.p2mt,
@@ -86,29 +75,35 @@ impl<P: Platform> Paging<'_, P> {
             // be a new page that it has evicted since: not to be forgotten.
             in_place: entry.mfn.is_some(),
         };
-        let sent = match (claim, caller) {
-            (Some(claim), _) => self.line.lock().push(claim, want, caller),
-            (None, Caller::Guest(vcpu)) => {
-                // Paused first: whoever serves the line unpauses it, perhaps at once.
-                let paused = self.pause(vcpu);
-                let sent = self.line.lock().send(self.vcpus(), vcpu, want);
-                if !matches!(sent, Sent::InLine) {
-                    paused.into_iter().for_each(|paused| self.unpause(paused));
-                }
-                sent
+        match (reserved, caller) {
+            // If the ring was torn down meanwhile, nobody is left who has a copy to forget.
+            (Some(reserved), _) => {
+                let _ = reserved.push(want, caller);
             }
-            (None, Caller::Foreign(_)) => Sent::Not,
+            (None, Caller::Guest(vcpu)) => self.drop_in_turn(vcpu, want),
+            (None, Caller::Foreign(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the pager of a drop once the vcpu's turn comes; it is paused until then.
+    fn drop_in_turn(&self, vcpu: VcpuId, want: Want) {
+        // Paused first: whoever serves the line unpauses it, perhaps at once.
+        let Some(paused) = self.pause(vcpu) else {
+            return;
         };
+        let (sent, paused) = self.line.lock().send_drop(self.vcpus(), paused, want);
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);
                 self.notify(notify);
             }
             Sent::InLine => self.counters.add(Count::Queued, 1),
-            // The ring was torn down meanwhile: nobody is left who has a copy to forget.
             Sent::Already | Sent::Not => {}
         }
-        Ok(())
+        if let Some(paused) = paused {
+            self.unpause(paused);
+        }
     }
 
     /// Removes a gfn of any paging type and tells nobody: what a platform does that has no pager now, so

@@ -19,6 +19,9 @@ pub struct DomainFacts {
     pub iommu: bool,
     /// Memory of the guest is populated on demand.
     pub populate_on_demand: bool,
+    /// The guest may run guests of its own: their faults are decided on tables that this crate does not
+    /// see.
+    pub nested_virt: bool,
 }
 
 /// Why paging was not enabled. Nothing has changed.
@@ -32,6 +35,8 @@ pub enum EnableError {
     Iommu,
     /// Refused by [`DomainFacts::populate_on_demand`].
     PopulateOnDemand,
+    /// Refused by [`DomainFacts::nested_virt`].
+    NestedVirt,
     /// A pager is attached already.
     Enabled,
     /// No page has been set aside for the ring.
@@ -39,10 +44,11 @@ pub enum EnableError {
 }
 
 impl EnableError {
-    /// As `vm_event_domctl` and `vm_event_enable` in Xen 4.17.
+    /// As `vm_event_domctl` and `vm_event_enable` in Xen 4.17, which does not ask for nested
+    /// virtualisation.
     pub const fn errno(self) -> Errno {
         match self {
-            Self::HvmControlDomain | Self::NoRingPage => Errno::EOPNOTSUPP,
+            Self::HvmControlDomain | Self::NestedVirt | Self::NoRingPage => Errno::EOPNOTSUPP,
             Self::NoHap => Errno::ENODEV,
             Self::Iommu => Errno::EMLINK,
             Self::PopulateOnDemand => Errno::EXDEV,
@@ -58,6 +64,7 @@ impl fmt::Display for EnableError {
             Self::NoHap => "the guest has no hardware assisted paging",
             Self::Iommu => "the guest uses an IOMMU",
             Self::PopulateOnDemand => "the guest's memory is populated on demand",
+            Self::NestedVirt => "the guest may run guests of its own",
             Self::Enabled => "a pager is attached already",
             Self::NoRingPage => "no page has been set aside for the ring",
         })
@@ -103,6 +110,8 @@ impl DomainFacts {
             Err(EnableError::Iommu)
         } else if self.populate_on_demand {
             Err(EnableError::PopulateOnDemand)
+        } else if self.nested_virt {
+            Err(EnableError::NestedVirt)
         } else {
             Ok(())
         }

@@ -12,11 +12,9 @@ use crate::platform::{P2m, Platform, TakeError};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictError {
-    /// It was never nominated, or has gone already.
+    /// It is not nominated: it never was, has gone already, or went home because somebody needed it. Then
+    /// the guest may have changed it, and the pager's copy is worth nothing.
     NotNominated(P2mType),
-    /// Somebody needed it since it was nominated: the guest may have changed it, and the pager's
-    /// copy is worth nothing.
-    Populated(P2mType),
     /// Somebody uses the frame since it was nominated.
     InUse {
         /// References, the allocation itself included.
@@ -42,7 +40,6 @@ impl fmt::Display for EvictError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotNominated(t) => write!(f, "not nominated ({t:?})"),
-            Self::Populated(t) => write!(f, "needed since it was nominated ({t:?})"),
             Self::InUse { references, typed } => {
                 write!(f, "in use: {references} references, {typed} typed uses")
             }
@@ -97,10 +94,10 @@ impl<P: Platform> Paging<'_, P> {
 fn evict_one<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<FlushOwed<M::Frame>, EvictError> {
     let slot = match lookup(p2m, gfn) {
         Found::PagingOut(slot) => slot,
-        Found::InFlight(_) => return Err(EvictError::Populated(P2mType::RamPagingInStart)),
-        Found::PagingIn(_) => return Err(EvictError::Populated(P2mType::RamPagingIn)),
-        Found::Paged(_) => return Err(EvictError::NotNominated(P2mType::RamPaged)),
         Found::Ram(_) => return Err(EvictError::NotNominated(P2mType::RamRw)),
+        Found::Paged(_) => return Err(EvictError::NotNominated(P2mType::RamPaged)),
+        Found::InFlight(_) => return Err(EvictError::NotNominated(P2mType::RamPagingInStart)),
+        Found::PagingIn(_) => return Err(EvictError::NotNominated(P2mType::RamPagingIn)),
         Found::Other(entry) => return Err(EvictError::NotNominated(entry.p2mt)),
     };
     let (_, owed) = slot.evict().map_err(|(_, e)| match e {

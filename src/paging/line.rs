@@ -47,10 +47,10 @@ pub(super) enum Kind {
 /// What serving the line has brought about.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Served {
+pub(super) struct Served<'d> {
     pub(super) notify: Notify,
     /// Vcpus that waited only for their turn.
-    pub(super) woken: [Option<VcpuPaused>; SLOTS as usize],
+    pub(super) woken: [Option<VcpuPaused<'d>>; SLOTS as usize],
     pub(super) pushed: u32,
 }
 
@@ -87,6 +87,11 @@ impl Line {
 
     pub(super) fn front(&mut self) -> Option<&mut Front> {
         self.front.as_mut()
+    }
+
+    /// Whether the ring's counts of slots have been found not to fit.
+    pub(super) fn is_broken(&self) -> bool {
+        self.front.as_ref().is_some_and(Front::is_broken)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -145,7 +150,7 @@ impl Line {
 
     /// Sends the request of a vcpu of the guest that is paused for it, now or when its turn comes.
     /// The line goes first: who comes later does not get the slot that others wait for.
-    pub(super) fn send(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
+    pub(super) fn send(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
         let may_push = self.first.is_none();
         let Some(front) = &mut self.front else {
             return Sent::Not;
@@ -159,11 +164,27 @@ impl Line {
         self.stand(vcpus, vcpu, want)
     }
 
+    /// As [`Self::send`], for a drop of the vcpu that is paused until the pager has been told. The pause is
+    /// given back unless its place in line keeps it.
+    pub(super) fn send_drop<'d>(
+        &mut self,
+        vcpus: Vcpus<'_, 'd>,
+        paused: VcpuPaused<'d>,
+        want: Want,
+    ) -> (Sent, Option<VcpuPaused<'d>>) {
+        let sent = self.send(vcpus, paused.vcpu(), want);
+        if matches!(sent, Sent::InLine) {
+            vcpus.keep_in_line(paused);
+            return (sent, None);
+        }
+        (sent, Some(paused))
+    }
+
     /// As [`Self::send`], for a page that is on its way in: sent unless it has been asked for on this
     /// ring, whose answer ends the wait of all who wait for it. It has not been if the pager was
     /// replaced, or if whoever asks first still stands in line. A vcpu that stands in line with an
     /// outdated request replaces it all the same: what it says there would not be true any more.
-    pub(super) fn send_again(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
+    pub(super) fn send_again(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
         if self.has_asked(want.gfn) && wanted(vcpus, vcpu).is_none() {
             return Sent::Already;
         }
@@ -176,7 +197,7 @@ impl Line {
     }
 
     /// Pushes what those in line want, as far as there are slots.
-    pub(super) fn serve(&mut self, vcpus: Vcpus<'_>) -> Served {
+    pub(super) fn serve<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Served<'d> {
         let mut served = Served {
             notify: Notify::NotOwed,
             woken: [const { None }; SLOTS as usize],
@@ -201,7 +222,7 @@ impl Line {
                 let request = want.request(Caller::Guest(vcpu), true);
                 if let Ok(notify) = front.push(claim, &request) {
                     served.notify = served.notify.or(notify);
-                    served.pushed += 1;
+                    served.pushed = served.pushed.saturating_add(1);
                 }
             }
             self.step(vcpus);
@@ -212,7 +233,7 @@ impl Line {
                 // At most SLOTS claims can succeed in one call, so there is room.
                 let room = served.woken.iter_mut().find(|w| w.is_none());
                 if let Some(room) = room {
-                    *room = Some(VcpuPaused::of_line(vcpu));
+                    *room = vcpus.take_from_line(vcpu);
                 }
             }
         }
@@ -220,15 +241,19 @@ impl Line {
     }
 
     /// Empties the line without a ring; yields those who waited only for their turn.
-    pub(super) fn dismiss(&mut self, vcpus: Vcpus<'_>) -> Option<Option<VcpuPaused>> {
+    pub(super) fn dismiss<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<Option<VcpuPaused<'d>>> {
         let vcpu = self.first?;
         let dropping = Self::is_dropping(vcpus, vcpu);
         self.step(vcpus);
-        Some(dropping.then(|| VcpuPaused::of_line(vcpu)))
+        Some(if dropping {
+            vcpus.take_from_line(vcpu)
+        } else {
+            None
+        })
     }
 
     /// Whether this vcpu is paused until a drop of its own has been said.
-    pub(super) fn is_dropping(vcpus: Vcpus<'_>, vcpu: VcpuId) -> bool {
+    pub(super) fn is_dropping(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> bool {
         matches!(
             wanted(vcpus, vcpu),
             Some(Want {
@@ -238,7 +263,7 @@ impl Line {
         )
     }
 
-    fn stand(&mut self, vcpus: Vcpus<'_>, vcpu: VcpuId, want: Want) -> Sent {
+    fn stand(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
         let Some(cell) = vcpus.cell(vcpu) else {
             return Sent::Not;
         };
@@ -264,7 +289,7 @@ impl Line {
         }
         cell.next.store(0, Ordering::Relaxed);
         match self.last.and_then(|last| vcpus.cell(last)) {
-            Some(last) => last.next.store(vcpu.0 + 1, Ordering::Relaxed),
+            Some(last) => last.next.store(vcpu.0.wrapping_add(1), Ordering::Relaxed),
             None => self.first = Some(vcpu),
         }
         self.last = Some(vcpu);
@@ -272,7 +297,7 @@ impl Line {
     }
 
     /// The first in line leaves it.
-    fn step(&mut self, vcpus: Vcpus<'_>) {
+    fn step(&mut self, vcpus: Vcpus<'_, '_>) {
         let Some(cell) = self.first.and_then(|first| vcpus.cell(first)) else {
             return;
         };
@@ -288,7 +313,7 @@ impl Line {
     }
 }
 
-fn wanted(vcpus: Vcpus<'_>, vcpu: VcpuId) -> Option<Want> {
+fn wanted(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> Option<Want> {
     Want::unpack(vcpus.cell(vcpu)?.in_line.load(Ordering::Relaxed))
 }
 

@@ -20,7 +20,9 @@ mod line;
 mod nominate;
 mod populate;
 mod prep;
+mod reserved;
 mod respond;
+mod restore;
 mod uses;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -34,7 +36,8 @@ pub use evict::EvictError;
 pub use nominate::NominateError;
 pub use populate::{Caller, PopulateError, Populated};
 pub use prep::{PrepError, PrepJob};
-pub use respond::{Handled, Ignored, RingState};
+pub use respond::{EVENT_RESPONSES, Handled, Ignored, RingState};
+pub use restore::RestoreError;
 pub use uses::{USES_CHUNK, UsesError};
 
 use crate::frame::{Gfn, VcpuId};
@@ -68,9 +71,10 @@ pub struct Paging<'d, P: Platform> {
     platform: P,
     cells: &'d [VcpuCell],
     waiting: AtomicU32,
-    /// Pages that a response sends home: on their way in, with a frame. Nearly always none, and then a
-    /// response is no reason to look at the p2m. Counted up before anybody can answer for the page. Who
-    /// removes such a page behind this crate's back leaves it too high, which costs nothing but a look.
+    /// Pages that a response sends home: allocated empty, for the pager to fill. Nearly always none, and
+    /// then a response is no reason to look at the p2m. Counted up before anybody can answer for the
+    /// page. If another part of the hypervisor removes the page, the count stays too high; the only cost
+    /// is one extra look-up for each response.
     to_resume: AtomicU32,
     /// Whether there is a ring: the quick look, without the lock.
     enabled: AtomicBool,
@@ -103,7 +107,7 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// The domain's vcpus: who is paused, who waits for what.
-    pub fn vcpus(&self) -> Vcpus<'_> {
+    pub fn vcpus(&self) -> Vcpus<'_, 'd> {
         Vcpus::new(self.cells, &self.waiting)
     }
 
@@ -121,7 +125,7 @@ impl<'d, P: Platform> Paging<'d, P> {
 
     /// Pauses a vcpu for a reason of the caller's own, besides any that paging has (row A8).
     /// `None`: the domain has no such vcpu.
-    pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused> {
+    pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
         let (paused, switch) = self.vcpus().pause(vcpu)?;
         if switch == Switch::Change {
             self.platform.pause_vcpu(vcpu);
@@ -130,10 +134,12 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// Undoes one pause. No locks held.
-    pub fn unpause(&self, paused: VcpuPaused) {
+    pub fn unpause(&self, paused: VcpuPaused<'d>) {
         let vcpu = paused.vcpu();
-        if self.vcpus().unpause(paused) == Switch::Change {
-            self.platform.unpause_vcpu(vcpu);
+        match self.vcpus().unpause(paused) {
+            Ok(Switch::Change) => self.platform.unpause_vcpu(vcpu),
+            Ok(Switch::Stay) => {}
+            Err(broken) => self.platform.broken(broken),
         }
     }
 

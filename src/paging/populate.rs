@@ -1,14 +1,13 @@
 //! Row A3: somebody needs a page that is not there.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 use super::line::{Kind, Line, NotSent, Sent, Want};
 use super::{Count, Paging};
 use crate::errno::Errno;
-use crate::fault::{Decision, decide};
+use crate::fault::{Decision, NestedFault, decide};
 use crate::frame::{Gfn, VcpuId};
-use crate::p2m::{Access, Found, P2mType, classify};
+use crate::p2m::{Access, Found, classify};
 use crate::pause::VcpuPaused;
 use crate::platform::{Entry, P2m, Platform};
 use crate::ring::Asker;
@@ -44,7 +43,8 @@ impl Caller {
 pub enum Populated {
     /// The gfn is of no paging type: nothing was done.
     NotPaging,
-    /// The page may be accessed as it is (a nominated page, for reading): try again at once.
+    /// The page may be accessed: a nominated page that was only read, or that has just gone home. Try
+    /// again at once.
     Present,
     /// The vcpu is paused, and is woken when the page is home; then it tries again.
     Waiting,
@@ -60,9 +60,8 @@ pub enum PopulateError {
     NoRing,
     /// No slot for this caller now: try again later. Vcpus of the guest stand in line instead.
     RingFull,
-    /// The entry contradicts itself: of a type that has a frame, without one. Somebody else has damaged
-    /// it, and the page cannot be brought back.
-    NoFrame(P2mType),
+    /// The entry contradicts itself ([`Entry::is_bad`]): the page cannot be brought back.
+    BadEntry(Entry),
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -73,7 +72,7 @@ impl PopulateError {
         match self {
             Self::NoRing => Errno::EOPNOTSUPP,
             Self::RingFull => Errno::EBUSY,
-            Self::NoFrame(_) => Errno::EIO,
+            Self::BadEntry(_) => Errno::EIO,
             Self::Platform(errno) => errno,
         }
     }
@@ -84,7 +83,18 @@ impl fmt::Display for PopulateError {
         match self {
             Self::NoRing => f.write_str("no pager is attached"),
             Self::RingFull => f.write_str("the ring is full"),
-            Self::NoFrame(t) => write!(f, "an entry without its frame ({t:?})"),
+            Self::BadEntry(entry) => {
+                let with = if entry.mfn.is_some() {
+                    "with"
+                } else {
+                    "without"
+                };
+                write!(
+                    f,
+                    "an entry that cannot be: {:?} {with} a frame",
+                    entry.p2mt
+                )
+            }
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -92,7 +102,7 @@ impl fmt::Display for PopulateError {
 
 impl core::error::Error for PopulateError {}
 
-impl<P: Platform> Paging<'_, P> {
+impl<'d, P: Platform> Paging<'d, P> {
     /// A vcpu of the guest hit an entry that does not allow its access (row A7).
     ///
     /// `Waiting`: it has been paused. `Present` and `OnItsWay`: let it run the instruction again.
@@ -104,6 +114,16 @@ impl<P: Platform> Paging<'_, P> {
         access: Access,
     ) -> Result<Populated, PopulateError> {
         self.bring_in(gfn, Caller::Guest(vcpu), access)
+    }
+
+    /// As [`Self::fault`], with what hardware reported. No locks held.
+    pub fn nested_fault(
+        &self,
+        vcpu: VcpuId,
+        gfn: Gfn,
+        fault: NestedFault,
+    ) -> Result<Populated, PopulateError> {
+        self.fault(vcpu, gfn, fault.access())
     }
 
     /// Somebody looked the gfn up and needs it with all rights (row A3). No locks held.
@@ -138,9 +158,8 @@ impl<P: Platform> Paging<'_, P> {
         let leaves = match decide(entry.p2mt, access) {
             Decision::NotOurs => return Ok(Populated::NotPaging),
             Decision::Retry => return Ok(Populated::Present),
-            Decision::Pause if lost_its_frame(entry) => {
-                return Err(PopulateError::NoFrame(entry.p2mt));
-            }
+            _ if entry.is_bad() => return Err(PopulateError::BadEntry(entry)),
+            Decision::Restore => return self.recall(&mut p2m, gfn, entry),
             Decision::Pause => false,
             Decision::PopulateAndPause => true,
         };
@@ -163,78 +182,79 @@ impl<P: Platform> Paging<'_, P> {
         }
     }
 
-    /// For callers that are not paused: the slot first, so that a full ring changes nothing, and
-    /// costs little: whoever maps a whole guest from outside asks again and again.
+    /// For callers that are not paused: the slot first, so that a full ring changes nothing.
     fn bring_in_unpaused(
         &self,
         gfn: Gfn,
         caller: Caller,
         access: Access,
     ) -> Result<Populated, PopulateError> {
-        let claimed = self.line.lock().claim_in_turn(caller.asker());
-        if claimed.as_ref().is_err_and(|not| *not == NotSent::Full) {
-            self.counters.add(Count::RingFull, 1);
-            return Err(PopulateError::RingFull);
-        }
-        let (entry, settled) = {
+        let reserved = self.reserve(caller.asker());
+        let entry = {
             let mut p2m = self.platform.lock_p2m();
             let entry = p2m.get(gfn);
-            let settled = match decide(entry.p2mt, access) {
-                Decision::NotOurs => Some(Ok(Populated::NotPaging)),
-                Decision::Retry => Some(Ok(Populated::Present)),
-                _ if claimed.is_err() => Some(Err(PopulateError::NoRing)),
-                Decision::Pause if lost_its_frame(entry) => {
-                    Some(Err(PopulateError::NoFrame(entry.p2mt)))
-                }
-                Decision::Pause => None,
-                Decision::PopulateAndPause => self.depart(&mut p2m, gfn, entry).err().map(Err),
+            let leaves = match decide(entry.p2mt, access) {
+                Decision::NotOurs => return Ok(Populated::NotPaging),
+                Decision::Retry => return Ok(Populated::Present),
+                _ if entry.is_bad() => return Err(PopulateError::BadEntry(entry)),
+                Decision::Restore => return self.recall(&mut p2m, gfn, entry),
+                Decision::Pause => false,
+                Decision::PopulateAndPause => true,
             };
-            (entry, settled)
-        };
-        let claim = match (claimed, settled) {
-            (Ok(claim), None) => claim,
-            (Ok(claim), Some(settled)) => {
-                self.cancel(claim);
-                return settled;
+            if leaves && reserved.is_ok() {
+                self.depart(&mut p2m, gfn, entry)?;
             }
-            (Err(_), settled) => return settled.unwrap_or(Err(PopulateError::NoRing)),
+            entry
         };
-        let sent = self.line.lock().push(claim, want(gfn, entry), caller);
+        let sent = match reserved {
+            Ok(reserved) => reserved.push(want(gfn, entry), caller),
+            Err(NotSent::NoRing) => Sent::Not,
+            Err(NotSent::Full) => {
+                self.counters.add(Count::RingFull, 1);
+                return Err(PopulateError::RingFull);
+            }
+        };
         match sent {
-            Sent::Pushed(notify) => {
-                self.counters.add(Count::Requests, 1);
-                self.notify(notify);
-                Ok(Populated::OnItsWay)
+            Sent::Pushed(_) | Sent::Already => Ok(Populated::OnItsWay),
+            Sent::InLine | Sent::Not => self.not_asked(),
+        }
+    }
+
+    /// With the p2m locked: a nominated page goes home, since somebody needs it.
+    fn recall(
+        &self,
+        p2m: &mut P::P2m<'_>,
+        gfn: Gfn,
+        entry: Entry,
+    ) -> Result<Populated, PopulateError> {
+        let Found::PagingOut(slot) = classify(p2m, gfn, entry) else {
+            return Err(PopulateError::BadEntry(entry));
+        };
+        match slot.restore() {
+            Ok(_) => {
+                self.counters.add(Count::Recalled, 1);
+                Ok(Populated::Present)
             }
-            Sent::Already => {
-                self.serve();
-                Ok(Populated::OnItsWay)
-            }
-            Sent::InLine | Sent::Not => Err(PopulateError::NoRing),
+            Err((_, errno)) => Err(PopulateError::Platform(errno)),
         }
     }
 
     /// With the p2m locked: the gfn leaves for `paging_in_start`.
     fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, entry: Entry) -> Result<(), PopulateError> {
-        match classify(p2m, gfn, entry) {
-            Found::PagingOut(slot) => {
-                slot.populate()
-                    .map_err(|(_, errno)| PopulateError::Platform(errno))?;
-                self.to_resume.fetch_add(1, Ordering::AcqRel);
-                self.counters.add(Count::EvictFailed, 1);
+        let Found::Paged(slot) = classify(p2m, gfn, entry) else {
+            return Err(PopulateError::BadEntry(entry));
+        };
+        match slot.populate() {
+            Ok(_) => {
+                self.counters.add(Count::Populated, 1);
+                Ok(())
             }
-            Found::Paged(slot) => {
-                slot.populate()
-                    .map_err(|(_, errno)| PopulateError::Platform(errno))?;
-            }
-            _ => return Err(PopulateError::NoFrame(entry.p2mt)),
+            Err((_, errno)) => Err(PopulateError::Platform(errno)),
         }
-        self.counters.add(Count::Populated, 1);
-        Ok(())
     }
 
     /// With the p2m locked: the vcpu is paused and noted as waiting.
-    fn wait(&self, vcpu: VcpuId, gfn: Gfn) -> Result<(), Option<VcpuPaused>> {
+    fn wait(&self, vcpu: VcpuId, gfn: Gfn) -> Result<(), Option<VcpuPaused<'d>>> {
         let paused = self.pause(vcpu).ok_or(None)?;
         self.vcpus().wait(paused, gfn).map_err(Some)?;
         self.counters.add(Count::Paused, 1);
@@ -284,6 +304,12 @@ impl<P: Platform> Paging<'_, P> {
         if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
             self.unpause(paused);
         }
+        self.not_asked()
+    }
+
+    /// The ring is not the one that was looked at. If there is another, whoever needs the page asks
+    /// again on that; if there is none, nobody will bring it.
+    fn not_asked(&self) -> Result<Populated, PopulateError> {
         if self.is_enabled() {
             Ok(Populated::OnItsWay)
         } else {
@@ -292,18 +318,12 @@ impl<P: Platform> Paging<'_, P> {
     }
 }
 
-/// On its way in with a frame that is not there: whoever waited for this page would wait for ever.
-fn lost_its_frame(entry: Entry) -> bool {
-    entry.p2mt == P2mType::RamPagingIn && entry.mfn.is_none()
-}
-
-/// What is asked for a page that had this entry. Only who sends it on its way says that it has its
-/// contents: what is asked again may come home before.
+/// What is asked for a page that had this entry.
 fn want(gfn: Gfn, entry: Entry) -> Want {
     Want {
         gfn,
         p2mt: entry.p2mt,
         kind: Kind::Page,
-        in_place: entry.p2mt == P2mType::RamPagingOut,
+        in_place: false,
     }
 }

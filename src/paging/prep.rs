@@ -3,13 +3,12 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use bitvec::array::BitArray;
-use bitvec::order::Lsb0;
+use static_assertions::const_assert;
 
 use super::{CHUNK, Count, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Found, FurnishError, P2mType, lookup};
+use crate::p2m::{Found, FurnishError, GfnSet, P2mType, USES_GFNS, lookup};
 use crate::platform::{AllocError, Platform};
 
 /// One gfn of a batch to bring back, and what became of it.
@@ -98,13 +97,14 @@ impl<B> PrepJob<B> {
     }
 }
 
+const_assert!(CHUNK as u64 <= USES_GFNS);
+
 impl<P: Platform> Paging<'_, P> {
     /// Brings pages back, asked for or not, and wakes the vcpus that wait for those that are home.
-    /// Contents are in place before anybody can see a page. A page that still has its frame keeps
-    /// the contents it has. No locks held.
+    /// Contents are in place before anybody can see a page. No locks held.
     pub fn prep(&self, batch: &mut [PrepJob<P::Buffer>]) {
         for chunk in batch.chunks_mut(CHUNK) {
-            let mut home: BitArray<[u64; CHUNK / 64], Lsb0> = BitArray::ZERO;
+            let mut home = GfnSet::ZERO;
             {
                 let mut p2m = self.platform.lock_p2m();
                 for (job, mut home) in chunk.iter_mut().zip(home.iter_mut()) {
@@ -137,12 +137,8 @@ impl<P: Platform> Paging<'_, P> {
     ) -> Result<Place, PrepError> {
         match (lookup(p2m, gfn), buffer) {
             (Found::InFlight(slot), Some(buffer)) => {
-                let had_frame = slot.mfn().is_some();
                 slot.prep_filled(buffer)
                     .map_err(|(_, e)| PrepError::from(e))?;
-                if had_frame {
-                    self.to_resume.fetch_sub(1, Ordering::AcqRel);
-                }
                 Ok(Place::Home)
             }
             (Found::Paged(slot), Some(buffer)) => {
@@ -151,11 +147,8 @@ impl<P: Platform> Paging<'_, P> {
                 Ok(Place::Home)
             }
             (Found::InFlight(slot), None) => {
-                let had_frame = slot.mfn().is_some();
                 slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
-                if !had_frame {
-                    self.to_resume.fetch_add(1, Ordering::AcqRel);
-                }
+                self.to_resume.fetch_add(1, Ordering::AcqRel);
                 Ok(Place::PagingIn)
             }
             (Found::Paged(slot), None) => {

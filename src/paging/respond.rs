@@ -6,10 +6,14 @@ use super::line::Served;
 use super::{Count, Paging};
 use crate::frame::Gfn;
 use crate::p2m::{Found, lookup};
-use crate::platform::Platform;
+use crate::platform::{Broken, Platform};
 use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
 
-/// What one look at the ring has brought.
+/// Responses that one call of [`Paging::on_event`] takes at most. More than a ring full can come only from a
+/// pager that answers new requests as fast as they are read; it must not keep a CPU for that.
+pub const EVENT_RESPONSES: u32 = 16 * SLOTS;
+
+/// What one event has brought.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handled {
@@ -24,7 +28,7 @@ pub struct Handled {
 pub enum RingState {
     /// Empty: the pager sends an event for its next response.
     Empty,
-    /// There may be more: look again. A look takes a bounded number of responses.
+    /// Responses may be left: [`EVENT_RESPONSES`] were taken, and [`Platform::defer_event`] was called.
     More,
     /// The pager's index cannot be. Nothing more is taken until it is mended.
     Overrun(Overrun),
@@ -47,14 +51,14 @@ pub enum Ignored {
     Platform,
 }
 
-impl<P: Platform> Paging<'_, P> {
+impl<'d, P: Platform> Paging<'d, P> {
     /// The pager sent its event: takes responses, sends their pages home, wakes who waits, and lets
-    /// those in line have the slots that fell free. At most [`SLOTS`] responses at a time, however
-    /// many the pager claims. No locks held.
+    /// those in line have the slots that fell free. Takes at most [`EVENT_RESPONSES`] responses, however
+    /// many the pager claims; if that is not all, the platform calls again ([`Platform::defer_event`]).
+    /// No locks held.
     pub fn on_event(&self) -> Handled {
-        let mut responses = 0;
-        for _ in 0..SLOTS {
-            let (taken, asked_again, served) = {
+        for responses in 0..EVENT_RESPONSES {
+            let (taken, asked_again, served, broken) = {
                 let mut line = self.line.lock();
                 let taken = match line.front().map(|front| front.take()) {
                     Some(Ok(Some(taken))) => taken,
@@ -81,9 +85,11 @@ impl<P: Platform> Paging<'_, P> {
                 let answers = taken.response.ok().map(|response| response.gfn);
                 let asked_again = answers.is_some_and(|gfn| line.has_asked(gfn));
                 let served = (!line.is_empty()).then(|| line.serve(self.vcpus()));
-                (taken, asked_again, served)
+                (taken, asked_again, served, line.is_broken())
             };
-            responses += 1;
+            if broken {
+                self.platform.broken(Broken::RingSlots);
+            }
             self.counters.add(Count::Responses, 1);
             if taken
                 .response
@@ -102,15 +108,23 @@ impl<P: Platform> Paging<'_, P> {
                 self.after_serving(served);
             }
         }
+        self.platform.defer_event();
         Handled {
-            responses,
+            responses: EVENT_RESPONSES,
             state: RingState::More,
         }
     }
 
     /// Gives a slot back unused: the next in line may have it.
     pub(super) fn cancel(&self, claim: Claim) {
-        self.line.lock().cancel(claim);
+        let broken = {
+            let mut line = self.line.lock();
+            line.cancel(claim);
+            line.is_broken()
+        };
+        if broken {
+            self.platform.broken(Broken::RingSlots);
+        }
         self.serve();
     }
 
@@ -120,7 +134,7 @@ impl<P: Platform> Paging<'_, P> {
         self.after_serving(served);
     }
 
-    fn after_serving(&self, served: Served) {
+    fn after_serving(&self, served: Served<'d>) {
         self.counters.add(Count::Requests, served.pushed.into());
         self.notify(served.notify);
         served
@@ -165,11 +179,6 @@ impl<P: Platform> Paging<'_, P> {
             Found::PagingIn(slot) => match slot.resume() {
                 Ok(_) => {}
                 Err(_) => return Err(Ignored::Platform),
-            },
-            Found::InFlight(slot) => match slot.resume() {
-                Ok(_) => {}
-                Err((_, None)) => return Err(Ignored::NotOnItsWay),
-                Err((_, Some(_))) => return Err(Ignored::Platform),
             },
             // Filled by a prep: it is home already.
             Found::Ram(_) => return Ok(()),

@@ -130,6 +130,9 @@ impl MemPagingOp {
     /// Copies a page that has been nominated or asked for, and still has its frame, to `buffer`; `EBUSY` for any other. With
     /// [`MANY`](Self::MANY) only: it takes the place of mapping each page.
     pub const OP_READ: u8 = 8;
+    /// Sends nominated pages home: they are not to be evicted after all. `ENOENT` for a page that is not nominated. With
+    /// [`MANY`](Self::MANY) only. Xen's C knows nothing of it.
+    pub const OP_RESTORE: u8 = 9;
     /// Added to one of them, for many pages in one call: `buffer` is the address of their
     /// [`PagingItem`]s, `gfn` how many there are. Xen's C knows nothing of it and says `ENOSYS`; a call
     /// for no page tells which one is there. Both may have changed when the call returns.

@@ -62,6 +62,8 @@ pub struct Front {
     foreign: u32,
     /// The requests not yet answered.
     asked: [Option<(Gfn, Asker)>; SLOTS as usize],
+    /// More slots have been given back than were held: the counts are not to be trusted any more.
+    broken: bool,
 }
 
 impl Front {
@@ -76,7 +78,13 @@ impl Front {
             guest: 0,
             foreign: 0,
             asked: [None; SLOTS as usize],
+            broken: false,
         }
+    }
+
+    /// Whether the counts of slots have been found not to fit. Nothing mends them but another ring.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Gives the page back.
@@ -91,7 +99,7 @@ impl Front {
 
     /// Slots in use: claimed or outstanding.
     pub fn held(&self) -> u32 {
-        self.guest + self.foreign
+        self.guest.saturating_add(self.foreign)
     }
 
     /// Whether a request about this page has not been answered.
@@ -109,7 +117,7 @@ impl Front {
         if !room || *held >= most {
             return Err(Full);
         }
-        *held += 1;
+        *held = held.saturating_add(1);
         Ok(Claim {
             asker,
             epoch: self.epoch,
@@ -119,7 +127,7 @@ impl Front {
     /// Gives a reserved slot back unused. Of a ring that is gone there is nothing to give back.
     pub fn cancel(&mut self, claim: Claim) {
         if claim.epoch == self.epoch {
-            *self.held_by(claim.asker) -= 1;
+            self.give_back(claim.asker);
         }
     }
 
@@ -195,15 +203,19 @@ impl Front {
         let by_gfn = |a: &Option<(Gfn, Asker)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
         let slot = self.asked.iter().position(by_gfn);
         let slot = slot.or_else(|| self.asked.iter().position(Option::is_some));
-        let (asked, asker) = self.asked[slot?].take()?;
-        *self.held_by(asker) -= 1;
+        let (asked, asker) = self.asked.get_mut(slot?)?.take()?;
+        self.give_back(asker);
         Some(asked)
     }
 
-    fn held_by(&mut self, asker: Asker) -> &mut u32 {
-        match asker {
+    fn give_back(&mut self, asker: Asker) {
+        let held = match asker {
             Asker::Guest => &mut self.guest,
             Asker::Foreign => &mut self.foreign,
+        };
+        match held.checked_sub(1) {
+            Some(left) => *held = left,
+            None => self.broken = true,
         }
     }
 }
@@ -226,6 +238,17 @@ mod tests {
         let foreign = [(); FOREIGN_SLOTS as usize].map(|()| front.claim(Asker::Foreign).unwrap());
         assert_eq!(front.claim(Asker::Foreign).unwrap_err(), Full);
         foreign.into_iter().for_each(|claim| front.cancel(claim));
+        assert_eq!(front.held(), 0);
+    }
+
+    #[test]
+    fn a_slot_given_back_twice_is_noticed_and_counts_for_nothing() {
+        let mut front = Front::new(TestPage::new().map(), 0);
+        let claim = front.claim(Asker::Guest).unwrap();
+        front.guest = 0;
+        assert!(!front.is_broken());
+        front.cancel(claim);
+        assert!(front.is_broken());
         assert_eq!(front.held(), 0);
     }
 

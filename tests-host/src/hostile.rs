@@ -5,7 +5,7 @@
 //! up; and a pager that takes over in earnest finds every vcpu and every page.
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{Caller, Count, Job, Paging, PrepJob, RingState};
+use p2m_paging::paging::{Caller, Count, EVENT_RESPONSES, Job, Paging, PrepJob, RingState};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Response, SLOTS};
 use p2m_paging::{Gfn, P2mType, VcpuId};
@@ -22,7 +22,7 @@ pub struct Hostile<'c> {
     back: Back,
     gfns: u64,
     vcpus: u32,
-    paused: Vec<p2m_paging::pause::VcpuPaused>,
+    paused: Vec<p2m_paging::pause::VcpuPaused<'c>>,
 }
 
 impl<'c> Hostile<'c> {
@@ -64,6 +64,7 @@ impl<'c> Hostile<'c> {
         match op {
             Op::Nominate(g) => self.paging.nominate(&mut [Job::new(gfn(g))]),
             Op::Evict(g) => self.paging.evict(&mut [Job::new(gfn(g))]),
+            Op::Restore(g) => self.paging.restore(&mut [Job::new(gfn(g))]),
             Op::Read(v, g) => ignore(self.paging.fault(vcpu(v), gfn(g), Access::READ)),
             Op::Write(v, g) => ignore(self.paging.fault(vcpu(v), gfn(g), Access::WRITE)),
             Op::Foreign(g) => ignore(self.paging.populate(gfn(g), Caller::Foreign(VcpuId(1)))),
@@ -101,12 +102,12 @@ impl<'c> Hostile<'c> {
         let requests = || self.paging.counters().get(Count::Requests);
         let (held, before) = (self.paging.slots_held(), requests());
         let handled = self.paging.on_event();
-        assert!(handled.responses <= SLOTS, "{handled:?}");
+        assert!(handled.responses <= EVENT_RESPONSES, "{handled:?}");
         // Only what was asked, before or meanwhile, can have been answered.
         let asked = u64::from(held) + requests() - before;
         assert!(u64::from(handled.responses) <= asked, "{handled:?}");
         if handled.state == RingState::More {
-            assert_eq!(handled.responses, SLOTS);
+            assert_eq!(handled.responses, EVENT_RESPONSES);
         }
     }
 

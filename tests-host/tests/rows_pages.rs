@@ -5,7 +5,9 @@ mod common;
 
 use common::{Domain, gfn};
 use p2m_paging::p2m::P2mType;
-use p2m_paging::paging::{Caller, Count, EvictError, Job, NominateError, Populated, PrepError};
+use p2m_paging::paging::{
+    Caller, Count, EvictError, Job, NominateError, Populated, PrepError, RestoreError,
+};
 use p2m_paging::platform::AllocError;
 use p2m_paging::ring::Response;
 use p2m_paging::{Errno, VcpuId};
@@ -117,9 +119,9 @@ fn a2_refusals() {
     refused(1, EvictError::NotNominated(P2mType::RamPaged));
     d.nominate(2).unwrap();
     let _ = d.fault(0, 2).unwrap();
-    refused(2, EvictError::Populated(P2mType::RamPagingInStart));
+    refused(2, EvictError::NotNominated(P2mType::RamRw));
     d.prep(1, None).unwrap();
-    refused(1, EvictError::Populated(P2mType::RamPagingIn));
+    refused(1, EvictError::NotNominated(P2mType::RamPagingIn));
     // A user that came after the nomination; the page can go once they have left.
     d.nominate(3).unwrap();
     let mfn = d.machine().get_frame(gfn(3)).unwrap();
@@ -173,15 +175,62 @@ fn a4_an_empty_frame_is_zeroed_and_untouchable_until_the_answer() {
     d.assert_settled();
 }
 
+/// The pager takes a nomination back: no request, no answer, nobody waits.
 #[test]
-fn a4_contents_in_place_are_newer_than_any_copy() {
-    let mut d = Domain::new(1, 4);
-    d.nominate(1).unwrap();
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
-    d.prep(1, Some(Buffer::Page(0xbad))).unwrap();
-    assert_eq!(d.machine().contents(gfn(1)), Some(1));
-    assert!(d.serve_one().is_some());
+fn a1_a_nomination_that_is_taken_back_sends_the_page_home() {
+    let mut d = Domain::new(1, 70);
+    let nominated = 65;
+    for n in 0..nominated {
+        d.nominate(n).unwrap();
+    }
+    let mut batch: Vec<_> = (0..nominated + 1).map(|n| Job::new(gfn(n))).collect();
+    d.paging.restore(&mut batch);
+    for (n, job) in (0..).zip(&batch) {
+        let home = Err(RestoreError::NotNominated(P2mType::RamRw));
+        let expected = if n < nominated { Ok(()) } else { home };
+        assert_eq!(job.done, Some(expected), "page {n}");
+        assert_eq!(d.p2mt(n), P2mType::RamRw);
+        assert_eq!(d.machine().contents(gfn(n)), Some(n));
+    }
+    assert_eq!(d.paging.counters().get(Count::Restored), nominated);
+    assert_eq!(d.take(), None);
     d.assert_settled();
+}
+
+#[test]
+fn a1_what_is_not_nominated_is_not_restored() {
+    let d = Domain::new(1, 8);
+    let refused = |n, why: RestoreError, errno: Errno| {
+        assert_eq!(d.restore(n), Err(why));
+        assert_eq!(why.errno(), errno);
+        d.machine().check();
+    };
+    refused(0, RestoreError::NotNominated(P2mType::RamRw), Errno::ENOENT);
+    refused(
+        99,
+        RestoreError::NotNominated(P2mType::Invalid),
+        Errno::ENOENT,
+    );
+    d.out([1, 2, 3]);
+    refused(
+        1,
+        RestoreError::NotNominated(P2mType::RamPaged),
+        Errno::ENOENT,
+    );
+    let _ = d.fault(0, 2).unwrap();
+    let started = P2mType::RamPagingInStart;
+    refused(2, RestoreError::NotNominated(started), Errno::ENOENT);
+    d.prep(3, None).unwrap();
+    refused(
+        3,
+        RestoreError::NotNominated(P2mType::RamPagingIn),
+        Errno::ENOENT,
+    );
+    d.nominate(4).unwrap();
+    let failure = Some(Errno::ENOMEM);
+    d.machine().with(|core| core.failures.set_type = failure);
+    refused(4, RestoreError::Platform(Errno::ENOMEM), Errno::ENOMEM);
+    assert_eq!(d.restore(4), Ok(()));
 }
 
 #[test]
@@ -211,7 +260,7 @@ fn a5_answers_to_nothing_change_nothing() {
 fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
     let mut d = Domain::new(1, 8);
     let asked = |d: &mut Domain, n| {
-        d.nominate(n).unwrap();
+        d.out([n]);
         let asked = d.paging.populate(gfn(n), FOREIGN);
         assert_eq!(asked, Ok(Populated::OnItsWay));
         d.take().unwrap()
@@ -220,17 +269,17 @@ fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
     d.prep(1, Some(Buffer::Page(1))).unwrap();
     d.respond_to(&filled);
     let dropped = asked(&mut d, 2);
+    d.prep(2, None).unwrap();
     d.paging.drop_page(gfn(2), FOREIGN).unwrap();
     d.respond_to(&dropped);
     let drop_heard = d.take().unwrap();
     d.respond_to(&drop_heard);
-    let emptied = asked(&mut d, 3);
-    d.prep(3, None).unwrap();
-    d.respond_to(&emptied);
-    assert_eq!(d.p2mt(3), P2mType::RamRw);
-    let mere = asked(&mut d, 4);
-    d.respond_to(&mere);
-    assert_eq!(d.p2mt(4), P2mType::RamRw);
+    for n in [3, 4] {
+        let emptied = asked(&mut d, n);
+        d.prep(n, None).unwrap();
+        d.respond_to(&emptied);
+        assert_eq!(d.p2mt(n), P2mType::RamRw);
+    }
     assert_eq!(d.paging.counters().get(Count::Resumed), 2);
     d.assert_settled();
 }

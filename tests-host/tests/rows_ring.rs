@@ -6,19 +6,19 @@ mod common;
 use common::{Domain, domain, gfn};
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{
-    Caller, DisableError, DomainFacts, DropError, EnableError, PopulateError, Populated, RingState,
+    Caller, DisableError, DomainFacts, DropError, EVENT_RESPONSES, EnableError, EvictError,
+    PopulateError, Populated, PrepJob, RingState,
 };
 use p2m_paging::ring::{Back, EntryFlags, FOREIGN_SLOTS, PagingFlags, Response};
 use p2m_paging::{Errno, VcpuId};
-use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
+use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 
 const FOREIGN: Caller = Caller::Foreign(VcpuId(40));
 
 #[test]
-fn a3_a_request_says_who_what_and_whether_the_evict_will_fail() {
+fn a3_a_request_says_who_and_what() {
     let mut d = Domain::new(2, 6);
-    d.out([1]);
-    d.nominate(2).unwrap();
+    d.out([1, 2]);
     assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
     let out = d.take().unwrap();
     let seen = (out.gfn, out.vcpu, out.p2mt);
@@ -27,10 +27,10 @@ fn a3_a_request_says_who_what_and_whether_the_evict_will_fail() {
     assert_eq!(out.paging, PagingFlags::empty());
     let on_its_way = Ok(Populated::OnItsWay);
     assert_eq!(d.paging.populate(gfn(2), FOREIGN), on_its_way);
-    let nominated = d.take().unwrap();
-    assert_eq!((nominated.gfn, nominated.vcpu), (gfn(2), VcpuId(40)));
-    assert_eq!(nominated.flags, EntryFlags::FOREIGN);
-    assert_eq!(nominated.paging, PagingFlags::EVICT_FAIL);
+    let foreign = d.take().unwrap();
+    assert_eq!((foreign.gfn, foreign.vcpu), (gfn(2), VcpuId(40)));
+    assert_eq!(foreign.flags, EntryFlags::FOREIGN);
+    assert_eq!(foreign.paging, PagingFlags::empty());
     // On its way already: no second request, but who faults waits too.
     assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
     assert_eq!(d.paging.populate(gfn(1), FOREIGN), on_its_way);
@@ -92,11 +92,22 @@ fn a3_an_entry_that_cannot_be_changed_pauses_nobody() {
 /// Not an answer that makes the caller try for ever.
 #[test]
 fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
-    for t in [P2mType::RamPagingOut, P2mType::RamPagingIn] {
+    let types = [
+        P2mType::RamPagingOut,
+        P2mType::RamPaged,
+        P2mType::RamPagingInStart,
+        P2mType::RamPagingIn,
+    ];
+    for t in types {
         let d = Domain::new(1, 4);
-        d.out([1]);
+        let wants_frame = matches!(t, P2mType::RamPagingOut | P2mType::RamPagingIn);
+        if wants_frame {
+            d.out([1]);
+        }
         d.machine().with(|core| core.force_type(gfn(1), t));
-        let broken = PopulateError::NoFrame(t);
+        let entry = d.machine().with(|core| core.entry(gfn(1)));
+        let broken = PopulateError::BadEntry(entry);
+        assert_eq!(entry.mfn.is_none(), wants_frame);
         assert_eq!(d.paging.populate(gfn(1), FOREIGN), Err(broken));
         let write = Access::READ | Access::WRITE;
         assert_eq!(d.paging.fault(VcpuId(0), gfn(1), write), Err(broken));
@@ -104,6 +115,78 @@ fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
         assert!(!d.is_waiting(0));
         assert_eq!(d.paging.slots_held(), 0, "the slot is free again");
     }
+}
+
+/// Its contents are in place: nobody has to bring them, with a pager or without one.
+#[test]
+fn a3_a_nominated_page_goes_home_when_it_is_written() {
+    for with_pager in [true, false] {
+        let mut d = Domain::new(2, 8);
+        for n in [1, 2, 3] {
+            d.nominate(n).unwrap();
+        }
+        if !with_pager {
+            let _ = d.paging.disable().unwrap();
+        }
+        assert_eq!(d.fault(0, 1), Ok(Populated::Present));
+        assert_eq!(d.paging.populate(gfn(2), FOREIGN), Ok(Populated::Present));
+        let unknown = d.paging.fault(VcpuId(0), gfn(3), Access::empty());
+        assert_eq!(
+            unknown,
+            Ok(Populated::Present),
+            "an access that says nothing"
+        );
+        for n in [1, 2, 3] {
+            assert_eq!(d.p2mt(n), P2mType::RamRw);
+            assert_eq!(d.machine().contents(gfn(n)), Some(n));
+            let refused = Err(EvictError::NotNominated(P2mType::RamRw));
+            assert_eq!(d.evict(n), refused, "which tells the pager");
+        }
+        if with_pager {
+            assert_eq!(d.take(), None);
+        }
+        d.assert_settled();
+    }
+}
+
+/// Not even a full ring is in the way of a page that has its contents.
+#[test]
+fn a3_a_nominated_page_goes_home_though_the_ring_is_full() {
+    let mut d = Domain::new(10, 20);
+    d.out(0..10);
+    for n in 0..8 {
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+    }
+    let last = d.paging.populate(gfn(9), FOREIGN);
+    assert_eq!(last, Ok(Populated::OnItsWay));
+    d.nominate(11).unwrap();
+    assert_eq!(d.paging.populate(gfn(11), FOREIGN), Ok(Populated::Present));
+    assert_eq!(d.p2mt(11), P2mType::RamRw);
+    while d.serve_one().is_some() {}
+    d.assert_settled();
+}
+
+/// A caller outside the guest has reserved a slot; the pager is replaced before it pushes.
+#[test]
+fn a3_a_slot_of_a_ring_that_was_replaced_is_no_missing_pager() {
+    let mut d = Domain::new(1, 4);
+    d.out([1]);
+    let paging = d.paging;
+    let page: &'static RingPage = Box::leak(Box::new(RingPage::new()));
+    d.machine().on_next_p2m_lock(move || {
+        paging.disable().unwrap();
+        paging
+            .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
+            .unwrap();
+    });
+    let asked = d.paging.populate(gfn(1), FOREIGN);
+    assert_eq!(asked, Ok(Populated::OnItsWay));
+    d.back = Back::new(page.map());
+    assert_eq!(d.take(), None, "it was not asked for on the new ring");
+    let asked = d.paging.populate(gfn(1), FOREIGN);
+    assert_eq!(asked, Ok(Populated::OnItsWay));
+    assert!(d.serve_one().is_some());
+    d.assert_settled();
 }
 
 #[test]
@@ -140,8 +223,6 @@ fn a6_a_drop_says_whether_the_page_had_its_contents() {
     let mut d = Domain::new(1, 8);
     d.out([1, 2, 4]);
     assert_eq!(d.paging.populate(gfn(2), FOREIGN), Ok(Populated::OnItsWay));
-    d.nominate(3).unwrap();
-    assert_eq!(d.paging.populate(gfn(3), FOREIGN), Ok(Populated::OnItsWay));
     d.prep(4, None).unwrap();
     d.nominate(5).unwrap();
     while let Some(request) = d.take() {
@@ -154,7 +235,7 @@ fn a6_a_drop_says_whether_the_page_had_its_contents() {
     }
     let _ = d.back.publish();
     let _ = d.paging.on_event();
-    for (n, in_place) in [(1, false), (2, false), (3, true), (4, true), (5, true)] {
+    for (n, in_place) in [(1, false), (2, false), (4, true), (5, true)] {
         assert_eq!(d.paging.drop_page(gfn(n), FOREIGN), Ok(()));
         let request = d.take().unwrap();
         let mut expected = PagingFlags::DROP_PAGE;
@@ -268,6 +349,7 @@ fn a10_refusals_in_xens_order() {
         hap: false,
         iommu: true,
         populate_on_demand: true,
+        nested_virt: true,
     };
     let refused = |facts: &DomainFacts, why: EnableError, errno: Errno| {
         assert_eq!(paging.enable(facts, || panic!("not asked for")), Err(why));
@@ -282,6 +364,8 @@ fn a10_refusals_in_xens_order() {
     facts.iommu = false;
     refused(&facts, EnableError::PopulateOnDemand, Errno::EXDEV);
     facts.populate_on_demand = false;
+    refused(&facts, EnableError::NestedVirt, Errno::EOPNOTSUPP);
+    facts.nested_virt = false;
     assert_eq!(paging.enable(&facts, || None), Err(EnableError::NoRingPage));
     assert_eq!(EnableError::NoRingPage.errno(), Errno::EOPNOTSUPP);
     assert_eq!(paging.on_event().state, RingState::NoRing);
@@ -297,9 +381,10 @@ fn a10_refusals_in_xens_order() {
 #[test]
 fn a10_answers_on_the_ring_are_taken_before_it_goes() {
     let mut d = Domain::new(1, 4);
-    d.nominate(1).unwrap();
+    d.out([1]);
     assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
     let request = d.take().unwrap();
+    d.prep(1, None).unwrap();
     d.back.answer(&Response::to(&request)).unwrap();
     let _ = d.back.publish();
     let _ = d.paging.disable().unwrap();
@@ -330,5 +415,42 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
         assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
     }
     while d.serve_one().is_some() {}
+    d.assert_settled();
+}
+
+/// A pager that answers each request as fast as it is made: a platform whose `notify_pager` has the answer
+/// on the ring when it returns. No event comes for those answers, so the crate must ask to be called again.
+#[test]
+fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
+    let vcpus = 400;
+    let d = Domain::new(vcpus, vcpus);
+    let all = vcpus as u64;
+    d.out(0..all);
+    for n in 0..all {
+        let vcpu = u32::try_from(n).unwrap();
+        assert_eq!(d.fault(vcpu, n), Ok(Populated::Waiting));
+    }
+    let paging = d.paging;
+    let page = d.page.map();
+    let mut back = Back::new(page);
+    let mut answer = move || {
+        while let Ok(Some(Ok(request))) = back.take() {
+            let n = request.gfn.get();
+            let mut batch = [PrepJob::filled(request.gfn, Buffer::Page(n))];
+            paging.prep(&mut batch);
+            back.answer(&Response::to(&request)).unwrap();
+        }
+        let _ = back.publish();
+    };
+    answer();
+    d.machine().on_notify(answer);
+    let first = d.paging.on_event();
+    assert_eq!(first.responses, EVENT_RESPONSES);
+    assert_eq!(first.state, RingState::More);
+    let mut calls = 1;
+    while d.machine().deferred() == calls {
+        let _ = d.paging.on_event();
+        calls += 1;
+    }
     d.assert_settled();
 }

@@ -1,7 +1,5 @@
 //! The caller's calls to the embedded host, and the storer's view of its guest.
 
-use std::time::Duration;
-
 use p2m_paging::Errno;
 use zerocopy::IntoBytes as _;
 
@@ -12,11 +10,6 @@ use crate::host::guest_memory::{FrameError, GuestFile};
 use crate::link::Op;
 use crate::shell::{BufferPlace, Calls, Frames, MachineError};
 use crate::store::PageBuf;
-
-/// How often a page is asked for that finds the ring full, and how long to wait in between: the main
-/// thread answers meanwhile.
-const RESTORE_ATTEMPTS: usize = 1000;
-const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 
 /// The socket.
 pub(super) struct SocketCalls(pub(super) Hypercalls);
@@ -48,22 +41,8 @@ impl Calls for SocketCalls {
         self.call(Op::Evict, pages)
     }
 
-    /// Has the machine ask for the pages; the main thread answers, and they are home. Few fit on the
-    /// ring at a time.
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
-        for attempt in 0..RESTORE_ATTEMPTS {
-            let full = Err(PageError::Refused(Errno::EBUSY));
-            let is_left = |page: &&mut Page| attempt == 0 || page.outcome == full;
-            let left: Vec<_> = pages.iter_mut().filter(is_left).collect();
-            if left.is_empty() {
-                break;
-            }
-            if attempt > 0 {
-                std::thread::sleep(RESTORE_PAUSE);
-            }
-            self.call(Op::Restore, left)?;
-        }
-        Ok(())
+        self.call(Op::Restore, pages)
     }
 
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError> {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use p2m_paging::p2m::{Take, Uses};
 use p2m_paging::paging::{
-    DomainFacts, EvictError, Job, NominateError, PopulateError, PrepJob, UsesError,
+    DomainFacts, EvictError, Job, NominateError, PrepJob, RestoreError, UsesError,
 };
 use p2m_paging::{Errno, Gfn};
 
@@ -22,6 +22,7 @@ const FACTS: DomainFacts = DomainFacts {
     hap: true,
     iommu: false,
     populate_on_demand: false,
+    nested_virt: false,
 };
 
 /// Buffers of a pager at most, in pages: 256 MiB.
@@ -171,12 +172,11 @@ impl Machine {
                 self.paging().prep(&mut jobs);
                 reply.extend(jobs.iter().map(|job| number(prep::result(job))));
             }
-            Op::Restore => reply.extend(gfns().map(|gfn| {
-                number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| {
-                    let asked = self.populate(gfn);
-                    asked.map(|_| ()).map_err(PopulateError::errno)
-                }))
-            })),
+            Op::Restore => {
+                let mut jobs = jobs::<RestoreError>(arguments)?;
+                self.paging().restore(&mut jobs);
+                reply.extend(jobs.iter().map(|job| status(job.done, RestoreError::errno)));
+            }
             Op::Map => reply.extend(
                 gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.map(gfn)))),
             ),
@@ -203,7 +203,7 @@ impl Machine {
         self.paging()
             .take_uses(first, uses, Take::Accessed)
             .map_err(UsesError::errno)?;
-        reply.extend(uses.iter().map(|uses| uses.accessed));
+        reply.extend(uses.iter().map(|uses| uses.accessed.into_inner()[0]));
         Ok(())
     }
 

@@ -21,7 +21,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
-use p2m_paging::platform::Platform;
+use p2m_paging::platform::{Broken, Platform};
 use p2m_paging::{Gfn, P2mType, VcpuId};
 use parking_lot::Mutex;
 use rustix::thread::futex;
@@ -123,7 +123,7 @@ impl HostPlatform {
     pub fn map(&self, gfn: Gfn, mapper: Mapper) -> Result<(), P2mType> {
         let mut table = self.table.lock();
         let entry = table.entry(gfn);
-        match decide_map(entry.p2mt(), mapper) {
+        match decide_map(entry.p2mt(), entry.has_frame(), mapper) {
             MapDecision::Map | MapDecision::NotOurs if entry.has_frame() => {
                 *table.users.entry(gfn.get()).or_default() += 1;
                 Ok(())
@@ -246,6 +246,17 @@ impl Platform for HostPlatform {
         if let Err(error) = self.events.kick() {
             tracing::error!(%error, "the pager's event could not be sent");
         }
+    }
+
+    /// Nothing to do: the prep thread looks again as long as it is told [`RingState::More`].
+    ///
+    /// [`RingState::More`]: p2m_paging::paging::RingState::More
+    fn defer_event(&self) {}
+
+    /// The process is the domain, and nothing else is lost with it.
+    fn broken(&self, what: Broken) {
+        tracing::error!(%what, "an invariant does not hold");
+        std::process::abort();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefMut;
 use std::ops::{Deref, DerefMut};
 
-use p2m_paging::p2m::{Cleared, P2mType, Take, Uses};
+use p2m_paging::p2m::{Cleared, P2mType, Permit, Take, Uses};
 use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn};
 
@@ -68,7 +68,7 @@ impl P2m for Locked<'_, '_> {
         }
     }
 
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+    fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         if let Some(errno) = self.failures.set_type.take() {
             return Err(errno);
         }
@@ -86,6 +86,7 @@ impl P2m for Locked<'_, '_> {
 
     fn take(
         &mut self,
+        _permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
@@ -137,7 +138,13 @@ impl P2m for Locked<'_, '_> {
         Ok(Frame::new(mfn))
     }
 
-    fn install(&mut self, gfn: Gfn, frame: Frame, to: P2mType) -> Result<Mfn, Errno> {
+    fn install(
+        &mut self,
+        _permit: Permit,
+        gfn: Gfn,
+        frame: Frame,
+        to: P2mType,
+    ) -> Result<Mfn, Errno> {
         let mfn = frame.into_mfn();
         assert_eq!(self.frames.get(mfn).place, Place::Fresh);
         if let Some(errno) = self.failures.install.take() {
@@ -182,10 +189,11 @@ impl P2m for Locked<'_, '_> {
     fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
         let mut cleared = Cleared::Nothing;
         for (uses, base) in uses.iter_mut().zip((first.get()..).step_by(64)) {
-            for bit in 0..64 {
-                let (accessed, dirty) = self.tables.take_used(Gfn::new_truncate(base + bit), take);
-                uses.accessed |= u64::from(accessed) << bit;
-                uses.dirty |= u64::from(dirty) << bit;
+            for bit in 0..64_usize {
+                let gfn = Gfn::new_truncate(base + bit as u64);
+                let (accessed, dirty) = self.tables.take_used(gfn, take);
+                uses.accessed.set(bit, accessed);
+                uses.dirty.set(bit, dirty);
                 if accessed || dirty && take == Take::AccessedAndDirty {
                     cleared = Cleared::Something;
                     self.owed = true;

@@ -19,7 +19,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Weak;
 
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::platform::{Entry, Platform};
+use p2m_paging::platform::{Broken, Entry, Platform};
 use p2m_paging::{Gfn, Mfn, VcpuId};
 
 pub use format::Format;
@@ -54,6 +54,8 @@ pub trait Surroundings {
 
     /// The hypervisor sent the pager its event.
     fn pager_notified(&self);
+    /// The crate has left responses on the ring, and is to be called again.
+    fn event_deferred(&self);
 }
 
 /// What is behind the p2m lock.
@@ -230,5 +232,14 @@ impl<'d> Platform for Machine<'d> {
         assert_none_held::<true>("notify_pager");
         self.around(|around| around.pager_notified());
         self.others();
+    }
+
+    fn defer_event(&self) {
+        assert_none_held::<true>("defer_event");
+        self.around(|around| around.event_deferred());
+    }
+
+    fn broken(&self, what: Broken) {
+        panic!("{what}");
     }
 }

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 
 use lock_api::{GuardSend, RawMutex};
+use p2m_paging::SpinLock;
 
 #[derive(Clone, Copy, Default)]
 struct Held {
@@ -16,15 +17,15 @@ thread_local! {
     static HELD: Cell<Held> = const { Cell::new(Held { p2m: false, ring: false }) };
 }
 
-/// `spin`'s lock; with `CHECKED` it knows who holds what.
+/// The crate's [`SpinLock`]; with `CHECKED` it knows who holds what.
 #[derive(Debug)]
-pub struct RingLock<const CHECKED: bool>(spin::Mutex<()>);
+pub struct RingLock<const CHECKED: bool>(SpinLock);
 
-// SAFETY: locking and unlocking are those of `spin`'s mutex; the bookkeeping beside them decides
+// SAFETY: locking and unlocking are those of [`SpinLock`]; the bookkeeping beside them decides
 // nothing.
 unsafe impl<const CHECKED: bool> RawMutex for RingLock<CHECKED> {
     #[allow(clippy::declare_interior_mutable_const)] // That is what the trait asks for.
-    const INIT: Self = Self(<spin::Mutex<()> as RawMutex>::INIT);
+    const INIT: Self = Self(<SpinLock as RawMutex>::INIT);
     type GuardMarker = GuardSend;
 
     fn lock(&self) {

@@ -16,8 +16,8 @@ use ::core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use p2m_paging::p2m::P2mType;
 use p2m_paging::paging::DomainFacts;
-use p2m_paging::platform::{AllocError, Platform};
-use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
+use p2m_paging::platform::{AllocError, Broken, Platform};
+use p2m_paging::{Errno, Gfn, Mfn, SpinLock, VcpuId};
 
 pub use self::core::{Core, Frame, PlainP2m, SCRUBBED};
 pub use lock::RingLock;
@@ -26,6 +26,7 @@ pub use ring_page::RingPage;
 
 /// A domain that nothing speaks against.
 pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts {
+    nested_virt: false,
     hvm_control_domain: false,
     hap: true,
     iommu: false,
@@ -66,16 +67,22 @@ struct VcpuRecord {
 
 /// The machine.
 pub struct PlainMachine<const CHECKED: bool = true> {
-    core: lock_api::Mutex<spin::Mutex<()>, Core>,
+    core: lock_api::Mutex<SpinLock, Core>,
     vcpus: Vec<VcpuRecord>,
     notifications: AtomicU64,
+    deferred: AtomicU64,
     /// With `CHECKED` only.
     on_pause: std::sync::Mutex<Option<Meanwhile>>,
+    on_lock: std::sync::Mutex<Option<Meanwhile>>,
+    on_notify: std::sync::Mutex<Option<Answer>>,
     homes: std::sync::Mutex<Vec<(VcpuId, Gfn)>>,
 }
 
 /// What somebody else does at a certain moment.
 type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// What a pager does whose event has come.
+type Answer = Box<dyn FnMut() + Send>;
 
 impl<const CHECKED: bool> std::fmt::Debug for PlainMachine<CHECKED> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,7 +100,10 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
             core: lock_api::Mutex::new(Core::new(gfns, spare)),
             vcpus: (0..vcpus).map(|_| VcpuRecord::default()).collect(),
             notifications: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
             on_pause: std::sync::Mutex::new(None),
+            on_lock: std::sync::Mutex::new(None),
+            on_notify: std::sync::Mutex::new(None),
             homes: std::sync::Mutex::default(),
         }
     }
@@ -101,6 +111,21 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
     /// While the next vcpu is being stopped, with the p2m locked, another CPU does this.
     pub fn on_next_pause(&self, meanwhile: impl FnOnce() + Send + 'static) {
         *self.on_pause.lock().expect("not poisoned") = Some(Box::new(meanwhile));
+    }
+
+    /// Before the p2m is next locked, another CPU does this.
+    pub fn on_next_p2m_lock(&self, meanwhile: impl FnOnce() + Send + 'static) {
+        *self.on_lock.lock().expect("not poisoned") = Some(Box::new(meanwhile));
+    }
+
+    /// From here on the pager does this whenever its event comes, before `notify_pager` returns.
+    pub fn on_notify(&self, answer: impl FnMut() + Send + 'static) {
+        *self.on_notify.lock().expect("not poisoned") = Some(Box::new(answer));
+    }
+
+    /// How often the crate has asked to be called again for responses that it left.
+    pub fn deferred(&self) -> u64 {
+        self.deferred.load(Ordering::SeqCst)
     }
 
     /// Looks at, or changes, the machine behind the crate's back.
@@ -165,6 +190,12 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
     type RingLock = RingLock<CHECKED>;
 
     fn lock_p2m(&self) -> PlainP2m<'_, CHECKED> {
+        if CHECKED {
+            let meanwhile = self.on_lock.lock().expect("not poisoned").take();
+            if let Some(meanwhile) = meanwhile {
+                meanwhile();
+            }
+        }
         PlainP2m::lock(&self.core)
     }
 
@@ -201,5 +232,17 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
     fn notify_pager(&self) {
         lock::assert_none_held::<CHECKED>("notify_pager");
         self.notifications.fetch_add(1, Ordering::SeqCst);
+        if CHECKED && let Some(answer) = &mut *self.on_notify.lock().expect("not poisoned") {
+            answer();
+        }
+    }
+
+    fn defer_event(&self) {
+        lock::assert_none_held::<CHECKED>("defer_event");
+        self.deferred.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn broken(&self, what: Broken) {
+        panic!("{what}");
     }
 }

@@ -93,7 +93,7 @@ impl World<'_> {
         let decision = if entry.p2mt.is_pageable() {
             MapDecision::Map
         } else {
-            decide_map(entry.p2mt, as_)
+            decide_map(entry.p2mt, entry.mfn.is_some(), as_)
         };
         match (decision, entry.mfn) {
             (MapDecision::Map, Some(mfn)) => {
@@ -105,13 +105,13 @@ impl World<'_> {
                 });
                 self.set_lane(lane, Lane::Holds(io, mfn), 60_000);
             }
-            (MapDecision::Populate | MapDecision::Retry, _) if !self.is_lost(page) => {
+            (MapDecision::Populate, _) if !self.is_lost(page) => {
                 let vcpu = DOM0_VCPU + u32::try_from(lane).expect("few lanes");
                 let _ = self.foreign_populate(page, VcpuId(vcpu));
                 self.set_lane(lane, Lane::Asks(io, true), 30_000);
             }
             // Neither does a device without its page go on.
-            (MapDecision::Populate | MapDecision::Retry, _) => {
+            (MapDecision::Populate, _) => {
                 self.block.borrow_mut().lanes[lane] = Lane::Idle;
                 self.halt();
             }

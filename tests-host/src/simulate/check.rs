@@ -122,7 +122,7 @@ impl World<'_> {
         });
         let truth = self.guest.borrow().pages[page].clone();
         let expected = truth.contents;
-        let state = State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's");
+        let state = State::of(entry.p2mt).expect("a state of paging's");
         match state {
             State::Invalid => assert_eq!(expected, None, "page {page} is gone"),
             State::Paged | State::PagingInStart => {
@@ -165,10 +165,7 @@ impl World<'_> {
         );
         assert_eq!(is_stopped, reasons > 0, "{id:?} is stopped: {is_stopped}");
         if let Some(page) = waits.and_then(|gfn| self.page(gfn)) {
-            let comes = matches!(
-                self.state(page),
-                State::PagingInStart | State::PagingInStartWithFrame | State::PagingIn
-            );
+            let comes = matches!(self.state(page), State::PagingInStart | State::PagingIn);
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
         // One that has halted runs when one of its tasks can.

@@ -63,6 +63,26 @@ impl World<'_> {
         results
     }
 
+    /// Takes nominations back, in one call.
+    pub(super) fn restore_pages(&self, pages: &[usize]) -> Vec<Result<(), Errno>> {
+        let before = self.each_before(pages, Event::Restore, Event::Restore);
+        let mut jobs: Vec<_> = pages.iter().map(|page| Job::new(self.gfn(*page))).collect();
+        let armed = self.make_fail();
+        self.paging.restore(&mut jobs);
+        let failed = self.has_failed(armed);
+        let done = |job: &Job<_>| {
+            job.done
+                .expect("worked off")
+                .map_err(|e: p2m_paging::paging::RestoreError| e.errno())
+        };
+        let results: Vec<_> = jobs.iter().map(done).collect();
+        for (before, result) in before.into_iter().zip(&results) {
+            self.note("restore", [before.page as u64, result.is_ok().into()]);
+            self.hold_against_table(before, !failed, Some(result.is_err()));
+        }
+        results
+    }
+
     /// Brings a page in, with these contents or with an empty frame.
     pub(super) fn prep_page(&self, page: usize, contents: Option<Page>) -> Result<(), Errno> {
         let filled = contents.is_some();

@@ -26,12 +26,12 @@ const DOM0_VCPU: u32 = 100;
 
 /// What they hold.
 #[derive(Debug)]
-pub(super) struct Outside {
+pub(super) struct Outside<'d> {
     mappers: Vec<Backend>,
     /// Frames of other domains.
     taken: Vec<Mfn>,
     /// Pauses of the toolstack's own.
-    pub(super) pauses: Vec<VcpuPaused>,
+    pub(super) pauses: Vec<VcpuPaused<'d>>,
     /// The last pager that was killed.
     pub(super) last_pager: u32,
     /// The page that the ring lies in.
@@ -54,7 +54,7 @@ enum Backend {
     },
 }
 
-impl Outside {
+impl Outside<'_> {
     pub(super) fn new(mappers: usize) -> Self {
         Self {
             mappers: vec![Backend::Idle; mappers],
@@ -122,7 +122,7 @@ impl World<'_> {
         let decision = if entry.p2mt.is_pageable() {
             MapDecision::Map
         } else {
-            decide_map(entry.p2mt, as_)
+            decide_map(entry.p2mt, entry.mfn.is_some(), as_)
         };
         if tries >= PATIENCE || self.calm.get() {
             return Backend::Idle;
@@ -144,7 +144,7 @@ impl World<'_> {
                     life,
                 }
             }
-            (MapDecision::Populate | MapDecision::Retry, _) => {
+            (MapDecision::Populate, _) => {
                 let vcpu = DOM0_VCPU + u32::try_from(mapper).expect("few mappers");
                 let _ = self.foreign_populate(page, VcpuId(vcpu));
                 again

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use p2m_paging::p2m::table::{Event as TableEvent, State};
+use p2m_paging::paging::RingState;
 use p2m_paging::ring::abi::{RawEntry, RingHeader};
 use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response, SLOTS};
 use p2m_paging::{Gfn, Mfn, VcpuId};
@@ -281,7 +282,7 @@ impl World<'_> {
                 let is_ignored = self.ignored() > ignored;
                 self.hold_answers_against_table(&before[..taken.min(before.len())], is_ignored);
             }
-            if handled.responses < SLOTS {
+            if handled.state != RingState::More {
                 return;
             }
         }

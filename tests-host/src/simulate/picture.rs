@@ -51,7 +51,6 @@ fn colour(state: State) -> &'static str {
         State::PagingOut => "#f5d76e",
         State::Paged => "#6c7a89",
         State::PagingInStart => "#e67e22",
-        State::PagingInStartWithFrame => "#f1a9a0",
         State::PagingIn => "#9b59b6",
         State::Invalid => "#ffffff",
     }
@@ -145,12 +144,7 @@ fn legend(out: &mut String) -> fmt::Result {
             out,
             r##"<rect x="{left}" y="22" width="10" height="10" fill="{colour}" stroke="#888"/>"##
         )?;
-        writeln!(
-            out,
-            r#"<text x="{}" y="31">{}</text>"#,
-            left + 14,
-            name.replace("PagingInStartWithFrame", "…Start, in place")
-        )?;
+        writeln!(out, r#"<text x="{}" y="31">{}</text>"#, left + 14, name)?;
     }
     Ok(())
 }

@@ -33,10 +33,10 @@ impl World<'_> {
             taken.map_err(|error| error.errno())
         };
         for (word, uses) in scan.accessed.iter_mut().zip(uses) {
-            *word = uses.accessed;
+            *word = uses.accessed.into_inner()[0];
         }
-        let used: u32 = uses.iter().map(|uses| uses.accessed.count_ones()).sum();
-        self.note("scan", [scan.first().get(), used.into()]);
+        let used: usize = uses.iter().map(|uses| uses.accessed.count_ones()).sum();
+        self.note("scan", [scan.first().get(), used as u64]);
         let mut pager = self.pager.borrow_mut();
         if let Some(process) = pager.as_mut().filter(|process| process.id == id) {
             process.scan = Some(scan);

@@ -2,7 +2,6 @@
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::table::State;
-use p2m_paging::paging::{PopulateError, Populated};
 use p2m_paging::{Errno, Mfn, VcpuId};
 use xenpaging::core::{Home, Lane, PageError, Step};
 use xenpaging::store::StoreError;
@@ -13,8 +12,6 @@ use super::scenario::Knob;
 use super::world::World;
 use crate::machine::{Page, Place};
 
-/// How often a page is asked for that finds the ring full.
-const RESTORE_TRIES: u32 = 200;
 /// The pager's own vcpu, in dom0.
 const PAGER_VCPU: VcpuId = VcpuId(99);
 
@@ -99,7 +96,8 @@ impl World<'_> {
                 let mfn = self.machine().with(|core| {
                     let entry = core.tables.get(self.gfn(page));
                     let may = entry.p2mt.is_pageable()
-                        || decide_map(entry.p2mt, Mapper::Pager) == MapDecision::Map;
+                        || decide_map(entry.p2mt, entry.mfn.is_some(), Mapper::Pager)
+                            == MapDecision::Map;
                     let mfn = entry.mfn.filter(|_| may);
                     mfn.into_iter()
                         .for_each(|mfn| core.frames.get_reference(mfn));
@@ -234,7 +232,7 @@ impl World<'_> {
         let gfn = self.gfn(page);
         self.machine().with(|core| {
             let entry = core.tables.get(gfn);
-            if decide_map(entry.p2mt, Mapper::Pager) != MapDecision::Map {
+            if decide_map(entry.p2mt, entry.mfn.is_some(), Mapper::Pager) != MapDecision::Map {
                 return;
             }
             if let Some(mfn) = entry.mfn {
@@ -246,22 +244,13 @@ impl World<'_> {
         });
     }
 
-    /// Asks for the next page, so that its answer takes it home.
     fn restore(&self, running: &mut Running) {
-        let gfn = running.batch.pages()[running.done].gfn();
-        let page = self.page(gfn).expect("the guest's");
-        let outcome = match self.foreign_populate(page, PAGER_VCPU) {
-            Ok(Populated::NotPaging) if self.state(page) == State::Invalid => {
-                Err(PageError::Refused(Errno::ENOENT))
-            }
-            Ok(_) => Ok(()),
-            Err(PopulateError::RingFull) if running.tries < RESTORE_TRIES => {
-                running.tries += 1;
-                return;
-            }
-            Err(error) => Err(PageError::Refused(error.errno())),
-        };
-        running.batch.pages_mut()[running.done].outcome = outcome;
-        (running.done, running.tries) = (running.done + 1, 0);
+        let range = self.some_of(running);
+        let pages = self.pages_of(running, range.clone());
+        let results = self.restore_pages(&pages);
+        running.done = range.end;
+        for (at, result) in range.zip(results) {
+            running.batch.pages_mut()[at].outcome = result.map_err(PageError::Refused);
+        }
     }
 }

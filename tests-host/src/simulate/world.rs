@@ -45,7 +45,7 @@ pub(super) struct World<'d> {
     pub(super) guest: RefCell<Guest>,
     pub(super) pager: RefCell<Option<Process>>,
     pub(super) disk: RefCell<Disk>,
-    pub(super) outside: RefCell<Outside>,
+    pub(super) outside: RefCell<Outside<'d>>,
     /// Physical CPUs, if vcpus share them.
     pub(super) cpus: Option<Cpus>,
     /// The guest's tasks on its vcpus, if it has any; without, vcpus act by themselves.
@@ -303,7 +303,7 @@ impl<'d> World<'d> {
     /// What a page is.
     pub(super) fn state(&self, page: usize) -> State {
         let entry = self.machine().with(|core| core.tables.get(self.gfn(page)));
-        State::of(entry.p2mt, entry.mfn.is_some()).expect("a state of paging's")
+        State::of(entry.p2mt).expect("a state of paging's")
     }
 
     /// Holds what an operation has done against the table, unless something else has happened
@@ -377,6 +377,10 @@ impl Surroundings for World<'_> {
 
     fn let_go(&self, vcpu: VcpuId) {
         self.vcpu_let_go(vcpu.index());
+    }
+
+    fn event_deferred(&self) {
+        self.send(Happening::HypervisorEvent);
     }
 
     fn pager_notified(&self) {

@@ -27,8 +27,8 @@ pub enum Is {
     Out,
     /// Out.
     Paged,
-    /// Asked for; with its frame if it was never evicted.
-    Start { frame: bool },
+    /// Asked for.
+    Start,
     /// Has an empty frame.
     In,
     /// Given back.
@@ -126,6 +126,14 @@ impl Model {
         Ok(())
     }
 
+    pub fn restore(&mut self, gfn: usize) -> Result<(), Errno> {
+        if self.pages[gfn] != Is::Out {
+            return Err(Errno::ENOENT);
+        }
+        let home = self.home();
+        self.set_type(gfn, home)
+    }
+
     /// `vcpu`: the guest's, or `None` for anybody else.
     pub fn populate(
         &mut self,
@@ -152,27 +160,32 @@ impl Model {
     ) -> Result<Populated, PopulateError> {
         let was = self.pages[gfn];
         let waiter = vcpu.filter(|v| self.waits[*v].is_none() && !self.dropping(*v));
-        // Who does not wait looks for a slot first.
-        if waiter.is_none() && self.enabled() && !self.has_slot(vcpu.is_some(), true) {
-            return Err(PopulateError::RingFull);
-        }
         match was {
             Is::Home { .. } | Is::Gone => return Ok(Populated::NotPaging),
             Is::Out if !write => return Ok(Populated::Present),
+            Is::Out => {
+                let home = self.home();
+                return match self.set_type(gfn, home) {
+                    Ok(()) => Ok(Populated::Present),
+                    Err(errno) => Err(PopulateError::Platform(errno)),
+                };
+            }
             _ if !self.enabled() => return Err(PopulateError::NoRing),
             _ => {}
         }
-        let leaves = matches!(was, Is::Out | Is::Paged);
-        let frame = matches!(was, Is::Out | Is::Start { frame: true });
+        if waiter.is_none() && !self.has_slot(vcpu.is_some(), true) {
+            return Err(PopulateError::RingFull);
+        }
+        let leaves = was == Is::Paged;
         let ask = Ask {
             gfn,
             vcpu,
             paused: false,
             drop: false,
-            evict_fail: was == Is::Out,
+            evict_fail: false,
         };
         if leaves {
-            self.set_type(gfn, Is::Start { frame })
+            self.set_type(gfn, Is::Start)
                 .map_err(PopulateError::Platform)?;
         }
         let Some(waiter) = waiter else {
@@ -205,26 +218,22 @@ impl Model {
         memory: bool,
     ) -> Result<(), Errno> {
         let is = self.pages[gfn];
-        if !matches!(is, Is::Paged | Is::Start { .. }) {
+        if !matches!(is, Is::Paged | Is::Start) {
             return Err(Errno::ENOENT);
         }
         let to = buffer.map_or(Is::In, |_| self.home());
-        if is == (Is::Start { frame: true }) {
-            self.set_type(gfn, to)?;
-        } else {
-            let no_memory = (!memory).then_some(AllocError::NoMemory);
-            let bad = self.failures.alloc.take();
-            let bad = bad.or(buffer.and_then(Result::err)).or(no_memory);
-            if let Some(bad) = bad {
-                return Err(match bad {
-                    AllocError::NoMemory => Errno::ENOMEM,
-                    AllocError::InvalidBuffer => Errno::EINVAL,
-                    AllocError::BufferFault => Errno::EFAULT,
-                });
-            }
-            self.failures.install.take().map_or(Ok(()), Err)?;
-            self.pages[gfn] = to;
+        let no_memory = (!memory).then_some(AllocError::NoMemory);
+        let bad = self.failures.alloc.take();
+        let bad = bad.or(buffer.and_then(Result::err)).or(no_memory);
+        if let Some(bad) = bad {
+            return Err(match bad {
+                AllocError::NoMemory => Errno::ENOMEM,
+                AllocError::InvalidBuffer => Errno::EINVAL,
+                AllocError::BufferFault => Errno::EFAULT,
+            });
         }
+        self.failures.install.take().map_or(Ok(()), Err)?;
+        self.pages[gfn] = to;
         if buffer.is_some() {
             self.wake(gfn);
         }
@@ -253,7 +262,7 @@ impl Model {
             return;
         }
         match self.pages[gfn] {
-            Is::In | Is::Start { frame: true } => {
+            Is::In => {
                 let home = self.home();
                 if self.set_type(gfn, home).is_ok() {
                     self.wake(gfn);
@@ -276,12 +285,8 @@ impl Model {
         let is = self.pages[gfn];
         let failure = match is {
             Is::Home { .. } | Is::Gone => Some(DropError::NotPaging(p2m_paging::P2mType::Invalid)),
-            Is::Paged | Is::Start { frame: false } => {
-                self.failures.set_type.take().map(DropError::Platform)
-            }
-            Is::Out | Is::Start { frame: true } | Is::In => {
-                self.failures.take.take().map(DropError::Platform)
-            }
+            Is::Paged | Is::Start => self.failures.set_type.take().map(DropError::Platform),
+            Is::Out | Is::In => self.failures.take.take().map(DropError::Platform),
         };
         if let Some(failure) = failure {
             if slot {
@@ -297,7 +302,7 @@ impl Model {
             vcpu,
             paused: false,
             drop: true,
-            evict_fail: matches!(is, Is::Out | Is::Start { frame: true } | Is::In),
+            evict_fail: matches!(is, Is::Out | Is::In),
         };
         match vcpu {
             Some(vcpu) if !slot => self.send(vcpu, ask),

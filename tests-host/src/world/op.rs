@@ -38,6 +38,8 @@ pub enum Op {
     Nominate(u8),
     /// The pager evicts a page.
     Evict(u8),
+    /// The pager takes a nomination back.
+    Restore(u8),
     /// A vcpu reads a page.
     Read(u8, u8),
     /// A vcpu writes a page.
@@ -87,7 +89,7 @@ impl Op {
     pub fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Self> {
         let what = bytes.next()?;
         let mut arg = || bytes.next().unwrap_or(0);
-        Some(match what % 32 {
+        Some(match what % 33 {
             0 | 1 => Self::Nominate(arg()),
             2 | 3 => Self::Evict(arg()),
             4 | 5 => Self::Read(arg(), arg()),
@@ -115,6 +117,7 @@ impl Op {
                 _ => Self::Enable,
             },
             30 => Self::LogDirty(arg() % 2 == 0),
+            32 => Self::Restore(arg()),
             _ => Self::Fail(match arg() % 4 {
                 0 => Failure::SetType,
                 1 => Failure::Take,
@@ -154,6 +157,7 @@ impl World<'_> {
         match op {
             Op::Nominate(g) => self.nominate(gfn(g)),
             Op::Evict(g) => self.evict(gfn(g)),
+            Op::Restore(g) => self.restore(gfn(g)),
             Op::Read(v, g) => self.read(vcpu(v), gfn(g)),
             Op::Write(v, g) => self.write(vcpu(v), gfn(g)),
             Op::Foreign(g) => self.foreign(gfn(g)),

@@ -5,6 +5,7 @@
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{
     EvictError, Job, NominateError, Paging, PopulateError, Populated, PrepError, PrepJob,
+    RestoreError,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Notify, Request, Response};
@@ -13,7 +14,8 @@ use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
 
 /// A domain with its pager.
 pub(crate) struct Domain {
-    pub(crate) paging: Paging<'static, PlainMachine>,
+    /// Lives for the rest of the test run, so that what another CPU does may use it, too.
+    pub(crate) paging: &'static Paging<'static, PlainMachine>,
     pub(crate) page: RingPage,
     pub(crate) back: Back,
 }
@@ -33,7 +35,7 @@ pub(crate) fn domain(vcpus: usize, gfns: usize, spare: usize) -> Paging<'static,
 
 impl Domain {
     pub(crate) fn new(vcpus: usize, gfns: usize) -> Self {
-        let paging = domain(vcpus, gfns, 4);
+        let paging: &'static _ = Box::leak(Box::new(domain(vcpus, gfns, 4)));
         let page = RingPage::new();
         paging
             .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
@@ -59,6 +61,12 @@ impl Domain {
     pub(crate) fn evict(&self, n: u64) -> Result<(), EvictError> {
         let mut batch = [Job::new(gfn(n))];
         self.paging.evict(&mut batch);
+        batch[0].done.unwrap()
+    }
+
+    pub(crate) fn restore(&self, n: u64) -> Result<(), RestoreError> {
+        let mut batch = [Job::new(gfn(n))];
+        self.paging.restore(&mut batch);
         batch[0].done.unwrap()
     }
 

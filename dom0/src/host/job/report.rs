@@ -84,7 +84,7 @@ pub(super) struct Counts {
     populated: u64,
     brought_in: u64,
     dropped: u64,
-    evict_failed: u64,
+    recalled: u64,
     paused: u64,
     queued: u64,
 }
@@ -97,7 +97,7 @@ impl Counts {
             populated: counters.get(Count::Populated),
             brought_in: counters.get(Count::Prepped),
             dropped: counters.get(Count::Dropped),
-            evict_failed: counters.get(Count::EvictFailed),
+            recalled: counters.get(Count::Recalled),
             paused: counters.get(Count::Paused),
             queued: counters.get(Count::Queued),
         }
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
         row("populated", c.populated.to_string())?;
         row("brought in", c.brought_in.to_string())?;
         row("dropped", c.dropped.to_string())?;
-        row("evict-failed", c.evict_failed.to_string())?;
+        row("recalled", c.recalled.to_string())?;
         row("vcpu pauses", c.paused.to_string())?;
         row("  in line for the ring", c.queued.to_string())?;
         match self.fault_ns.as_ref().filter(|h| !h.is_empty()) {

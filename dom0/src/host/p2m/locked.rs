@@ -1,7 +1,7 @@
 //! The p2m while it is locked: what the state machine reads and changes.
 
-use p2m_paging::p2m::{Cleared, Take, USES_GFNS, Uses};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+use p2m_paging::p2m::{Cleared, Permit, Take, USES_GFNS, Uses};
+use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, Leak, P2m, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn, P2mType, PAGE_SIZE};
 use parking_lot::MutexGuard;
 
@@ -21,37 +21,30 @@ pub struct LockedP2m<'a> {
 
 /// A frame in no entry.
 #[derive(Debug)]
-pub struct HostFrame<'a>(FrameState<'a>);
-
-#[derive(Debug)]
-enum FrameState<'a> {
+pub enum HostFrame {
     /// Taken out and still in the memfd.
-    Taken(&'a HostPlatform, Gfn),
+    Taken(Gfn),
     /// To be filled from the words of the pager's buffers that start here.
-    Filled { first_word: usize },
-    /// Freed.
-    Freed,
+    Filled {
+        /// The first of them.
+        first_word: usize,
+    },
 }
 
-impl HostFrame<'_> {
-    fn into_taken(mut self) -> Option<Gfn> {
-        match std::mem::replace(&mut self.0, FrameState::Freed) {
-            FrameState::Taken(_, gfn) => Some(gfn),
-            FrameState::Filled { .. } | FrameState::Freed => None,
+impl HostFrame {
+    fn into_taken(self) -> Option<Gfn> {
+        match self {
+            Self::Taken(gfn) => Some(gfn),
+            Self::Filled { .. } => None,
         }
     }
 }
 
-impl Drop for HostFrame<'_> {
-    fn drop(&mut self) {
-        if let FrameState::Taken(platform, gfn) = self.0 {
-            platform.discard([gfn]);
-        }
-    }
-}
+/// A frame that is leaked stays in the memfd.
+impl Leak for HostFrame {}
 
-impl<'a> P2m for LockedP2m<'a> {
-    type Frame = HostFrame<'a>;
+impl P2m for LockedP2m<'_> {
+    type Frame = HostFrame;
     type Buffer = BufferClaim;
 
     fn get(&self, gfn: Gfn) -> Entry {
@@ -70,7 +63,7 @@ impl<'a> P2m for LockedP2m<'a> {
         }
     }
 
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+    fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         let index = self.table.index(gfn).ok_or(Errno::EINVAL)?;
         let frame = self.table.entries[index].has_frame();
         match to {
@@ -93,11 +86,12 @@ impl<'a> P2m for LockedP2m<'a> {
 
     fn take(
         &mut self,
+        _permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
         _demand: Demand,
-    ) -> Result<HostFrame<'a>, TakeError> {
+    ) -> Result<HostFrame, TakeError> {
         let index = self.table.index(gfn);
         let index = index.ok_or(TakeError::Platform(Errno::EINVAL))?;
         // Whatever is demanded: memory that a foreign user still looks at is not discarded under it.
@@ -112,10 +106,10 @@ impl<'a> P2m for LockedP2m<'a> {
             self.table.given_back += 1;
         }
         self.table.entries[index] = HostEntry::new(to, false);
-        Ok(HostFrame(FrameState::Taken(self.platform, gfn)))
+        Ok(HostFrame::Taken(gfn))
     }
 
-    fn alloc(&mut self, contents: Contents<'_, BufferClaim>) -> Result<HostFrame<'a>, AllocError> {
+    fn alloc(&mut self, contents: Contents<'_, BufferClaim>) -> Result<HostFrame, AllocError> {
         let Contents::From(&BufferClaim(byte)) = contents else {
             // What is put in is seen at once: this host has no frame that only the pager can fill.
             return Err(AllocError::InvalidBuffer);
@@ -131,13 +125,19 @@ impl<'a> P2m for LockedP2m<'a> {
             return Err(AllocError::InvalidBuffer);
         }
         let first_word = page * PAGE_WORDS;
-        Ok(HostFrame(FrameState::Filled { first_word }))
+        Ok(HostFrame::Filled { first_word })
     }
 
-    fn install(&mut self, gfn: Gfn, frame: HostFrame<'a>, to: P2mType) -> Result<Mfn, Errno> {
+    fn install(
+        &mut self,
+        _permit: Permit,
+        gfn: Gfn,
+        frame: HostFrame,
+        to: P2mType,
+    ) -> Result<Mfn, Errno> {
         let index = self.table.index(gfn).ok_or(Errno::EINVAL)?;
         let mfn = Mfn::try_new(gfn.get()).ok_or(Errno::EINVAL)?;
-        let FrameState::Filled { first_word } = frame.0 else {
+        let HostFrame::Filled { first_word } = frame else {
             return Err(Errno::EINVAL);
         };
         let buffers = self.table.buffers.as_ref().ok_or(Errno::EFAULT)?;
@@ -180,7 +180,7 @@ impl<'a> P2m for LockedP2m<'a> {
         self.table.unprotected = gfns;
     }
 
-    fn free(&mut self, frames: impl Iterator<Item = HostFrame<'a>>) {
+    fn free(&mut self, frames: impl Iterator<Item = HostFrame>) {
         let mut gfns = std::mem::take(&mut self.table.discarding);
         gfns.extend(frames.filter_map(HostFrame::into_taken));
         gfns.sort_unstable();

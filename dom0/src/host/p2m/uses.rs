@@ -24,6 +24,8 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 /// Stretches taken in one call.
 const REGIONS: usize = 64;
+/// Gfns of one [`Uses`].
+const WORD_GFNS: usize = USES_GFNS as usize;
 
 /// `struct pm_scan_arg`.
 #[repr(C)]
@@ -85,9 +87,11 @@ impl Pagemap {
             {
                 any = true;
                 for page in (region.start - base) / PAGE_BYTES..(region.end - base) / PAGE_BYTES {
-                    let word = usize::try_from(page / USES_GFNS).ok();
-                    if let Some(uses) = word.and_then(|word| uses.get_mut(word)) {
-                        uses.accessed |= 1 << (page % USES_GFNS);
+                    let Ok(page) = usize::try_from(page) else {
+                        break;
+                    };
+                    if let Some(uses) = uses.get_mut(page / WORD_GFNS) {
+                        uses.accessed.set(page % WORD_GFNS, true);
                     }
                 }
             }
@@ -96,7 +100,7 @@ impl Pagemap {
             }
             from = walked;
         }
-        uses.iter_mut().for_each(|uses| uses.dirty = !0);
+        uses.iter_mut().for_each(|uses| uses.dirty.fill(true));
         if any {
             memory.unmap(run).map_err(|_| Errno::EIO)?;
         }

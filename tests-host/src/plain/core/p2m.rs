@@ -3,9 +3,9 @@
 use std::ops::{Deref, DerefMut};
 
 use lock_api::MutexGuard;
-use p2m_paging::p2m::P2mType;
+use p2m_paging::p2m::{P2mType, Permit};
 use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
-use p2m_paging::{Errno, Gfn, Mfn};
+use p2m_paging::{Errno, Gfn, Mfn, SpinLock};
 
 use super::{Core, Frame, Place};
 use crate::plain::Buffer;
@@ -13,10 +13,10 @@ use crate::plain::lock::{p2m_locking, p2m_unlocked};
 
 /// The locked p2m.
 #[derive(Debug)]
-pub struct PlainP2m<'a, const CHECKED: bool>(MutexGuard<'a, spin::Mutex<()>, Core>);
+pub struct PlainP2m<'a, const CHECKED: bool>(MutexGuard<'a, SpinLock, Core>);
 
 impl<'a, const CHECKED: bool> PlainP2m<'a, CHECKED> {
-    pub(in crate::plain) fn lock(core: &'a lock_api::Mutex<spin::Mutex<()>, Core>) -> Self {
+    pub(in crate::plain) fn lock(core: &'a lock_api::Mutex<SpinLock, Core>) -> Self {
         p2m_locking::<CHECKED>();
         Self(core.lock())
     }
@@ -61,7 +61,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         }
     }
 
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+    fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         if let Some(errno) = self.failures.set_type.take() {
             return Err(errno);
         }
@@ -79,6 +79,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
 
     fn take(
         &mut self,
+        _permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
@@ -122,7 +123,13 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         Ok(Frame::new(mfn))
     }
 
-    fn install(&mut self, gfn: Gfn, frame: Frame, to: P2mType) -> Result<Mfn, Errno> {
+    fn install(
+        &mut self,
+        _permit: Permit,
+        gfn: Gfn,
+        frame: Frame,
+        to: P2mType,
+    ) -> Result<Mfn, Errno> {
         let mfn = frame.into_mfn();
         if let Some(errno) = self.failures.install.take() {
             self.release(mfn);

@@ -1,0 +1,175 @@
+//! Flushes that are owed, and the frames that wait for them.
+//!
+//! Whatever goes wrong with a debt, its frame is leaked and never freed: a frame that is freed before
+//! the flush can be written by a CPU that still remembers the entry, while it belongs to somebody else.
+
+use crate::platform::{Leak, P2m};
+
+/// A change that CPUs may not have seen yet, and the frame that must not be freed before they have.
+///
+/// A debt that is dropped unpaid leaks its frame ([`Leak::leak`]). The flush itself is then made when
+/// the p2m is unlocked ([`Platform::lock_p2m`](crate::Platform::lock_p2m)).
+#[must_use = "the flush is owed, and the frame with it is only freed after it"]
+#[derive(Debug)]
+pub struct FlushOwed<F: Leak>(Option<F>);
+
+impl<F: Leak> FlushOwed<F> {
+    /// For a change that took this frame out.
+    pub(super) const fn with_frame(frame: F) -> Self {
+        Self(Some(frame))
+    }
+
+    /// For a change that takes no frame out.
+    pub(super) const fn without_frame() -> Self {
+        Self(None)
+    }
+
+    /// Flushes, then frees the frame.
+    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
+        p2m.flush();
+        p2m.free(self.0.take().into_iter());
+    }
+}
+
+impl<F: Leak> Drop for FlushOwed<F> {
+    fn drop(&mut self) {
+        if let Some(frame) = self.0.take() {
+            frame.leak();
+        }
+    }
+}
+
+/// Flushes owed by a batch of up to `N` transitions, paid together. Dropped unpaid, it leaks its frames.
+#[must_use = "pay before the lock is released"]
+#[derive(Debug)]
+pub struct Debts<F: Leak, const N: usize> {
+    frames: [Option<F>; N],
+    len: usize,
+    flush: bool,
+}
+
+impl<F: Leak, const N: usize> Debts<F, N> {
+    /// Nothing owed.
+    pub fn new() -> Self {
+        Self {
+            frames: [const { None }; N],
+            len: 0,
+            flush: false,
+        }
+    }
+
+    /// Takes a debt on. A batch has at most `N` frames: one more is leaked.
+    pub fn add(&mut self, mut owed: FlushOwed<F>) {
+        self.flush = true;
+        if let Some(room) = self.frames.get_mut(self.len) {
+            *room = owed.0.take();
+            self.len = self.len.saturating_add(usize::from(room.is_some()));
+        }
+    }
+
+    /// One flush, then the frames are freed.
+    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
+        if self.flush {
+            p2m.flush();
+            // Out of where they are: a copy of all of them might be too large for a hypervisor's stack.
+            let frames = self.frames.iter_mut().take(self.len);
+            p2m.free(frames.filter_map(Option::take));
+        }
+    }
+}
+
+impl<F: Leak, const N: usize> Default for Debts<F, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<F: Leak, const N: usize> Drop for Debts<F, N> {
+    fn drop(&mut self) {
+        for frame in self.frames.iter_mut().take(self.len) {
+            if let Some(frame) = frame.take() {
+                frame.leak();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// Records whether it was leaked or, as dropping would in a hypervisor, freed.
+    struct Recorded<'a> {
+        freed: &'a Cell<u32>,
+        leaked: &'a Cell<u32>,
+    }
+
+    impl Drop for Recorded<'_> {
+        fn drop(&mut self) {
+            self.freed.set(self.freed.get() + 1);
+        }
+    }
+
+    impl Leak for Recorded<'_> {
+        fn leak(self) {
+            self.leaked.set(self.leaked.get() + 1);
+            core::mem::forget(self);
+        }
+    }
+
+    struct Count {
+        freed: Cell<u32>,
+        leaked: Cell<u32>,
+    }
+
+    impl Count {
+        fn new() -> Self {
+            Self {
+                freed: Cell::new(0),
+                leaked: Cell::new(0),
+            }
+        }
+
+        fn owed(&self) -> FlushOwed<Recorded<'_>> {
+            FlushOwed::with_frame(Recorded {
+                freed: &self.freed,
+                leaked: &self.leaked,
+            })
+        }
+
+        fn freed_and_leaked(&self) -> (u32, u32) {
+            (self.freed.get(), self.leaked.get())
+        }
+    }
+
+    #[test]
+    fn a_lost_debt_leaks_its_frame() {
+        let count = Count::new();
+        drop(count.owed());
+        assert_eq!(count.freed_and_leaked(), (0, 1));
+    }
+
+    #[test]
+    fn a_batch_that_is_not_paid_leaks_its_frames() {
+        let count = Count::new();
+        let mut debts: Debts<_, 3> = Debts::new();
+        debts.add(count.owed());
+        debts.add(FlushOwed::without_frame());
+        debts.add(count.owed());
+        drop(debts);
+        assert_eq!(count.freed_and_leaked(), (0, 2));
+    }
+
+    #[test]
+    fn a_debt_too_many_leaks_its_frame_and_no_other() {
+        let count = Count::new();
+        let mut debts: Debts<_, 1> = Debts::new();
+        debts.add(count.owed());
+        debts.add(count.owed());
+        assert_eq!(count.freed_and_leaked(), (0, 1));
+        drop(debts);
+        assert_eq!(count.freed_and_leaked(), (0, 2));
+    }
+}

@@ -1,0 +1,74 @@
+//! Row A1, taken back: a nominated page goes home.
+
+use core::fmt;
+
+use super::{CHUNK, Count, Job, Paging};
+use crate::errno::Errno;
+use crate::frame::Gfn;
+use crate::p2m::{Found, P2mType, lookup};
+use crate::platform::{P2m, Platform};
+
+/// Why a page was not restored. Nothing has changed.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreError {
+    /// It is not nominated: it never was, has gone, or is home already.
+    NotNominated(P2mType),
+    /// The entry could not be changed.
+    Platform(Errno),
+}
+
+impl RestoreError {
+    /// `ENOENT` for a page that is not nominated.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::NotNominated(_) => Errno::ENOENT,
+            Self::Platform(errno) => errno,
+        }
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNominated(t) => write!(f, "not nominated ({t:?})"),
+            Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for RestoreError {}
+
+impl<P: Platform> Paging<'_, P> {
+    /// Sends nominated pages home: the pager will not evict them after all. Their contents have stayed
+    /// in place. Nobody waits for a nominated page, so nobody is woken. No locks held.
+    pub fn restore(&self, batch: &mut [Job<RestoreError>]) {
+        for chunk in batch.chunks_mut(CHUNK) {
+            let mut p2m = self.platform.lock_p2m();
+            for job in chunk {
+                let done = restore_one(&mut p2m, job.gfn);
+                if done.is_ok() {
+                    self.counters.add(Count::Restored, 1);
+                }
+                job.done = Some(done);
+            }
+        }
+    }
+}
+
+fn restore_one<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(), RestoreError> {
+    let p2mt = match lookup(p2m, gfn) {
+        Found::PagingOut(slot) => {
+            return match slot.restore() {
+                Ok(_) => Ok(()),
+                Err((_, errno)) => Err(RestoreError::Platform(errno)),
+            };
+        }
+        Found::Ram(_) => P2mType::RamRw,
+        Found::Paged(_) => P2mType::RamPaged,
+        Found::InFlight(_) => P2mType::RamPagingInStart,
+        Found::PagingIn(_) => P2mType::RamPagingIn,
+        Found::Other(entry) => entry.p2mt,
+    };
+    Err(RestoreError::NotNominated(p2mt))
+}
