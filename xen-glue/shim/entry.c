@@ -18,6 +18,8 @@
 
 #include <xsm/xsm.h>
 
+#include "../mm-locks.h"
+
 /* Caller holds: the domctl lock. */
 static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
 {
@@ -255,11 +257,21 @@ void mem_paging_free(struct domain *d)
 /* Caller holds: the domain list's read lock. */
 void mem_paging_dump(const struct domain *d)
 {
-    if ( d->p2mp )
-    {
-        p2mp_print(d->p2mp);
-        mem_paging_hold_dump(d);
-    }
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+    unsigned int defer_flush;
+
+    if ( !d->p2mp )
+        return;
+
+    p2mp_print(d->p2mp);
+    mem_paging_hold_dump(d);
+
+    /* While nobody holds it for writing no flush is deferred. */
+    p2m_read_lock(p2m);
+    defer_flush = p2m->defer_flush;
+    p2m_read_unlock(p2m);
+    printk("    paging: holders of the p2m that defer flushes, defer_flush %u\n",
+           defer_flush);
 }
 
 bool mem_paging_active(const struct domain *d)

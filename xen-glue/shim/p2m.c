@@ -15,10 +15,7 @@
 /* Caller holds: nothing of a higher order; possibly this lock, which is recursive. */
 void p2mx_p2m_lock(struct domain *d)
 {
-    struct p2m_domain *p2m = p2m_get_hostp2m(d);
-
-    /* gfn_lock() of a p2m that is no alternative one. */
-    mm_write_lock(p2m, d, &p2m->lock);
+    gfn_lock(p2m_get_hostp2m(d), _gfn(0), 0);
 }
 
 /* Caller holds: the p2m lock. A flush that is still owed is done. */
@@ -61,9 +58,8 @@ int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
 
     BUILD_BUG_ON(P2MP_NO_MFN != INVALID_MFN_RAW);
 
-    /* p2m_set_entry() would look for larger orders, which one page never has. */
-    return p2m->set_entry(p2m, _gfn(gfn), _mfn(mfn), PAGE_ORDER_4K, p2mt,
-                          access, -1);
+    return p2m_set_entry(p2m, _gfn(gfn), _mfn(mfn), PAGE_ORDER_4K, p2mt,
+                         access);
 }
 
 /* Caller holds: the p2m lock. */

@@ -316,6 +316,12 @@ int main(void)
     disabling();
     long counted = counter(dom.id, "requests");
     printf("requests counted = %s\n", counted < 0 ? "no counters" : (unsigned long)counted == requests_seen ? "as seen" : "WRONG");
+    /* Each lock of the p2m defers flushes until its unlock. */
+    long deferred = counter(dom.id, "defer_flush");
+    if (deferred > 0)
+        printf("flushes deferred by an unlocked p2m = WRONG, %d\n", (int)deferred);
+    else
+        printf("flushes deferred by an unlocked p2m = %s\n", deferred ? "no counters" : "none");
     destroying();
     long missing = before - settled_free_pages();
     if (missing)
