@@ -69,11 +69,23 @@ int p2mp_uses(struct p2mp *state, uint64_t gfn, uint64_t *words, uint32_t count)
  */
 int p2mp_populate(struct p2mp *state, uint64_t gfn);
 /*
- * The running vcpu hit an entry of a paging type. `access`: 1 read, 2 write,
- * 4 fetch. As p2mp_populate, but a read of a nominated page asks for nothing.
- * No locks held.
+ * The running vcpu hit an entry of a paging type. `cause`: the exit
+ * qualification of an EPT violation (`ept`), or the error code of a nested
+ * page fault. As p2mp_populate, but a read of a nominated page asks for
+ * nothing. No locks held.
  */
-int p2mp_fault(struct p2mp *state, uint64_t gfn, uint8_t access);
+int p2mp_fault(struct p2mp *state, uint64_t gfn, uint64_t cause, bool ept);
+/*
+ * What becomes of a map from outside of a gfn of this p2m type, which has a
+ * frame or none: 0 not paging's business, 1 it is mapped, 2 p2mp_populate and
+ * then again, 3 again. Any locks.
+ */
+uint32_t p2mp_map(uint32_t p2mt, bool has_frame, bool write);
+/*
+ * The permission bits of an entry of this p2m type, in EPT or in AMD's nested
+ * page table; all ones if the type is not paging's. Any locks.
+ */
+uint64_t p2mp_permissions(uint32_t p2mt, bool ept);
 /*
  * The running vcpu gives back a page of a paging type: 0; 1 if it is of none
  * any more, so that the caller looks again; -EAGAIN if the pager cannot be

@@ -6,7 +6,8 @@
 use core::fmt::Write;
 use core::ptr::NonNull;
 
-use p2m_paging::p2m::{Access, Take, Uses};
+use p2m_paging::fault::{ExitQualification, MapDecision, Mapper, NpfErrorCode, decide_map};
+use p2m_paging::p2m::{P2mType, Take, Uses};
 use p2m_paging::paging::{
     CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob, USES_CHUNK,
 };
@@ -237,16 +238,50 @@ pub extern "C" fn p2mp_populate(state: &State, gfn: u64) -> i32 {
     retry(state, gfn, paging.populate(gfn, paging.platform().caller()))
 }
 
-/// The running vcpu hit an entry of a paging type. `access`: 1 read, 2 write, 4 fetch. As
-/// p2mp_populate, but a read of a nominated page asks for nothing. No locks held.
+/// The running vcpu hit an entry of a paging type. `cause`: the exit qualification of an EPT
+/// violation (`ept`), or the error code of a nested page fault. As p2mp_populate, but a read of a
+/// nominated page asks for nothing. No locks held.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_fault(state: &State, gfn: u64, access: u8) -> i32 {
+pub extern "C" fn p2mp_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> i32 {
     let paging = &state.paging;
     let Caller::Guest(vcpu) = paging.platform().caller() else {
         return 0;
     };
-    let (gfn, access) = (Gfn::new_truncate(gfn), Access::from_bits_truncate(access));
+    let gfn = Gfn::new_truncate(gfn);
+    let access = if ept {
+        ExitQualification::from_bits_retain(cause).access()
+    } else {
+        NpfErrorCode::from_bits_retain(cause).access()
+    };
     retry(state, gfn, paging.fault(vcpu, gfn, access))
+}
+
+/// What becomes of a map from outside of a gfn of this p2m type, which has a frame or none: 0 not
+/// paging's business, 1 it is mapped, 2 p2mp_populate and then again, 3 again. Any locks.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
+    let mapper = if write { Mapper::Writer } else { Mapper::Reader };
+    match P2mType::try_from_raw(p2mt).map(|t| decide_map(t, mapper)) {
+        Some(MapDecision::Map) if has_frame => 1,
+        Some(MapDecision::Retry) if has_frame && p2mt == 16 => 1,
+        Some(MapDecision::NotOurs) | None => 0,
+        Some(_) => 2,
+    }
+}
+
+/// The permission bits of an entry of this p2m type, in EPT or in AMD's nested page table; all ones
+/// if the type is not paging's. Any locks.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2mp_permissions(p2mt: u32, ept: bool) -> u64 {
+    P2mType::try_from_raw(p2mt)
+        .and_then(|t| {
+            if ept {
+                t.ept_permissions().map(|p| p.bits())
+            } else {
+                t.npt_flags().map(|p| p.bits())
+            }
+        })
+        .unwrap_or(u64::MAX)
 }
 
 /// All but a missing pager is over by itself: the caller comes back. An entry that cannot be is the
