@@ -3,7 +3,7 @@
 An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
 that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in waits.py.
 """
-from edit import Edit, also, include, instead
+from edit import ELSE, ON, Edit, also, include, instead
 from waits import WAITS
 
 KCONFIG = """
@@ -40,15 +40,55 @@ FRAMELESS = """/* RAM of a paging type that has no frame now */
 #else
 #define p2m_is_frameless(_t, _m) p2m_is_paged(_t)
 #endif
-/*
- * Not to be mapped from outside now: it has no frame; or it is nominated, and
- * what a writer writes would be missing from the pager's copy. One that has
- * been asked for and still has its frame is mapped: the pager may be about to
- * copy it, and answers only then.
- */
-#define p2m_is_unmappable(_t, _page, _write) \\
-    ((p2m_is_paged(_t) && !(_page)) || \\
-     ((_t) == p2m_ram_paging_out && (_write)))
+"""
+
+# Of one page the level-1 entry is replaced: no page table goes with it.
+DEFER = """        if ( !(oflags & _PAGE_PRESENT) ||
+             !mem_paging_defer_flush(p2m, p2m_flags_to_type(oflags), omfn,
+                                     p2m_flags_to_type(l1e_get_flags(new)),
+                                     l1e_get_mfn(new), level) )
+"""
+HAP_FLUSH = """static void cf_check hap_tlb_flush(struct p2m_domain *p2m)
+{
+    guest_flush_tlb_mask(p2m->domain, p2m->domain->dirty_cpumask);
+}
+
+"""
+EPT_RIGHTS = """uint64_t mem_paging_ept_permissions(const struct p2m_domain *p2m,
+                                    unsigned int type)
+{
+    ept_entry_t entry = { .sa_p2mt = type, .access = p2m_access_rwx };
+
+    ept_p2m_type_to_flags(p2m, &entry);
+
+    return entry.epte & 7;
+}
+
+"""
+NPT_RIGHTS = """uint64_t mem_paging_npt_permissions(const struct p2m_domain *p2m,
+                                    unsigned int type)
+{
+    l1_pgentry_t entry =
+        p2m_l1e_from_pfn(0, p2m_type_to_flags(p2m, type, INVALID_MFN, 0));
+
+    if ( !(l1e_get_flags(entry) & _PAGE_PRESENT) )
+        return 0;
+
+    return entry.l1 & (_PAGE_PRESENT | _PAGE_RW | _PAGE_USER | (1UL << 63));
+}
+
+"""
+EPT_AD = """/* The domain is paused. PML needs the bits, too. */
+void mem_paging_ept_ad(struct domain *d, bool on)
+{
+    struct p2m_domain *p2m = p2m_get_hostp2m(d);
+
+    p2m_lock(p2m);
+    ept_set_ad_sync(d, on || vmx_domain_pml_enabled(d));
+    vmx_domain_update_eptp(d);
+    p2m_unlock(p2m);
+}
+
 """
 
 REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
@@ -73,9 +113,18 @@ AGAIN = """            case -EAGAIN:
                 goto out;
 """
 
+NO_MAP_PV = """            if ( mem_paging_no_map(pg_dom, gfn, p2mt, page, q & P2M_UNSHARE) )
+                return -ENOENT;
+
+"""
+NO_MAP = """    if ( mem_paging_no_map(d, gfn, p2mt, page, !readonly) )
+        return -EAGAIN;
+"""
+
 P2M_H = "arch/x86/include/asm/p2m.h"
 HVM = "arch/x86/hvm/hvm.c"
 FAULT = "int hvm_hap_nested_page_fault("
+HAP = "arch/x86/mm/hap/hap.c"
 EPT, EPT_FLAGS = "arch/x86/mm/p2m-ept.c", "switch ( entry->sa_p2mt )"
 NPT, NPT_FLAGS = "arch/x86/mm/p2m-pt.c", "p2m_type_to_flags("
 OUT = "case p2m_ram_paging_out:"
@@ -104,9 +153,24 @@ EDITS = [
     also(NPT, NPT_FLAGS, "case p2m_ram_ro:", "after", "    case p2m_ram_paging_out:\n"),
     Edit(NPT, NPT_FLAGS, OUT, "before", "#ifndef CONFIG_MEM_PAGING_RUST\n"),
     Edit(NPT, NPT_FLAGS, OUT, "after", "#endif /* !MEM_PAGING_RUST */\n"),
+    include(EPT, "#include <xen/softirq.h>"),
+    also(EPT, "", "#define GUEST_TABLE_MAP_FAILED", "before", EPT_RIGHTS),
+    also(NPT, "", "/* Reconstruct a fake p2m_access_t", "before", NPT_RIGHTS),
+
+    # AMD's entries: one flush for those that paging changes together, as Intel's have it.
+    include(NPT, "#include <asm/mem_sharing.h>"),
+    also(NPT, "static int write_p2m_entry(", "if ( p2m->write_p2m_entry_post )", "before", DEFER),
+    also(HAP, "", "void hap_p2m_init(", "before", HAP_FLUSH),
+    also(HAP, "void hap_p2m_init(", "p2m->write_p2m_entry_post", "after", "    p2m->tlb_flush = hap_tlb_flush;\n"),
+
+    # Accessed bits of Intel's entries.
+    also(EPT, "", "static void ept_enable_pml(", "before", EPT_AD),
+    *instead(EPT, "static void ept_disable_pml(", "ept_set_ad_sync(p2m->domain, false);",
+             "    ept_set_ad_sync(p2m->domain, mem_paging_active(p2m->domain));\n"),
 
     # The domain's state.
-    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"),
+    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"
+         "    struct tasklet *mem_paging_later;\n"),
     include("common/domain.c", "#include <xen/vm_event.h>"),
     also("common/domain.c", "", "xfree(d->vm_event_paging);", "after", "    mem_paging_free(d);\n"),
     include("common/keyhandler.c", "#include <asm/div64.h>"),
@@ -127,14 +191,24 @@ EDITS = [
     *instead(HVM, FAULT, "if ( p2m_is_paged(p2mt) ||", "    if ( p2m_is_paging(p2mt) )\n"),
     *instead(HVM, FAULT, "p2m_mem_paging_populate(currd,", "        mem_paging_fault(currd, gfn, npfec);\n"),
 
-    # A page that is mapped from outside.
-    *instead("arch/x86/mm.c", "/* Translate foreign guest address. */", "if ( p2m_is_paged(p2mt) )",
-             "            if ( p2m_is_unmappable(p2mt, page, q & P2M_UNSHARE) )\n"),
+    # What hardware says about it.
+    also("include/xen/mm.h", "struct npfec {", "npfec_kind_t", "after", "    uint64_t cause:57; /* Exit qualification, or error code: as raw as fits a register. */\n"),
+    also("arch/x86/hvm/vmx/vmx.c", "static void ept_handle_violation(", ".present =", "after", "        .cause = q.raw,\n"),
+    also("arch/x86/hvm/svm/svm.c", "static void svm_do_nested_pgfault(", ".present =", "after", "        .cause = pfec,\n"),
+
+    # A page that is mapped, or copied from or to, from outside.
+    include("arch/x86/mm.c", "#include <asm/mem_sharing.h>"),
+    Edit("arch/x86/mm.c", "/* Translate foreign guest address. */", "if ( p2m_is_paged(p2mt) )", "before", ON + NO_MAP_PV + ELSE),
+    Edit("arch/x86/mm.c", "if ( p2mt == p2m_ram_paging_in && !page )", "return -ENOENT;", "after", "#endif /* !MEM_PAGING_RUST */\n"),
+    Edit("common/memory.c", "int check_get_page_from_gfn(", "if ( p2m_is_paging(p2mt) )", "before", ON + NO_MAP + ELSE),
+    Edit("common/memory.c", "int check_get_page_from_gfn(", "#endif\n#ifdef CONFIG_MEM_SHARING", "before", "#endif /* !MEM_PAGING_RUST */\n"),
 
     # A page that is given back.
     include("common/memory.c", "#include <xsm/xsm.h>"),
     also("common/memory.c", "int guest_remove_page(", "mfn = get_gfn_query(d, gmfn, &p2mt);", "before", " again:\n"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
+    also("common/memory.c", "int guest_remove_page(", "if ( !rc && !is_domain_direct_mapped(d) )", "before",
+         "    if ( !rc )\n        mem_paging_given_back(d, page);\n"),
     also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
 
     *WAITS,

@@ -10,6 +10,7 @@
 #include <xen/vm_event.h>
 
 #include <asm/hvm/ioreq.h>
+#include <asm/hvm/nestedhvm.h>
 #include <asm/p2m.h>
 #include <asm/p2mp.h>
 #include <asm/mem_paging_rust.h>
@@ -52,7 +53,9 @@ uint32_t p2mx_facts(struct domain *d)
            (hap_enabled(d) ? 2 : 0) |
            (is_iommu_enabled(d) ? 4 : 0) |
            /* A domain that is not translated has no p2m to look into. */
-           ((hap_enabled(d) && p2m_pod_active(d)) ? 8 : 0);
+           ((hap_enabled(d) && p2m_pod_active(d)) ? 8 : 0) |
+           /* The faults of its own guests are not looked at. */
+           (nestedhvm_enabled(d) ? 16 : 0);
 }
 
 /* Caller holds: the domctl lock. */

@@ -8,9 +8,11 @@
 #include <xen/guest_access.h>
 #include <xen/hypercall.h>
 #include <xen/sched.h>
+#include <xen/tasklet.h>
 #include <xen/vm_event.h>
 #include <xen/xmalloc.h>
 
+#include <asm/hvm/nestedhvm.h>
 #include <asm/mem_paging.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
@@ -20,41 +22,102 @@
 
 #include "../mm-locks.h"
 
+/*
+ * Whether an entry of each paging type gives the guest the rights that the crate
+ * reckons with, and no other type is of paging.
+ */
+static bool rights_agree(const struct domain *d)
+{
+    const struct p2m_domain *p2m = p2m_get_hostp2m(d);
+    p2m_type_t t;
+
+    for ( t = p2m_ram_rw; t <= p2m_ram_paging_in_start; t++ )
+    {
+        uint64_t wanted = p2mp_permissions(t, cpu_has_vmx), is;
+
+        if ( wanted == ~0UL && !p2m_is_paging(t) )
+            continue;
+
+        is = cpu_has_vmx ? mem_paging_ept_permissions(p2m, t)
+                         : mem_paging_npt_permissions(p2m, t);
+        if ( is == wanted )
+            continue;
+
+        printk(XENLOG_ERR
+               "%pd: no memory paging: p2m type %u has permissions %#lx, not %#lx\n",
+               d, t, is, wanted);
+        return false;
+    }
+
+    return true;
+}
+
+static void cf_check later(void *data)
+{
+    const struct domain *d = data;
+
+    p2mp_on_event(d->p2mp);
+}
+
+/* Caller holds: anything. The pager's event is looked at again, soon. */
+void p2mx_defer_event(struct domain *d)
+{
+    tasklet_schedule(d->mem_paging_later);
+}
+
+/* Caller holds: the domctl lock; the domain is paused. */
+static int make_state(struct domain *d)
+{
+    struct tasklet *tasklet = xmalloc(struct tasklet);
+    void *state = xzalloc_bytes(p2mp_state_size(d->max_vcpus));
+    int rc = tasklet && state ? 0 : -ENOMEM;
+
+    if ( !rc && !d->mem_paging_vcpu )
+        rc = mem_paging_hold_init(d);
+    if ( rc )
+    {
+        xfree(tasklet);
+        xfree(state);
+        return rc;
+    }
+
+    tasklet_init(tasklet, later, d);
+    d->mem_paging_later = tasklet;
+    p2mp_state_init(state, d, d->max_vcpus);
+    /* Set up before anybody can see it; it stays until the domain is freed. */
+    smp_wmb();
+    d->p2mp = state;
+
+    return 0;
+}
+
 /* Caller holds: the domctl lock. */
 static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
 {
-    int rc;
+    int rc = 0;
 
+    if ( nestedhvm_enabled(d) )
+        printk(XENLOG_WARNING
+               "%pd: no memory paging beside nested virtualisation: faults of its guests do not reach the pager\n",
+               d);
+    if ( hap_enabled(d) && !rights_agree(d) )
+        return -EOPNOTSUPP;
+
+    /* No vcpu is in the middle of a hypercall whose pages are not held. */
+    domain_pause(d);
     if ( !d->p2mp )
+        rc = make_state(d);
+    if ( !rc )
+        rc = p2mp_enable(d->p2mp);
+    if ( rc >= 0 )
     {
-        void *state = xzalloc_bytes(p2mp_state_size(d->max_vcpus));
-
-        if ( !state )
-            return -ENOMEM;
-
-        /* No vcpu is in the middle of a hypercall whose pages are not held. */
-        domain_pause(d);
-        rc = d->mem_paging_vcpu ? 0 : mem_paging_hold_init(d);
-        domain_unpause(d);
-        if ( rc )
-        {
-            xfree(state);
-            return rc;
-        }
-
-        p2mp_state_init(state, d, d->max_vcpus);
-        /* Set up before anybody can see it; it stays until the domain is freed. */
-        smp_wmb();
-        d->p2mp = state;
+        vec->u.enable.port = rc;
+        mem_paging_hold(d, true);
+        mem_paging_track_uses(d, true);
     }
+    domain_unpause(d);
 
-    rc = p2mp_enable(d->p2mp);
-    if ( rc < 0 )
-        return rc;
-
-    vec->u.enable.port = rc;
-
-    return 0;
+    return min(rc, 0);
 }
 
 /* Caller holds: the domctl lock. */
@@ -72,6 +135,11 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
         {
             domain_pause(d);
             rc = p2mp_disable(d->p2mp);
+            if ( !rc )
+            {
+                mem_paging_hold(d, false);
+                mem_paging_track_uses(d, false);
+            }
             domain_unpause(d);
         }
         return rc;
@@ -207,12 +275,30 @@ void p2m_mem_paging_populate(struct domain *d, gfn_t gfn)
 /* Caller holds: nothing. */
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 {
-    uint8_t access = (npfec.read_access ? 1 : 0) |
-                     (npfec.write_access ? 2 : 0) |
-                     (npfec.insn_fetch ? 4 : 0);
-
-    if ( !d->p2mp || p2mp_fault(d->p2mp, gfn, access) )
+    if ( !d->p2mp || p2mp_fault(d->p2mp, gfn, npfec.cause, cpu_has_vmx) )
         no_pager(d, gfn);
+}
+
+/*
+ * Caller holds: anything that may be held around the p2m lock. Somebody looked up
+ * a gfn to map it or to copy from or to it, and found this type and perhaps a page.
+ * Whether it must be tried again: then the page is put, and has been asked for.
+ */
+bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
+                       struct page_info *page, bool write)
+{
+    /* Not paging's business, map, populate and retry, retry. */
+    enum { NOT_OURS, MAP, POPULATE } what = p2mp_map(t, page, write);
+
+    if ( what == NOT_OURS || what == MAP )
+        return false;
+
+    if ( page )
+        put_page(page);
+    if ( what == POPULATE )
+        p2m_mem_paging_populate(d, gfn);
+
+    return true;
 }
 
 /*
@@ -242,15 +328,20 @@ void p2m_mem_paging_drop_page(struct domain *d, gfn_t gfn, p2m_type_t p2mt)
 /* Caller holds: the domain is dying, paused, and still has its vcpus. */
 void mem_paging_cleanup(struct domain *d)
 {
-    if ( d->p2mp )
-        p2mp_shut_down(d->p2mp);
-    mem_paging_hold_cleanup(d);
+    if ( !d->p2mp )
+        return;
+
+    p2mp_shut_down(d->p2mp);
+    /* Nobody schedules it any more. */
+    tasklet_kill(d->mem_paging_later);
+    mem_paging_hold(d, false);
 }
 
 /* Caller: the last reference to the domain is gone. */
 void mem_paging_free(struct domain *d)
 {
     XFREE(d->p2mp);
+    XFREE(d->mem_paging_later);
     XFREE(d->mem_paging_vcpu);
 }
 

@@ -7,9 +7,10 @@
  * Whatever is out is waited for, page after page, and then the vcpu begins
  * again. So that it ever gets to the end, the pages that it has waited for and
  * those that Xen has used for it are held: a reference to each makes the pager
- * leave it alone. They are let go when the vcpu halts, and when there are too
- * many that one which was needed longest ago. The end of a hypercall says
- * nothing: it may have been one of an interrupt's, amid another that waits.
+ * leave it alone. They are let go when the vcpu halts, when the guest gives one
+ * back, when the pager goes, and when there are too many one that was needed
+ * longest ago. The end of a hypercall says nothing: it may have been one of an
+ * interrupt's, amid another that waits.
  *
  * A hypercall that misses a page never fails for it: it is executed again when
  * the page is home (hvm_hypercall()). Hypercalls do nothing that cannot be done
@@ -28,14 +29,20 @@
 #include <asm/p2m.h>
 #include <asm/p2mp.h>
 
-/* More than a step of a hypercall and the interrupts amid it need. */
-#define HELD 128
+/*
+ * More than a step of a hypercall and the interrupts amid it need. A frame can be
+ * in one set only, so that few pointers have to be looked at.
+ */
+#define SETS 8
+#define WAYS 16
 
 struct mem_paging_vcpu {
     /* The vcpu itself adds pages, and who wakes it. A leaf. */
     spinlock_t lock;
-    /* The one needed last comes first. */
-    struct page_info *held[HELD];
+    /* A pager is attached; else nothing is held. */
+    bool on;
+    /* Of each set the one needed last comes first. */
+    struct page_info *held[SETS][WAYS];
     /* Its own: a page was missed, and the vcpu is paused for it. */
     bool missed;
     unsigned long again;
@@ -67,31 +74,43 @@ static struct mem_paging_vcpu *paged_vcpu(const struct vcpu *v)
     return pv ? &pv[v->vcpu_id] : NULL;
 }
 
+static struct page_info **set_of(struct mem_paging_vcpu *pv,
+                                 const struct page_info *page)
+{
+    unsigned long mfn = mfn_x(page_to_mfn(page));
+
+    /* Neighbours are in different sets. */
+    return pv->held[(mfn ^ (mfn >> PAGETABLE_ORDER)) % SETS];
+}
+
 /* Takes a reference of its own, unless the page is held already. */
 static void hold(struct domain *d, struct mem_paging_vcpu *pv,
                  struct page_info *page)
 {
-    struct page_info *last = NULL;
+    struct page_info **set = set_of(pv, page), *last = NULL;
     unsigned int i;
+
+    /* Needed last, too. If it is let go just now, then it is so afterwards. */
+    if ( !read_atomic(&pv->on) || read_atomic(&set[0]) == page )
+        return;
 
     spin_lock(&pv->lock);
 
-    for ( i = 0; i < HELD - 1; i++ )
-        if ( !pv->held[i] || pv->held[i] == page )
+    for ( i = 0; i < WAYS - 1; i++ )
+        if ( !set[i] || set[i] == page )
             break;
 
-    if ( pv->held[i] != page )
+    if ( !pv->on || (set[i] != page && !get_page(page, d)) )
     {
-        if ( !get_page(page, d) )
-        {
-            spin_unlock(&pv->lock);
-            return;
-        }
-        last = pv->held[i];
+        spin_unlock(&pv->lock);
+        return;
     }
 
-    memmove(&pv->held[1], &pv->held[0], i * sizeof(pv->held[0]));
-    pv->held[0] = page;
+    if ( set[i] != page )
+        last = set[i];
+
+    memmove(&set[1], &set[0], i * sizeof(set[0]));
+    write_atomic(&set[0], page);
 
     spin_unlock(&pv->lock);
 
@@ -99,21 +118,77 @@ static void hold(struct domain *d, struct mem_paging_vcpu *pv,
         put_page(last);
 }
 
+/* All that is held, set by set. */
 static void let_go(struct mem_paging_vcpu *pv)
 {
-    struct page_info *held[HELD];
+    struct page_info *held[WAYS];
+    unsigned int s, i;
+
+    for ( s = 0; s < SETS; s++ )
+    {
+        if ( !read_atomic(&pv->held[s][0]) )
+            continue;
+
+        spin_lock(&pv->lock);
+        memcpy(held, pv->held[s], sizeof(held));
+        memset(pv->held[s], 0, sizeof(held));
+        spin_unlock(&pv->lock);
+
+        for ( i = 0; i < WAYS && held[i]; i++ )
+            put_page(held[i]);
+    }
+}
+
+/*
+ * Caller holds: the domctl lock, or the domain is dying. A pager comes, or has
+ * gone: without one nothing is held.
+ */
+void mem_paging_hold(struct domain *d, bool on)
+{
     unsigned int i;
 
-    if ( !pv->held[0] )
-        return;
+    for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
+    {
+        struct mem_paging_vcpu *pv = &d->mem_paging_vcpu[i];
 
-    spin_lock(&pv->lock);
-    memcpy(held, pv->held, sizeof(held));
-    memset(pv->held, 0, sizeof(pv->held));
-    spin_unlock(&pv->lock);
+        spin_lock(&pv->lock);
+        pv->on = on;
+        spin_unlock(&pv->lock);
 
-    for ( i = 0; i < HELD && held[i]; i++ )
-        put_page(held[i]);
+        if ( !on )
+            let_go(pv);
+    }
+}
+
+/*
+ * Caller holds: a reference to the page, which is in the physmap no more; possibly
+ * the p2m lock. The domain is not to be charged for it because it is held.
+ */
+void mem_paging_given_back(struct domain *d, struct page_info *page)
+{
+    unsigned int v, i;
+
+    for ( v = 0; d->mem_paging_vcpu && v < d->max_vcpus; v++ )
+    {
+        struct mem_paging_vcpu *pv = &d->mem_paging_vcpu[v];
+        struct page_info **set = set_of(pv, page);
+
+        if ( !read_atomic(&set[0]) )
+            continue;
+
+        spin_lock(&pv->lock);
+        for ( i = 0; i < WAYS && set[i] != page; i++ )
+            ;
+        if ( i < WAYS )
+        {
+            memmove(&set[i], &set[i + 1], (WAYS - 1 - i) * sizeof(set[0]));
+            set[WAYS - 1] = NULL;
+        }
+        spin_unlock(&pv->lock);
+
+        if ( i < WAYS )
+            put_page(page);
+    }
 }
 
 /* Caller holds: nothing. The page that the vcpu has waited for is home. */
@@ -219,15 +294,6 @@ void mem_paging_halt(void)
         let_go(pv);
 }
 
-/* Caller holds: the domain is dying and none of its vcpus runs any more. */
-void mem_paging_hold_cleanup(struct domain *d)
-{
-    unsigned int i;
-
-    for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
-        let_go(&d->mem_paging_vcpu[i]);
-}
-
 /* Caller holds: the domain list's read lock. */
 void mem_paging_hold_dump(const struct domain *d)
 {
@@ -237,8 +303,8 @@ void mem_paging_hold_dump(const struct domain *d)
     for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
     {
         again += d->mem_paging_vcpu[i].again;
-        for ( j = 0; j < HELD; j++ )
-            held += d->mem_paging_vcpu[i].held[j] != NULL;
+        for ( j = 0; j < SETS * WAYS; j++ )
+            held += d->mem_paging_vcpu[i].held[j / WAYS][j % WAYS] != NULL;
     }
 
     printk("    paging: hypercalls executed again %lu, pages held %u\n",

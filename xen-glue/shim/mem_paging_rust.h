@@ -19,13 +19,28 @@ struct xen_mem_paging_op;
 
 int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec);
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec);
+bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int type,
+                       struct page_info *page, bool write);
 int mem_paging_remove_page(struct domain *d, unsigned long gfn);
 void mem_paging_cleanup(struct domain *d);
 void mem_paging_free(struct domain *d);
 void mem_paging_dump(const struct domain *d);
 bool mem_paging_active(const struct domain *d);
 
-/* Which pages have been used: uses.c. */
+/* The rights of an entry, in Xen's own p2m-ept.c and p2m-pt.c. */
+uint64_t mem_paging_ept_permissions(const struct p2m_domain *p2m,
+                                    unsigned int type);
+uint64_t mem_paging_npt_permissions(const struct p2m_domain *p2m,
+                                    unsigned int type);
+
+/* One flush for many entries: p2m.c. */
+bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
+                            mfn_t old_mfn, unsigned int new_type,
+                            mfn_t new_mfn, unsigned int level);
+
+/* Which pages have been used: uses.c, and Xen's own p2m-ept.c. */
+void mem_paging_track_uses(struct domain *d, bool on);
+void mem_paging_ept_ad(struct domain *d, bool on);
 int mem_paging_uses(struct domain *d, struct xen_mem_paging_op *mpo);
 
 /* A record that the guest reads without asking: runstate.c. */
@@ -40,7 +55,8 @@ void mem_paging_hypercall(void);
 bool mem_paging_hypercall_again(void);
 void mem_paging_halt(void);
 int mem_paging_hold_init(struct domain *d);
-void mem_paging_hold_cleanup(struct domain *d);
+void mem_paging_hold(struct domain *d, bool on);
+void mem_paging_given_back(struct domain *d, struct page_info *page);
 void mem_paging_hold_dump(const struct domain *d);
 
 #endif /* __ASM_X86_MEM_PAGING_RUST_H__ */

@@ -6,6 +6,8 @@
 #include <xen/ioreq.h>
 #include <xen/sched.h>
 
+#include <asm/hvm/nestedhvm.h>
+#include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
 #include <asm/p2mp.h>
 #include <asm/paging.h>
@@ -66,6 +68,36 @@ int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
 void p2mx_flush(struct domain *d)
 {
     p2m_tlb_flush_sync(p2m_get_hostp2m(d));
+}
+
+/*
+ * Caller holds: the p2m lock and the paging lock. An entry of AMD's that was
+ * present has been replaced. Whether the flush is left to the next
+ * p2m_tlb_flush_sync(), or to the p2m's unlock, as EPT has it.
+ *
+ * It is for changes that memory paging makes, to or from one of its types. It
+ * frees a frame that it has taken out of an entry after p2m_tlb_flush_sync() only
+ * (p2mx_flush()), and a page that goes home keeps its frame and gets more rights.
+ * No page table is freed behind an entry of level 1; whoever replaces an entry of
+ * another level flushes at once, and that flush covers what is still owed. All
+ * other changes are flushed at once, as are those of a domain with nested
+ * virtualisation, whose nested p2ms are derived from this one.
+ */
+bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
+                            mfn_t old_mfn, unsigned int new_type,
+                            mfn_t new_mfn, unsigned int level)
+{
+    if ( level != 1 || !p2m->tlb_flush || !p2m->defer_flush ||
+         !p2m_is_hostp2m(p2m) || nestedhvm_enabled(p2m->domain) )
+        return false;
+
+    if ( !p2m_is_paging(new_type) &&
+         !(p2m_is_paging(old_type) && mfn_eq(old_mfn, new_mfn)) )
+        return false;
+
+    p2m->need_flush = 1;
+
+    return true;
 }
 
 /* Caller holds: the p2m lock. */

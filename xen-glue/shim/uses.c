@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Which pages a guest uses: accessed and dirty bits of the host p2m's entries,
- * which AMD's nested paging sets by itself. Intel's EPT does so only where Xen
- * has turned it on, which it does while a domain logs dirty pages (PML); nothing
- * is read there.
+ * which AMD's nested paging sets by itself. Intel's EPT does so where the CPU can
+ * and Xen has turned it on, which it does while a domain logs dirty pages (PML),
+ * and while one is paged.
+ *
+ * With EPT's bits on, the CPU's walks of the guest's page tables count as writes
+ * of the tables. A nominated page that is a table in use is thus written, as the
+ * guest's own setting of accessed bits would: it goes home, and its evict is
+ * refused. A table that is read-only for another reason (p2m_ram_ro) takes the
+ * violations of writes, as it does under PML.
  */
 
 #include <xen/domain_page.h>
@@ -12,6 +18,7 @@
 #include <xen/sched.h>
 
 #include <asm/flushtlb.h>
+#include <asm/hvm/vmx/vmx.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
 #include <asm/p2mp.h>
@@ -25,46 +32,55 @@
 
 #define TOP_ORDER (3 * PAGETABLE_ORDER)
 
+/* Frame and superpage bit are the same; an entry without rights is no entry. */
+struct format {
+    uint64_t present, accessed, dirty;
+};
+
+static const struct format npt = { _PAGE_PRESENT, _PAGE_ACCESSED, _PAGE_DIRTY };
+static const struct format ept = { 7, 1u << 8, 1u << 9 };
+
 /*
  * Caller holds: the p2m lock. The entry that maps the gfn, mapped itself: 2^order
  * gfns are behind it. Entries of all levels have these bits in one place.
  */
-static l1_pgentry_t *map_entry(const struct p2m_domain *p2m, uint64_t gfn,
-                               unsigned int *order)
+static uint64_t *map_entry(const struct p2m_domain *p2m,
+                           const struct format *format, uint64_t gfn,
+                           unsigned int *order)
 {
     mfn_t mfn = pagetable_get_mfn(p2m_get_pagetable(p2m));
 
     for ( *order = TOP_ORDER; ; *order -= PAGETABLE_ORDER )
     {
-        l1_pgentry_t *entry = map_domain_page(mfn);
-        unsigned int flags;
+        uint64_t *entry = map_domain_page(mfn);
+        uint64_t now;
 
         entry += (gfn >> *order) & (L1_PAGETABLE_ENTRIES - 1);
-        flags = l1e_get_flags(*entry);
+        now = read_atomic(entry);
 
-        if ( !*order || !(flags & _PAGE_PRESENT) ||
-             (*order < TOP_ORDER && (flags & _PAGE_PSE)) )
+        if ( !*order || !(now & format->present) ||
+             (*order < TOP_ORDER && (now & _PAGE_PSE)) )
             return entry;
 
-        mfn = l1e_get_mfn(*entry);
+        mfn = maddr_to_mfn(now & PADDR_MASK & PAGE_MASK);
         unmap_domain_page(entry);
     }
 }
 
-/* Caller holds: the p2m lock. Those of the flags that are set; `clear` go. */
-static unsigned int take_flags(l1_pgentry_t *entry, unsigned int clear)
+/* Caller holds: the p2m lock. Those of the bits that are set; `clear` go. */
+static uint64_t take_bits(const struct format *format, uint64_t *entry,
+                          uint64_t clear)
 {
-    unsigned int flags = l1e_get_flags(*entry);
+    uint64_t now = read_atomic(entry);
 
-    if ( !(flags & _PAGE_PRESENT) )
+    if ( !(now & format->present) )
         return 0;
 
     /* Hardware may set them at the same time. */
-    if ( flags & clear )
-        asm volatile ( "lock andq %1, %0"
-                       : "+m" (entry->l1) : "r" (~(uint64_t)clear) );
+    if ( now & clear )
+        asm volatile ( "lock andq %1, %0" : "+m" (*entry) : "r" (~clear) );
 
-    return flags & (_PAGE_ACCESSED | _PAGE_DIRTY);
+    return now & (format->accessed | format->dirty);
 }
 
 /*
@@ -76,16 +92,20 @@ int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
                    uint32_t count, bool both)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
-    const unsigned int clear = _PAGE_ACCESSED | (both ? _PAGE_DIRTY : 0);
-    unsigned int seen = 0;
+    const struct format *format = cpu_has_vmx ? &ept : &npt;
+    uint64_t clear = format->accessed, seen = 0;
 
-    if ( !hap_enabled(d) || !cpu_has_svm )
+    if ( !hap_enabled(d) || (cpu_has_vmx && !p2m->ept.ad) )
         return -EOPNOTSUPP;
+
+    /* Dirty bits that PML has logged stay: else it would log the page again. */
+    if ( both && !(cpu_has_vmx && vmx_domain_pml_enabled(d)) )
+        clear |= format->dirty;
 
     while ( count && gfn <= p2m->max_mapped_pfn )
     {
         unsigned int order, words = 1, i;
-        l1_pgentry_t *entry = map_entry(p2m, gfn, &order);
+        uint64_t *entry = map_entry(p2m, format, gfn, &order);
 
         if ( order )
         {
@@ -95,26 +115,26 @@ int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
              * clears the bits: those before must not lose them.
              */
             uint64_t end = (gfn | ((1UL << order) - 1)) + 1;
-            unsigned int flags;
+            uint64_t bits;
 
             words = min_t(uint64_t, count, (end - gfn) / WORD_GFNS);
-            flags = take_flags(entry,
-                               gfn + words * WORD_GFNS == end ? clear : 0);
+            bits = take_bits(format, entry,
+                             gfn + words * WORD_GFNS == end ? clear : 0);
             for ( i = 0; i < words; i++ )
             {
-                uses[2 * i] = flags & _PAGE_ACCESSED ? ~0UL : 0;
-                uses[2 * i + 1] = flags & _PAGE_DIRTY ? ~0UL : 0;
+                uses[2 * i] = bits & format->accessed ? ~0UL : 0;
+                uses[2 * i + 1] = bits & format->dirty ? ~0UL : 0;
             }
-            seen |= flags;
+            seen |= bits;
         }
         else
             for ( i = 0; i < WORD_GFNS; i++ )
             {
-                unsigned int flags = take_flags(entry + i, clear);
+                uint64_t bits = take_bits(format, entry + i, clear);
 
-                uses[0] |= (uint64_t)!!(flags & _PAGE_ACCESSED) << i;
-                uses[1] |= (uint64_t)!!(flags & _PAGE_DIRTY) << i;
-                seen |= flags;
+                uses[0] |= (uint64_t)!!(bits & format->accessed) << i;
+                uses[1] |= (uint64_t)!!(bits & format->dirty) << i;
+                seen |= bits;
             }
 
         unmap_domain_page(entry);
@@ -124,13 +144,28 @@ int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
     }
 
     /*
-     * A CPU that remembers an entry as it was would not note the next use. That
-     * no right was taken away p2m_tlb_flush_sync() cannot know.
+     * A CPU that remembers an entry as it was would not note the next use. Nobody
+     * but us knows that bits were cleared.
      */
     if ( seen & clear )
-        guest_flush_tlb_mask(d, d->dirty_cpumask);
+    {
+        if ( cpu_has_vmx )
+        {
+            ept_sync_domain(p2m);
+            p2m_tlb_flush_sync(p2m);
+        }
+        else
+            guest_flush_tlb_mask(d, d->dirty_cpumask);
+    }
 
     return 0;
+}
+
+/* Caller holds: the domctl lock; the domain is paused. A pager comes, or has gone. */
+void mem_paging_track_uses(struct domain *d, bool on)
+{
+    if ( cpu_has_vmx && cpu_has_vmx_ept_ad )
+        mem_paging_ept_ad(d, on);
 }
 
 /*
