@@ -138,12 +138,13 @@ static inline int ask_for(uint32_t id, uint64_t gfn)
     return xendevicemodel_set_mem_type(xdm, id, HVMMEM_ram_rw, gfn, 1) ? errno : 0;
 }
 
-enum { WITH_HAP = 1, WITHOUT_VCPU = 2, IS_PV = 4 };
+enum { WITH_HAP = 1, WITHOUT_VCPU = 2, IS_PV = 4, NESTED = 8 };
 
 static inline uint32_t create_domain(unsigned how)
 {
     struct xen_domctl_createdomain config = {
-        .flags = how & IS_PV ? 0 : XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_oos_off | (how & WITH_HAP ? XEN_DOMCTL_CDF_hap : 0),
+        .flags = how & IS_PV ? 0 : XEN_DOMCTL_CDF_hvm | XEN_DOMCTL_CDF_oos_off | (how & WITH_HAP ? XEN_DOMCTL_CDF_hap : 0) |
+                                                       (how & NESTED ? XEN_DOMCTL_CDF_nested_virt : 0),
         .max_vcpus = 2,
         .max_evtchn_port = 255,
         .max_grant_frames = 4,

@@ -205,7 +205,7 @@ static void many(void)
 static void enabling(void)
 {
     uint32_t id = create_domain(WITH_HAP), bare = create_domain(WITH_HAP | WITHOUT_VCPU), shadow = create_domain(0),
-             pv = create_domain(IS_PV), pod = create_domain(WITH_HAP);
+             pv = create_domain(IS_PV), pod = create_domain(WITH_HAP), nested = create_domain(WITH_HAP | NESTED);
 
     line("enable: the caller itself", vm_event(0, XEN_VM_EVENT_ENABLE, NULL));
     line("enable: no such domain", vm_event(30000, XEN_VM_EVENT_ENABLE, NULL));
@@ -214,6 +214,10 @@ static void enabling(void)
     line("enable: a PV domain", vm_event(pv, XEN_VM_EVENT_ENABLE, NULL));
     populate(pod, 0, 1, XENMEMF_populate_on_demand);
     line("enable: populate-on-demand", vm_event(pod, XEN_VM_EVENT_ENABLE, NULL));
+    populate(nested, 7, 1, 0);
+    if (xc_hvm_param_set(xch, nested, HVM_PARAM_PAGING_RING_PFN, 7))
+        stop("cannot set the ring gfn");
+    line("enable: nested virtualisation", vm_event(nested, XEN_VM_EVENT_ENABLE, NULL));
     line("enable: no ring gfn", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
     if (xc_hvm_param_set(xch, id, HVM_PARAM_PAGING_RING_PFN, 7))
         stop("cannot set the ring gfn");
@@ -242,7 +246,7 @@ static void enabling(void)
     line("disable: twice", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
     line("enable: again", vm_event(id, XEN_VM_EVENT_ENABLE, NULL));
     line("disable: again", vm_event(id, XEN_VM_EVENT_DISABLE, NULL));
-    uint32_t all[] = { id, bare, shadow, pv, pod };
+    uint32_t all[] = { id, bare, shadow, pv, pod, nested };
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
         if (xc_domain_destroy(xch, all[i]))
             stop("cannot destroy domain %u", all[i]);
