@@ -135,6 +135,16 @@ pager_start() {
 }
 pager_gone() { ! kill -0 "$pager" 2>/dev/null; }
 
+# Without a pager nothing of the domain is held, and its unlocked p2m defers no flush: as Xen's debug key says. C says nothing.
+paging_left_nothing() {
+    local of
+    [ "$(cat /test/flavour)" = rust ] || return 0
+    xl debug-keys q
+    of=$(xl dmesg | sed -n "/information for domain $1:/,/information for domain/s/.*paging: .*, \(pages held\|defer_flush\) \([0-9]*\)$/\1 \2/p" |
+        tail -n 2 | tr '\n' ' ')
+    [ "$of" = "pages held 0 defer_flush 0 " ] || bad "after the pager is gone: ${of:-no word from Xen about domain $1}"
+}
+
 # SIGTERM: everything comes back, exit 0.
 pager_stop() {
     kill -TERM "$pager" || bad "the pager is not there any more"
@@ -143,6 +153,7 @@ pager_stop() {
     local status=$?
     [ $status = 0 ] || bad "the pager exited with $status"
     [ "$(paged "$domid")" = 0 ] || bad "the pager ended with $(paged "$domid") pages still out"
+    paging_left_nothing "$domid"
 }
 
 # What a test leaves behind goes, whatever state it is in.
