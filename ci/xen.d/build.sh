@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ci/xen build [c|rust]: the hypervisor only, from a copy of the unpacked source in the cache.
-# XEN_DEBUG=1 builds Xen with its assertions on, beside the ordinary one.
+# XEN_DEBUG=1 builds Xen with its assertions and performance counters on, beside the ordinary one.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -15,7 +15,7 @@ jobs=${XEN_JOBS:-$(nproc)}
 
 # What the tree was made from; another source or seed means a fresh copy.
 stamp() {
-    { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:-}" "$flavour"; gcc -dumpfullversion; } |
+    { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:+counters}" "$flavour"; gcc -dumpfullversion; } |
         sha256sum | cut -d' ' -f1
 }
 
@@ -25,7 +25,7 @@ fresh_tree() {
     mkdir -p "$tree"
     cp -a "$cache/xen-source/." "$tree/"
     cp "$here/xen.config" "$tree/xen/.config"
-    [ -z "${XEN_DEBUG:-}" ] || echo CONFIG_DEBUG=y >>"$tree/xen/.config"
+    [ -z "${XEN_DEBUG:-}" ] || printf 'CONFIG_DEBUG=y\nCONFIG_PERF_COUNTERS=y\n' >>"$tree/xen/.config"
 }
 
 # The Rust hypervisor is the same tree with the crate fitted in; the installer says what it changed and may run again.
