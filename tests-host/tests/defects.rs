@@ -349,15 +349,14 @@ fn fixed_2ad467f6a3_pages_come_home_to_be_logged() {
     d.out([1, 2]);
     d.nominate(3).unwrap();
     d.machine().with(|core| core.log_dirty = true);
+    assert_eq!(d.fault(0, 3), Ok(Populated::Present));
     for n in 1..4 {
-        assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
-        let request = d.take().unwrap();
-        match n {
-            1 => d.prep(n, Some(Buffer::Page(n))).unwrap(),
-            2 => d.prep(n, None).unwrap(),
-            _ => {}
+        if n < 3 {
+            assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
+            let request = d.take().unwrap();
+            d.prep(n, (n == 1).then_some(Buffer::Page(n))).unwrap();
+            d.respond_to(&request);
         }
-        d.respond_to(&request);
         assert_eq!(d.p2mt(n), P2mType::RamLogDirty, "page {n}");
     }
     d.assert_settled();
@@ -369,15 +368,14 @@ fn fixed_daf20794ed_the_m2p_entry_comes_back() {
     let mut d = Domain::new(1, 8);
     d.out([1, 2]);
     d.nominate(3).unwrap();
+    assert_eq!(d.fault(0, 3), Ok(Populated::Present));
     for n in 1..4 {
-        assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
-        let request = d.take().unwrap();
-        match n {
-            1 => d.prep(n, Some(Buffer::Page(n))).unwrap(),
-            2 => d.prep(n, None).unwrap(),
-            _ => {}
+        if n < 3 {
+            assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
+            let request = d.take().unwrap();
+            d.prep(n, (n == 1).then_some(Buffer::Page(n))).unwrap();
+            d.respond_to(&request);
         }
-        d.respond_to(&request);
         d.machine().with(|core| {
             let mfn = core.entry(gfn(n)).mfn.unwrap();
             assert_eq!(core.m2p(mfn), Some(gfn(n)), "page {n}");

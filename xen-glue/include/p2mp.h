@@ -78,7 +78,7 @@ int p2mp_fault(struct p2mp *state, uint64_t gfn, uint64_t cause, bool ept);
 /*
  * What becomes of a map from outside of a gfn of this p2m type, which has a
  * frame or none: 0 not paging's business, 1 it is mapped, 2 p2mp_populate and
- * then again, 3 again. Any locks.
+ * then again. A pager maps as a reader. Any locks.
  */
 uint32_t p2mp_map(uint32_t p2mt, bool has_frame, bool write);
 /*
@@ -156,6 +156,7 @@ void p2mx_ring_unmap(struct page_info *page, void *va);
 int p2mx_channel_open(struct domain *d);
 void p2mx_channel_close(struct domain *d, uint32_t port);
 void p2mx_notify(struct domain *d, uint32_t port);
+void p2mx_defer_event(struct domain *d);
 void p2mx_print(const uint8_t *text, uint32_t len);
 void p2mx_crash(struct domain *d);
 noreturn void p2mx_die(void);

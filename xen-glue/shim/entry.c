@@ -159,6 +159,8 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 #define MANY 16
 /* On many pages only: what is in them (MemPagingOp::OP_READ). */
 #define READ 8
+/* On many pages only: they stay after all (MemPagingOp::OP_RESTORE). */
+#define RESTORE 9
 /* Another operation: accessed bits (MemPagingOp::OP_USES). */
 #define USES 32
 /* Pages between two looks whether somebody else wants the CPU. */
@@ -242,6 +244,7 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 
     if ( mpo.op >= MANY &&
          (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == MANY + READ ||
+          mpo.op == MANY + RESTORE ||
           mpo.op == USES) )
         rc = memop_long(d, &mpo, arg);
     else
@@ -287,16 +290,15 @@ void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
                        struct page_info *page, bool write)
 {
-    /* Not paging's business, map, populate and retry, retry. */
+    /* As p2mp_map() numbers them. */
     enum { NOT_OURS, MAP, POPULATE } what = p2mp_map(t, page, write);
 
-    if ( what == NOT_OURS || what == MAP )
+    if ( what != POPULATE )
         return false;
 
     if ( page )
         put_page(page);
-    if ( what == POPULATE )
-        p2m_mem_paging_populate(d, gfn);
+    p2m_mem_paging_populate(d, gfn);
 
     return true;
 }

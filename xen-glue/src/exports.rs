@@ -6,10 +6,10 @@
 use core::fmt::Write;
 use core::ptr::NonNull;
 
-use p2m_paging::fault::{ExitQualification, MapDecision, Mapper, NpfErrorCode, decide_map};
+use p2m_paging::fault::{ExitQualification, Mapper, NestedFault, NpfErrorCode, decide_map};
 use p2m_paging::p2m::{P2mType, Take, Uses};
 use p2m_paging::paging::{
-    CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob, USES_CHUNK,
+    CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob, RestoreError, USES_CHUNK,
 };
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
@@ -80,28 +80,34 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
         MemPagingOp::OP_NOMINATE => {
             let mut job = [Job::new(gfn)];
             paging.nominate(&mut job);
-            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+            let [job] = job;
+            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_EVICT => {
             let mut job = [Job::new(gfn)];
             paging.evict(&mut job);
-            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+            let [job] = job;
+            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_PREP => {
-            // SAFETY: only looks at the address.
-            if !unsafe { shim::p2mx_buffer_okay(buffer) } {
+            if !is_buffer(buffer) {
                 return PrepError::InvalidBuffer.errno().as_return();
             }
-            let mut job = [match buffer {
-                0 => PrepJob::empty(gfn),
-                _ => PrepJob::filled(gfn, Buffer(buffer)),
-            }];
+            let mut job = [PrepJob::filled(gfn, Buffer(buffer))];
             paging.prep(&mut job);
-            errno_of(job[0].done.map(|r| r.map_err(|e| e.errno())))
+            let [job] = job;
+            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
         }
         _ => Err(Errno::ENOSYS),
     };
     done.map_or_else(Errno::as_return, |()| 0)
+}
+
+/// Whether there can be a page's contents: Xen gives no page back without (row A4), since whoever maps
+/// it could not be told from its pager.
+fn is_buffer(buffer: u64) -> bool {
+    // SAFETY: only looks at the address.
+    buffer != 0 && unsafe { shim::p2mx_buffer_okay(buffer) }
 }
 
 /// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page; `items` are
@@ -126,11 +132,11 @@ pub unsafe extern "C" fn p2mp_memop_many(
     match op {
         MemPagingOp::OP_NOMINATE => nominate_many(state, items),
         MemPagingOp::OP_EVICT => evict_many(state, items),
-        // SAFETY: only looks at the addresses.
-        MemPagingOp::OP_PREP if items.iter().all(|i| unsafe { shim::p2mx_buffer_okay(i.word) }) => {
+        MemPagingOp::OP_PREP if items.iter().all(|item| is_buffer(item.word)) => {
             prep_many(state, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
+        MemPagingOp::OP_RESTORE => restore_many(state, items),
         MemPagingOp::OP_READ => read_many(state, items),
         _ => return Errno::ENOSYS.as_return(),
     }
@@ -156,7 +162,7 @@ pub unsafe extern "C" fn p2mp_uses(state: &State, gfn: u64, words: *mut u64, cou
     let words = unsafe { core::slice::from_raw_parts_mut(words, uses.len()) };
     let taken = state.paging.take_uses(first, uses, Take::Accessed);
     for (word, uses) in words.iter_mut().zip(&*uses) {
-        *word = uses.accessed;
+        [*word] = uses.accessed.into_inner();
     }
     taken.map_or_else(|e| e.errno().as_return(), |()| 0)
 }
@@ -182,12 +188,21 @@ fn evict_many(state: &State, items: &mut [PagingItem]) {
 }
 
 #[inline(never)]
+fn restore_many(state: &State, items: &mut [PagingItem]) {
+    let mut jobs = [Job::<RestoreError>::new(Gfn::MAX); CHUNK];
+    let jobs = with_gfns(&mut jobs, items);
+    state.paging.restore(jobs);
+    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
+    note(items, results);
+}
+
+#[inline(never)]
 fn prep_many(state: &State, items: &mut [PagingItem]) {
     let mut jobs: [PrepJob<Buffer>; CHUNK] = [const { PrepJob::empty(Gfn::MAX) }; CHUNK];
-    let jobs = &mut jobs[..items.len()];
+    let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
     for (job, item) in jobs.iter_mut().zip(items.iter()) {
         job.gfn = gfn_of(item.gfn);
-        job.buffer = (item.word != 0).then_some(Buffer(item.word));
+        job.buffer = Some(Buffer(item.word));
     }
     state.paging.prep(jobs);
     let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
@@ -205,7 +220,7 @@ fn read_many(state: &State, items: &mut [PagingItem]) {
 }
 
 fn with_gfns<'j, E>(jobs: &'j mut [Job<E>; CHUNK], items: &[PagingItem]) -> &'j mut [Job<E>] {
-    let jobs = &mut jobs[..items.len()];
+    let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
     for (job, item) in jobs.iter_mut().zip(items) {
         job.gfn = gfn_of(item.gfn);
     }
@@ -248,25 +263,25 @@ pub extern "C" fn p2mp_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> 
         return 0;
     };
     let gfn = Gfn::new_truncate(gfn);
-    let access = if ept {
-        ExitQualification::from_bits_retain(cause).access()
+    let fault = if ept {
+        NestedFault::Ept(ExitQualification::from_bits_retain(cause))
     } else {
-        NpfErrorCode::from_bits_retain(cause).access()
+        NestedFault::Npt(NpfErrorCode::from_bits_retain(cause))
     };
-    retry(state, gfn, paging.fault(vcpu, gfn, access))
+    retry(state, gfn, paging.nested_fault(vcpu, gfn, fault))
 }
 
 /// What becomes of a map from outside of a gfn of this p2m type, which has a frame or none: 0 not
-/// paging's business, 1 it is mapped, 2 p2mp_populate and then again, 3 again. Any locks.
+/// paging's business, 1 it is mapped, 2 p2mp_populate and then again. A pager maps as a reader. Any
+/// locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2mp_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
-    let mapper = if write { Mapper::Writer } else { Mapper::Reader };
-    match P2mType::try_from_raw(p2mt).map(|t| decide_map(t, mapper)) {
-        Some(MapDecision::Map) if has_frame => 1,
-        Some(MapDecision::Retry) if has_frame && p2mt == 16 => 1,
-        Some(MapDecision::NotOurs) | None => 0,
-        Some(_) => 2,
-    }
+    let mapper = if write {
+        Mapper::Writer
+    } else {
+        Mapper::Reader
+    };
+    P2mType::try_from_raw(p2mt).map_or(0, |t| decide_map(t, has_frame, mapper).as_raw())
 }
 
 /// The permission bits of an entry of this p2m type, in EPT or in AMD's nested page table; all ones
@@ -289,7 +304,7 @@ pub extern "C" fn p2mp_permissions(p2mt: u32, ept: bool) -> u64 {
 fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> i32 {
     match outcome {
         Err(e @ PopulateError::NoRing) => e.errno().as_return(),
-        Err(e @ PopulateError::NoFrame(_)) => {
+        Err(e @ PopulateError::BadEntry(_)) => {
             let _ = writeln!(Console, "memory paging: {gfn}: {e}");
             // SAFETY: a live domain.
             unsafe { shim::p2mx_crash(state.paging.platform().domain()) };
@@ -327,6 +342,10 @@ pub extern "C" fn p2mp_print(state: &State) {
     };
     let counters = state.paging.counters();
     let _ = writeln!(Console, "    paging: pager {enabled}, {counters}");
+    let lost = state.paging.vcpus().lost();
+    if lost > 0 {
+        let _ = writeln!(Console, "    paging: {lost} vcpu pauses are lost");
+    }
     for (vcpu, gfn) in state.paging.vcpus().waiting() {
         let _ = writeln!(Console, "    paging: {vcpu:?} waits for {gfn}");
     }

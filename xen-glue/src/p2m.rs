@@ -1,14 +1,16 @@
 //! The host p2m of a domain while `gfn_lock` is held.
 
 use core::cell::Cell;
+use core::fmt::Write as _;
 use core::ptr::NonNull;
 
-use p2m_paging::p2m::{Cleared, Take, Uses};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, TakeError};
+use p2m_paging::p2m::{Cleared, Permit, Take, Uses};
+use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, Leak, TakeError};
 use p2m_paging::{Errno, Gfn, Mfn, P2m, P2mType};
 
 use crate::platform::{Buffer, Xen};
 use crate::shim::{self, Domain, NO_MFN, PageInfo};
+use crate::words::Console;
 
 /// `gfn_lock` on the host p2m. Recursive, as Xen's is: a caller of ours may hold it already.
 pub struct LockedP2m<'a> {
@@ -17,7 +19,8 @@ pub struct LockedP2m<'a> {
     seen: Cell<Option<(Gfn, shim::Entry)>>,
 }
 
-/// A frame that no entry refers to: the allocation and one reference are ours.
+/// A frame that no entry refers to: the allocation and one reference are ours. One that is dropped
+/// stays allocated; only [`Self::release`] gives it back.
 #[derive(Debug)]
 pub struct Frame {
     page: NonNull<PageInfo>,
@@ -25,20 +28,25 @@ pub struct Frame {
     scrub: bool,
 }
 
-impl Drop for Frame {
-    fn drop(&mut self) {
-        // SAFETY: the allocation and a reference are ours; if it was in an entry, the flush has been done.
-        unsafe { shim::p2mx_page_release(self.page.as_ptr(), self.scrub) }
+impl Leak for Frame {
+    fn leak(self) {
+        // SAFETY: a frame of ours.
+        let mfn = unsafe { shim::p2mx_page_mfn(self.page.as_ptr()) };
+        let _ = writeln!(Console, "memory paging: mfn {mfn:#x} is lost: its flush was not made");
     }
 }
 
 impl Frame {
+    /// Gives the frame back to Xen. If it was in an entry, the flush has been made.
+    fn release(self) {
+        // SAFETY: the allocation and a reference are ours, and no CPU reaches the frame any more.
+        unsafe { shim::p2mx_page_release(self.page.as_ptr(), self.scrub) }
+    }
+
     /// The frame is in an entry now, which keeps its allocation.
     fn into_entry(self) {
-        let page = self.page;
-        core::mem::forget(self);
         // SAFETY: our reference; the allocation's own stays.
-        unsafe { shim::p2mx_page_put(page.as_ptr()) }
+        unsafe { shim::p2mx_page_put(self.page.as_ptr()) }
     }
 }
 
@@ -109,7 +117,7 @@ impl P2m for LockedP2m<'_> {
         }
     }
 
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+    fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         let mfn = match to {
             P2mType::Invalid => NO_MFN,
             _ => self.see(gfn).mfn,
@@ -119,6 +127,7 @@ impl P2m for LockedP2m<'_> {
 
     fn take(
         &mut self,
+        _permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
@@ -160,8 +169,6 @@ impl P2m for LockedP2m<'_> {
         // SAFETY: a live domain; the lock order is checked by the shim.
         let page = NonNull::new(unsafe { shim::p2mx_page_alloc(self.domain()) });
         let page = page.ok_or(AllocError::NoMemory)?;
-        // Freed on the way out if it cannot be filled.
-        let frame = Frame { page, scrub: false };
         let filled = match contents {
             Contents::Zero => {
                 // SAFETY: a frame that nobody else knows.
@@ -172,19 +179,34 @@ impl P2m for LockedP2m<'_> {
             Contents::From(buffer) => unsafe { shim::p2mx_page_fill(page.as_ptr(), buffer.0) },
         };
         if filled {
-            Ok(frame)
-        } else {
-            Err(AllocError::BufferFault)
+            return Ok(Frame { page, scrub: false });
         }
+        // Half of it may be the pager's.
+        Frame { page, scrub: true }.release();
+        Err(AllocError::BufferFault)
     }
 
-    fn install(&mut self, gfn: Gfn, frame: Frame, to: P2mType) -> Result<Mfn, Errno> {
+    fn install(
+        &mut self,
+        _permit: Permit,
+        gfn: Gfn,
+        frame: Frame,
+        to: P2mType,
+    ) -> Result<Mfn, Errno> {
         // SAFETY: a frame of ours.
         let raw = unsafe { shim::p2mx_page_mfn(frame.page.as_ptr()) };
-        let mfn = Mfn::try_new(raw).ok_or(Errno::EIO)?;
-        self.set(gfn, raw, to)?;
-        frame.into_entry();
-        Ok(mfn)
+        let mfn = Mfn::try_new(raw).ok_or(Errno::EIO);
+        match mfn.and_then(|mfn| self.set(gfn, raw, to).map(|()| mfn)) {
+            Ok(mfn) => {
+                frame.into_entry();
+                Ok(mfn)
+            }
+            Err(errno) => {
+                // It has contents of the guest's, which nobody else may find.
+                Frame { scrub: true, ..frame }.release();
+                Err(errno)
+            }
+        }
     }
 
     fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn) {
@@ -216,7 +238,7 @@ impl P2m for LockedP2m<'_> {
     }
 
     fn free(&mut self, frames: impl Iterator<Item = Frame>) {
-        frames.for_each(drop);
+        frames.for_each(Frame::release);
     }
 
     fn count_out(&mut self) {

@@ -1,13 +1,16 @@
 //! Xen as the crate's [`Platform`]: one domain, its vcpus, and the way to its pager.
 
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use p2m_paging::paging::{Caller, DomainFacts};
+use p2m_paging::platform::Broken;
 use p2m_paging::{Gfn, Platform, VcpuId};
 
 use crate::lock::XenLock;
 use crate::p2m::LockedP2m;
 use crate::shim::{self, Domain};
+use crate::words::Console;
 
 /// Where the pager has a page's contents: a guest handle of the calling domain. Every copy from it
 /// is checked by Xen; a bad one is an error number and nothing more.
@@ -72,6 +75,7 @@ impl Xen {
             hap: bits & 2 != 0,
             iommu: bits & 4 != 0,
             populate_on_demand: bits & 8 != 0,
+            nested_virt: bits & 16 != 0,
         }
     }
 }
@@ -103,5 +107,16 @@ impl Platform for Xen {
     fn notify_pager(&self) {
         // SAFETY: a live domain; a port that has been closed meanwhile is ignored by Xen.
         unsafe { shim::p2mx_notify(self.domain, self.port()) }
+    }
+
+    fn defer_event(&self) {
+        // SAFETY: a live domain, whose tasklet exists as long as this state.
+        unsafe { shim::p2mx_defer_event(self.domain) }
+    }
+
+    fn broken(&self, what: Broken) {
+        let _ = writeln!(Console, "memory paging: broken: {what}");
+        // SAFETY: a live domain.
+        unsafe { shim::p2mx_crash(self.domain) }
     }
 }

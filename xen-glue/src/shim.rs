@@ -101,6 +101,7 @@ unsafe extern "C" {
     pub(crate) fn p2mx_channel_open(d: *mut Domain) -> i32;
     pub(crate) fn p2mx_channel_close(d: *mut Domain, port: u32);
     pub(crate) fn p2mx_notify(d: *mut Domain, port: u32);
+    pub(crate) fn p2mx_defer_event(d: *mut Domain);
 
     // Words to people, and the end.
     pub(crate) fn p2mx_print(text: *const u8, len: u32);

@@ -4,17 +4,13 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use p2m_paging::paging::{DropError, EnableError, RingState};
+use p2m_paging::paging::{DropError, EnableError};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::SharedPage;
 use p2m_paging::{Errno, Gfn, Paging};
 
 use crate::platform::Xen;
 use crate::shim::{self, Domain, PageInfo};
-
-/// Looks at the ring that one event may cause. Each takes what the pager has answered of at most a
-/// ring full of requests; a second one is needed only where it answers as fast as it is read.
-const LOOKS: usize = 16;
 
 /// One domain's paging. In memory that Xen frees with the domain; the vcpus' cells follow it.
 pub struct State {
@@ -137,11 +133,8 @@ impl State {
 
     /// The pager sent its event.
     pub(crate) fn on_event(&self) {
-        for _ in 0..LOOKS {
-            if self.paging.on_event().state != RingState::More {
-                return;
-            }
-        }
+        // What is left is taken by a tasklet (`Platform::defer_event`).
+        let _ = self.paging.on_event();
     }
 
     /// The guest gives a page back. `NotPaging`: it changed meanwhile, look again.
