@@ -17,5 +17,5 @@ on_line() {
     esac
 }
 status=0
-boot_machine "$flavour" "$test" "$log" 420 on_line || status=$?
+boot_machine "$flavour" "$test" "$log" 1200 on_line || status=$?
 [ "$status" = 0 ] || die "the demo ended with $status: see $log"

@@ -1,7 +1,7 @@
 # Runs Xen and dom0 in an emulated machine and follows its console. shellcheck shell=bash
 # Sourced after lib.sh.
 
-# qemu: AMD's SVM with nested paging. bochs: Intel's VMX with EPT, one CPU, and a few times slower.
+# Of two CPUs. qemu: AMD's SVM with nested paging. bochs: Intel's VMX with EPT, and a few times slower.
 machine=${XEN_MACHINE:-qemu}
 case $machine in
     qemu) slowness=1 ;;

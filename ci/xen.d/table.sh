@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# ci/xen table: how every test ended last, Xen's own code beside the crate, as the table of docs/xen.md.
+# ci/xen table: how every test ended last, Xen's own code beside the crate, as the table of docs/xen.md: in QEMU (AMD's nested
+# page tables), and what was run of it in Bochs (Intel's EPT), with the crate.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cell() {
     local file=$cache/results/$1/$2
-    if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "not run"; fi
+    if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "${3:-not run}"; fi
 }
 # The comment at a test's head, up to the first mark.
 about() { sed -n '/^# [a-z-]*: /q; /^[^#]/q; s/^# //p' "$here/tests/$1.sh" | tr '\n' ' '; }
 
-echo "| test | what it shows | Xen's C | the crate |"
-echo "|---|---|---|---|"
+echo "| test | what it shows | Xen's C | the crate | the crate on EPT |"
+echo "|---|---|---|---|---|"
 for file in "$here"/tests/*.sh; do
     name=$(basename "$file" .sh)
-    echo "| $name | $(about "$name") | $(cell c "$name") | $(cell rust "$name") |"
+    echo "| $name | $(about "$name") | $(cell c "$name") | $(cell rust "$name") | $(cell rust-bochs "$name" -) |"
 done

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # ci/xen test [c|rust] [NAME...]: runs the tests (ci/xen.d/tests; all, or those whose name contains a NAME), prints a line for
 # each and "N passed, N failed" at the end. A test that did not end counts as failed.
+# XEN_DEBUG=1: with the debug build of Xen, its assertions on; one that fails is named. XEN_MACHINE=bochs: see test-ept.
 #
 # Lines in a test's head:
-#   # deadline: SECONDS             in dom0; the host allows a minute more before it gives the machine up
+#   # deadline: SECONDS             in dom0, far above what it takes: what a test waits for has to get on (wait_while in
+#                                 dom0/lib.sh). The host allows a minute more before it gives the machine up
 #   # own-boot: WHY                 with C a machine of its own, because it may take the hypervisor with it
 #   # image: NAME                 dom0 has this image, too
 #   # memory: MIB                 a machine of its own, with that much memory (QEMU's)
@@ -16,7 +18,7 @@ set -euo pipefail
 take_flavour "$@"
 set -- ${rest[@]+"${rest[@]}"}
 header() { sed -n "s/^# $2: //p" "$here/tests/$1.sh" | head -n 1; }
-deadline_of() { local d; d=$(header "$1" deadline); printf '%s' "${d:-60}"; }
+deadline_of() { local d; d=$(header "$1" deadline); printf '%s' "${d:-600}"; }
 wanted() {
     local name=$1 part; shift
     [ $# -gt 0 ] || return 0
@@ -28,7 +30,9 @@ passed=0 failed=0 known=0 current='' reason='' crash='' notes=()
 declare -A seen=()
 
 # For `ci/xen table`: how this test ended last.
-note_result() { mkdir -p "$cache/results/$flavour"; printf '%s\n' "$2" >"$cache/results/$flavour/$1"; }
+results=$cache/results/$flavour
+[ "$machine" = qemu ] || results=$results-$machine
+note_result() { mkdir -p "$results"; printf '%s\n' "$2" >"$results/$1"; }
 
 # result NAME STATUS SECONDS: says how a test ended and counts it.
 result() {
@@ -38,7 +42,7 @@ result() {
     [ "$flavour" != c ] || { defect=$(header "$name" c-defect); sometimes=$(header "$name" c-defect-sometimes); }
     seen[$name]=1
     if [ "$status" = 0 ]; then
-        note_result "$name" "passes${notes[0]:+: $(printf '%s; ' "${notes[@]}" | sed 's/; $//')}"
+        note_result "$name" "passes${XEN_DEBUG:+, assertions on}${notes[0]:+: $(printf '%s; ' "${notes[@]}" | sed 's/; $//')}"
     else
         note_result "$name" "${defect:+known defect: $defect; }${sometimes:+known defect, not always: $sometimes; }seen: ${reason:-exit status $status}"
     fi
@@ -69,7 +73,8 @@ on_line() {
         "reason: "*) [ -n "$reason" ] || reason=${1#reason: } ;;
         "note: "*) notes+=("${1#note: }") ;;
         *"domain_crash called from"*) [ -n "$crash" ] || crash="Xen crashed a guest (${1#*called from })" ;;
-        *"Panic on CPU"*) reason="Xen panicked" ;;
+        *"Assertion '"*"' failed at "*) reason="Xen: Assertion ${1#*Assertion }" ;;
+        *"Panic on CPU"*) case $reason in "Xen: Assertion"*) ;; *) reason="Xen panicked" ;; esac ;;
     esac
 }
 

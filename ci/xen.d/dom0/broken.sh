@@ -6,6 +6,6 @@ before=$(free_pages)
 echo "note: its pager saw: $(sed -n 's/^reason: //p' /tmp/costs.out)"
 for d in $(dominfo all); do domkill "$d"; done
 # Of the domain's 513. Xen keeps a page now and then for small things of its own (06-faults).
-wait_for 20 free_at_least $((before - 3)) || bad "$((before - $(free_pages))) pages are missing"
+wait_for free_at_least $((before - 3)) || bad "$((before - $(free_pages))) pages are missing"
 costs >/tmp/costs.out || bad "the next domain is not paged: $(tail -n 1 /tmp/costs.out)"
 echo "note: its pages are back, and the next domain is paged"

@@ -18,23 +18,23 @@ watch_it() {
 show "creating a guest of 192 MiB that fills 112 MiB with a pattern and checks every word of it, pass after pass"
 guest_create g 192 1 "mib=112"
 guest_ready g
-guest_passes g 1 60
+guest_passes g 1
 line
 show "the pager is told: half of that is enough"
 target "$domid" 98304
 # shellcheck disable=SC2046
 pager_start g "$domid" rust -r 512 $(guest_only g)
-watch_it 90 paged_at_least "$domid" 24000 || bad "the guest did not shrink"
+watch_it 300 paged_at_least "$domid" 24000 || bad "the guest did not shrink"
 show "xenpaging status: $(xenpaging-rust status)"
 show "the guest goes on, its faults bring pages back while others go"
 at=$(($(guest_pass g) + 1))
-watch_it 90 past_pass g $at || bad "the guest stood still"
+watch_it 300 past_pass g $at || bad "the guest stood still"
 show "SIGTERM to the pager: everything comes back"
 kill -TERM "$pager"
-watch_it 90 pager_gone || bad "the pager did not end"
+watch_it 300 pager_gone || bad "the pager did not end"
 wait "$pager" || bad "the pager exited with $?"
 [ "$(paged "$domid")" = 0 ] || bad "$(paged "$domid") pages are still out"
-guest_passes g 2 60
+guest_passes g 2
 line
 guest_intact g
 show "no wrong word in $(guest_pass g) passes"

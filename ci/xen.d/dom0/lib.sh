@@ -14,14 +14,31 @@ bad() {
 # How many times more time a slow machine gets.
 slowness=$(cat /test/slowness 2>/dev/null || echo 1)
 
-# wait_for SECONDS COMMAND...: until it succeeds. On a slow machine a look now and then, not to slow it down more.
-wait_for() {
-    local end=$(($(cut -d. -f1 /proc/uptime) + $1 * slowness)); shift
+# How long a wait goes on with nothing getting on.
+patience=$((180 * slowness))
+up_time() { cut -d. -f1 /proc/uptime; }
+
+# What shows that something gets on: the pages of every domain, in and out; what a guest has said of its pattern.
+pages_of_all() { for each in $(dominfo all); do echo "$each $(dominfo "$each")"; done; }
+guest_progress() { guest_log "$1" | grep -c '^pattern'; }
+
+# wait_while FIGURE COMMAND...: until COMMAND succeeds. Fails when FIGURE (a command) has printed the same all through $patience.
+# Slowness is no failure: only the test's deadline ends a wait with progress.
+wait_while() {
+    local figure=$1 end=$(($(up_time) + patience)) before now; shift
+    before=$($figure)
+    # On a slow machine a look now and then, not to slow it down more.
     until "$@"; do
-        [ "$(cut -d. -f1 /proc/uptime)" -lt "$end" ] || return 1
+        if [ "$(up_time)" -ge "$end" ]; then
+            now=$($figure)
+            [ "$now" != "$before" ] || return 1
+            before=$now end=$(($(up_time) + patience))
+        fi
         if [ "$slowness" = 1 ]; then sleep 0.2; else sleep 3; fi
     done
 }
+# wait_for COMMAND...: what comes of pages that move, or comes soon.
+wait_for() { wait_while pages_of_all "$@"; }
 
 # guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
 # The guest keeps to the last CPU (ci/xen.d/qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
@@ -58,18 +75,20 @@ guest_pass() { local n; n=$(guest_log "$1" | sed -n 's/^pattern pass \([0-9]*\) 
 guest_worst() { guest_log "$1" | sed -n 's/^pattern pass.* worst_us \([0-9]*\).*/\1/p' | sort -n | tail -n 1; }
 guest_lost() { guest_log "$1" | grep -E 'Kernel panic|BUG:|kernel BUG|Oops'; }
 past_pass() { [ "$(guest_pass "$1")" -ge "$2" ]; }
+past_pass_or_lost() { past_pass "$@" || guest_lost "$1" >/dev/null; }
 
-# guest_passes NAME N SECONDS: N more passes over all its memory, none of them with a wrong word.
+# guest_passes NAME N: N more passes over all its memory, none of them with a wrong word.
 guest_passes() {
     local goal=$(($(guest_pass "$1") + $2))
-    wait_for "$3" past_pass "$1" "$goal" || bad "guest $1 stood still: pass $(guest_pass "$1"), wanted $goal within $3 s"
+    wait_while "guest_progress $1" past_pass_or_lost "$1" "$goal" ||
+        bad "guest $1 stands still: pass $(guest_pass "$1"), wanted $goal, and no progress for $patience s"
     guest_intact "$1"
 }
 guest_intact() {
     ! guest_lost "$1" >/dev/null || bad "guest $1 died: $(guest_lost "$1" | head -n 1)"
     ! guest_log "$1" | grep -E '^pattern (pass.* bad [1-9]|error)' || bad "guest $1 found wrong words"
 }
-guest_ready() { wait_for "${2:-60}" guest_filled "$1" || bad "guest $1 did not come up"; }
+guest_ready() { wait_for guest_filled "$1" || bad "guest $1 did not come up"; }
 
 # What the guest has, in and out.
 size_of() { set -- $(dominfo "$1"); echo $(($1 + $2)); }
@@ -78,7 +97,7 @@ ballooned() { size_is_about "$domid" "$2" || guest_lost "$1" >/dev/null; }
 # guest_balloon NAME MIB PAGES: the guest is told to have so many MiB, and then has about so many pages.
 guest_balloon() {
     xl mem-set "$1" "$2" || bad "xl cannot tell guest $1 to have $2 MiB"
-    wait_for 90 ballooned "$1" "$3" || bad "guest $1 has $(size_of "$domid") pages 90 s after it was told to have $3"
+    wait_for ballooned "$1" "$3" || bad "guest $1 has $(size_of "$domid") pages, and was told to have $3"
     guest_intact "$1"
 }
 
@@ -148,7 +167,7 @@ paging_left_nothing() {
 # SIGTERM: everything comes back, exit 0.
 pager_stop() {
     kill -TERM "$pager" || bad "the pager is not there any more"
-    wait_for "$1" pager_gone || bad "the pager did not end within $1 s of SIGTERM, $(paged "$domid") pages still out"
+    wait_for pager_gone || bad "the pager does not end after SIGTERM, $(paged "$domid") pages still out"
     wait "$pager"
     local status=$?
     [ $status = 0 ] || bad "the pager exited with $status"

@@ -19,7 +19,7 @@ cell() {
     local which=$1 only='' out_ns back_ns out_rate back_rate began had slow us ms_before passes
     guest_create m 96 1 "mib=32 slow_us=$slow_us"
     guest_ready m
-    guest_passes m 2 60
+    guest_passes m 2
     target "$domid" 73728
     xl pause m
     ONLY_GFNS=$(guest_only_gfns m)
@@ -31,9 +31,9 @@ cell() {
     at to 5500 120; out_rate=$(rate $((out - had)) "$began" "$ms") out_ns=$(((ms - began) * 1000000 / (out - had)))
     # It works against the target from here on: every page of the pattern is out when its turn comes.
     xl unpause m
-    guest_passes m 1 120
+    guest_passes m 1
     slow=$(number slow) us=$(number slow_us) ms_before=$(number at_ms) passes=$(guest_pass m)
-    guest_passes m 2 180
+    guest_passes m 2
     passes=$(($(guest_pass m) - passes)) ms_before=$(($(number at_ms) - ms_before))
     slow=$(($(number slow) - slow)) us=$(($(number slow_us) - us))
     local p50 p99 peak left
@@ -45,10 +45,10 @@ cell() {
     kill -TERM "$pager"
     set -- $(paced "$domid" to 0 1); began=$1
     at from 0 200; back_rate=$(rate "$left" "$began" "$ms") back_ns=$(((ms - began) * 1000000 / left))
-    wait_for 60 pager_gone || bad "the pager does not end"
+    wait_for pager_gone || bad "the pager does not end"
     wait "$pager" || bad "the pager exited with $?"
     xl unpause m
-    guest_passes m 3 60
+    guest_passes m 3
     # Pages that went out and came back, in all, and what that took.
     local calls moved
     case $which in

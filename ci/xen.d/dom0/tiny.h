@@ -5,7 +5,8 @@
 #include <time.h>
 #include <xen/hvm/save.h>
 
-enum touch { READ = 1, WRITE, RUN };
+/* LOOP: adds 1 over and over until it is asked for something else. LEAVE: the vcpu goes down, for good. */
+enum touch { READ = 1, WRITE, RUN, LOOP, LEAVE };
 enum { CODE_GFN = 8, MAILBOX_GFN = 16, RUN_AT = 16 };
 
 struct mailbox {
@@ -28,6 +29,10 @@ __asm__(".pushsection .rodata\n"
         "   je 2f\n"
         "   cmpl $2, 4(%ebx)\n"
         "   je 3f\n"
+        "   cmpl $4, 4(%ebx)\n"
+        "   je 5f\n"
+        "   cmpl $5, 4(%ebx)\n"
+        "   je 6f\n"
         "   call *%edx\n"
         "   jmp 4f\n"
         "2: movl (%edx), %esi\n"
@@ -37,6 +42,12 @@ __asm__(".pushsection .rodata\n"
         "   movl %esi, (%edx)\n"
         "4: movl %eax, 16(%ebx)\n"
         "   jmp 1b\n"
+        "5: incl (%edx)\n"
+        "   cmpl %eax, (%ebx)\n"
+        "   je 5b\n"
+        "   jmp 4b\n"
+        "6: hlt\n"
+        "   jmp 6b\n"
         "tiny_end:\n"
         ".code64\n"
         ".popsection\n");

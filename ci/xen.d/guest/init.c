@@ -43,7 +43,7 @@ static pthread_barrier_t barrier;
 static uint64_t slow_ns;
 /* How long pages took that had to be waited for: eight classes to each power of two. */
 enum { CLASSES = 8 * 40 };
-static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns, classes[CLASSES]; } result[MAX_THREADS];
+static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns, classes[CLASSES], gone_over; } result[MAX_THREADS];
 
 static uint64_t expected(uint64_t word, uint64_t pass)
 {
@@ -115,6 +115,7 @@ static void one_pass(unsigned me, uint64_t pass)
             page[w] = expected(word, pass + 1);
         }
         took = now_ns() - began;
+        __atomic_add_fetch(&result[me].gone_over, 1, __ATOMIC_RELAXED);
         if (took > result[me].worst_ns)
             result[me].worst_ns = took;
         if (took > slow_ns) {
@@ -233,6 +234,23 @@ static void use_and_free(size_t bytes)
     munmap(at, bytes);
 }
 
+/* A pass may take minutes where pages are slow to come back: whoever waits for it wants to know that it gets on. */
+static void *tell_progress(void *arg)
+{
+    uint64_t told = 0;
+
+    for (;; sleep(5)) {
+        uint64_t gone_over = 0;
+
+        for (unsigned t = 0; t < threads; t++)
+            gone_over += __atomic_load_n(&result[t].gone_over, __ATOMIC_RELAXED);
+        if (gone_over != told)
+            printf("pattern going, %llu pages gone over\n", (unsigned long long)gone_over);
+        told = gone_over;
+    }
+    return arg;
+}
+
 static void *napper(void *arg)
 {
     const struct timespec nap = { .tv_nsec = 1000000 };
@@ -244,7 +262,7 @@ static void *napper(void *arg)
 
 int main(int argc, char **argv)
 {
-    pthread_t thread[MAX_THREADS], nap, asking;
+    pthread_t thread[MAX_THREADS], nap, asking, progress;
     size_t bytes;
     int console;
 
@@ -293,6 +311,8 @@ int main(int argc, char **argv)
             printf("pattern error: no thread %u\n", t);
             pause();
         }
+    if (pthread_create(&progress, NULL, tell_progress, NULL))
+        printf("pattern error: no thread for progress\n");
     if (number("naps", 0) && pthread_create(&nap, NULL, napper, NULL))
         printf("pattern error: no thread for naps\n");
     if (number("asks", 0) && pthread_create(&asking, NULL, ask, NULL))

@@ -1,5 +1,5 @@
 # A pager that sends garbage (indices, responses, memops) leaves the host up and its domain can be destroyed.
-# deadline: 240
+# deadline: 300
 # own-boot: C hangs the host here
 # c-defect: one garbage index of the ring keeps the hypervisor busy for 2^32 responses
 hostile 20000 >/tmp/hostile.out 2>&1 || bad "$(tail -n 1 /tmp/hostile.out)"

@@ -1,6 +1,6 @@
 # The pagefile's disk is full and has room again; takes no writes; gives nothing back; is well again. Page-out waits and says
 # so, the guest goes on with what it has, a page that does not read back is named and waited for, and no word is ever wrong.
-# deadline: 300
+# deadline: 900
 sectors=131072
 disk() {
     { dmsetup suspend --noflush --nolockfs pages && dmsetup load pages --table "0 $sectors $1" && dmsetup resume pages; } >/dev/null ||
@@ -20,7 +20,7 @@ echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 head -c $((60 << 20)) /dev/zero >/tmp/disk/hog
 guest_create x 96 1 "mib=16"
 guest_ready x
-guest_passes x 2 60
+guest_passes x 2
 said() { [ "$(grep -c "$1" /tmp/pager-x.log)" -ge "${2:-1}" ]; }
 
 # Paused while pages go out, so that none comes back meanwhile.
@@ -28,44 +28,44 @@ xl pause x
 target "$domid" 92160
 # shellcheck disable=SC2046
 pager_start x "$domid" rust -f /tmp/disk/pagefile -r 512 $(guest_only x)
-wait_for 60 said 'store is full' || bad "nothing said of a full disk, $(paged "$domid") pages out"
+wait_for said 'store is full' || bad "nothing said of a full disk, $(paged "$domid") pages out"
 full=$(paged "$domid")
 [ "$full" -lt 1024 ] || bad "$full pages out on a disk for fewer than 1024"
 xl unpause x
-guest_passes x 1 60
+guest_passes x 1
 xl pause x
 rm /tmp/disk/hog
-wait_for 60 paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that has room again"
+wait_for paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that has room again"
 
 sync
 echo 3 >/proc/sys/vm/drop_caches
 disk "flakey /dev/ram0 0 0 3600 1 error_writes"
 target "$domid" 90112
-wait_for 60 said 'cannot be saved, page-out waits: input/output error 5' || bad "nothing said of a disk that takes no writes"
+wait_for said 'cannot be saved, page-out waits: input/output error 5' || bad "nothing said of a disk that takes no writes"
 xl unpause x
-wait_for 90 paged_at_most "$domid" 64 || bad "$(paged "$domid") pages still out: they do not come back from a disk that can be read"
-guest_passes x 1 60
+wait_for paged_at_most "$domid" 64 || bad "$(paged "$domid") pages still out: they do not come back from a disk that can be read"
+guest_passes x 1
 xl pause x
 disk "linear /dev/ram0 0"
-wait_for 60 paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that takes writes again"
+wait_for paged_at_least "$domid" 1500 || bad "only $(paged "$domid") pages out on a disk that takes writes again"
 
 sync
 disk error
 echo 3 >/proc/sys/vm/drop_caches
 xl unpause x
-wait_for 60 said 'gfn 0x[0-9a-f]* cannot be read back: input/output error 5' || bad "nothing said of a disk that gives nothing back"
+wait_for said 'gfn 0x[0-9a-f]* cannot be read back: input/output error 5' || bad "nothing said of a disk that gives nothing back"
 waits_for_named() {
     xl debug-keys q
     waits=$(xl dmesg | sed -n 's/.*paging: v0 waits for gfn \(0x[0-9a-f]*\).*/\1/p' | tail -n 1)
     said "gfn ${waits:-?} cannot be read back"
 }
-[ "$(cat /test/flavour)" = c ] || wait_for 30 waits_for_named || bad "the guest waits for ${waits:-nothing}, of which nothing is said"
+[ "$(cat /test/flavour)" = c ] || wait_for waits_for_named || bad "the guest waits for ${waits:-nothing}, of which nothing is said"
 guest_intact x
 disk "linear /dev/ram0 0"
-guest_passes x 2 90
+guest_passes x 2
 target "$domid" 98304
-pager_stop 90
-guest_passes x 2 60
+pager_stop
+guest_passes x 2
 echo "note: $full pages on the full disk, $(grep -c 'cannot be read back' /tmp/pager-x.log) named that did not read back; $(tail -n 1 /tmp/pager-x.log), guest intact at pass $(guest_pass x)"
 umount /tmp/disk
 dmsetup remove pages >/dev/null

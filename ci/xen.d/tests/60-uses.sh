@@ -1,6 +1,6 @@
 # Accessed bits, read and cleared: a page that a guest's vcpu reads, writes or runs is seen, one that it leaves alone is not, and
 # what is no question is refused. Xen's C says that it knows no such operation (ENOSYS).
-# deadline: 60
+# deadline: 600
 uses >/tmp/uses.out || { cat /tmp/uses.out; bad "$(tail -n 1 /tmp/uses.out)"; }
 if [ "$(cat /test/flavour)" = c ]; then
     [ "$(cat /tmp/uses.out)" = "asked = ENOSYS" ] || bad "Xen's C says $(cat /tmp/uses.out)"
