@@ -50,6 +50,25 @@ extract_kernel() {
     [ "$(head -c 4 "$to" | tail -c 3)" = ELF ] || die "$from holds no ELF kernel"
 }
 
+# The last segment ends in 20 MB of zeros (.bss, which something with contents follows), which a loader makes by itself. Bochs reads
+# a megabyte of its CD a second.
+trim_kernel() {
+    python3 - "$1" <<'PY'
+import struct, sys
+elf = bytearray(open(sys.argv[1], "rb").read())
+heads, size, count = struct.unpack_from("<Q", elf, 32)[0], *struct.unpack_from("<HH", elf, 54)
+loads = [at for at in range(heads, heads + size * count, size) if struct.unpack_from("<I", elf, at)[0] == 1]
+last = max(loads, key=lambda at: struct.unpack_from("<Q", elf, at + 8))
+offset, length = struct.unpack_from("<Q", elf, last + 8)[0], struct.unpack_from("<Q", elf, last + 32)[0]
+length = len(elf[offset:offset + length].rstrip(b"\0"))
+struct.pack_into("<Q", elf, last + 32, length)
+# No sections: their headers were behind it.
+struct.pack_into("<Q", elf, 40, 0)
+struct.pack_into("<HH", elf, 60, 0, 0)
+open(sys.argv[1], "wb").write(elf[:offset + length])
+PY
+}
+
 pack() { (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0) >"$2"; }
 
 # Puts the libraries that the programs name (and those that these name) into the image.
@@ -170,6 +189,7 @@ if [ "$(cat "$images/stamp" 2>/dev/null)" != "$(stamp)" ]; then
     mkdir -p "$images"
     build_guest
     extract_kernel "$(kernel_of dom0)" "$images/vmlinux"
+    trim_kernel "$images/vmlinux"
     build_dom0
     build_debian
     rm -rf "$images/guest" "$images/dom0"

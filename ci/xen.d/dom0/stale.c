@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     /* The vcpu that writes has the CPU for itself: else the other one's turn would flush what this is about. */
     tell(1, LEAVE, 0, 0);
     if (!within(60, stands(dom.id, 1)))
-        stop("vcpu 1 does not go down");
+        stop("vcpu 1 does not halt");
     map_word();
     tell(0, LOOP, WRITTEN_GFN, 0);
     taken("write right taken before paging", strtoul(argv[2], NULL, 0), take_right, give_right);
