@@ -8,5 +8,5 @@ set -euo pipefail
 export XEN_MACHINE=bochs
 flavour=rust
 case ${1:-} in c | rust) flavour=$1; shift ;; esac
-[ $# -gt 0 ] || set -- 05 06 07 30
+[ $# -gt 0 ] || set -- 05 06 08 30
 exec "$here/test.sh" "$flavour" "$@"
