@@ -80,7 +80,7 @@ static const char *yes(int holds) { return holds ? "yes" : "no"; }
 
 static const char *finished(unsigned vcpu, uint32_t value)
 {
-    if (!within(2, is_done(vcpu)))
+    if (!within(60, is_done(vcpu)))
         return "never";
     return mailbox[vcpu]->result == value ? "right" : "WRONG";
 }
@@ -102,12 +102,12 @@ static void nominated_page(const char *name, enum touch how)
     uint64_t gfn = nominated(0x1111);
 
     tell(0, how, gfn, 0x2222);
-    int asked = within(2, take_requests() || is_done(0)) && take_requests();
+    int asked = within(60, take_requests() || is_done(0)) && take_requests();
     printf("nominated page, %s = request %s%s, evict %s", name, yes(asked),
            asked && request[0].u.mem_paging.flags & MEM_PAGING_EVICT_FAIL ? " (evict will fail)" : "",
            errno_name(asked ? memop(dom.id, XENMEM_paging_op_evict, gfn, NULL) : 0));
     answer();
-    printf(", done %s\n", yes(within(2, is_done(0))));
+    printf(", done %s\n", yes(within(60, is_done(0))));
     settle(name, gfn);
 }
 
@@ -119,14 +119,14 @@ static void written_before_copied(void)
     void *map;
 
     tell(0, WRITE, gfn, 0xcccc);
-    int waits = within(5, stands(dom.id, 0));
+    int waits = within(20, stands(dom.id, 0));
     int mapped = map_page_for(dom.id, gfn, PROT_READ, &map);
     printf("written before it is copied = vcpu waits %s, map %s", yes(waits), errno_name(mapped));
     if (!mapped)
         munmap(map, XC_PAGE_SIZE);
     printf(", evict %s", errno_name(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL)));
     answer();
-    printf(", done %s", yes(within(2, is_done(0))));
+    printf(", done %s", yes(within(60, is_done(0))));
     tell(0, READ, gfn, 0);
     printf(", then %s\n", finished(0, 0xcccc));
     settle("written before it is copied", gfn);
@@ -137,9 +137,9 @@ static void both_vcpus(void)
     uint64_t gfn = out(0x3333);
 
     tell(0, READ, gfn, 0);
-    int first = within(5, stands(dom.id, 0));
+    int first = within(20, stands(dom.id, 0));
     tell(1, READ, gfn, 0);
-    int second = within(2, stands(dom.id, 1));
+    int second = within(5, stands(dom.id, 1));
     take_requests();
     printf("both vcpus on one page = first waits %s, second waits %s, requests %u", yes(first), yes(second), requests);
     printf(", prep %s", errno_name(prep(gfn, 0x3333)));
@@ -154,7 +154,7 @@ static void map_during_fault(void)
     void *map;
 
     tell(0, READ, gfn, 0);
-    int waits = within(5, stands(dom.id, 0));
+    int waits = within(20, stands(dom.id, 0));
     take_requests();
     printf("mapped during a fault = vcpu waits %s, requests %u, map %s", yes(waits), requests, errno_name(map_page(dom.id, gfn, NULL)));
     unsigned before = requests;
@@ -179,7 +179,7 @@ static void fault_during_map(void)
     printf(", requests %u", requests);
     unsigned before = requests;
     tell(0, READ, gfn, 0);
-    int waits = within(2, stands(dom.id, 0));
+    int waits = within(5, stands(dom.id, 0));
     printf(", vcpu waits %s, more requests %u, prep %s", yes(waits), take_requests() - before, errno_name(prep(gfn, 0x5555)));
     answer();
     printf(", vcpu %s\n", finished(0, 0x5555));
@@ -193,7 +193,7 @@ static void released_during_fault(void)
     xen_pfn_t frame = gfn;
 
     tell(0, READ, gfn, 0);
-    int waits = within(5, stands(dom.id, 0));
+    int waits = within(20, stands(dom.id, 0));
     printf("released during a fault = vcpu waits %s", yes(waits));
     int released = xc_domain_decrease_reservation(xch, dom.id, 1, 0, &frame);
     printf(", released %s, drop told %s", yes(released == 1),
@@ -212,20 +212,20 @@ static void answered_twice(void)
     vm_event_request_t first;
 
     tell(0, READ, gfn, 0);
-    if (!within(5, take_requests()))
+    if (!within(60, take_requests()))
         stop("no request");
     first = request[0];
     prep(gfn, 0x7777);
     answer();
     printf("answered twice = vcpu %s", finished(0, 0x7777));
     tell(0, READ, other, 0);
-    if (!within(5, take_requests()))
+    if (!within(60, take_requests()))
         stop("no request");
     respond(&dom, &first);
     printf(", second vcpu is woken by it %s", yes(within(1, is_done(0))));
     requests = 0;
     /* Its own request has been used up by the false answer: it asks again, or never goes on. */
-    int again = within(2, take_requests());
+    int again = within(10, take_requests());
     printf(", asks again %s", yes(again));
     if (!again)
         requests = 0;
@@ -245,14 +245,14 @@ static void disabling(void)
         if (ask_for(dom.id, gfn[i]) != EAGAIN)
             stop("ask for a page");
     tell(0, READ, gfn[8], 0);
-    waits = within(5, stands(dom.id, 0));
+    waits = within(20, stands(dom.id, 0));
     take_requests();
     printf("disable, a vcpu in line = requests %u, vcpu waits %s, disable %s", requests, yes(waits),
            errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
     for (unsigned i = 0; i < 8; i++)
         must(prep(gfn[i], 0x9999), "prep");
     answer();
-    int asked = within(2, take_requests());
+    int asked = within(60, take_requests());
     printf(", asks in turn %s", yes(asked));
     must(prep(gfn[8], 0x9999), "prep");
     answer();
@@ -266,12 +266,12 @@ static void destroying(void)
     xc_domaininfo_t info;
 
     tell(0, READ, gfn, 0);
-    int waits = within(5, stands(dom.id, 0));
+    int waits = within(20, stands(dom.id, 0));
     printf("disable, a vcpu waiting = vcpu waits %s, disable %s", yes(waits), errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
     printf(", enable again %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
     unmap_mailboxes();
     printf("destroy with pages out = %s", errno_name(detach(&dom)));
-    printf(", gone %s\n", yes(within(10, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));
+    printf(", gone %s\n", yes(within(60, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));
 }
 
 static uint64_t free_pages(void)

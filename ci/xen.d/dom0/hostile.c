@@ -120,7 +120,7 @@ int main(int argc, char **argv)
     unmap_mailboxes();
     if ((errno = detach(&d)))
         stop("cannot destroy the domain");
-    if (!within(30, xc_domain_getinfolist(xch, d.id, 1, &info) != 1 || info.domain != d.id))
+    if (!within(120, xc_domain_getinfolist(xch, d.id, 1, &info) != 1 || info.domain != d.id))
         stop("the domain is not gone");
     return 0;
 }

@@ -26,7 +26,7 @@ static int used(uint64_t gfn) { return words[gfn / 64] >> (gfn % 64) & 1; }
 static void touch(unsigned vcpu, enum touch how, uint64_t gfn)
 {
     tell(vcpu, how, gfn, 0x1234);
-    if (!within(5, is_done(vcpu)))
+    if (!within(60, is_done(vcpu)))
         stop("vcpu %u does not come back from gfn %#" PRIx64, vcpu, gfn);
 }
 
