@@ -74,7 +74,7 @@ int main(void)
     attach(&dom);
     start_vcpus(dom.id);
     tell(0, READ, FIRST, 0);
-    if (!within(5, is_done(0)))
+    if (!within(60, is_done(0)))
         stop("the guest does not run");
     one_by_one("nominate", XENMEM_paging_op_nominate);
     one_by_one("evict", XENMEM_paging_op_evict);
