@@ -3,12 +3,10 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use static_assertions::const_assert;
-
 use super::{CHUNK, Count, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Found, FurnishError, GfnSet, P2mType, USES_GFNS, lookup};
+use crate::p2m::{Found, FurnishError, P2mType, lookup};
 use crate::platform::{AllocError, Platform};
 
 /// One gfn of a batch to bring back, and what became of it.
@@ -97,19 +95,15 @@ impl<B> PrepJob<B> {
     }
 }
 
-const_assert!(CHUNK as u64 <= USES_GFNS);
-
 impl<P: Platform> Paging<'_, P> {
     /// Brings pages back, asked for or not, and wakes the vcpus that wait for those that are home.
     /// Contents are in place before anybody can see a page. No locks held.
     pub fn prep(&self, batch: &mut [PrepJob<P::Buffer>]) {
         for chunk in batch.chunks_mut(CHUNK) {
-            let mut home = GfnSet::ZERO;
             {
                 let mut p2m = self.platform.lock_p2m();
-                for (job, mut home) in chunk.iter_mut().zip(home.iter_mut()) {
+                for job in chunk.iter_mut() {
                     let done = self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
-                    *home = done == Ok(Place::Home);
                     self.counters.add(
                         if done.is_ok() {
                             Count::Prepped
@@ -118,11 +112,12 @@ impl<P: Platform> Paging<'_, P> {
                         },
                         1,
                     );
-                    job.done = Some(done.map(|_| ()));
+                    job.done = Some(done);
                 }
             }
-            for (job, home) in chunk.iter().zip(home.iter()) {
-                if *home {
+            // A page that came with its contents is home.
+            for job in chunk.iter() {
+                if job.done == Some(Ok(())) && job.buffer.is_some() {
                     self.wake(job.gfn);
                 }
             }
@@ -134,27 +129,27 @@ impl<P: Platform> Paging<'_, P> {
         p2m: &mut P::P2m<'_>,
         gfn: Gfn,
         buffer: Option<&P::Buffer>,
-    ) -> Result<Place, PrepError> {
+    ) -> Result<(), PrepError> {
         match (lookup(p2m, gfn), buffer) {
             (Found::InFlight(slot), Some(buffer)) => {
                 slot.prep_filled(buffer)
                     .map_err(|(_, e)| PrepError::from(e))?;
-                Ok(Place::Home)
+                Ok(())
             }
             (Found::Paged(slot), Some(buffer)) => {
                 slot.prep_filled(buffer)
                     .map_err(|(_, e)| PrepError::from(e))?;
-                Ok(Place::Home)
+                Ok(())
             }
             (Found::InFlight(slot), None) => {
                 slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
                 self.to_resume.fetch_add(1, Ordering::AcqRel);
-                Ok(Place::PagingIn)
+                Ok(())
             }
             (Found::Paged(slot), None) => {
                 slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
                 self.to_resume.fetch_add(1, Ordering::AcqRel);
-                Ok(Place::PagingIn)
+                Ok(())
             }
             (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),
             (Found::PagingOut(_), _) => Err(PrepError::NotOut(P2mType::RamPagingOut)),
@@ -162,11 +157,4 @@ impl<P: Platform> Paging<'_, P> {
             (Found::Other(entry), _) => Err(PrepError::NotOut(entry.p2mt)),
         }
     }
-}
-
-/// Where a prepared page is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Home,
-    PagingIn,
 }

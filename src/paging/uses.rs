@@ -56,15 +56,16 @@ impl<P: Platform> Paging<'_, P> {
         if !first.get().is_multiple_of(USES_GFNS) {
             return Err(UsesError::Unaligned(first));
         }
-        let end = first.get().checked_add(uses.len() as u64 * USES_GFNS);
-        if end.is_none_or(|end| end > Gfn::MAX.get() + 1) {
+        let gfns = (uses.len() as u64).checked_mul(USES_GFNS);
+        let last = gfns.and_then(|gfns| first.get().checked_add(gfns.saturating_sub(1)));
+        if last.is_none_or(|last| last > Gfn::MAX.get()) {
             return Err(UsesError::Beyond);
         }
         uses.fill(Uses::default());
         let mut at = first.get();
         for chunk in uses.chunks_mut(USES_CHUNK) {
             let first = Gfn::new_truncate(at);
-            at += chunk.len() as u64 * USES_GFNS;
+            at = at.wrapping_add((chunk.len() as u64).wrapping_mul(USES_GFNS));
             let mut p2m = self.platform.lock_p2m();
             let owed = take_uses(&mut p2m, first, chunk, take).map_err(UsesError::Platform)?;
             if let Some(owed) = owed {
