@@ -1,6 +1,6 @@
 //! How the pager's threads hand batches to each other, under the interleavings that the memory model allows.
 //!
-//! `dom0/src/shell` uses parking_lot's locks and an eventfd, which the explorer cannot see into, so these are models: the same locks and
+//! `dom0/shell/src` uses parking_lot's locks and an eventfd, which the explorer cannot see into, so these are models: the same locks and
 //! accesses, with the same orderings, in the same order, as in the functions that each names.
 
 use std::collections::VecDeque;

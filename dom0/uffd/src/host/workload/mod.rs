@@ -6,6 +6,7 @@
 
 pub mod fill;
 pub mod ledger;
+#[path = "../../../../accesses/src/pattern.rs"]
 pub mod pattern;
 pub mod vcpu;
 

@@ -7,9 +7,11 @@
 //! socket; the machine notices on it that its pager is gone.
 
 pub mod area;
+#[path = "../../../shell/src/event_channel.rs"]
 pub mod event_channel;
 pub mod mailbox;
 pub mod packet;
+#[path = "../../../shell/src/socket.rs"]
 pub mod socket;
 
 pub use area::{AreaError, SharedArea};

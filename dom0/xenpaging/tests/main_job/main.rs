@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 fn host(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedded-host"));
     command.args(["--size", "16M", "--seconds", "1"]);
-    command.args(["--load", concat!(env!("CARGO_MANIFEST_DIR"), "/src")]);
+    command.args(["--load", concat!(env!("CARGO_MANIFEST_DIR"), "/..")]);
     command.args(args);
     command
 }
