@@ -50,7 +50,7 @@ impl Queue {
     }
 }
 
-/// `link::EventChannel`: kicks that nobody has waited for yet are one kick.
+/// `EventChannel`: kicks that nobody has waited for yet are one kick.
 struct Kicks {
     kicked: Mutex<bool>,
     came: Condvar,

@@ -1,7 +1,7 @@
 //! Which page is visited next.
 
 /// How visits are spread over the pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Every page as often as any other.
     Uniform,
@@ -9,6 +9,38 @@ pub enum Pattern {
     Zipf,
     /// One after the other, over and over: the worst case for whoever keeps what was used last.
     Scan,
+}
+
+impl Pattern {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Uniform, Self::Zipf, Self::Scan];
+
+    /// As a command line takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Zipf => "zipf",
+            Self::Scan => "scan",
+        }
+    }
+
+    /// What it is, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Uniform => "Every page as often as any other",
+            Self::Zipf => {
+                "Few pages often, most hardly ever: the nth page in proportion to n^-0.99"
+            }
+            Self::Scan => {
+                "One after the other, over and over: the worst case for whoever keeps what was used last"
+            }
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|pattern| pattern.name() == name)
+    }
 }
 
 /// Skew of [`Pattern::Zipf`], as in YCSB.

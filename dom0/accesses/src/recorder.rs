@@ -45,7 +45,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::trace::format::Trace;
+    use crate::accesses::format::Trace;
 
     #[test]
     fn what_several_threads_note_is_all_there() {

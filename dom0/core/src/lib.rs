@@ -91,6 +91,7 @@ mod room;
 mod scan;
 mod slots;
 pub mod sparse;
+pub mod store;
 #[cfg(test)]
 mod tests;
 

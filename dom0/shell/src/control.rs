@@ -14,10 +14,8 @@ use uuid::Uuid;
 use zerocopy::IntoBytes as _;
 
 use super::inbox::Inbox;
+use super::socket::{Connection, Listener, PACKET_WORDS, Received};
 use crate::core::{AreaFigures, DrainError};
-use crate::link::packet::PACKET_WORDS;
-use crate::link::socket::Received;
-use crate::link::{Connection, Listener};
 use crate::store::area::{self, Header};
 use crate::store::areas::{AreaChoice, Areas};
 use crate::store::{Slot, SlotRange};
@@ -26,16 +24,6 @@ use crate::store::{Slot, SlotRange};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of text in a packet at most.
 const MAX_TEXT: usize = 8 * (PACKET_WORDS - 4);
-
-/// Where the pager of a domain listens.
-pub fn domain_name(domain: u16) -> String {
-    format!("xenpaging-{domain}")
-}
-
-/// Where the pager of an embedded host listens.
-pub fn embedded_name(host: &str) -> String {
-    format!("{host}-pager")
-}
 
 /// A packet: some numbers, then a text.
 pub fn packet(numbers: &[u64], text: &str) -> Vec<u64> {

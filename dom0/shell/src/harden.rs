@@ -16,7 +16,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// Why something was not given up. The pager goes on: it is as safe as any other program then.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HardenError {
+pub enum HardenError {
     /// Files.
     #[error("Landlock: {0}")]
     Files(#[from] landlock::RulesetError),
@@ -33,7 +33,7 @@ pub(crate) enum HardenError {
 
 /// Before any of the guest's data is seen: no core dump, no debugger of the same user, all memory in
 /// memory, from now on too.
-pub(crate) fn protect_memory() {
+pub fn protect_memory() {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),
@@ -56,7 +56,7 @@ pub(crate) fn protect_memory() {
 
 /// After everything has been opened, before there are other threads. `pagefiles`: those whose names are to be
 /// removed at the end.
-pub(crate) fn drop_privileges(pagefiles: &[&Path]) -> Result<(), HardenError> {
+pub fn drop_privileges(pagefiles: &[&Path]) -> Result<(), HardenError> {
     restrict_files(pagefiles)?;
     restrict_calls()
 }

@@ -6,9 +6,9 @@ use bitflags::bitflags;
 use parking_lot::Mutex;
 
 use super::control::{Asker, Request};
+use super::event_channel::EventChannel;
 use super::machine::Notice;
 use crate::core::{Batch, Scan};
-use crate::link::EventChannel;
 
 bitflags! {
     /// News. Each stands until it is taken; the same twice is once.

@@ -24,9 +24,13 @@
 //! locked.
 
 mod buffers;
+pub mod console;
 pub mod control;
+mod cpu;
 mod demand;
+mod event_channel;
 mod figures;
+pub mod harden;
 mod homeward;
 mod inbox;
 mod machine;
@@ -36,14 +40,18 @@ pub mod pressure;
 mod reporter;
 mod serve;
 mod service;
+pub mod socket;
 mod start;
 mod worker;
 
 pub use buffers::BufferPlace;
+pub use cpu::pin_to;
 pub use demand::REQUESTS;
+pub use event_channel::EventChannel;
 pub use figures::{Figures, Kind};
 pub use machine::{
-    Attached, Bell, Calls, Frames, GuestInfo, Machine, MachineError, Notice, Preps, Publish, Watch,
+    Attached, Bell, Calls, Frames, FreeMemory, GuestInfo, Machine, MachineError, Notice, Preps,
+    Publish, Watch,
 };
 pub use serve::{Ended, Shell};
 pub use service::Service;

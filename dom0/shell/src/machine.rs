@@ -1,30 +1,30 @@
 //! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
 //!
-//! Two machines implement it: Xen ([`crate::xen`]) and the embedded host ([`crate::embedded`]). What
-//! attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the caller
+//! Two machines implement it: Xen, and the embedded host. What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the caller
 //! [`Calls`], the storer [`Frames`], the watch thread [`Watch`].
 
+use std::error::Error;
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
 use p2m_paging::Errno;
 use p2m_paging::ring::SharedPage;
 
 use super::buffers::BufferPlace;
+use super::event_channel::EventChannel;
 use crate::core::{Batch, Page, Scan};
-use crate::link::EventChannel;
 use crate::store::PageBuf;
-use crate::{embedded, xen};
 
-/// Why the machine as a whole fails, and not for one page.
+/// Why the machine as a whole fails, and not for one page: each kind of machine has its reasons.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MachineError {
-    /// The embedded host.
-    #[error(transparent)]
-    Embedded(#[from] embedded::CallError),
-    /// Xen.
-    #[error(transparent)]
-    Xen(#[from] xen::XenError),
+#[error(transparent)]
+pub struct MachineError(Box<dyn Error + Send + Sync>);
+
+impl MachineError {
+    /// For a machine's own error.
+    pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
 }
 
 /// What a pager may know before it attaches.
@@ -130,6 +130,15 @@ pub trait Frames: Send {
     /// Copies them. Entry n of each list belongs to page n; what could not be read has an errno, and
     /// its copy means nothing. Nothing stays mapped.
     fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]);
+}
+
+/// A host that says how much of its memory is free.
+pub trait FreeMemory: Debug + Send {
+    /// All of its pages.
+    fn total_pages(&self) -> u64;
+
+    /// Pages that are free now.
+    fn free_pages(&mut self) -> Result<u64, MachineError>;
 }
 
 /// What the machine tells a pager unasked.

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use super::figures::Figures;
 use super::inbox::Inbox;
-use super::machine::MachineError;
+use super::machine::{FreeMemory, MachineError};
 use super::reporter::Board;
 use crate::balance::{Balance, Guest, Pressure};
-use crate::xen::Host;
 
 /// Time between two looks: long enough for a batch to go out.
 const LOOK: Duration = Duration::from_millis(250);
@@ -37,8 +36,8 @@ impl Reins {
 /// Where the host's free memory is to be learned.
 #[derive(Debug)]
 pub enum HostMemory {
-    /// From Xen.
-    Xen(Host),
+    /// From the host.
+    Asked(Box<dyn FreeMemory>),
     /// The host has so many pages, and what its guests do not hold is free.
     Given(u64),
 }
@@ -47,14 +46,14 @@ impl HostMemory {
     /// All of it.
     pub fn total_pages(&self) -> u64 {
         match self {
-            Self::Xen(host) => host.total_pages(),
+            Self::Asked(host) => host.total_pages(),
             Self::Given(pages) => *pages,
         }
     }
 
     fn free_pages(&mut self, guests: &[Guest]) -> Result<u64, MachineError> {
         match self {
-            Self::Xen(host) => Ok(host.free_pages()?),
+            Self::Asked(host) => host.free_pages(),
             Self::Given(pages) => {
                 let held: u64 = guests.iter().map(|guest| guest.resident).sum();
                 Ok(pages.saturating_sub(held))
@@ -143,7 +142,7 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant
 impl Reins {
     /// Of no pager.
     pub(super) fn detached() -> Self {
-        let event = crate::link::EventChannel::new().unwrap();
+        let event = super::event_channel::EventChannel::new().unwrap();
         Self {
             inbox: Arc::new(Inbox::new(event, 0)),
             board: Arc::default(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 
+use super::console::complain;
 use super::control::{Change, Control};
 use super::demand::Demand;
 use super::figures::{Faults, Figures};
@@ -15,7 +16,6 @@ use super::machine::{Bell, Calls};
 use super::reporter::Board;
 use super::start::{Beside, ShellError};
 use super::worker::Queues;
-use crate::cli::complain;
 use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
 use crate::store::{Counts, PageStore};
 

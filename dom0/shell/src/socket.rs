@@ -14,8 +14,8 @@ use rustix::net::{
 };
 use zerocopy::IntoBytes as _;
 
-use super::packet::PACKET_WORDS;
-
+/// Words of a packet at most.
+pub const PACKET_WORDS: usize = 2049;
 /// Descriptors that go with one packet at most.
 pub const MAX_FDS: usize = 8;
 
@@ -243,8 +243,8 @@ impl AsFd for Connection {
 mod tests {
     use std::thread;
 
-    use super::super::EventChannel;
     use super::*;
+    use crate::shell::EventChannel;
 
     #[test]
     fn packets_arrive_whole_with_their_descriptors() {

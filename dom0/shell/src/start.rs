@@ -13,6 +13,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::buffers::{buffer_sets, buffers};
 use super::control::{Control, listen as listen_to_operators};
+use super::cpu::pin_to;
 use super::demand::{Demand, REQUESTS};
 use super::figures::{Faults, Figures};
 use super::inbox::{Inbox, News};
@@ -22,14 +23,13 @@ use super::pressure::Reins;
 use super::reporter::{Board, report};
 use super::serve::Shell;
 use super::service::{Member, Service};
+use super::socket::Listener;
 use super::worker::{Caller, Queues, Storer};
+use crate::accesses::Recorder;
 use crate::core::Pager;
 use crate::core::policy::Policy;
-use crate::host::machine::pin_to;
-use crate::link::Listener;
 use crate::store::PageStore;
 use crate::store::areas::Areas;
-use crate::trace::recorder::Recorder;
 
 /// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;

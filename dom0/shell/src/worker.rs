@@ -10,9 +10,9 @@ use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, News};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
+use crate::accesses::Recorder;
 use crate::core::{Batch, Lane, Scan, Step};
 use crate::store::PageStore;
-use crate::trace::recorder::Recorder;
 
 /// Something to be done by one of the threads.
 #[derive(Debug)]

@@ -15,12 +15,12 @@ type Chunk = [[u8; 3]; CHUNK];
 
 /// A checksum for each slot that holds a page: three bytes.
 #[derive(Debug, Default)]
-pub(crate) struct Checksums {
+pub(super) struct Checksums {
     chunks: Mutex<Vec<Option<Box<Chunk>>>>,
 }
 
 impl Checksums {
-    pub(crate) fn set(&self, slot: Slot, page: &PageBuf) {
+    pub(super) fn set(&self, slot: Slot, page: &PageBuf) {
         let (chunk, at) = place(slot);
         let sum = checksum(page);
         let mut chunks = self.chunks.lock();
@@ -57,7 +57,7 @@ impl Checksums {
         }
     }
 
-    pub(crate) fn table_bytes(&self) -> usize {
+    pub(super) fn table_bytes(&self) -> usize {
         let chunks = self.chunks.lock();
         let used = chunks.iter().flatten().count();
         used * size_of::<Chunk>() + chunks.capacity() * size_of::<Option<Box<Chunk>>>()

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Subcommand, ValueEnum as _};
 
 use super::compare::{Column, Reader, Subject, geometric_mean};
-use super::format::{Trace, TraceWriter};
 use super::generate::Synthetic;
 use super::{chart, lackey};
-use crate::cli::{Exit, say};
+use crate::accesses::Trace;
+use crate::accesses::format::TraceWriter;
+use crate::cli::Exit;
 use crate::core::policy::PolicyName;
+use crate::shell::console::say;
 
 /// What to do with traces.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -60,7 +63,7 @@ pub struct Replay {
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Ahead {
     /// Who chooses what goes out.
-    #[arg(long, value_name = "NAME", default_value = "reuse")]
+    #[arg(long, value_name = "NAME", default_value = "reuse", value_parser = policy())]
     policy: PolicyName,
     /// How many per cent of a trace's pages fit into memory (repeatable).
     #[arg(long, value_name = "PERCENT", default_values_t = [50],
@@ -89,7 +92,17 @@ fn policies(name: &str) -> Result<Policies, String> {
     if name == "all" {
         return Ok(Policies(PolicyName::ALL.to_vec()));
     }
-    PolicyName::from_str(name, false).map(|policy| Policies(vec![policy]))
+    named(name).map(|policy| Policies(vec![policy]))
+}
+
+fn named(name: &str) -> Result<PolicyName, String> {
+    PolicyName::named(name).ok_or_else(|| format!("invalid variant: {name}"))
+}
+
+/// A policy, by name.
+fn policy() -> impl TypedValueParser<Value = PolicyName> {
+    let possible = |policy: PolicyName| PossibleValue::new(policy.name()).help(policy.about());
+    PossibleValuesParser::new(PolicyName::ALL.map(possible)).try_map(|name| named(&name))
 }
 
 /// Does it.

@@ -2,8 +2,8 @@
 
 use super::ahead::{Cluster, Guess, Leap, Nothing, Streams};
 use super::bounds::{Lru, belady, best_static};
-use super::format::Trace;
 use super::replay::{Counts, Sight, replay};
+use crate::accesses::Trace;
 use crate::core::policy::{PolicyName, SweepOptions};
 
 /// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-use super::format::Trace;
-use crate::host::workload::pattern::{Pattern, Random, Spread};
+use crate::accesses::Trace;
+use crate::accesses::pattern::{Pattern, Random, Spread};
 
 /// Pages of a made-up trace.
 const PAGES: u32 = 8192;

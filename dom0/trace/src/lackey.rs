@@ -13,7 +13,7 @@ use std::io::{self, BufRead};
 
 use p2m_paging::PAGE_SIZE;
 
-use super::format::TraceWriter;
+use crate::accesses::format::TraceWriter;
 
 /// See the [module](self).
 pub const WINDOW: u32 = 32;
@@ -118,7 +118,7 @@ impl Reducer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::format::Trace;
+    use crate::accesses::Trace;
 
     fn reduced(lines: &str) -> Vec<u32> {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -4,7 +4,7 @@
 use p2m_paging::Gfn;
 
 use super::ahead::Guess;
-use super::format::Trace;
+use crate::accesses::Trace;
 use crate::core::policy::{PART_PAGES, Policy, ScanPart};
 
 /// What a policy is told beside page-ins.

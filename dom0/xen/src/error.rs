@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::domctl::KNOWN_INTERFACES;
 use super::xenstore::StoreError;
+use crate::shell::MachineError;
 
 /// What went wrong with Xen as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,12 @@ pub enum XenError {
     /// Xenstore.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<XenError> for MachineError {
+    fn from(error: XenError) -> Self {
+        Self::new(error)
+    }
 }
 
 fn interfaces() -> String {

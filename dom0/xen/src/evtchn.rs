@@ -11,8 +11,7 @@ use zerocopy::IntoBytes as _;
 use super::abi::{EVTCHN_BIND_INTERDOMAIN, EVTCHN_NOTIFY, EvtchnBind};
 use super::error::{XenError, device};
 use super::privcmd::ioctl;
-use crate::link::EventChannel;
-use crate::shell::Bell;
+use crate::shell::{Bell, EventChannel};
 
 const DEVICE: &str = "/dev/xen/evtchn";
 

@@ -7,6 +7,7 @@ use super::abi::{PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
 use super::domctl::KNOWN_INTERFACES;
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
+use crate::shell::{FreeMemory, MachineError};
 
 /// A way to ask for the host's free memory that stays open. The control interface that it takes (sysctl) has a version of its
 /// own, which is found out by asking.
@@ -37,14 +38,15 @@ impl Host {
         }
         Err(call("free memory of the host")(Errno::ACCESS))
     }
+}
 
-    /// All of its pages.
-    pub fn total_pages(&self) -> u64 {
+impl FreeMemory for Host {
+    fn total_pages(&self) -> u64 {
         self.total_pages
     }
 
-    /// Pages that are free and that nobody has claimed: `xl create` claims what a domain is to have before it gets any.
-    pub fn free_pages(&mut self) -> Result<u64, XenError> {
+    /// Pages that nobody has claimed, either: `xl create` claims what a domain is to have before it gets any.
+    fn free_pages(&mut self) -> Result<u64, MachineError> {
         let info = info(&mut self.xen, self.version).map_err(call("free memory of the host"))?;
         Ok(info.free_pages.saturating_sub(info.outstanding_pages))
     }

@@ -14,13 +14,12 @@
 //! | 4 | `PagesOut` | pages are out that could not be brought home: paging stays enabled, the pagefile must be kept |
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
@@ -29,8 +28,8 @@ use tracing::level_filters::LevelFilter;
 use crate::balance::Marks;
 use crate::core::Config;
 use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
-use crate::host::job::parse_size;
-use crate::shell::control;
+use crate::job::parse_size;
+use crate::shell::console::complain;
 use crate::store::areas::AreaChoice;
 use crate::trace;
 
@@ -145,7 +144,7 @@ pub struct Cli {
     pub max_memkb: Option<u64>,
 
     /// Which pages go out [default: reuse if the hypervisor says which pages are used, else sweep].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = policy())]
     pub policy: Option<PolicyName>,
 
     /// How many of the pages that came back last are not paged out again, with `--policy sweep`. Any
@@ -276,8 +275,8 @@ pub struct PagerOf {
 impl PagerOf {
     /// Where it listens to operators.
     pub fn control_name(&self) -> Option<String> {
-        let domain = self.domain.map(control::domain_name);
-        domain.or_else(|| self.embedded_host.as_deref().map(control::embedded_name))
+        let domain = self.domain.map(domain_name);
+        domain.or_else(|| self.embedded_host.as_deref().map(embedded_name))
     }
 }
 
@@ -367,14 +366,14 @@ impl Cli {
     }
 }
 
-/// Prints a line. Who has stopped reading has read enough.
-pub fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+/// Where the pager of a domain listens.
+pub fn domain_name(domain: u16) -> String {
+    format!("xenpaging-{domain}")
 }
 
-/// Prints a line on standard error. Nobody may be listening there, and a pager that died of that would take pages with it.
-pub fn complain(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+/// Where the pager of an embedded host listens.
+pub fn embedded_name(host: &str) -> String {
+    format!("{host}-pager")
 }
 
 /// Clap's message without what follows it.
@@ -383,6 +382,13 @@ pub fn one_line(error: &clap::Error) -> String {
     let message = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<_> = message.split_whitespace().collect();
     words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// A policy, by name.
+pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
+    let possible = |policy: PolicyName| PossibleValue::new(policy.name()).help(policy.about());
+    PossibleValuesParser::new(PolicyName::ALL.map(possible))
+        .try_map(|name| PolicyName::named(&name).ok_or_else(|| format!("'{name}' is no policy")))
 }
 
 /// A file, or a file and a priority.

@@ -281,3 +281,11 @@ fn the_worst_that_became_of_a_guest_counts() {
         assert_eq!((one.or_worse(other), other.or_worse(one)), (both, both));
     }
 }
+
+#[test]
+fn every_policy_goes_by_the_name_that_the_command_line_takes() {
+    for name in PolicyName::ALL {
+        let cli = parse(&["-d1", "-fp", "--policy", name.name()]).unwrap();
+        assert_eq!(cli.policy, Some(name));
+    }
+}

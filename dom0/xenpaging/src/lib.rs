@@ -1,4 +1,6 @@
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
+#[path = "../../accesses/src/lib.rs"]
+pub mod accesses;
 #[path = "../../core/src/balance/mod.rs"]
 pub mod balance;
 pub mod cli;
@@ -6,10 +8,9 @@ pub mod cli;
 pub mod core;
 #[path = "../../uffd/src/embedded/mod.rs"]
 pub mod embedded;
-#[path = "../../shell/src/harden.rs"]
-mod harden;
 #[path = "../../uffd/src/host/mod.rs"]
 pub mod host;
+pub mod job;
 #[path = "../../uffd/src/link/mod.rs"]
 pub mod link;
 pub mod pager_main;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{self, Cli, Command, Exit};
+use crate::accesses::Recorder;
+use crate::cli::{Cli, Command, Exit};
 use crate::core::policy::PolicyName;
 use crate::pagers::Pagers;
+use crate::shell::console;
 use crate::status;
 use crate::swaps;
 use crate::trace;
-use crate::trace::recorder::Recorder;
 
 /// Name of the program, and what the embedded host is executed as to be it.
 pub const NAME: &str = "xenpaging";
@@ -64,7 +65,7 @@ pub fn log_to_stderr(level: LevelFilter) {
 
 /// One line.
 pub(crate) fn complain(error: &anyhow::Error) {
-    cli::complain(format_args!("{NAME}: {error:#}"));
+    console::complain(format_args!("{NAME}: {error:#}"));
 }
 
 /// Where the guest's pages are to be taken down as they are used.

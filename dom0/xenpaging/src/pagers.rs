@@ -9,21 +9,21 @@ use std::thread;
 use anyhow::Context as _;
 use p2m_paging::PAGE_SIZE;
 
+use crate::accesses::Recorder;
 use crate::balance::{Balance, Tax};
-use crate::cli::{Cli, Exit};
+use crate::cli::{Cli, Exit, domain_name, embedded_name};
 use crate::core::Pager;
 use crate::core::policy::{PolicyName, eligible_pages};
 use crate::embedded::EmbeddedMachine;
-use crate::harden::{drop_privileges, protect_memory};
 use crate::pager_main::complain;
+use crate::shell::harden::{drop_privileges, protect_memory};
 use crate::shell::pressure::{self, HostMemory, Tenant};
-use crate::shell::{Machine, Options, Ready, Service, ShellError, control, metrics};
+use crate::shell::{Machine, Options, Ready, Service, ShellError, metrics};
 use crate::store::PageStore;
 use crate::store::alike::Alike;
 use crate::store::areas::Areas;
 use crate::store::memory::MemoryStore;
 use crate::store::pagefile::{Keep, Pagefile};
-use crate::trace::recorder::Recorder;
 use crate::xen::{Domain, Host, calls_made};
 
 /// Room for the calls of a thread that serves, or balances: all of it is locked in memory.
@@ -85,8 +85,8 @@ impl Pagers {
                 service: service.clone(),
                 record: record.cloned(),
                 control: domain
-                    .map(control::domain_name)
-                    .or_else(|| cli.embedded_host.as_deref().map(control::embedded_name)),
+                    .map(domain_name)
+                    .or_else(|| cli.embedded_host.as_deref().map(embedded_name)),
                 areas: None,
             };
             match Attached::new(cli, domain, pagefile, share, options, machine) {
@@ -155,7 +155,7 @@ fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
     };
     let memory = match cli.host_memory {
         Some(bytes) => HostMemory::Given(bytes / PAGE_SIZE as u64),
-        None => HostMemory::Xen(Host::open()?),
+        None => HostMemory::Asked(Box::new(Host::open()?)),
     };
     let (high, total) = (marks.high(), memory.total_pages());
     if high > total {

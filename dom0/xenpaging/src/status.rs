@@ -1,6 +1,6 @@
 //! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
 
-use crate::cli::say;
+use crate::shell::console::say;
 use crate::xen::XenError;
 use crate::xen::xenstore::{StoreError, Xenstore, status_path};
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
 
-use crate::cli::{Exit, PagerOf, say};
-use crate::link::Connection;
-use crate::link::packet::PACKET_WORDS;
+use crate::cli::{Exit, PagerOf};
+use crate::shell::console::say;
 use crate::shell::control::{LIST, OFF, ON, packet, text};
+use crate::shell::socket::{Connection, PACKET_WORDS};
 use crate::store::area::{self, Header};
 use crate::store::areas::AreaChoice;
 

@@ -16,7 +16,7 @@ pub use states::PART_PAGES;
 pub use sweep::{DEFAULT_MRU_PAGES, Sweep, SweepOptions};
 
 /// The policies by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyName {
     /// In turn, but for pages that came back lately.
     #[default]
@@ -38,6 +38,22 @@ impl PolicyName {
             Self::Lru2 => "lru2",
             Self::Reuse => "reuse",
         }
+    }
+
+    /// What it goes by, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Sweep => "In turn, but for pages that came back lately",
+            Self::Lru2 => "Two lists, by whether a page has been accessed again",
+            Self::Reuse => {
+                "What is likely to be used again soonest stays, by what has been seen so far"
+            }
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
     }
 
     /// The policy, over a guest's memory, all of it resident.

@@ -143,15 +143,6 @@ fn refused_pages_are_tried_ever_more_rarely() {
 }
 
 #[test]
-fn every_policy_goes_by_the_name_that_the_command_line_takes() {
-    use clap::ValueEnum as _;
-    for name in PolicyName::ALL {
-        let taken = name.to_possible_value();
-        assert_eq!(taken.unwrap().get_name(), name.name());
-    }
-}
-
-#[test]
 fn ranges_are_cut_to_what_may_go() {
     let options = SweepOptions {
         mru_pages: 0,

@@ -6,10 +6,7 @@ use p2m_paging::{Gfn, VcpuId};
 
 use super::sim::{Entry, Sim};
 use crate::core::policy::{PolicyName, SweepOptions};
-use crate::core::sparse::SparseMap;
 use crate::core::{Action, Actions, Config, Event, Pager, Step};
-use crate::store::checksums::Checksums;
-use crate::store::{PageBuf, Slot};
 
 /// A guest of so many pages with nothing out.
 pub(super) fn guest(pages: usize) -> Sim {
@@ -376,36 +373,6 @@ fn c8_a_page_asked_for_while_it_comes_in_beside_another_is_read_once() {
     let progress = sim.pager.progress();
     assert_eq!((progress.paged_in, progress.read_ahead), (4, 1));
     assert_eq!(progress.judged.hits, 1);
-}
-
-#[test]
-fn what_is_kept_per_page_is_less_than_eight_bytes() {
-    const PAGES: u64 = 1 << 18;
-    for name in PolicyName::ALL {
-        let options = SweepOptions {
-            mru_pages: 0,
-            ..SweepOptions::default()
-        };
-        let policy = name.policy(&[0..=PAGES - 1], &options);
-        let mut pager = Pager::new(Config::new(PAGES), policy);
-        let mut actions = pager.actions();
-        run(&mut pager, &mut actions, Event::Target(0));
-        assert_eq!(pager.progress().out_pages, PAGES);
-        let checksums = Checksums::default();
-        let slot = |n| Slot(u32::try_from(n).unwrap());
-        (0..PAGES).for_each(|n| checksums.set(slot(n), &PageBuf::ZERO));
-        let mut bytes = pager.table_bytes() + checksums.table_bytes();
-        if name == PolicyName::Sweep {
-            let mut refused = SparseMap::<()>::default();
-            refused.insert_range(0..=PAGES - 1, ());
-            bytes += refused.table_bytes();
-        }
-        let per_page = bytes as f64 / PAGES as f64;
-        assert!(
-            (6.5..8.0).contains(&per_page),
-            "{name:?}: {per_page} bytes per page"
-        );
-    }
 }
 
 #[test]

@@ -6,9 +6,10 @@ use p2m_paging::{Errno, Gfn};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
 use crate::link::area::AreaError;
-use crate::link::packet::{MAX_BATCH, PACKET_WORDS};
-use crate::link::socket::ConnectError;
-use crate::link::{Connection, EventChannel, Op, PROTOCOL, SharedArea};
+use crate::link::packet::MAX_BATCH;
+use crate::link::{Op, PROTOCOL, SharedArea};
+use crate::shell::socket::{ConnectError, Connection, PACKET_WORDS};
+use crate::shell::{EventChannel, MachineError};
 
 /// Why a call as a whole failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,12 @@ pub enum CallError {
     /// Nor are the shared pages, or memory to share is not to be had.
     #[error("shared memory: {0}")]
     Shared(#[from] AreaError),
+}
+
+impl From<CallError> for MachineError {
+    fn from(error: CallError) -> Self {
+        Self::new(error)
+    }
 }
 
 /// The socket, and room for a packet.

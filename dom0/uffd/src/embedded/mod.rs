@@ -9,10 +9,9 @@ use rustix::io::Errno;
 
 pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
 
-use crate::link::packet::PACKET_WORDS;
-use crate::link::socket::ConnectError;
-use crate::link::{Connection, EventChannel, Mailbox, Op, SharedArea, packet};
-use crate::shell::{Attached, Bell, GuestInfo, Machine, MachineError, Notice, Watch};
+use crate::link::{Mailbox, Op, SharedArea, packet};
+use crate::shell::socket::{ConnectError, Connection, PACKET_WORDS};
+use crate::shell::{Attached, Bell, EventChannel, GuestInfo, Machine, MachineError, Notice, Watch};
 
 /// A host that has been reached.
 #[derive(Debug)]

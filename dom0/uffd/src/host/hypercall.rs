@@ -12,9 +12,9 @@ use p2m_paging::{Errno, Gfn};
 use super::machine::{Departure, Machine};
 use super::p2m::BufferClaim;
 use super::prep;
-use crate::link::packet::{MAX_BATCH, PACKET_WORDS};
-use crate::link::socket::Received;
-use crate::link::{Connection, Listener, Op, PROTOCOL, SharedArea};
+use crate::link::packet::MAX_BATCH;
+use crate::link::{Op, PROTOCOL, SharedArea};
+use crate::shell::socket::{Connection, Listener, PACKET_WORDS, Received};
 
 /// The embedded host's guest as row A10 looks at it: nothing speaks against paging it.
 const FACTS: DomainFacts = DomainFacts {

@@ -28,9 +28,9 @@ use super::trap;
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
 use crate::link::area::AreaError;
 use crate::link::packet::notice_words;
-use crate::link::socket::ConnectError;
-use crate::link::{Connection, EventChannel, Listener, Mailbox, SharedArea};
-use crate::shell::Notice;
+use crate::link::{Mailbox, SharedArea};
+use crate::shell::socket::{ConnectError, Connection, Listener};
+use crate::shell::{EventChannel, Notice, pin_to};
 
 /// What kind of machine.
 #[derive(Clone, Debug)]
@@ -317,15 +317,6 @@ impl Machine {
         {
             tracing::warn!(?notice, %errno, "the pager was not told");
         }
-    }
-}
-
-/// Lets the calling thread run on one CPU only, if that can be had.
-pub fn pin_to(cpu: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(cpu);
-    if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(cpu, %errno, "faults are not handled on the CPU that was chosen");
     }
 }
 

@@ -4,8 +4,6 @@ mod fault;
 pub mod frame_run;
 pub mod guest_memory;
 mod hypercall;
-#[path = "../../../xenpaging/src/job/mod.rs"]
-pub mod job;
 pub mod machine;
 pub mod p2m;
 mod prep;

@@ -29,7 +29,8 @@ use rustix::thread::futex;
 use super::frame_run::{FrameRun, runs};
 use super::guest_memory::GuestMemory;
 use super::uffd::{CopyError, CopyFlags, Userfaultfd, Wake};
-use crate::link::{EventChannel, SharedArea};
+use crate::link::SharedArea;
+use crate::shell::EventChannel;
 
 mod locked;
 mod table;

@@ -7,15 +7,9 @@
 //! socket; the machine notices on it that its pager is gone.
 
 pub mod area;
-#[path = "../../../shell/src/event_channel.rs"]
-pub mod event_channel;
 pub mod mailbox;
 pub mod packet;
-#[path = "../../../shell/src/socket.rs"]
-pub mod socket;
 
 pub use area::{AreaError, SharedArea};
-pub use event_channel::EventChannel;
 pub use mailbox::{Mailbox, PostedPrep};
 pub use packet::{Op, PROTOCOL};
-pub use socket::{Connection, Listener};

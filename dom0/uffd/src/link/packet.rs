@@ -2,13 +2,15 @@
 //! is `[kind, argument]` and has no reply.
 
 use crate::shell::Notice;
+use crate::shell::socket::PACKET_WORDS;
 
 /// Both sides must be of the same make: checked by [`Op::Info`].
 pub const PROTOCOL: u64 = 1;
 /// Pages of a batch at most.
 pub const MAX_BATCH: usize = 1024;
-/// Words of a packet at most: an op, and a prep (frame and buffer) for each page of a batch.
-pub const PACKET_WORDS: usize = 1 + 2 * MAX_BATCH;
+
+// An op, and a prep (frame and buffer) for each page of a batch.
+const _: () = assert!(1 + 2 * MAX_BATCH == PACKET_WORDS);
 
 macro_rules! numbered {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal,)* }) => {

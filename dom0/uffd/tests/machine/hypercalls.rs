@@ -4,8 +4,8 @@ use p2m_paging::{Errno, PAGE_SIZE};
 use xenpaging::embedded::CallError;
 use xenpaging::host::Departure;
 use xenpaging::link::mailbox::ENTRIES;
-use xenpaging::link::packet::PACKET_WORDS;
-use xenpaging::link::{Connection, Mailbox, Op, PostedPrep, SharedArea};
+use xenpaging::link::{Mailbox, Op, PostedPrep, SharedArea};
+use xenpaging::shell::socket::{Connection, PACKET_WORDS};
 use xenpaging::store::PageBuf;
 
 use super::{BUFFERS, PAGES, buffers, gfn, machine, pager, wait_for};

@@ -9,12 +9,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracing::level_filters::LevelFilter;
-use xenpaging::cli::{Exit, gfns, marks, one_line, say, swap_area};
+use xenpaging::accesses::Pattern;
+use xenpaging::cli::{Exit, gfns, marks, one_line, policy, swap_area};
 use xenpaging::core::policy::PolicyName;
-use xenpaging::host::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
-use xenpaging::host::workload::Pattern;
+use xenpaging::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::pager_main;
+use xenpaging::shell::console::say;
 use xenpaging::store::areas::AreaChoice;
 
 /// Runs a guest whose memory is paged by a second process, verifies every page, and says what happened.
@@ -40,7 +42,7 @@ struct Cli {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Which pages are visited.
-    #[arg(long, value_enum, default_value_t = Pattern::Zipf)]
+    #[arg(long, default_value = "zipf", value_parser = pattern())]
     workload: Pattern,
     /// Visits that change their page, in a hundred.
     #[arg(long, default_value_t = 50, value_name = "PERCENT",
@@ -56,7 +58,7 @@ struct Cli {
     #[arg(long, value_name = "FILE[:PRIORITY]", conflicts_with = "store", value_parser = swap_area)]
     swap: Vec<AreaChoice>,
     /// How the pager chooses which pages go out. [default: reuse]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = policy())]
     policy: Option<PolicyName>,
     /// The pager brings in only pages that are asked for.
     #[arg(long)]
@@ -97,6 +99,13 @@ struct Cli {
 /// They are the pager's, but wrong ones are to be refused before memory is filled.
 fn checked_marks(text: &str) -> Result<String, String> {
     marks(text).map(|_| text.to_owned())
+}
+
+/// A pattern, by name.
+fn pattern() -> impl TypedValueParser<Value = Pattern> {
+    let possible = |pattern: Pattern| PossibleValue::new(pattern.name()).help(pattern.about());
+    PossibleValuesParser::new(Pattern::ALL.map(possible))
+        .try_map(|name| Pattern::named(&name).ok_or_else(|| format!("'{name}' is no workload")))
 }
 
 fn main() -> ExitCode {

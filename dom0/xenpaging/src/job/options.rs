@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
 
+use crate::accesses::Pattern;
 use crate::core::policy::PolicyName;
-use crate::host::workload::Pattern;
 use crate::host::workload::fill::USUAL_PLACES;
 use crate::store::areas::AreaChoice;
 

@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use p2m_paging::paging::{Count, Counters};
 
 use super::options::Sizes;
-use crate::cli::complain;
 use crate::host::p2m::PageCounts;
+use crate::shell::console::complain;
 
 /// How often a line appears where there is no terminal to redraw it on.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);

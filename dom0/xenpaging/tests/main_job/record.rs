@@ -1,6 +1,6 @@
 //! Traces of a run.
 
-use xenpaging::trace::format::Trace;
+use xenpaging::accesses::Trace;
 
 use super::{run, run_until_paged};
 

@@ -9,9 +9,9 @@ use p2m_paging::platform::{P2m as _, Platform as _};
 use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
 
 use super::ledger::Ledger;
-use super::pattern::{Random, Spread};
+use crate::accesses::Recorder;
+use crate::accesses::pattern::{Random, Spread};
 use crate::host::Machine;
-use crate::trace::recorder::Recorder;
 
 /// Words changed by a write.
 const WORDS_CHANGED: usize = 4;

@@ -1,0 +1,109 @@
+//! What the core and its store say to each other: slots, what is known of a page that is to be written, and what became
+//! of it. Where slots lie, and how pages get there, is the store's business alone.
+
+/// One more than the highest slot: a slot's number has 28 bits, two of which values mean something else to the core. A
+/// pager holds a terabyte of pages at most.
+pub const SLOTS_END: u32 = (u32::MAX >> 4) - 1;
+
+/// A place for one page: in which area of the store ([`SlotRange`]), and where there, in one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+/// The slots of one area of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRange {
+    /// The lowest: a multiple of 64.
+    pub first: Slot,
+    /// How many.
+    pub slots: u32,
+    /// Higher ones are filled first; those of the same take turns.
+    pub priority: i32,
+}
+
+impl SlotRange {
+    /// A store that has one area, as large as need be.
+    pub const EVERYTHING: Self = Self {
+        first: Slot(0),
+        slots: SLOTS_END,
+        priority: 0,
+    };
+
+    /// One more than its highest slot.
+    pub const fn end(&self) -> u32 {
+        self.first.0 + self.slots
+    }
+
+    /// Whether a slot is one of these.
+    pub const fn contains(&self, slot: Slot) -> bool {
+        slot.0 >= self.first.0 && slot.0 < self.end()
+    }
+}
+
+/// Why one page could not be written, or is not to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No room for another page (ENOSPC, EDQUOT, EFBIG, or the limit of the store).
+    #[error("the store is full")]
+    Full,
+    /// The device or the file system refused; `errno` is Linux's.
+    #[error("input/output error {errno} on slot {}", slot.0)]
+    Io {
+        /// The slot.
+        slot: Slot,
+        /// Linux's number.
+        errno: i32,
+    },
+    /// The file ends before the end of the slot, or a write stopped short for good.
+    #[error("only {bytes} bytes of slot {}", slot.0)]
+    Short {
+        /// The slot.
+        slot: Slot,
+        /// How much of it was there.
+        bytes: usize,
+    },
+    /// The bytes are not those that were written.
+    #[error("checksum of slot {} is {found:#08x}, not {expected:#08x}", slot.0)]
+    Corrupt {
+        /// The slot.
+        slot: Slot,
+        /// As remembered from the write.
+        expected: u32,
+        /// As computed from what was read.
+        found: u32,
+    },
+    /// Nothing was ever written there, or it was freed.
+    #[error("slot {} holds no page", slot.0)]
+    Empty {
+        /// The slot.
+        slot: Slot,
+    },
+}
+
+/// What is known of a page that is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Like {
+    /// Nothing: it may be like any page that the store holds.
+    Any,
+    /// Its own slot holds what it once was. It may still be that.
+    Own,
+    /// This slot, not the one where it is to be written, holds what it once was or seems to be. Nobody writes there
+    /// meanwhile.
+    Slot(Slot),
+    /// It is like none: it is written.
+    Nothing,
+}
+
+/// What writing a page took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It is in its slot now.
+    Written,
+    /// It was in its slot already, or in that of [`Like::Slot`], byte for byte.
+    Unchanged,
+    /// It is all zeros. Its slot holds nothing.
+    Zeros,
+    /// It has not been written: it seems to be like what this slot holds, another than its own. Only said of what may be like
+    /// any page ([`Like::Any`], [`Like::Own`]), and by a store that looks.
+    SeemsLike(Slot),
+}

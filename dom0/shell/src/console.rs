@@ -1,0 +1,14 @@
+//! Lines for people.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// Prints a line. Who has stopped reading has read enough.
+pub fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints a line on standard error. Nobody may be listening there, and a pager that died of that would take pages with it.
+pub fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

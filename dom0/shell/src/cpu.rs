@@ -1,0 +1,10 @@
+//! Where threads run.
+
+/// Lets the calling thread run on one CPU only, if that can be had.
+pub fn pin_to(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(errno) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %errno, "faults are not handled on the CPU that was chosen");
+    }
+}
