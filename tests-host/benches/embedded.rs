@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use p2m_paging::{Gfn, PAGE_SIZE, VcpuId};
+use pager_shell::pin_to;
+use pager_uffd::host::guest_memory::GuestMemory;
+use pager_uffd::host::machine::{Machine, MachineOptions, usual_fault_cpu};
 use tests_host::floors::{self, Layout, Placement};
-use xenpaging::host::guest_memory::GuestMemory;
-use xenpaging::host::machine::{Machine, MachineOptions, usual_fault_cpu};
 use xenpaging::pager_main;
-use xenpaging::shell::pin_to;
 
 const PAGES: u64 = 16_384;
 const ROUNDS: usize = 7;

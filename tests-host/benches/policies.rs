@@ -5,8 +5,8 @@
 
 use std::time::Instant;
 
-use xenpaging::core::policy::{PART_PAGES, Policy, PolicyName, ScanPart, SweepOptions};
-use xenpaging::core::{Action, Actions, Config, Event, Pager};
+use pager_core::policy::{PART_PAGES, Policy, PolicyName, ScanPart, SweepOptions};
+use pager_core::{Action, Actions, Config, Event, Pager};
 
 /// Victims taken at a time, and how often.
 const BATCH: u64 = 512;

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use p2m_paging::PAGE_SIZE;
-use xenpaging::store::alike::Alike;
-use xenpaging::store::memory::MemoryStore;
-use xenpaging::store::pagefile::{Keep, Pagefile};
-use xenpaging::store::{Like, PageBuf, PageStore, Saved, Slot, StoreError, Write};
+use pager_store::alike::Alike;
+use pager_store::memory::MemoryStore;
+use pager_store::pagefile::{Keep, Pagefile};
+use pager_store::{Like, PageBuf, PageStore, Saved, Slot, StoreError, Write};
 
 /// 128 MiB.
 const PAGES: u32 = 1 << 15;

@@ -14,14 +14,14 @@ use std::thread;
 use std::time::Instant;
 
 use p2m_paging::{Gfn, PAGE_SIZE};
+use pager_uffd::host::frame_run::FrameRun;
+use pager_uffd::host::guest_memory::{CreateError, FrameError, GuestMemory};
+use pager_uffd::host::uffd::{
+    CopyError, CopyFlags, Fault, Modes, OpenError, Options, RangeError, ReadError, Userfaultfd,
+};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use thiserror::Error;
-use xenpaging::host::frame_run::FrameRun;
-use xenpaging::host::guest_memory::{CreateError, FrameError, GuestMemory};
-use xenpaging::host::uffd::{
-    CopyError, CopyFlags, Fault, Modes, OpenError, Options, RangeError, ReadError, Userfaultfd,
-};
 
 mod batch;
 mod pager;
@@ -168,7 +168,7 @@ pub fn relay(
     })
 }
 
-type Fill<'a> = &'a dyn Fn(xenpaging::host::uffd::Source<'_>) -> Result<(), FloorError>;
+type Fill<'a> = &'a dyn Fn(pager_uffd::host::uffd::Source<'_>) -> Result<(), FloorError>;
 
 fn measure(
     placement: Placement,
@@ -274,7 +274,7 @@ impl Store {
         &pages[place]
     }
 
-    fn page(&self, gfn: Gfn) -> xenpaging::host::uffd::Source<'_> {
+    fn page(&self, gfn: Gfn) -> pager_uffd::host::uffd::Source<'_> {
         self.bytes(gfn).as_slice().into()
     }
 }

@@ -12,12 +12,11 @@ use p2m_paging::ring::abi::{
     EntryFlags, MemPagingOp, PagingFlags, REASON_MEM_PAGING, RawEntry, RawPaging, RingHeader,
     SLOTS, VERSION,
 };
-
-use xenpaging::xen::abi::{
+use pager_xen::abi::{
     self, DomainInfoHead, Domctl, EvtchnBind, HvmParam, OneReservation, PhysInfoHead, PrivcmdDmOp,
     PrivcmdDmOpBuf, PrivcmdMmapBatch, SetMemType, Sysctl, VmEventOp,
 };
-use xenpaging::xen::xenstore::{Header, PAYLOAD_MAX, message};
+use pager_xen::xenstore::{Header, PAYLOAD_MAX, message};
 
 /// Name and number of everything that the headers fix.
 fn ours() -> BTreeMap<String, u64> {

@@ -45,7 +45,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::accesses::format::Trace;
+    use crate::format::Trace;
 
     #[test]
     fn what_several_threads_note_is_all_there() {

@@ -76,6 +76,7 @@
 //! the store; 7.9 bytes with all nodes. Where pages share slots 4 bytes more for each slot of a group of 4096. Beside that 8 bytes for each MRU page of a sweep, and buffers for
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 
+pub mod balance;
 mod config;
 mod drain;
 mod event;
@@ -85,7 +86,7 @@ mod inward;
 mod outward;
 mod pager;
 pub mod policy;
-pub(crate) mod read_ahead;
+pub mod read_ahead;
 mod requests;
 mod room;
 mod scan;

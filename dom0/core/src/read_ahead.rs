@@ -37,10 +37,13 @@ pub struct Judged {
 
 /// Pages to come in unasked: `pages` of them, from `first` on in steps of 1 or, `down`, of -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ahead {
-    pub(crate) first: u64,
-    pub(crate) pages: u64,
-    pub(crate) down: bool,
+pub struct Ahead {
+    /// The first to come in.
+    pub first: u64,
+    /// How many.
+    pub pages: u64,
+    /// Whether the others lie below it.
+    pub down: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +72,7 @@ struct Window {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct ReadAhead {
+pub struct ReadAhead {
     streams: Vec<Stream>,
     windows: Vec<Window>,
     /// The next window is the one after this, around.
@@ -84,7 +87,7 @@ pub(crate) struct ReadAhead {
 
 impl Ahead {
     /// Its pages, in order.
-    pub(crate) fn pages(self) -> impl Iterator<Item = u64> {
+    pub fn pages(self) -> impl Iterator<Item = u64> {
         (0..self.pages).filter_map(move |n| {
             if self.down {
                 self.first.checked_sub(n)
@@ -95,7 +98,7 @@ impl Ahead {
     }
 
     /// Which of its pages this is.
-    pub(crate) fn place(self, gfn: u64) -> Option<u64> {
+    pub fn place(self, gfn: u64) -> Option<u64> {
         let place = if self.down {
             self.first.checked_sub(gfn)
         } else {
@@ -107,7 +110,7 @@ impl Ahead {
 
 impl ReadAhead {
     /// Windows of so many pages at most; 0: no read-ahead.
-    pub(crate) fn new(max_window: u64) -> Self {
+    pub fn new(max_window: u64) -> Self {
         let max_window = max_window.min(MAX_WINDOW);
         Self {
             streams: Vec::with_capacity(STREAMS),
@@ -122,7 +125,7 @@ impl ReadAhead {
     }
 
     /// A page that is out is asked for; what is to come in with it.
-    pub(crate) fn fault(&mut self, gfn: Gfn) -> Option<Ahead> {
+    pub fn fault(&mut self, gfn: Gfn) -> Option<Ahead> {
         if self.max_window == 0 {
             return None;
         }
@@ -164,7 +167,7 @@ impl ReadAhead {
     }
 
     /// These are coming in with a fault: bit n of `which` for the nth page. They are to be judged.
-    pub(crate) fn brings(&mut self, ahead: Ahead, which: u64) {
+    pub fn brings(&mut self, ahead: Ahead, which: u64) {
         if which == 0 {
             return;
         }
@@ -193,12 +196,12 @@ impl ReadAhead {
     }
 
     /// A page goes out, or failed to come in, and nobody has seen it used.
-    pub(crate) fn wasted(&mut self, gfn: Gfn) {
+    pub fn wasted(&mut self, gfn: Gfn) {
         self.judge(gfn, false);
     }
 
     /// Accessed bits have been read and cleared.
-    pub(crate) fn scanned(&mut self, part: &ScanPart<'_>) {
+    pub fn scanned(&mut self, part: &ScanPart<'_>) {
         for window in 0..self.windows.len() {
             let Window {
                 ahead,
@@ -321,7 +324,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::policy::PART_PAGES;
+    use crate::policy::PART_PAGES;
 
     fn gfn(n: u64) -> Gfn {
         Gfn::new_truncate(n)

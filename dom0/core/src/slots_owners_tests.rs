@@ -8,7 +8,7 @@ use super::*;
 
 impl Slots {
     /// How many owners a slot has that is taken.
-    pub(in crate::core) fn owners(&self, slot: Slot) -> u64 {
+    pub(crate) fn owners(&self, slot: Slot) -> u64 {
         1 + u64::from(self.further.get(slot.0.into()).unwrap_or(0))
     }
 }

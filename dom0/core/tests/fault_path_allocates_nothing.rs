@@ -7,8 +7,8 @@ use std::cell::Cell;
 use p2m_paging::p2m::P2mType;
 use p2m_paging::ring::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Gfn, VcpuId};
-use xenpaging::core::policy::{PolicyName, SweepOptions};
-use xenpaging::core::{Action, Batch, Config, Event, Pager};
+use pager_core::policy::{PolicyName, SweepOptions};
+use pager_core::{Action, Batch, Config, Event, Pager};
 
 struct Counting;
 
@@ -37,7 +37,7 @@ static ALLOCATOR: Counting = Counting;
 const PAGES: u64 = 20_000;
 
 /// Feeds an event, and does at once and with success whatever comes out.
-fn feed(pager: &mut Pager, actions: &mut xenpaging::core::Actions, event: Event<'_>) -> u32 {
+fn feed(pager: &mut Pager, actions: &mut pager_core::Actions, event: Event<'_>) -> u32 {
     let mut waiting: [Option<Batch>; 16] = Default::default();
     let mut answers = 0;
     pager.handle(event, actions);

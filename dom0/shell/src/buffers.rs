@@ -1,9 +1,8 @@
 //! The memory that pages come in through.
 
 use p2m_paging::PAGE_SIZE;
-
-use crate::core::Pager;
-use crate::store::PageBuf;
+use pager_core::Pager;
+use pager_store::PageBuf;
 
 /// Buffers of one batch.
 #[derive(Debug)]

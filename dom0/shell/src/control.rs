@@ -9,16 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pager_core::{AreaFigures, DrainError};
+use pager_store::area::{self, Header};
+use pager_store::areas::{AreaChoice, Areas};
+use pager_store::{Slot, SlotRange};
 use rustix::io::Errno;
 use uuid::Uuid;
 use zerocopy::IntoBytes as _;
 
 use super::inbox::Inbox;
 use super::socket::{Connection, Listener, PACKET_WORDS, Received};
-use crate::core::{AreaFigures, DrainError};
-use crate::store::area::{self, Header};
-use crate::store::areas::{AreaChoice, Areas};
-use crate::store::{Slot, SlotRange};
 
 /// How long somebody who has connected may take to say what for.
 const PATIENCE: Duration = Duration::from_secs(1);

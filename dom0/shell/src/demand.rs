@@ -1,12 +1,12 @@
 //! The demand lane: pages that somebody waits for, read and prepped by the main thread itself.
 
 use p2m_paging::ring::SLOTS;
+use pager_core::Batch;
+use pager_store::PageStore;
 
 use super::buffers::BufferSet;
 use super::machine::Preps;
 use super::pages::{Scratch, load};
-use crate::core::Batch;
-use crate::store::PageStore;
 
 /// Demand batches, and pages of each: as many as the ring has slots.
 pub const REQUESTS: usize = SLOTS as usize;

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use p2m_paging::Gfn;
+use pager_core::Progress;
+use pager_store::Counts;
 
 use super::demand::REQUESTS;
-use crate::core::Progress;
-use crate::store::Counts;
 
 /// The longest time told apart: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
@@ -84,7 +84,7 @@ impl Figures {
         ]
     }
 
-    /// All of them in one line, as [`xenpaging status`](crate::status) reads it.
+    /// All of them in one line, as `xenpaging status` reads it.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for (name, _, value) in self.list() {

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bitflags::bitflags;
+use pager_core::{Batch, Scan};
 use parking_lot::Mutex;
 
 use super::control::{Asker, Request};
 use super::event_channel::EventChannel;
 use super::machine::Notice;
-use crate::core::{Batch, Scan};
 
 bitflags! {
     /// News. Each stands until it is taken; the same twice is once.

@@ -1,4 +1,4 @@
-//! The pager's hands: threads, descriptors and memory around the [core](crate::core), on whichever
+//! The pager's hands: threads, descriptors and memory around the [core](pager_core), on whichever
 //! [machine](Machine).
 //!
 //! | thread | blocks in | does |

@@ -9,11 +9,11 @@ use std::ops::RangeInclusive;
 
 use p2m_paging::Errno;
 use p2m_paging::ring::SharedPage;
+use pager_core::{Batch, Page, Scan};
+use pager_store::PageBuf;
 
 use super::buffers::BufferPlace;
 use super::event_channel::EventChannel;
-use crate::core::{Batch, Page, Scan};
-use crate::store::PageBuf;
 
 /// Why the machine as a whole fails, and not for one page: each kind of machine has its reasons.
 #[derive(Debug, thiserror::Error)]
@@ -99,16 +99,16 @@ pub trait Preps: Send {
 
 /// Calls on many pages, each of whose outcomes is set. An error as a whole is the machine's end.
 pub trait Calls: Send {
-    /// [`Step::Nominate`](crate::core::Step::Nominate).
+    /// [`Step::Nominate`](pager_core::Step::Nominate).
     fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
-    /// [`Step::Evict`](crate::core::Step::Evict).
+    /// [`Step::Evict`](pager_core::Step::Evict).
     fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
-    /// [`Step::Restore`](crate::core::Step::Restore): the main thread answers meanwhile.
+    /// [`Step::Restore`](pager_core::Step::Restore): the main thread answers meanwhile.
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
-    /// [`Step::Prep`](crate::core::Step::Prep), from the buffers of the set.
+    /// [`Step::Prep`](pager_core::Step::Prep), from the buffers of the set.
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError>;
 
     /// Reads and clears accessed bits. A scan that is not carried out is left as it came.

@@ -59,7 +59,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::shell::Figures;
+    use crate::Figures;
 
     fn ask(address: SocketAddr, request: &str) -> String {
         let mut client = TcpStream::connect(address).unwrap();

@@ -1,11 +1,11 @@
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;
+use pager_core::{Batch, Home, Page, PageError};
+use pager_store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 use super::buffers::BufferSet;
 use super::machine::Frames;
-use crate::core::{Batch, Home, Page, PageError};
-use crate::store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 /// Lists that the store is called with, kept for their memory.
 #[derive(Debug, Default)]

@@ -1,15 +1,16 @@
-//! The balancer's thread: facts about the host and its guests into the [balance](crate::balance), and what each guest may have
+//! The balancer's thread: facts about the host and its guests into the [balance](pager_core::balance), and what each guest may have
 //! in memory out of it, to be followed as any other target.
 
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use pager_core::balance::{Balance, Guest, Pressure};
+
 use super::figures::Figures;
 use super::inbox::Inbox;
 use super::machine::{FreeMemory, MachineError};
 use super::reporter::Board;
-use crate::balance::{Balance, Guest, Pressure};
 
 /// Time between two looks: long enough for a batch to go out.
 const LOOK: Duration = Duration::from_millis(250);

@@ -5,6 +5,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
+use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
+use pager_store::{Counts, PageStore};
 
 use super::console::complain;
 use super::control::{Change, Control};
@@ -16,8 +18,6 @@ use super::machine::{Bell, Calls};
 use super::reporter::Board;
 use super::start::{Beside, ShellError};
 use super::worker::Queues;
-use crate::core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
-use crate::store::{Counts, PageStore};
 
 /// Ticks from one count of how long faults take to the next.
 const QUANTILE_TICKS: u64 = 10;

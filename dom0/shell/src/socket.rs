@@ -244,7 +244,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::shell::EventChannel;
+    use crate::EventChannel;
 
     #[test]
     fn packets_arrive_whole_with_their_descriptors() {

@@ -7,6 +7,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use p2m_paging::ring::Back;
+use pager_accesses::Recorder;
+use pager_core::Pager;
+use pager_core::policy::Policy;
+use pager_store::PageStore;
+use pager_store::areas::Areas;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::{Handle, Signals};
@@ -25,11 +30,6 @@ use super::serve::Shell;
 use super::service::{Member, Service};
 use super::socket::Listener;
 use super::worker::{Caller, Queues, Storer};
-use crate::accesses::Recorder;
-use crate::core::Pager;
-use crate::core::policy::Policy;
-use crate::store::PageStore;
-use crate::store::areas::Areas;
 
 /// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;

@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
+use pager_accesses::Recorder;
+use pager_core::{Batch, Lane, Scan, Step};
+use pager_store::PageStore;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, News};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
-use crate::accesses::Recorder;
-use crate::core::{Batch, Lane, Scan, Step};
-use crate::store::PageStore;
 
 /// Something to be done by one of the threads.
 #[derive(Debug)]

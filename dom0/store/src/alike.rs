@@ -209,10 +209,10 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreError;
-    use crate::store::memory::MemoryStore;
-    use crate::store::pagefile::{Keep, Pagefile};
-    use crate::store::testing::{compares_and_spares_zeros, page, read, round_trips};
+    use crate::StoreError;
+    use crate::memory::MemoryStore;
+    use crate::pagefile::{Keep, Pagefile};
+    use crate::testing::{compares_and_spares_zeros, page, read, round_trips};
 
     fn store() -> Alike {
         Alike::new(Arc::new(MemoryStore::new()))

@@ -215,8 +215,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::Saved;
-    use crate::store::testing::{page, read, round_trips, write};
+    use crate::Saved;
+    use crate::testing::{page, read, round_trips, write};
     use p2m_paging::PAGE_SIZE;
 
     fn choice(dir: &Path, n: i32, pages: u64) -> AreaChoice {

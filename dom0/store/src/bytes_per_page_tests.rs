@@ -1,8 +1,8 @@
 //! What pager and store keep for each page, together.
 
-use crate::core::policy::{PolicyName, SweepOptions};
-use crate::core::sparse::SparseMap;
-use crate::core::{Action, Actions, Config, Event, Pager};
+use pager_core::policy::{PolicyName, SweepOptions};
+use pager_core::sparse::SparseMap;
+use pager_core::{Action, Actions, Config, Event, Pager};
 
 use super::checksums::Checksums;
 use super::{PageBuf, Slot};

@@ -29,7 +29,7 @@ pub struct FaultyStore<S> {
     plan: Mutex<Plan>,
     writes: AtomicU64,
     reads: AtomicU64,
-    held: Mutex<crate::core::sparse::SparseSet>,
+    held: Mutex<pager_core::sparse::SparseSet>,
 }
 
 impl<S: PageStore> FaultyStore<S> {
@@ -131,9 +131,9 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Saved;
-    use crate::store::memory::MemoryStore;
-    use crate::store::testing::{read, write};
+    use crate::Saved;
+    use crate::memory::MemoryStore;
+    use crate::testing::{read, write};
 
     #[test]
     fn each_fault_hits_the_page_it_is_meant_for() {

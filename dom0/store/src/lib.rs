@@ -1,7 +1,7 @@
 //! Where pages are kept while they are out (row B2).
 //!
 //! A store knows slots and bytes, nothing of guests: which page lies in which slot is the business
-//! of the [core](crate::core). What must hold: a page that was written without an error is read
+//! of the [core](pager_core). What must hold: a page that was written without an error is read
 //! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
 
 pub mod alike;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2m_paging::PAGE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use crate::core::store::{Like, SLOTS_END, Saved, Slot, SlotRange, StoreError};
+pub use pager_core::store::{Like, SLOTS_END, Saved, Slot, SlotRange, StoreError};
 
 /// The bytes of one page, aligned as a page.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -167,8 +167,8 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Like;
-    use crate::store::testing::{compares_and_spares_zeros, page, read, round_trips, write};
+    use crate::Like;
+    use crate::testing::{compares_and_spares_zeros, page, read, round_trips, write};
 
     #[test]
     fn pages_come_back_as_they_were_written() {

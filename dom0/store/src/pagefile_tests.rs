@@ -1,9 +1,7 @@
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
 use super::*;
-use crate::store::testing::{
-    compares_and_spares_zeros, page, read, round_trips, write, write_pages,
-};
+use crate::testing::{compares_and_spares_zeros, page, read, round_trips, write, write_pages};
 
 fn pagefile(keep: Keep) -> (tempfile::TempDir, Pagefile) {
     let dir = tempfile::tempdir().unwrap();

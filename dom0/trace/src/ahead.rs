@@ -1,9 +1,8 @@
 //! Ways to guess what comes in beside a page that is missed: the pager's own, and others to hold it against.
 
 use p2m_paging::Gfn;
-
-use crate::core::policy::ScanPart;
-use crate::core::read_ahead::{Ahead, ReadAhead};
+use pager_core::policy::ScanPart;
+use pager_core::read_ahead::{Ahead, ReadAhead};
 
 /// Pages that come in beside one that is missed, at most: what the pager's batches hold.
 const MOST: u64 = 7;

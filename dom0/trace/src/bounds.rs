@@ -4,7 +4,7 @@
 
 use std::collections::{BinaryHeap, HashMap};
 
-use crate::accesses::Trace;
+use pager_accesses::Trace;
 
 /// Evicts what is needed last: no policy does better, and none can know.
 pub fn belady(trace: &Trace, capacity: usize) -> u64 {

@@ -1,19 +1,30 @@
-//! `xenpaging trace …`
+//! The command line of `xenpaging-trace`.
 
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Subcommand, ValueEnum as _};
+use clap::{Parser, Subcommand, ValueEnum as _};
+use pager_accesses::Trace;
+use pager_accesses::format::TraceWriter;
+use pager_core::policy::PolicyName;
 
 use super::compare::{Column, Reader, Subject, geometric_mean};
 use super::generate::Synthetic;
 use super::{chart, lackey};
-use crate::accesses::Trace;
-use crate::accesses::format::TraceWriter;
-use crate::cli::Exit;
-use crate::core::policy::PolicyName;
-use crate::shell::console::say;
+
+/// Make traces of page accesses, and replay them against the policies.
+#[derive(Clone, Debug, PartialEq, Eq, Parser)]
+#[command(name = "xenpaging-trace", version, infer_long_args = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
 
 /// What to do with traces.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -105,8 +116,37 @@ fn policy() -> impl TypedValueParser<Value = PolicyName> {
     PossibleValuesParser::new(PolicyName::ALL.map(possible)).try_map(|name| named(&name))
 }
 
-/// Does it.
-pub fn run(command: &Command) -> Exit {
+/// Runs the program with these arguments, its name first. Bad input is one line on standard error that names it, and exit code 2;
+/// 1 says that what was asked for could not be done.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => run(&cli.command),
+        Err(error) if error.use_stderr() => {
+            eprintln!("xenpaging-trace: {}", one_line(&error));
+            ExitCode::from(2)
+        }
+        Err(help) => {
+            // Standard output may be closed; help that nobody reads is no failure.
+            let _ = help.print();
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Clap's message without what follows it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = message.split_whitespace().collect();
+    words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// Prints a line. Who has stopped reading has read enough.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn run(command: &Command) -> ExitCode {
     let done = match command {
         Command::Lackey { file, at_most } => reduce(file, *at_most),
         Command::Make { kind, file, seed } => make(*kind, file, *seed),
@@ -114,10 +154,10 @@ pub fn run(command: &Command) -> Exit {
         Command::Ahead(ahead) => ahead.run(),
     };
     match done {
-        Ok(()) => Exit::Done,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xenpaging trace: {error:#}");
-            Exit::Failed
+            eprintln!("xenpaging-trace: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

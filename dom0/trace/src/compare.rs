@@ -1,10 +1,11 @@
 //! Every policy on a trace, at several sizes of memory, beside what it can be held against.
 
+use pager_accesses::Trace;
+use pager_core::policy::{PolicyName, SweepOptions};
+
 use super::ahead::{Cluster, Guess, Leap, Nothing, Streams};
 use super::bounds::{Lru, belady, best_static};
 use super::replay::{Counts, Sight, replay};
-use crate::accesses::Trace;
-use crate::core::policy::{PolicyName, SweepOptions};
 
 /// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.
 pub const SCANS_A_TURN: u64 = 8;
@@ -194,7 +195,7 @@ pub fn geometric_mean(ratios: impl Iterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::generate::Synthetic;
+    use crate::generate::Synthetic;
 
     fn subject(kind: Synthetic, accesses: usize) -> Subject {
         let mut trace = kind.trace(1);

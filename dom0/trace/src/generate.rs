@@ -1,9 +1,8 @@
 //! Traces that are made up: the textbook's cases, the same on every machine.
 
 use clap::ValueEnum;
-
-use crate::accesses::Trace;
-use crate::accesses::pattern::{Pattern, Random, Spread};
+use pager_accesses::Trace;
+use pager_accesses::pattern::{Pattern, Random, Spread};
 
 /// Pages of a made-up trace.
 const PAGES: u32 = 8192;

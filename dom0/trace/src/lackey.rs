@@ -12,8 +12,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead};
 
 use p2m_paging::PAGE_SIZE;
-
-use crate::accesses::format::TraceWriter;
+use pager_accesses::format::TraceWriter;
 
 /// See the [module](self).
 pub const WINDOW: u32 = 32;
@@ -117,8 +116,9 @@ impl Reducer {
 
 #[cfg(test)]
 mod tests {
+    use pager_accesses::Trace;
+
     use super::*;
-    use crate::accesses::Trace;
 
     fn reduced(lines: &str) -> Vec<u32> {
         let file = tempfile::NamedTempFile::new().unwrap();

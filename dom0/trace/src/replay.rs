@@ -2,10 +2,10 @@
 //! so many pages.
 
 use p2m_paging::Gfn;
+use pager_accesses::Trace;
+use pager_core::policy::{PART_PAGES, Policy, ScanPart};
 
 use super::ahead::Guess;
-use crate::accesses::Trace;
-use crate::core::policy::{PART_PAGES, Policy, ScanPart};
 
 /// What a policy is told beside page-ins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::mem::offset_of;
 use std::ops::RangeInclusive;
 
 use p2m_paging::ring::SharedPage;
+use pager_shell::{Attached, GuestInfo, Machine, MachineError};
 use rustix::io::Errno;
 use rustix::mm::ProtFlags;
 
@@ -19,7 +20,6 @@ use super::memory::stable_pages;
 use super::privcmd::{ForeignFrames, Privcmd};
 use super::watch::DomainWatch;
 use super::xenstore::{StatusNode, Xenstore};
-use crate::shell::{Attached, GuestInfo, Machine, MachineError};
 
 /// The first frame above 4 GiB: below it there is a hole for devices, so that a guest of any size may
 /// have memory above.

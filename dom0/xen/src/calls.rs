@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use p2m_paging::ring::abi::MemPagingOp;
 use p2m_paging::{Errno, Gfn};
+use pager_core::policy::PART_PAGES;
+use pager_core::{Batch, Page, PageError, Scan};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError, Preps};
+use pager_store::PageBuf;
 use rustix::mm::ProtFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -13,10 +17,6 @@ use super::error::XenError;
 use super::memory::stable_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
-use crate::core::policy::PART_PAGES;
-use crate::core::{Batch, Page, PageError, Scan};
-use crate::shell::{BufferPlace, Calls, Frames, MachineError, Preps};
-use crate::store::PageBuf;
 
 /// How often Xen is made to ask for a page before it counts as not to be restored, and how long to
 /// wait in between: the main thread answers meanwhile.

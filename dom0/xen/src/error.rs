@@ -1,10 +1,10 @@
 //! Why Xen is not to be had, or refuses.
 
+use pager_shell::MachineError;
 use rustix::io::Errno;
 
 use super::domctl::KNOWN_INTERFACES;
 use super::xenstore::StoreError;
-use crate::shell::MachineError;
 
 /// What went wrong with Xen as a whole.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use pager_shell::{Bell, EventChannel};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -11,7 +12,6 @@ use zerocopy::IntoBytes as _;
 use super::abi::{EVTCHN_BIND_INTERDOMAIN, EVTCHN_NOTIFY, EvtchnBind};
 use super::error::{XenError, device};
 use super::privcmd::ioctl;
-use crate::shell::{Bell, EventChannel};
 
 const DEVICE: &str = "/dev/xen/evtchn";
 

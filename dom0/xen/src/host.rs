@@ -1,5 +1,6 @@
 //! What Xen says of the host as a whole.
 
+use pager_shell::{FreeMemory, MachineError};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -7,7 +8,6 @@ use super::abi::{PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
 use super::domctl::KNOWN_INTERFACES;
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
-use crate::shell::{FreeMemory, MachineError};
 
 /// A way to ask for the host's free memory that stays open. The control interface that it takes (sysctl) has a version of its
 /// own, which is found out by asking.

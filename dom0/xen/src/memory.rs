@@ -5,12 +5,12 @@ use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use p2m_paging::PAGE_SIZE;
+use pager_store::PageBuf;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::error::{XenError, device};
-use crate::store::PageBuf;
 
 /// Maps the kernel's pages for that, which neither move nor leave.
 const DEVICE: &str = "/dev/xen/hypercall";

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
+use pager_store::PageBuf;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
@@ -20,7 +21,6 @@ use super::abi::{
 };
 use super::error::{XenError, device};
 use super::memory::stable_pages;
-use crate::store::PageBuf;
 
 const DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
+use pager_shell::{Notice, Watch};
 
 use super::domctl::Interface;
 use super::privcmd::Privcmd;
 use super::xenstore::{StoreError, Xenstore};
-use crate::shell::{Notice, Watch};
 
 /// How often Xen is asked how large the domain is, and whether it still lives.
 const LOOK: Duration = Duration::from_millis(100);

@@ -23,15 +23,14 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
+use pager_core::Config;
+use pager_core::balance::Marks;
+use pager_core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
+use pager_shell::console::complain;
+use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
 
-use crate::balance::Marks;
-use crate::core::Config;
-use crate::core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
 use crate::job::parse_size;
-use crate::shell::console::complain;
-use crate::store::areas::AreaChoice;
-use crate::trace;
 
 /// What a guest is worth if nothing is said of it.
 const USUAL_SHARE: u32 = 100;
@@ -178,7 +177,7 @@ pub struct Cli {
     pub keep_pagefile: bool,
 
     /// Take down in this file which pages accessed bits show to be used, scan after scan, for
-    /// `xenpaging trace replay`.
+    /// `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
@@ -209,10 +208,6 @@ pub struct GuestChoice {
 /// What else the program does.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Make traces of page accesses, and replay them against the policies.
-    #[command(subcommand)]
-    Trace(trace::cli::Command),
-
     /// Make a file or a block device a swap area. What was in it is lost.
     Mkswap {
         /// The file or device.

@@ -6,16 +6,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use pager_accesses::Recorder;
+use pager_core::policy::PolicyName;
+use pager_shell::console;
 use tracing::level_filters::LevelFilter;
 
-use crate::accesses::Recorder;
 use crate::cli::{Cli, Command, Exit};
-use crate::core::policy::PolicyName;
 use crate::pagers::Pagers;
-use crate::shell::console;
 use crate::status;
 use crate::swaps;
-use crate::trace;
 
 /// Name of the program, and what the embedded host is executed as to be it.
 pub const NAME: &str = "xenpaging";
@@ -33,7 +32,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Swaps { pager, files }) => return swaps::show(pager, files).into(),
         Some(Command::Swapon { pager, area }) => return swaps::on(pager, area).into(),
         Some(Command::Swapoff { pager, file }) => return swaps::off(pager, file).into(),
-        Some(Command::Trace(command)) => return trace::cli::run(command).into(),
         None => {}
     }
     let started = recorder(&cli)

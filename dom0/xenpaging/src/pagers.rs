@@ -8,23 +8,23 @@ use std::thread;
 
 use anyhow::Context as _;
 use p2m_paging::PAGE_SIZE;
+use pager_accesses::Recorder;
+use pager_core::Pager;
+use pager_core::balance::{Balance, Tax};
+use pager_core::policy::{PolicyName, eligible_pages};
+use pager_shell::harden::{drop_privileges, protect_memory};
+use pager_shell::pressure::{self, HostMemory, Tenant};
+use pager_shell::{Machine, Options, Ready, Service, ShellError, metrics};
+use pager_store::PageStore;
+use pager_store::alike::Alike;
+use pager_store::areas::Areas;
+use pager_store::memory::MemoryStore;
+use pager_store::pagefile::{Keep, Pagefile};
+use pager_uffd::embedded::EmbeddedMachine;
+use pager_xen::{Domain, Host, calls_made};
 
-use crate::accesses::Recorder;
-use crate::balance::{Balance, Tax};
 use crate::cli::{Cli, Exit, domain_name, embedded_name};
-use crate::core::Pager;
-use crate::core::policy::{PolicyName, eligible_pages};
-use crate::embedded::EmbeddedMachine;
 use crate::pager_main::complain;
-use crate::shell::harden::{drop_privileges, protect_memory};
-use crate::shell::pressure::{self, HostMemory, Tenant};
-use crate::shell::{Machine, Options, Ready, Service, ShellError, metrics};
-use crate::store::PageStore;
-use crate::store::alike::Alike;
-use crate::store::areas::Areas;
-use crate::store::memory::MemoryStore;
-use crate::store::pagefile::{Keep, Pagefile};
-use crate::xen::{Domain, Host, calls_made};
 
 /// Room for the calls of a thread that serves, or balances: all of it is locked in memory.
 const STACK_BYTES: usize = 512 << 10;

@@ -1,8 +1,8 @@
 //! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
 
-use crate::shell::console::say;
-use crate::xen::XenError;
-use crate::xen::xenstore::{StoreError, Xenstore, status_path};
+use pager_shell::console::say;
+use pager_xen::XenError;
+use pager_xen::xenstore::{StoreError, Xenstore, status_path};
 
 /// Prints a line for each domain that has a pager, or for the one asked for.
 pub fn print(domain: Option<u16>) -> Result<(), XenError> {

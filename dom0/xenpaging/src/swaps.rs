@@ -5,13 +5,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
+use pager_shell::console::say;
+use pager_shell::control::{LIST, OFF, ON, packet, text};
+use pager_shell::socket::{Connection, PACKET_WORDS};
+use pager_store::area::{self, Header};
+use pager_store::areas::AreaChoice;
 
 use crate::cli::{Exit, PagerOf};
-use crate::shell::console::say;
-use crate::shell::control::{LIST, OFF, ON, packet, text};
-use crate::shell::socket::{Connection, PACKET_WORDS};
-use crate::store::area::{self, Header};
-use crate::store::areas::AreaChoice;
 
 /// Makes a swap area.
 pub(crate) fn make(path: &Path, bytes: Option<u64>) -> Exit {

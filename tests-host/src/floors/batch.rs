@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use p2m_paging::{Gfn, PAGE_SIZE};
-use xenpaging::host::frame_run::FrameRun;
-use xenpaging::host::guest_memory::GuestMemory;
-use xenpaging::host::uffd::{CopyFlags, Modes, Options, Userfaultfd};
+use pager_uffd::host::frame_run::FrameRun;
+use pager_uffd::host::guest_memory::GuestMemory;
+use pager_uffd::host::uffd::{CopyFlags, Modes, Options, Userfaultfd};
 
 use super::{FloorError, Placement, elapsed_ns, percentiles, pin};
 

@@ -11,12 +11,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use p2m_paging::Gfn;
+use pager_uffd::host::guest_memory::{GuestFile, GuestMemory};
+use pager_uffd::host::uffd::Source;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use xenpaging::host::guest_memory::{GuestFile, GuestMemory};
-use xenpaging::host::uffd::Source;
 
 use super::{FloorError, Placement, Store, pin};
 

@@ -1,7 +1,7 @@
 //! The store's areas: one is drained, and comes back, while pages lie in it.
 
-use xenpaging::core::{DrainError, Event};
-use xenpaging::store::{Slot, SlotRange};
+use pager_core::{DrainError, Event};
+use pager_store::{Slot, SlotRange};
 
 use super::agenda::Happening;
 use super::pager::{News, Process};

@@ -3,7 +3,7 @@
 use p2m_paging::p2m::table::State;
 use p2m_paging::platform::Entry;
 use p2m_paging::{P2mType, VcpuId};
-use xenpaging::core::Home;
+use pager_core::Home;
 
 use super::guest::{Want, vcpu_id};
 use super::pager::News;

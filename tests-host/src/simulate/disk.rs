@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use fastrand::Rng;
-use xenpaging::store::{Like, Outcome, Saved, Slot, StoreError};
+use pager_store::{Like, Outcome, Saved, Slot, StoreError};
 
 use super::scenario::{Knob, Scenario};
 use crate::machine::{Page, SECTORS};

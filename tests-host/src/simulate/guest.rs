@@ -4,7 +4,7 @@ use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
 use p2m_paging::{Gfn, Mfn, VcpuId};
-use xenpaging::core::Home;
+use pager_core::Home;
 
 use super::agenda::Happening;
 use super::scenario::Knob;

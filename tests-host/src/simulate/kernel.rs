@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use p2m_paging::Gfn;
 use p2m_paging::p2m::Access;
-use xenpaging::store::{Saved, StoreError};
+use pager_store::{Saved, StoreError};
 
 use super::guest::{Touched, vcpu_id};
 use super::scenario::{Knob, Scenario};

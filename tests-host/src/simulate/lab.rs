@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use p2m_paging::pause::VcpuCell;
-use xenpaging::core::Home;
-use xenpaging::store::Slot;
+use pager_core::Home;
+use pager_store::Slot;
 
 use super::pager::News;
 use super::scenario::{Knob, Scenario};

@@ -9,9 +9,9 @@ use p2m_paging::paging::RingState;
 use p2m_paging::ring::abi::{RawEntry, RingHeader};
 use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response, SLOTS};
 use p2m_paging::{Gfn, Mfn, VcpuId};
-use xenpaging::core::policy::{PolicyName, SweepOptions};
-use xenpaging::core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
-use xenpaging::store::SlotRange;
+use pager_core::policy::{PolicyName, SweepOptions};
+use pager_core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
+use pager_store::SlotRange;
 
 use super::agenda::{Happening, WORKERS};
 use super::areas::{Stands, areas, drained};

@@ -3,8 +3,8 @@
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::table::State;
 use p2m_paging::{Errno, Mfn, VcpuId};
-use xenpaging::core::{Home, Lane, PageError, Step};
-use xenpaging::store::StoreError;
+use pager_core::{Home, Lane, PageError, Step};
+use pager_store::StoreError;
 
 use super::agenda::Happening;
 use super::pager::Running;
@@ -64,7 +64,7 @@ impl World<'_> {
     }
 
     fn pages_of(&self, running: &Running, range: std::ops::Range<usize>) -> Vec<usize> {
-        let page = |page: &xenpaging::core::Page| self.page(page.gfn()).expect("the guest's");
+        let page = |page: &pager_core::Page| self.page(page.gfn()).expect("the guest's");
         running.batch.pages()[range].iter().map(page).collect()
     }
 

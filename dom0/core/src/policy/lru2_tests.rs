@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::policy::PART_PAGES;
+use crate::policy::PART_PAGES;
 
 const PAGES: u64 = 12;
 

@@ -6,7 +6,7 @@
 
 use p2m_paging::Gfn;
 
-use crate::core::sparse::SparseSet;
+use crate::sparse::SparseSet;
 
 /// About 13 seconds.
 const LIMIT_TICKS: u32 = 128;

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use bitvec::vec::BitVec;
 use p2m_paging::Gfn;
 
-use crate::core::sparse::{SparseMap, SparseSet};
+use crate::sparse::{SparseMap, SparseSet};
 
 /// Pages in a leaf.
 pub(super) const LEAF_PAGES: usize = 1 << LEAF_BITS;

@@ -14,7 +14,7 @@ use p2m_paging::Gfn;
 
 use super::Policy;
 use super::patience::Patience;
-use crate::core::sparse::SparseSet;
+use crate::sparse::SparseSet;
 
 /// Pages that came in last and do not go out (64 MiB).
 pub const DEFAULT_MRU_PAGES: usize = 16_384;

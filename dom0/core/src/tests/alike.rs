@@ -4,7 +4,7 @@ use p2m_paging::Gfn;
 
 use super::areas::{drained, guest, held, range, target};
 use super::sim::{Entry, Sim};
-use crate::core::Event;
+use crate::Event;
 use crate::store::SlotRange;
 
 /// A guest of 100 pages with three different contents, in turn.

@@ -4,8 +4,8 @@ use p2m_paging::Gfn;
 
 use super::cases::step;
 use super::sim::{Entry, Sim};
-use crate::core::{Batch, Config, DrainError, Event, Page, PageError, Report, Step};
 use crate::store::{Slot, SlotRange, StoreError};
+use crate::{Batch, Config, DrainError, Event, Page, PageError, Report, Step};
 
 pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
     SlotRange {

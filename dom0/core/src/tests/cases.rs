@@ -5,8 +5,8 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Gfn, VcpuId};
 
 use super::sim::{Entry, Sim};
-use crate::core::policy::{PolicyName, SweepOptions};
-use crate::core::{Action, Actions, Config, Event, Pager, Step};
+use crate::policy::{PolicyName, SweepOptions};
+use crate::{Action, Actions, Config, Event, Pager, Step};
 
 /// A guest of so many pages with nothing out.
 pub(super) fn guest(pages: usize) -> Sim {

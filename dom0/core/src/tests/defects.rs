@@ -5,9 +5,9 @@ use p2m_paging::ring::abi::PagingFlags;
 
 use super::cases::{guest, paged, request, run};
 use super::sim::Entry;
-use crate::core::policy::{Sweep, SweepOptions};
-use crate::core::{Config, Event, Home, Pager, Report};
+use crate::policy::{Sweep, SweepOptions};
 use crate::store::Slot;
+use crate::{Config, Event, Home, Pager, Report};
 
 /// The C pager takes gfn > max_pages for out of range, which lets max_pages itself through to the
 /// table behind it.

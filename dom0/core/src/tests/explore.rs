@@ -7,7 +7,7 @@
 
 use super::areas::range;
 use super::sim::{Entry, Sim};
-use crate::core::{Config, Event};
+use crate::{Config, Event};
 
 /// Choices in a row, after which all that is under way ends.
 const DEPTH: usize = 3;

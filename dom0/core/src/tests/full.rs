@@ -2,7 +2,7 @@
 
 use super::cases::guest;
 use super::sim::Entry;
-use crate::core::{Event, Report};
+use crate::{Event, Report};
 
 #[test]
 fn c7_a_full_store_takes_the_slots_of_copies_first() {

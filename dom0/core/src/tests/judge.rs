@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use p2m_paging::Gfn;
 
-use crate::core::policy::{Policy, Sweep, SweepOptions};
+use crate::policy::{Policy, Sweep, SweepOptions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Where {

@@ -4,9 +4,9 @@
 use p2m_paging::ring::abi::PagingFlags;
 
 use super::cases::request;
-use crate::core::policy::{PART_PAGES, PolicyName, SweepOptions};
-use crate::core::{Action, Actions, Config, Event, Lane, Page, Pager, Scan, Step};
+use crate::policy::{PART_PAGES, PolicyName, SweepOptions};
 use crate::store::{Slot, SlotRange};
+use crate::{Action, Actions, Config, Event, Lane, Page, Pager, Scan, Step};
 
 const PAGES: usize = 4096;
 

@@ -5,7 +5,7 @@ use p2m_paging::ring::abi::{PagingFlags, Request};
 
 use super::cases::{guest, one_step, paged, request, step};
 use super::sim::{Entry, Sim};
-use crate::core::{Config, Event, Step};
+use crate::{Config, Event, Step};
 
 #[test]
 fn a_page_wanted_back_on_its_way_out_is_answered_at_once() {

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::areas::range;
 use super::sim::{Entry, Sim};
-use crate::core::{Config, Event};
 use crate::store::{Slot, SlotRange};
+use crate::{Config, Event};
 
 const PAGES: usize = 24;
 const VCPUS: usize = 12;
@@ -125,7 +125,7 @@ fn apply(sim: &mut Sim, op: Op) {
 fn check_home(sim: &Sim) {
     for (n, entry) in sim.entries.iter().enumerate() {
         let left = sim.reports.iter().any(
-            |report| matches!(report, crate::core::Report::StaysNominated { gfn, .. } if gfn.get() == n as u64),
+            |report| matches!(report, crate::Report::StaysNominated { gfn, .. } if gfn.get() == n as u64),
         );
         assert!(
             matches!(entry, Entry::Ram(_) | Entry::Gone)

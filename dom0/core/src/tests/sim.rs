@@ -9,11 +9,11 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::judge::Judge;
-use crate::core::{
+use crate::store::{Like, Saved, Slot, SlotRange, StoreError};
+use crate::{
     Action, Actions, Batch, Config, DrainError, Event, Home, Page, PageError, Pager, Report, Step,
     Summary,
 };
-use crate::store::{Like, Saved, Slot, SlotRange, StoreError};
 
 /// What the hypervisor knows of a gfn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

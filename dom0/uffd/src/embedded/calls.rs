@@ -1,15 +1,15 @@
 //! The caller's calls to the embedded host, and the storer's view of its guest.
 
 use p2m_paging::Errno;
+use pager_core::{Page, PageError, Scan};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError};
+use pager_store::PageBuf;
 use zerocopy::IntoBytes as _;
 
 use super::hypercalls::{CallError, Hypercalls};
-use crate::core::{Page, PageError, Scan};
 use crate::host::frame_run::runs;
 use crate::host::guest_memory::{FrameError, GuestFile};
 use crate::link::Op;
-use crate::shell::{BufferPlace, Calls, Frames, MachineError};
-use crate::store::PageBuf;
 
 /// The socket.
 pub(super) struct SocketCalls(pub(super) Hypercalls);

@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use p2m_paging::{Errno, Gfn};
+use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
+use pager_shell::{EventChannel, MachineError};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
 use crate::link::area::AreaError;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
-use crate::shell::socket::{ConnectError, Connection, PACKET_WORDS};
-use crate::shell::{EventChannel, MachineError};
 
 /// Why a call as a whole failed.
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,13 @@ mod hypercalls;
 mod posted;
 
 use p2m_paging::{Gfn, PAGE_SIZE};
+use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
+use pager_shell::{Attached, Bell, EventChannel, GuestInfo, Machine, MachineError, Notice, Watch};
 use rustix::io::Errno;
 
 pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
 
 use crate::link::{Mailbox, Op, SharedArea, packet};
-use crate::shell::socket::{ConnectError, Connection, PACKET_WORDS};
-use crate::shell::{Attached, Bell, EventChannel, GuestInfo, Machine, MachineError, Notice, Watch};
 
 /// A host that has been reached.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! Preps of the demand lane, posted to the machine in shared memory: see [`crate::link::mailbox`].
 
 use p2m_paging::Errno;
+use pager_core::{Batch, Page, PageError};
+use pager_shell::{BufferPlace, Preps, REQUESTS};
 
-use crate::core::{Batch, Page, PageError};
 use crate::link::mailbox::{ENTRIES, Mailbox, PostedPrep};
-use crate::shell::{BufferPlace, Preps, REQUESTS};
 
 // Each buffer of the lane has a mailbox entry of its own, so there is always one free.
 const _: () = assert!(REQUESTS * REQUESTS <= ENTRIES);

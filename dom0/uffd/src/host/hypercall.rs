@@ -8,13 +8,13 @@ use p2m_paging::paging::{
     DomainFacts, EvictError, Job, NominateError, PrepJob, RestoreError, UsesError,
 };
 use p2m_paging::{Errno, Gfn};
+use pager_shell::socket::{Connection, Listener, PACKET_WORDS, Received};
 
 use super::machine::{Departure, Machine};
 use super::p2m::BufferClaim;
 use super::prep;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
-use crate::shell::socket::{Connection, Listener, PACKET_WORDS, Received};
 
 /// The embedded host's guest as row A10 looks at it: nothing speaks against paging it.
 const FACTS: DomainFacts = DomainFacts {

@@ -19,6 +19,8 @@ use p2m_paging::fault::Mapper;
 use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, P2mType, Paging, VcpuId};
+use pager_shell::socket::{ConnectError, Connection, Listener};
+use pager_shell::{EventChannel, Notice, pin_to};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -29,8 +31,6 @@ use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
 use crate::link::area::AreaError;
 use crate::link::packet::notice_words;
 use crate::link::{Mailbox, SharedArea};
-use crate::shell::socket::{ConnectError, Connection, Listener};
-use crate::shell::{EventChannel, Notice, pin_to};
 
 /// What kind of machine.
 #[derive(Clone, Debug)]

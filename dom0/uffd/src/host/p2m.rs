@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::platform::{Broken, Platform};
 use p2m_paging::{Gfn, P2mType, VcpuId};
+use pager_shell::EventChannel;
 use parking_lot::Mutex;
 use rustix::thread::futex;
 
@@ -30,7 +31,6 @@ use super::frame_run::{FrameRun, runs};
 use super::guest_memory::GuestMemory;
 use super::uffd::{CopyError, CopyFlags, Userfaultfd, Wake};
 use crate::link::SharedArea;
-use crate::shell::EventChannel;
 
 mod locked;
 mod table;

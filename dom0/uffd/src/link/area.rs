@@ -10,11 +10,10 @@ use std::sync::atomic::AtomicU64;
 
 use p2m_paging::PAGE_SIZE;
 use p2m_paging::ring::SharedPage;
+use pager_store::PageBuf;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-
-use crate::store::PageBuf;
 
 const PAGE_WORDS: usize = PAGE_SIZE / size_of::<AtomicU64>();
 const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);

@@ -1,8 +1,8 @@
 //! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
 //! is `[kind, argument]` and has no reply.
 
-use crate::shell::Notice;
-use crate::shell::socket::PACKET_WORDS;
+use pager_shell::Notice;
+use pager_shell::socket::PACKET_WORDS;
 
 /// Both sides must be of the same make: checked by [`Op::Info`].
 pub const PROTOCOL: u64 = 1;

@@ -1,12 +1,12 @@
 //! The machine's side of the socket and the mailbox.
 
 use p2m_paging::{Errno, PAGE_SIZE};
-use xenpaging::embedded::CallError;
-use xenpaging::host::Departure;
-use xenpaging::link::mailbox::ENTRIES;
-use xenpaging::link::{Mailbox, Op, PostedPrep, SharedArea};
-use xenpaging::shell::socket::{Connection, PACKET_WORDS};
-use xenpaging::store::PageBuf;
+use pager_shell::socket::{Connection, PACKET_WORDS};
+use pager_store::PageBuf;
+use pager_uffd::embedded::CallError;
+use pager_uffd::host::Departure;
+use pager_uffd::link::mailbox::ENTRIES;
+use pager_uffd::link::{Mailbox, Op, PostedPrep, SharedArea};
 
 use super::{BUFFERS, PAGES, buffers, gfn, machine, pager, wait_for};
 

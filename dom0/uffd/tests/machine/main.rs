@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use p2m_paging::{Errno, Gfn, PAGE_SIZE};
-use xenpaging::embedded::{Handles, Hypercalls};
-use xenpaging::host::guest_memory::GuestMemory;
-use xenpaging::host::{Machine, MachineOptions};
-use xenpaging::link::{Op, SharedArea};
-use xenpaging::store::PageBuf;
+use pager_store::PageBuf;
+use pager_uffd::embedded::{Handles, Hypercalls};
+use pager_uffd::host::guest_memory::GuestMemory;
+use pager_uffd::host::{Machine, MachineOptions};
+use pager_uffd::link::{Op, SharedArea};
 
 const PAGES: u64 = 64;
 const BUFFERS: usize = 4;

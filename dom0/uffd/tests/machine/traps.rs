@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use p2m_paging::paging::{Caller, Count};
 use p2m_paging::{PAGE_SIZE, VcpuId};
-use xenpaging::host::Machine;
-use xenpaging::link::Op;
-use xenpaging::store::PageBuf;
+use pager_store::PageBuf;
+use pager_uffd::host::Machine;
+use pager_uffd::link::Op;
 
 use super::{gfn, machine, pager, wait_for};
 

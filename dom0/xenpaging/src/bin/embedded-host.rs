@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use pager_accesses::Pattern;
+use pager_core::policy::PolicyName;
+use pager_shell::console::say;
+use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
-use xenpaging::accesses::Pattern;
 use xenpaging::cli::{Exit, gfns, marks, one_line, policy, swap_area};
-use xenpaging::core::policy::PolicyName;
 use xenpaging::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::pager_main;
-use xenpaging::shell::console::say;
-use xenpaging::store::areas::AreaChoice;
 
 /// Runs a guest whose memory is paged by a second process, verifies every page, and says what happened.
 ///
@@ -85,7 +85,7 @@ struct Cli {
     /// Leave it to the scheduler where faults are handled.
     #[arg(long)]
     no_pin: bool,
-    /// Take down every visit in this file, for `xenpaging trace replay`.
+    /// Take down every visit in this file, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// The pager takes down in this file which pages it sees used.

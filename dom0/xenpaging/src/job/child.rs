@@ -121,7 +121,7 @@ impl Drop for PagerProcess {
 /// A quarter of what is to be resident, down to a power of two, and not more than usual: in a small
 /// guest the usual number would leave no victims.
 fn mru_pages(sizes: Sizes) -> u64 {
-    let usual = crate::core::policy::DEFAULT_MRU_PAGES as u64;
+    let usual = pager_core::policy::DEFAULT_MRU_PAGES as u64;
     let quarter = sizes.target / 4;
     quarter.checked_ilog2().map_or(1, |log| 1 << log).min(usual)
 }

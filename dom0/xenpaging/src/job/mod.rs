@@ -18,20 +18,22 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use p2m_paging::platform::{P2m as _, Platform as _};
 use p2m_paging::{Gfn, VcpuId};
+use pager_accesses::Recorder;
+use pager_accesses::pattern::Spread;
+use pager_uffd::host::guest_memory::{CreateError, GuestMemory};
+use pager_uffd::host::machine::{
+    Departure, Machine, MachineError, MachineOptions, usual_fault_cpu,
+};
+use pager_uffd::host::uffd::{OpenError, Options, Userfaultfd};
+use pager_uffd::host::workload::fill::{self, FillError};
+use pager_uffd::host::workload::{Course, Ledger, Vcpu, VcpuFigures};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub use child::{ChildError, PagerCommand};
 pub use options::{JobOptions, SizeError, Sizes, StoreChoice, parse_size};
 pub use report::{Fate, Report};
 
-use crate::accesses::Recorder;
-use crate::accesses::pattern::Spread;
 use crate::cli::Exit;
-use crate::host::guest_memory::{CreateError, GuestMemory};
-use crate::host::machine::{Departure, Machine, MachineError, MachineOptions, usual_fault_cpu};
-use crate::host::uffd::{OpenError, Options, Userfaultfd};
-use crate::host::workload::fill::{self, FillError};
-use crate::host::workload::{Course, Ledger, Vcpu, VcpuFigures};
 use child::PagerProcess;
 use report::Phases;
 use watch::Line;

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
-
-use crate::accesses::Pattern;
-use crate::core::policy::PolicyName;
-use crate::host::workload::fill::USUAL_PLACES;
-use crate::store::areas::AreaChoice;
+use pager_accesses::Pattern;
+use pager_core::policy::PolicyName;
+use pager_store::areas::AreaChoice;
+use pager_uffd::host::workload::fill::USUAL_PLACES;
 
 /// More threads than a guest of any use has vcpus.
 const MAX_VCPUS: u32 = 1024;

@@ -7,9 +7,9 @@ use std::{fmt, io};
 use hdrhistogram::Histogram;
 use p2m_paging::PAGE_SIZE;
 use p2m_paging::paging::{Count, Counters};
+use pager_uffd::host::workload::ledger::Audit;
 
 use super::options::Sizes;
-use crate::host::workload::ledger::Audit;
 
 /// How it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

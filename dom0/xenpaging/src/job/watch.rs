@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use p2m_paging::paging::{Count, Counters};
+use pager_shell::console::complain;
+use pager_uffd::host::p2m::PageCounts;
 
 use super::options::Sizes;
-use crate::host::p2m::PageCounts;
-use crate::shell::console::complain;
 
 /// How often a line appears where there is no terminal to redraw it on.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);

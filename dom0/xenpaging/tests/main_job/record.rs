@@ -1,6 +1,6 @@
 //! Traces of a run.
 
-use xenpaging::accesses::Trace;
+use pager_accesses::Trace;
 
 use super::{run, run_until_paged};
 

@@ -208,7 +208,7 @@ const fn state_number(number: usize) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::policy::states::NONE;
+    use crate::policy::states::NONE;
 
     #[test]
     fn every_state_is_one_thing() {

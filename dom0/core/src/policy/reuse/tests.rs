@@ -1,5 +1,5 @@
 use super::*;
-use crate::core::policy::PART_PAGES;
+use crate::policy::PART_PAGES;
 
 fn gfn(n: u64) -> Gfn {
     Gfn::new_truncate(n)

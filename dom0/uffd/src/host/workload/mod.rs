@@ -1,7 +1,7 @@
 //! What the guest does: vcpus that read and write pages and know what each must contain.
 //!
 //! Before the machine starts, its memory is [filled](fill) from files and every page's checksum is
-//! noted in the [ledger], outside the guest. Each [vcpu] then visits pages after a [pattern](crate::accesses::pattern): it
+//! noted in the [ledger], outside the guest. Each [vcpu] then visits pages after a [pattern](pager_accesses::pattern): it
 //! touches the page (which faults if it is out), checks its checksum, and often changes it.
 
 pub mod fill;

@@ -7,10 +7,10 @@ use hdrhistogram::Histogram;
 use p2m_paging::paging::{Caller, DropError};
 use p2m_paging::platform::{P2m as _, Platform as _};
 use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
+use pager_accesses::Recorder;
+use pager_accesses::pattern::{Random, Spread};
 
 use super::ledger::Ledger;
-use crate::accesses::Recorder;
-use crate::accesses::pattern::{Random, Spread};
 use crate::host::Machine;
 
 /// Words changed by a write.

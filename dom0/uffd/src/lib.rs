@@ -1,0 +1,11 @@
+//! A host with a guest of its own, whose memory is real and paged through userfaultfd.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`host`] | the machine: the guest's memory and vcpus, and the hypervisor half of paging |
+//! | [`embedded`] | the pager's end: that machine behind the shell's seam |
+//! | [`link`] | what both ends share |
+
+pub mod embedded;
+pub mod host;
+pub mod link;
