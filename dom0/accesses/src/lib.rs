@@ -1,4 +1,4 @@
-//! Accesses to a guest's pages: made up after a [pattern], and kept as a [trace](format).
+//! Accesses to a guest's pages: made up after a [pattern], and kept as a [trace](mod@format).
 
 pub mod format;
 pub mod pattern;

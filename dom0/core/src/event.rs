@@ -47,10 +47,8 @@ pub enum Action {
     Scan(Scan),
     /// Put this answer on the ring. One notification after all answers of a call is enough.
     Respond(Response),
-    /// The slot's contents are not needed any more ([`PageStore::free`]). To be done before any
+    /// The slot's contents are not needed any more (`PageStore::free`). To be done before any
     /// later [`Action::Run`], which may write the same slot.
-    ///
-    /// [`PageStore::free`]: crate::store::PageStore::free
     Free(Slot),
     /// After [`Event::Drain`]: the area is empty and will not be used again, or stays. Not said if the pager finishes
     /// before.
