@@ -20,6 +20,8 @@ pub const HVM_OP: u64 = 34;
 pub const SYSCTL: u64 = 35;
 /// `__HYPERVISOR_domctl`.
 pub const DOMCTL: u64 = 36;
+/// Control interfaces whose parts used here are laid out alike: Xen 4.17, 4.18, 4.19 and 4.20, 4.21 and 4.22.
+pub const KNOWN_INTERFACES: [u32; 4] = [0x15, 0x16, 0x17, 0x18];
 
 /// `XENMEM_decrease_reservation`.
 pub const DECREASE_RESERVATION: u64 = 1;

@@ -6,13 +6,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::abi::{
     DOMCTL, DOMINF_DYING, DOMINF_HVM_GUEST, DomainInfoHead, Domctl, GET_DOMAIN_INFO,
-    VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_PAGING, VmEventOp, XEN_VERSION,
+    KNOWN_INTERFACES, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_PAGING, VmEventOp,
+    XEN_VERSION,
 };
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
-
-/// Interfaces whose parts used here are laid out alike: Xen 4.17, 4.18, 4.19 and 4.20, 4.21 and 4.22.
-pub(super) const KNOWN_INTERFACES: [u32; 4] = [0x15, 0x16, 0x17, 0x18];
 
 /// The interface of the running Xen.
 #[derive(Clone, Copy, Debug)]

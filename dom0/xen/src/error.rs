@@ -3,7 +3,7 @@
 use pager_shell::MachineError;
 use rustix::io::Errno;
 
-use super::domctl::KNOWN_INTERFACES;
+use super::abi::KNOWN_INTERFACES;
 use super::xenstore::StoreError;
 
 /// What went wrong with Xen as a whole.

@@ -4,8 +4,7 @@ use pager_shell::{FreeMemory, MachineError};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::abi::{PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
-use super::domctl::KNOWN_INTERFACES;
+use super::abi::{KNOWN_INTERFACES, PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
 
