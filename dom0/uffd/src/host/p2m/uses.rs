@@ -25,6 +25,7 @@ const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 /// Stretches taken in one call.
 const REGIONS: usize = 64;
 /// Gfns of one [`Uses`].
+#[expect(clippy::cast_possible_truncation, reason = "a word has 64 bits")]
 const WORD_GFNS: usize = USES_GFNS as usize;
 
 /// `struct pm_scan_arg`.
