@@ -1,0 +1,124 @@
+//! What is explored: who takes part and how much of everything there is.
+
+/// A bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub(crate) name: &'static str,
+    /// Pages of the guest, at most [`MOST_GFNS`](crate::machine::MOST_GFNS).
+    pub(crate) gfns: usize,
+    /// Ring slots that are there to be used; the others are taken by requests that nobody answers.
+    pub(crate) slots: usize,
+    /// Vcpus that use memory.
+    pub(crate) vcpus: usize,
+    /// How many of them write too.
+    pub(crate) writers: usize,
+    /// Another domain maps pages.
+    pub(crate) foreign: bool,
+    /// How often the pager is replaced.
+    pub(crate) replaced: u8,
+    /// The guest gives its last page away and gets it back.
+    pub(crate) drops: bool,
+    /// The pager asks for empty frames and fills them through a mapping.
+    pub(crate) empty: bool,
+    /// The pager brings back pages that nobody has asked for.
+    pub(crate) prefetch: bool,
+    /// CPUs remember translations.
+    pub(crate) tlb: bool,
+    /// The pager publishes more answers than there were questions.
+    pub(crate) hostile: bool,
+    /// Others get their turn after each lock too, not only before.
+    pub(crate) fine: bool,
+    /// What is wrong with the platform.
+    pub(crate) defect: Option<Defect>,
+}
+
+/// What can be wrong with a platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// A flush that is owed is lost.
+    FlushLost,
+    /// Who takes the pager's event looks at the ring a bounded number of times, and not again.
+    BoundedLooks,
+}
+
+/// Two vcpus, two pages and a pager, on a ring with two slots.
+pub(crate) const SMALL: Config = Config {
+    name: "two vcpus, two pages",
+    gfns: 2,
+    slots: 2,
+    vcpus: 2,
+    writers: 1,
+    foreign: false,
+    replaced: 0,
+    drops: false,
+    empty: false,
+    prefetch: false,
+    tlb: false,
+    hostile: false,
+    fine: false,
+    defect: None,
+};
+
+/// One page, and everybody who can want it.
+const ONE: Config = Config {
+    name: "one page",
+    gfns: 1,
+    ..SMALL
+};
+
+/// What every run of the tests explores.
+pub(crate) const ALL: [Config; 9] = [
+    Config {
+        name: "one page, every point of a switch",
+        fine: true,
+        writers: 2,
+        prefetch: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, remembered translations",
+        tlb: true,
+        writers: 2,
+        ..ONE
+    },
+    Config {
+        name: "one page, another domain maps it",
+        foreign: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, filled through a mapping",
+        foreign: true,
+        empty: true,
+        vcpus: 1,
+        ..ONE
+    },
+    Config {
+        name: "one page, a hostile index",
+        hostile: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, the pager is replaced",
+        replaced: 1,
+        ..ONE
+    },
+    Config {
+        name: "one page, given away",
+        drops: true,
+        ..ONE
+    },
+    Config {
+        name: "two pages, one slot",
+        slots: 1,
+        writers: 0,
+        ..SMALL
+    },
+    Config {
+        name: "three pages, one vcpu",
+        gfns: 3,
+        vcpus: 1,
+        writers: 0,
+        ..SMALL
+    },
+];

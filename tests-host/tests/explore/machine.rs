@@ -1,0 +1,421 @@
+//! The platform of the model: frames with contents, a p2m, translations that CPUs remember.
+//!
+//! It has no heap memory and no counter that only grows, so that a state that comes again is found to
+//! be the same. A breach of the seam's rules is noted, not panicked about: the search says how it came
+//! about.
+
+use std::cell::{Cell, RefCell};
+
+use lock_api::{GuardSend, RawMutex};
+use p2m_paging::p2m::P2mType;
+use p2m_paging::platform::{
+    AllocError, Contents, Demand, Entry, FrameFacts, P2m, Platform, TakeError,
+};
+use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
+
+use crate::config::{Config, Defect};
+use crate::fiber::pause;
+
+pub(crate) const MOST_GFNS: usize = 3;
+pub(crate) const VCPUS: usize = 2;
+/// Pages behind the guest's own, whose requests occupy slots.
+pub(crate) const IDLE_GFNS: usize = 8;
+pub(crate) const FRAMES: usize = MOST_GFNS;
+
+/// The contents of a frame that nobody owns.
+const SCRUBBED: u8 = 0;
+
+/// What page `gfn` contains after an even or odd number of writes.
+pub(crate) fn contents(gfn: usize, odd: bool) -> u8 {
+    u8::try_from(2 * gfn + 2).expect("few pages") + u8::from(odd)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Free,
+    /// Allocated, not installed yet.
+    Fresh,
+    Mapped(u8),
+    /// Taken out; whether that has been flushed since.
+    Taken { flushed: bool },
+    /// Given up by the domain; somebody else still uses it.
+    Lingering,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FrameRecord {
+    pub(crate) contents: u8,
+    pub(crate) references: u8,
+    pub(crate) place: Place,
+}
+
+/// A translation that a CPU remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Translation {
+    pub(crate) frame: u8,
+    pub(crate) writable: bool,
+}
+
+/// Everything behind the p2m lock, and what the vcpus' CPUs have.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Core {
+    pub(crate) entries: [(P2mType, Option<u8>); MOST_GFNS + IDLE_GFNS],
+    pub(crate) frames: [FrameRecord; FRAMES],
+    pub(crate) tlb: [[Option<Translation>; MOST_GFNS]; VCPUS],
+    /// Pauses less unpauses.
+    pub(crate) stopped: [i8; VCPUS],
+    pub(crate) paged_pages: i8,
+    owed: bool,
+    locked: bool,
+    /// The pager has been sent an event.
+    pub(crate) notified: bool,
+    /// The crate wants to be called again.
+    pub(crate) deferred: bool,
+}
+
+pub(crate) struct Machine {
+    pub(crate) core: RefCell<Core>,
+    pub(crate) breach: Cell<Option<&'static str>>,
+    config: Config,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Machine")
+    }
+}
+
+/// A frame that is in no p2m entry. Dropped, it is free at once.
+#[derive(Debug)]
+pub(crate) struct Frame<'a> {
+    machine: &'a Machine,
+    frame: u8,
+}
+
+impl Frame<'_> {
+    fn into_number(self) -> u8 {
+        let frame = self.frame;
+        std::mem::forget(self);
+        frame
+    }
+}
+
+impl Drop for Frame<'_> {
+    fn drop(&mut self) {
+        self.machine.put(self.frame);
+    }
+}
+
+fn mfn(frame: u8) -> Mfn {
+    Mfn::try_new(frame.into()).expect("a small number")
+}
+
+fn index(mfn: Mfn) -> usize {
+    usize::try_from(mfn.get()).expect("a frame of this machine")
+}
+
+fn number(index: usize) -> u8 {
+    u8::try_from(index).expect("a small machine")
+}
+
+impl Machine {
+    pub(crate) fn new(config: Config) -> Self {
+        let absent = FrameRecord {
+            contents: SCRUBBED,
+            references: 0,
+            place: Place::Free,
+        };
+        let mut core = Core {
+            entries: [(P2mType::Invalid, None); MOST_GFNS + IDLE_GFNS],
+            frames: [absent; FRAMES],
+            tlb: [[None; MOST_GFNS]; VCPUS],
+            stopped: [0; VCPUS],
+            paged_pages: IDLE_GFNS as i8,
+            owed: false,
+            locked: false,
+            notified: false,
+            deferred: false,
+        };
+        for gfn in 0..config.gfns {
+            core.entries[gfn] = (P2mType::RamRw, Some(number(gfn)));
+            core.frames[gfn] = FrameRecord {
+                contents: contents(gfn, false),
+                references: 1,
+                place: Place::Mapped(number(gfn)),
+            };
+        }
+        core.entries[MOST_GFNS..].fill((P2mType::RamPaged, None));
+        Self {
+            core: RefCell::new(core),
+            breach: Cell::new(None),
+            config,
+        }
+    }
+
+    /// Notes what must not be; the first one counts.
+    pub(crate) fn breach(&self, what: &'static str) {
+        if self.breach.get().is_none() {
+            self.breach.set(Some(what));
+        }
+    }
+
+    pub(crate) fn require(&self, holds: bool, otherwise: &'static str) {
+        if !holds {
+            self.breach(otherwise);
+        }
+    }
+
+    /// Nobody has locked anything while others have their turn.
+    fn turn(&self) {
+        self.require(!self.core.borrow().locked, "others wait for the p2m lock");
+        pause();
+    }
+
+    /// One user less; the last one frees it.
+    pub(crate) fn put(&self, frame: u8) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let record = &mut core.frames[usize::from(frame)];
+        record.references = record.references.saturating_sub(1);
+        if record.references > 0 {
+            if !matches!(record.place, Place::Mapped(_)) {
+                record.place = Place::Lingering;
+            }
+            return;
+        }
+        let remembered = core.tlb.iter().flatten().flatten();
+        let reachable = remembered.clone().any(|t| t.frame == frame);
+        *record = FrameRecord {
+            contents: SCRUBBED,
+            references: 0,
+            place: Place::Free,
+        };
+        if reachable {
+            self.breach("a frame is freed that a CPU can still reach");
+        }
+    }
+
+    /// A free frame, with these contents.
+    pub(crate) fn take_free(&self, contents: u8, place: Place) -> Option<u8> {
+        let mut core = self.core.borrow_mut();
+        let free = core.frames.iter().take(self.config.gfns);
+        let free = free.clone().position(|f| f.place == Place::Free)?;
+        core.frames[free] = FrameRecord {
+            contents,
+            references: 1,
+            place,
+        };
+        Some(number(free))
+    }
+}
+
+impl Platform for Machine {
+    type P2m<'a> = Locked<'a>;
+    type Buffer = u8;
+    type RingLock = RingLock;
+
+    fn lock_p2m(&self) -> Locked<'_> {
+        self.turn();
+        self.core.borrow_mut().locked = true;
+        Locked(self)
+    }
+
+    fn pause_vcpu(&self, vcpu: VcpuId) {
+        self.core.borrow_mut().stopped[vcpu.index()] += 1;
+    }
+
+    fn wait_is_over(&self, vcpu: VcpuId, _gfn: Gfn) {
+        let stopped = self.core.borrow().stopped[vcpu.index()] > 0;
+        self.require(stopped, "a vcpu runs before its wait is over");
+    }
+
+    fn unpause_vcpu(&self, vcpu: VcpuId) {
+        self.turn();
+        let mut core = self.core.borrow_mut();
+        core.stopped[vcpu.index()] -= 1;
+        self.require(core.stopped[vcpu.index()] >= 0, "unpaused without a pause");
+    }
+
+    fn notify_pager(&self) {
+        self.turn();
+        self.core.borrow_mut().notified = true;
+    }
+}
+
+/// The locked p2m.
+pub(crate) struct Locked<'a>(&'a Machine);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let mut core = self.0.core.borrow_mut();
+        core.locked = false;
+        self.0.require(!core.owed, "the p2m is unlocked with a flush owed");
+        drop(core);
+        if self.0.config.fine {
+            pause();
+        }
+    }
+}
+
+impl Locked<'_> {
+    pub(crate) fn entry(&self, gfn: usize) -> (P2mType, Option<u8>) {
+        self.0.core.borrow().entries[gfn]
+    }
+
+    /// The guest gives ordinary memory back.
+    pub(crate) fn remove_ram(&mut self, gfn: usize) {
+        let entry = self.entry(gfn);
+        if let (P2mType::RamRw, Some(frame)) = entry {
+            self.0.core.borrow_mut().entries[gfn] = (P2mType::Invalid, None);
+            self.flush();
+            self.0.core.borrow_mut().frames[usize::from(frame)].place = Place::Lingering;
+            self.0.put(frame);
+        }
+    }
+}
+
+fn place_of(gfn: Gfn) -> usize {
+    usize::try_from(gfn.get()).expect("a gfn of this machine")
+}
+
+impl<'a> P2m for Locked<'a> {
+    type Frame = Frame<'a>;
+    type Buffer = u8;
+
+    fn get(&self, gfn: Gfn) -> Entry {
+        let (p2mt, frame) = self.entry(place_of(gfn));
+        Entry {
+            p2mt,
+            mfn: frame.map(mfn),
+        }
+    }
+
+    fn facts(&self, mfn: Mfn) -> FrameFacts {
+        FrameFacts {
+            mmio: false,
+            references: self.0.core.borrow().frames[index(mfn)].references.into(),
+            typed: 0,
+        }
+    }
+
+    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+        let mut core = self.0.core.borrow_mut();
+        let entry = &mut core.entries[place_of(gfn)];
+        let less = entry.0.is_pageable();
+        entry.0 = to;
+        core.owed |= less;
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        gfn: Gfn,
+        mfn: Mfn,
+        to: P2mType,
+        demand: Demand,
+    ) -> Result<Frame<'a>, TakeError> {
+        let references = self.facts(mfn).references;
+        if demand == Demand::SoleOwner && references > 1 {
+            return Err(TakeError::InUse {
+                references,
+                typed: 0,
+            });
+        }
+        let mut core = self.0.core.borrow_mut();
+        core.entries[place_of(gfn)] = (to, None);
+        core.frames[index(mfn)].place = Place::Taken { flushed: false };
+        core.owed = true;
+        Ok(Frame {
+            machine: self.0,
+            frame: number(index(mfn)),
+        })
+    }
+
+    fn alloc(&mut self, contents: Contents<'_, u8>) -> Result<Frame<'a>, AllocError> {
+        let contents = match contents {
+            Contents::Zero => SCRUBBED,
+            Contents::From(contents) => *contents,
+        };
+        let frame = self.0.take_free(contents, Place::Fresh);
+        let frame = frame.ok_or(AllocError::NoMemory)?;
+        Ok(Frame {
+            machine: self.0,
+            frame,
+        })
+    }
+
+    fn install(&mut self, gfn: Gfn, frame: Frame<'a>, to: P2mType) -> Result<Mfn, Errno> {
+        let frame = frame.into_number();
+        let mut core = self.0.core.borrow_mut();
+        let free = core.entries[place_of(gfn)].1.is_none();
+        self.0.require(free, "a gfn gets a second frame");
+        core.entries[place_of(gfn)] = (to, Some(frame));
+        core.frames[usize::from(frame)].place = Place::Mapped(number(place_of(gfn)));
+        Ok(mfn(frame))
+    }
+
+    fn restore_m2p(&mut self, _mfn: Mfn, _gfn: Gfn) {}
+
+    fn home_type(&self) -> P2mType {
+        P2mType::RamRw
+    }
+
+    fn flush(&mut self) {
+        let mut core = self.0.core.borrow_mut();
+        core.owed = false;
+        if self.0.config.defect == Some(Defect::FlushLost) {
+            return;
+        }
+        core.tlb = [[None; MOST_GFNS]; VCPUS];
+        for frame in &mut core.frames {
+            if let Place::Taken { flushed } = &mut frame.place {
+                *flushed = true;
+            }
+        }
+    }
+
+    fn free(&mut self, frames: impl Iterator<Item = Frame<'a>>) {
+        frames.for_each(drop);
+    }
+
+    fn count_out(&mut self) {
+        self.0.core.borrow_mut().paged_pages += 1;
+    }
+
+    fn count_in(&mut self) {
+        self.0.core.borrow_mut().paged_pages -= 1;
+    }
+}
+
+/// The ring lock: nobody holds it when others have their turn, so nobody ever waits for it.
+#[derive(Debug)]
+pub(crate) struct RingLock(Cell<bool>);
+
+thread_local! {
+    /// As [`Config::fine`], for the lock, which has no place for it.
+    pub(crate) static FINE: Cell<bool> = const { Cell::new(false) };
+}
+
+#[allow(unsafe_code)]
+// SAFETY: one thread has it, and it stands for a lock only while no other operation runs.
+unsafe impl RawMutex for RingLock {
+    #[allow(clippy::declare_interior_mutable_const)] // That is what the trait asks for.
+    const INIT: Self = Self(Cell::new(false));
+    type GuardMarker = GuardSend;
+
+    fn lock(&self) {
+        pause();
+        assert!(!self.0.replace(true), "the ring lock is held");
+    }
+
+    fn try_lock(&self) -> bool {
+        !self.0.replace(true)
+    }
+
+    unsafe fn unlock(&self) {
+        self.0.set(false);
+        if FINE.get() {
+            pause();
+        }
+    }
+}

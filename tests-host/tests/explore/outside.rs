@@ -1,0 +1,82 @@
+//! What is outside of the crate and of the machine: the pager, the other domain, what vcpus are about.
+
+use p2m_paging::ring::Request;
+
+use crate::machine::{MOST_GFNS, VCPUS};
+
+/// Requests that the pager has taken and not answered.
+pub(crate) const TAKEN: usize = 8;
+
+/// What the pager knows of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Known {
+    Nothing,
+    /// Nominated, and copied since.
+    Copied(u8),
+    /// Evicted: this is all that there is of it.
+    Out(u8),
+}
+
+/// What the pager has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Todo {
+    pub(crate) gfn: u64,
+    pub(crate) vcpu: u32,
+    pub(crate) flags: u32,
+    pub(crate) p2mt: u8,
+    pub(crate) paging: u32,
+}
+
+impl From<Request> for Todo {
+    fn from(r: Request) -> Self {
+        Self {
+            gfn: r.gfn.get(),
+            vcpu: r.vcpu.0,
+            flags: r.flags.bits(),
+            p2mt: r.p2mt.raw(),
+            paging: r.paging.bits(),
+        }
+    }
+}
+
+/// A mapping of the other domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mapping {
+    pub(crate) gfn: u8,
+    pub(crate) frame: u8,
+    pub(crate) writer: bool,
+}
+
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Outside {
+    /// Whether each page has been written an odd number of times.
+    pub(crate) truth: [bool; MOST_GFNS],
+    /// The access that a vcpu has begun and not made: the page, and whether it writes.
+    pub(crate) pending: [Option<(u8, bool)>; VCPUS],
+    /// Its last fault came to nothing because there is no pager.
+    pub(crate) stalled: [bool; VCPUS],
+    pub(crate) attached: bool,
+    pub(crate) replaced: u8,
+    pub(crate) known: [Known; MOST_GFNS],
+    pub(crate) todo: [Option<Todo>; TAKEN],
+    /// Requests taken, and answers given, on this ring.
+    pub(crate) mapping: Option<Mapping>,
+    /// The pager's index is wrong.
+    pub(crate) poked: bool,
+}
+
+impl Outside {
+    pub(crate) fn new() -> Self {
+        Self {
+            truth: [false; MOST_GFNS],
+            pending: [None; VCPUS],
+            stalled: [false; VCPUS],
+            attached: true,
+            replaced: 0,
+            known: [Known::Nothing; MOST_GFNS],
+            todo: [None; TAKEN],
+            mapping: None,
+            poked: false,
+        }
+    }
+}
