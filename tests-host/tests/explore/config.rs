@@ -67,45 +67,47 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const ALL: [Config; 9] = [
+pub(crate) const SHORT: [Config; 8] = [
     Config {
-        name: "one page, every point of a switch",
-        fine: true,
-        writers: 2,
-        prefetch: true,
-        ..ONE
-    },
-    Config {
-        name: "one page, remembered translations",
-        tlb: true,
-        writers: 2,
-        ..ONE
-    },
-    Config {
-        name: "one page, another domain maps it",
-        foreign: true,
-        ..ONE
-    },
-    Config {
-        name: "one page, filled through a mapping",
-        foreign: true,
-        empty: true,
+        name: "three pages, one vcpu",
+        gfns: 3,
         vcpus: 1,
+        writers: 0,
+        ..SMALL
+    },
+    Config {
+        name: "one page, two vcpus",
         ..ONE
     },
     Config {
         name: "one page, a hostile index",
+        vcpus: 1,
         hostile: true,
         ..ONE
     },
     Config {
         name: "one page, the pager is replaced",
+        vcpus: 1,
         replaced: 1,
         ..ONE
     },
     Config {
         name: "one page, given away",
+        vcpus: 1,
         drops: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, another domain maps it",
+        vcpus: 1,
+        writers: 1,
+        foreign: true,
+        empty: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, remembered translations",
+        tlb: true,
         ..ONE
     },
     Config {
@@ -114,11 +116,40 @@ pub(crate) const ALL: [Config; 9] = [
         writers: 0,
         ..SMALL
     },
+];
+
+/// What is explored by hand: minutes to hours.
+pub(crate) const LONG: [Config; 6] = [
     Config {
-        name: "three pages, one vcpu",
-        gfns: 3,
-        vcpus: 1,
-        writers: 0,
+        name: "long: two pages, two vcpus",
+        ..SMALL
+    },
+    Config {
+        name: "long: every point of a switch",
+        fine: true,
+        writers: 2,
+        prefetch: true,
+        ..ONE
+    },
+    Config {
+        name: "long: another domain maps it",
+        foreign: true,
+        ..ONE
+    },
+    Config {
+        name: "long: the pager is replaced",
+        replaced: 2,
+        ..ONE
+    },
+    Config {
+        name: "long: given away",
+        drops: true,
+        ..ONE
+    },
+    Config {
+        name: "long: eight slots",
+        slots: 8,
+        writers: 2,
         ..SMALL
     },
 ];

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 
+use crate::ops::TOO_MANY;
 use crate::world::{Act, Stage};
 
 /// Words of an entry that paging uses, and where entries begin in the page, in words of 32 bits.
@@ -125,18 +126,22 @@ fn ring(stage: &Stage, line: Line, hasher: &mut Lanes) {
         let ahead = event.wrapping_sub(prod);
         hasher.write_u64(if ahead <= 2 * SLOTS { ahead.into() } else { 0 });
     }
-    for position in 0..req_prod.wrapping_sub(line.rsp_cons).min(SLOTS) {
-        let slot = (line.rsp_cons.wrapping_add(position) % SLOTS) as usize;
-        let entry = HEADER + slot * ENTRY_SIZE;
-        for word in entry..entry + ENTRY_WORDS {
-            hasher.write_u64(page.peek(word).into());
-        }
-    }
-    // Where the pager is: what it has not taken.
+    let poked = stage.world.outside.borrow().poked;
+    let answered = rsp_prod.wrapping_sub(if poked { TOO_MANY } else { 0 });
+    // A pager that is about to begin has taken nothing.
     let back = stage.world.back.borrow();
-    if let Some(back) = &*back {
-        hasher.write_u64(back.unanswered().into());
-        hasher.write_u64(back.has_request().into());
+    let unanswered = back.as_ref().map_or(0, |back| back.unanswered());
+    let taken = answered.wrapping_add(unanswered);
+    hasher.write_u64(unanswered.into());
+    // Answers to be consumed and requests to be taken; what stands elsewhere nobody will look at.
+    for (from, to) in [(line.rsp_cons, answered), (taken, req_prod)] {
+        for position in 0..to.wrapping_sub(from).min(SLOTS) {
+            let slot = (from.wrapping_add(position) % SLOTS) as usize;
+            let entry = HEADER + slot * ENTRY_SIZE;
+            for word in entry..entry + ENTRY_WORDS {
+                hasher.write_u64(page.peek(word).into());
+            }
+        }
     }
 }
 

@@ -18,19 +18,31 @@ mod outside;
 mod search;
 mod world;
 
-use config::ALL;
+use config::{Config, LONG, SHORT};
 use search::explore;
 
-/// Within every bound that a run of the tests has time for; `MODEL_ONLY` names a part of one.
-#[test]
-fn within_small_bounds() {
+/// `MODEL_ONLY` names a part of a bound, to explore that one.
+fn all(bounds: &[Config]) -> usize {
     let only = std::env::var("MODEL_ONLY").unwrap_or_default();
     let mut states = 0;
-    for config in ALL.into_iter().filter(|c| c.name.contains(&only)) {
-        match explore(config) {
+    for config in bounds.iter().filter(|c| c.name.contains(&only)) {
+        match explore(*config) {
             Ok(explored) => states += explored.states,
             Err(violation) => panic!("{}: {violation}", config.name),
         }
     }
     println!("{states} states in all");
+    states
+}
+
+#[test]
+fn within_small_bounds() {
+    all(&SHORT);
+}
+
+/// Minutes to hours: `cargo test --release -p tests-host --test explore -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes to hours"]
+fn within_large_bounds() {
+    all(&LONG);
 }

@@ -147,9 +147,6 @@ impl Search {
                 });
             }
             from += 1;
-            if from % 50_000 == 0 {
-                eprintln!("{from} of {} depth {}", self.nodes.len(), self.way(from).len());
-            }
         }
         Ok(())
     }
