@@ -67,7 +67,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 8] = [
+pub(crate) const SHORT: [Config; 9] = [
     Config {
         name: "three pages, one vcpu",
         gfns: 3,
@@ -87,6 +87,13 @@ pub(crate) const SHORT: [Config; 8] = [
     },
     Config {
         name: "one page, the pager is replaced",
+        vcpus: 1,
+        writers: 0,
+        replaced: 1,
+        ..ONE
+    },
+    Config {
+        name: "one page, written without a pager",
         vcpus: 1,
         replaced: 1,
         ..ONE

@@ -98,8 +98,11 @@ impl Keys {
             let digits = self.text[at..].bytes().take_while(u8::is_ascii_digit).count();
             self.text[at..at + digits].parse().ok()
         };
+        let first = number("first: Some(v");
+        let none = self.text.contains("first: None");
+        assert!(first.is_some() || none, "the crate prints its line in another way");
         Line {
-            first: number("first: Some(VcpuId("),
+            first,
             req_prod: number("req_prod: ").unwrap_or(0),
             rsp_cons: number("rsp_cons: ").unwrap_or(0),
             has_ring,
