@@ -21,6 +21,8 @@ pub trait Platform {
     /// The lock around the ring: a leaf, nothing else is locked under it. Xen's spinlock in Xen, one
     /// that sleeps on the embedded host; [`SpinLock`] for everybody who has none of their own.
     type RingLock: RawMutex;
+    /// Responses that one call of [`Paging::on_event`](crate::Paging::on_event) takes at most.
+    const EVENT_RESPONSES: u32 = crate::paging::EVENT_RESPONSES;
 
     /// Locks the p2m. Lock order: p2m, then nothing of this crate's. Unlocking makes every change take
     /// effect on all CPUs that [`P2m::flush`] has not been called for.

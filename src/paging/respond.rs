@@ -9,7 +9,7 @@ use crate::p2m::{Found, lookup};
 use crate::platform::{Broken, Platform};
 use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
 
-/// Responses that one call of [`Paging::on_event`] takes at most. More than a ring full can come only from a
+/// Responses that one call of [`Paging::on_event`] takes at most, unless the platform says otherwise. More than a ring full can come only from a
 /// pager that answers new requests as fast as they are read; it must not keep a CPU for that.
 pub const EVENT_RESPONSES: u32 = 16 * SLOTS;
 
@@ -28,7 +28,7 @@ pub struct Handled {
 pub enum RingState {
     /// Empty: the pager sends an event for its next response.
     Empty,
-    /// Responses may be left: [`EVENT_RESPONSES`] were taken, and [`Platform::defer_event`] was called.
+    /// Responses may be left: [`Platform::EVENT_RESPONSES`] were taken, and [`Platform::defer_event`] was called.
     More,
     /// The pager's index cannot be. Nothing more is taken until it is mended.
     Overrun(Overrun),
@@ -53,11 +53,11 @@ pub enum Ignored {
 
 impl<'d, P: Platform> Paging<'d, P> {
     /// The pager sent its event: takes responses, sends their pages home, wakes who waits, and lets
-    /// those in line have the slots that fell free. Takes at most [`EVENT_RESPONSES`] responses, however
+    /// those in line have the slots that fell free. Takes at most [`Platform::EVENT_RESPONSES`] responses, however
     /// many the pager claims; if that is not all, the platform calls again ([`Platform::defer_event`]).
     /// No locks held.
     pub fn on_event(&self) -> Handled {
-        for responses in 0..EVENT_RESPONSES {
+        for responses in 0..P::EVENT_RESPONSES {
             let (taken, asked_again, served, broken) = {
                 let mut line = self.line.lock();
                 let taken = match line.front().map(|front| front.take()) {
@@ -110,7 +110,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
         self.platform.defer_event();
         Handled {
-            responses: EVENT_RESPONSES,
+            responses: P::EVENT_RESPONSES,
             state: RingState::More,
         }
     }

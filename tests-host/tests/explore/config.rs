@@ -37,8 +37,8 @@ pub(crate) struct Config {
 pub(crate) enum Defect {
     /// A flush that is owed is lost.
     FlushLost,
-    /// Who takes the pager's event looks at the ring a bounded number of times, and not again.
-    BoundedLooks,
+    /// Nobody calls again where responses are left on the ring.
+    EventLost,
 }
 
 /// Two vcpus, two pages and a pager, on a ring with two slots.

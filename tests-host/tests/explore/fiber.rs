@@ -138,6 +138,12 @@ impl Fiber {
     }
 }
 
+impl Drop for Fiber {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
 /// Runs the operation with nothing of its caller's in the registers that a call preserves: saved on the
 /// operation's stack, that would tell states apart that are the same.
 fn start_over<F: FnOnce()>(operation: &mut Option<F>) {

@@ -7,9 +7,9 @@
 use std::cell::{Cell, RefCell};
 
 use lock_api::{GuardSend, RawMutex};
-use p2m_paging::p2m::P2mType;
+use p2m_paging::p2m::{P2mType, Permit};
 use p2m_paging::platform::{
-    AllocError, Contents, Demand, Entry, FrameFacts, P2m, Platform, TakeError,
+    AllocError, Broken, Contents, Demand, Entry, FrameFacts, Leak, P2m, Platform, TakeError,
 };
 use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
 
@@ -36,8 +36,8 @@ pub(crate) enum Place {
     /// Allocated, not installed yet.
     Fresh,
     Mapped(u8),
-    /// Taken out; whether that has been flushed since.
-    Taken { flushed: bool },
+    /// Taken out, and not freed yet.
+    Taken,
     /// Given up by the domain; somebody else still uses it.
     Lingering,
 }
@@ -106,6 +106,9 @@ impl Drop for Frame<'_> {
     }
 }
 
+/// It stays where it is, out of everybody's reach: the checks say that it is lost.
+impl Leak for Frame<'_> {}
+
 fn mfn(frame: u8) -> Mfn {
     Mfn::try_new(frame.into()).expect("a small number")
 }
@@ -150,6 +153,16 @@ impl Machine {
             breach: Cell::new(None),
             config,
         }
+    }
+
+    /// All CPUs forget the translations that they remember.
+    fn flush(&self) {
+        let mut core = self.core.borrow_mut();
+        core.owed = false;
+        if self.config.defect == Some(Defect::FlushLost) {
+            return;
+        }
+        core.tlb = [[None; MOST_GFNS]; VCPUS];
     }
 
     /// Notes what must not be; the first one counts.
@@ -213,6 +226,8 @@ impl Platform for Machine {
     type P2m<'a> = Locked<'a>;
     type Buffer = u8;
     type RingLock = RingLock;
+    /// Few, so that more than these come within a bound that can be explored.
+    const EVENT_RESPONSES: u32 = 2;
 
     fn lock_p2m(&self) -> Locked<'_> {
         self.turn();
@@ -240,6 +255,16 @@ impl Platform for Machine {
         self.turn();
         self.core.borrow_mut().notified = true;
     }
+
+    fn defer_event(&self) {
+        self.turn();
+        let heard = self.config.defect != Some(Defect::EventLost);
+        self.core.borrow_mut().deferred = heard;
+    }
+
+    fn broken(&self, _what: Broken) {
+        self.breach("the crate finds an invariant of its own broken");
+    }
 }
 
 /// The locked p2m.
@@ -247,10 +272,11 @@ pub(crate) struct Locked<'a>(&'a Machine);
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let mut core = self.0.core.borrow_mut();
-        core.locked = false;
-        self.0.require(!core.owed, "the p2m is unlocked with a flush owed");
-        drop(core);
+        self.0.core.borrow_mut().locked = false;
+        // What is owed, unlocking pays.
+        if self.0.core.borrow().owed {
+            self.0.flush();
+        }
         if self.0.config.fine {
             pause();
         }
@@ -298,7 +324,7 @@ impl<'a> P2m for Locked<'a> {
         }
     }
 
-    fn set_type(&mut self, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
+    fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         let mut core = self.0.core.borrow_mut();
         let entry = &mut core.entries[place_of(gfn)];
         let less = entry.0.is_pageable();
@@ -309,6 +335,7 @@ impl<'a> P2m for Locked<'a> {
 
     fn take(
         &mut self,
+        _permit: Permit,
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
@@ -323,7 +350,7 @@ impl<'a> P2m for Locked<'a> {
         }
         let mut core = self.0.core.borrow_mut();
         core.entries[place_of(gfn)] = (to, None);
-        core.frames[index(mfn)].place = Place::Taken { flushed: false };
+        core.frames[index(mfn)].place = Place::Taken;
         core.owed = true;
         Ok(Frame {
             machine: self.0,
@@ -344,7 +371,13 @@ impl<'a> P2m for Locked<'a> {
         })
     }
 
-    fn install(&mut self, gfn: Gfn, frame: Frame<'a>, to: P2mType) -> Result<Mfn, Errno> {
+    fn install(
+        &mut self,
+        _permit: Permit,
+        gfn: Gfn,
+        frame: Frame<'a>,
+        to: P2mType,
+    ) -> Result<Mfn, Errno> {
         let frame = frame.into_number();
         let mut core = self.0.core.borrow_mut();
         let free = core.entries[place_of(gfn)].1.is_none();
@@ -361,17 +394,7 @@ impl<'a> P2m for Locked<'a> {
     }
 
     fn flush(&mut self) {
-        let mut core = self.0.core.borrow_mut();
-        core.owed = false;
-        if self.0.config.defect == Some(Defect::FlushLost) {
-            return;
-        }
-        core.tlb = [[None; MOST_GFNS]; VCPUS];
-        for frame in &mut core.frames {
-            if let Place::Taken { flushed } = &mut frame.place {
-                *flushed = true;
-            }
-        }
+        self.0.flush();
     }
 
     fn free(&mut self, frames: impl Iterator<Item = Frame<'a>>) {

@@ -2,13 +2,12 @@
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated, PrepJob, RingState};
+use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated, PrepJob};
 use p2m_paging::platform::Platform;
 use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Response};
 use p2m_paging::{Errno, Gfn, VcpuId};
 use tests_host::plain::PAGEABLE_DOMAIN;
 
-use crate::config::Defect;
 use crate::fiber::pause;
 use crate::machine::{IDLE_GFNS, MOST_GFNS};
 use crate::outside::{Known, Mapping, Todo};
@@ -81,6 +80,8 @@ impl World {
         let mut batch = [Job::new(gfn(page))];
         self.paging.nominate(&mut batch);
         if batch[0].done.expect("worked off").is_err() {
+            // A pager before this one may have left it nominated.
+            self.restore(page);
             return;
         }
         // Others have their turn before it copies.
@@ -101,6 +102,18 @@ impl World {
         } else {
             Known::Nothing
         };
+        if !gone {
+            self.restore(page);
+        }
+    }
+
+    /// A nominated page goes home after all; any other stays what it is.
+    fn restore(&self, page: usize) {
+        let mut batch = [Job::new(gfn(page))];
+        self.paging.restore(&mut batch);
+        let done = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let right = matches!(done, Ok(()) | Err(Errno::ENOENT));
+        self.machine().require(right, "a restore fails");
     }
 
     /// The pager brings a page back with its contents. Whether it need not try again.
@@ -181,10 +194,9 @@ impl World {
         }
     }
 
-    /// The hypervisor takes the pager's event, as long as there may be more on the ring.
+    /// The hypervisor takes the pager's event.
     pub(crate) fn event(&self) {
-        let bounded = self.config.defect == Some(Defect::BoundedLooks);
-        while self.paging.on_event().state == RingState::More && !bounded {}
+        let _ = self.paging.on_event();
     }
 
     /// A pager that has published an impossible index takes it back, and says so.
@@ -200,7 +212,7 @@ impl World {
         let p2m = self.platform().lock_p2m();
         let (p2mt, frame) = p2m.entry(page);
         let mapper = if writer { Mapper::Writer } else { Mapper::Reader };
-        let decision = decide_map(p2mt, mapper);
+        let decision = decide_map(p2mt, frame.is_some(), mapper);
         if matches!(decision, MapDecision::Map | MapDecision::NotOurs)
             && let Some(frame) = frame
         {

@@ -85,7 +85,7 @@ pub(crate) fn explore(mut config: Config) -> Result<Explored, Violation> {
     let start = Instant::now();
     config.defect = match std::env::var("MODEL_DEFECT").as_deref() {
         Ok("flush-lost") => Some(Defect::FlushLost),
-        Ok("bounded-looks") => Some(Defect::BoundedLooks),
+        Ok("event-lost") => Some(Defect::EventLost),
         _ => config.defect,
     };
     let mut search = Search {
