@@ -54,12 +54,14 @@ impl World {
         }
     }
 
-    /// Without a pager, nobody is refused a page that has its contents.
+    /// Without a pager, nobody is refused a page that has its contents: in Xen that is the domain's end.
     fn refused_without_pager(&self, page: usize) {
-        let entry = self.machine().core.borrow().entries[page];
-        let nominated = entry.0 == P2mType::RamPagingOut && !self.paging.is_enabled();
+        let in_place = matches!(
+            self.machine().core.borrow().entries[page].0,
+            P2mType::RamRw | P2mType::RamPagingOut
+        );
         self.machine()
-            .require(!nominated, "no way back from a nomination without a pager");
+            .require(!in_place, "refused for want of a pager, with the page in place");
     }
 
     /// A vcpu gives a page away.

@@ -132,8 +132,7 @@ impl Search {
                     return Err(self.violation("a panic", from, Some(*step)));
                 }
                 let before = self.nodes[from].line;
-                let to = self.arrive(from, *step);
-                let line = self.nodes[to].line;
+                let (to, line) = self.arrive(from, *step);
                 let checked = check::state(&self.stage, line)
                     .and_then(|()| check::step(*step, before, line));
                 if let Err(what) = checked {
@@ -151,8 +150,9 @@ impl Search {
         Ok(())
     }
 
-    /// The number of the state that the stage is in.
-    fn arrive(&mut self, parent: usize, step: Step) -> usize {
+    /// The number of the state that the stage is in, and the line on the way that led here: a ring's indices
+    /// are not part of the state.
+    fn arrive(&mut self, parent: usize, step: Step) -> (usize, Line) {
         let (key, line) = self.keys.of(&self.stage);
         let next = self.nodes.len();
         let number = *self.known.entry(key).or_insert(next as u32);
@@ -164,7 +164,7 @@ impl Search {
                 line,
             });
         }
-        number as usize
+        (number as usize, line)
     }
 
     fn go_to(&mut self, node: usize) {
