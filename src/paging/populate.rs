@@ -216,7 +216,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         };
         match sent {
             Sent::Pushed(_) | Sent::Already => Ok(Populated::OnItsWay),
-            Sent::InLine | Sent::Not => self.not_asked(),
+            Sent::InLine | Sent::Not => Ok(Populated::OnItsWay),
         }
     }
 
@@ -299,22 +299,13 @@ impl<'d, P: Platform> Paging<'d, P> {
 
     /// The ring has been torn down since it was looked at. Whoever tears it down wakes all who wait;
     /// a vcpu that began to wait after that wakes itself, even if there is a new ring by now: nobody
-    /// has asked on that one.
+    /// has asked on that one. It looks again instead of being told that nobody will bring the page: the
+    /// page may have come home before the ring went.
     fn stop_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
         if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
             self.unpause(paused);
         }
-        self.not_asked()
-    }
-
-    /// The ring is not the one that was looked at. If there is another, whoever needs the page asks
-    /// again on that; if there is none, nobody will bring it.
-    fn not_asked(&self) -> Result<Populated, PopulateError> {
-        if self.is_enabled() {
-            Ok(Populated::OnItsWay)
-        } else {
-            Err(PopulateError::NoRing)
-        }
+        Ok(Populated::OnItsWay)
     }
 }
 

@@ -205,7 +205,8 @@ fn a_pager_that_leaves_while_a_vcpu_is_being_stopped() {
     d.machine().on_next_pause(|| {
         let _ = d.paging.disable().unwrap();
     });
-    assert_eq!(d.fault(0, 1), Err(PopulateError::NoRing));
+    assert_eq!(d.fault(0, 1), Ok(Populated::OnItsWay));
     assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
     assert_eq!(d.paging.vcpus().pauses(VcpuId(0)), 0);
+    assert_eq!(d.fault(0, 1), Err(PopulateError::NoRing));
 }
