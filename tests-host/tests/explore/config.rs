@@ -67,7 +67,14 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 7] = [
+pub(crate) const SHORT: [Config; 8] = [
+    Config {
+        name: "one page, only another domain",
+        vcpus: 0,
+        foreign: true,
+        empty: true,
+        ..ONE
+    },
     Config {
         name: "one page, one slot, given away",
         slots: 1,
