@@ -206,17 +206,18 @@ impl<'d, P: Platform> Paging<'d, P> {
             }
             entry
         };
-        let sent = match reserved {
-            Ok(reserved) => reserved.push(want(gfn, entry), caller),
-            Err(NotSent::NoRing) => Sent::Not,
+        match reserved {
+            Ok(reserved) => {
+                // If the ring has gone meanwhile, the caller looks again, and finds out.
+                let _ = reserved.push(want(gfn, entry), caller);
+                Ok(Populated::OnItsWay)
+            }
             Err(NotSent::Full) => {
                 self.counters.add(Count::RingFull, 1);
-                return Err(PopulateError::RingFull);
+                Err(PopulateError::RingFull)
             }
-        };
-        match sent {
-            Sent::Pushed(_) | Sent::Already => Ok(Populated::OnItsWay),
-            Sent::InLine | Sent::Not => Ok(Populated::OnItsWay),
+            Err(NotSent::NoRing) if self.is_enabled() => Ok(Populated::OnItsWay),
+            Err(NotSent::NoRing) => Err(PopulateError::NoRing),
         }
     }
 

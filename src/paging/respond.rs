@@ -9,8 +9,9 @@ use crate::p2m::{Found, lookup};
 use crate::platform::{Broken, Platform};
 use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
 
-/// Responses that one call of [`Paging::on_event`] takes at most, unless the platform says otherwise. More than a ring full can come only from a
-/// pager that answers new requests as fast as they are read; it must not keep a CPU for that.
+/// Responses that one call of [`Paging::on_event`] takes at most, unless the platform says otherwise.
+/// More than a ring full can come only from a pager that answers new requests as fast as they are read;
+/// it must not keep a CPU for that.
 pub const EVENT_RESPONSES: u32 = 16 * SLOTS;
 
 /// What one event has brought.

@@ -260,7 +260,8 @@ pub enum Report {
         /// What happened.
         error: PageError,
     },
-    /// A nominated page could not be restored: the guest's next write to it needs a pager.
+    /// A nominated page could not be restored. With the crate the guest's next write sends it home; on
+    /// Xen's C that write needs a pager.
     #[error("{gfn} stays nominated: {error}")]
     StaysNominated {
         /// The page.

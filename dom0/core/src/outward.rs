@@ -36,6 +36,11 @@ impl Pager {
                 self.dry = true;
                 break;
             };
+            // A page has one flight: a second one would be evicted with the copy of the first.
+            if self.flights.contains(gfn) || self.homes.is_out(gfn) {
+                debug_assert!(false, "{gfn} is chosen while it is under way or out");
+                continue;
+            }
             let had_copy = self.homes.copy(gfn).is_some();
             let Some((slot, like)) = self.place_out(gfn, actions) else {
                 self.policy.abandoned(gfn);

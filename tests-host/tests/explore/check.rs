@@ -22,9 +22,15 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
     }
     let outstanding = line.req_prod.wrapping_sub(line.rsp_cons);
     let held = world.paging.slots_held();
-    hold(outstanding <= 8 && held <= 8, "more in use than the ring has slots")?;
+    hold(
+        outstanding <= 8 && held <= 8,
+        "more in use than the ring has slots",
+    )?;
     for v in 0..VCPUS {
-        hold(core.stopped[v] <= 1, "the platform is told to stop a vcpu twice")?;
+        hold(
+            core.stopped[v] <= 1,
+            "the platform is told to stop a vcpu twice",
+        )?;
     }
     // What is only true once nobody is in the middle of changing it.
     if stage.fibers.iter().any(crate::fiber::Fiber::is_busy) {
@@ -35,12 +41,21 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
         let id = VcpuId(v as u32);
         let pauses = world.paging.vcpus().pauses(id);
         let waits = world.paging.vcpus().waits_for(id).is_some();
-        hold((core.stopped[v] > 0) == (pauses > 0), "pauses and stops differ")?;
+        hold(
+            (core.stopped[v] > 0) == (pauses > 0),
+            "pauses and stops differ",
+        )?;
         hold(pauses <= 1, "a vcpu is paused twice")?;
         let in_line = line.first.is_some();
         hold(pauses == 1 || !waits, "a vcpu waits and is not paused")?;
-        hold(pauses == 0 || waits || in_line, "a vcpu is paused for nothing")?;
-        hold(!waits || line.has_ring, "a vcpu waits, and there is no pager")?;
+        hold(
+            pauses == 0 || waits || in_line,
+            "a vcpu is paused for nothing",
+        )?;
+        hold(
+            !waits || line.has_ring,
+            "a vcpu waits, and there is no pager",
+        )?;
     }
     Ok(())
 }
@@ -53,7 +68,10 @@ pub(crate) fn step(step: Step, before: Line, after: Line) -> Result<(), &'static
     let guest = (step.actor as usize) < VCPUS;
     let pushes_in = before.first.is_some_and(|first| first != vcpu) && after.first == Some(vcpu);
     let passes = pushed && passed || !pushed && pushes_in;
-    hold(!(guest && passes), "a vcpu passes the one that is first in line")
+    hold(
+        !(guest && passes),
+        "a vcpu passes the one that is first in line",
+    )
 }
 
 /// Whether all that was begun has come to its end: every vcpu runs and has made its access, and no page
@@ -91,7 +109,10 @@ fn frames(core: &Core) -> Result<(), &'static str> {
     let out = core.entries.iter().filter(|(p2mt, frame)| {
         matches!(p2mt, P2mType::RamPaged | P2mType::RamPagingInStart) && frame.is_none()
     });
-    hold(out.count() == core.paged_pages as usize, "paged_pages is not the number of pages out")
+    hold(
+        out.count() == core.paged_pages as usize,
+        "paged_pages is not the number of pages out",
+    )
 }
 
 /// A page has the contents written last, in its frame or with the pager.

@@ -95,12 +95,18 @@ impl Keys {
         let has_ring = self.text.contains("front: Some");
         let number = |name: &str| {
             let at = self.text.find(name)? + name.len();
-            let digits = self.text[at..].bytes().take_while(u8::is_ascii_digit).count();
+            let digits = self.text[at..]
+                .bytes()
+                .take_while(u8::is_ascii_digit)
+                .count();
             self.text[at..at + digits].parse().ok()
         };
         let first = number("first: Some(v");
         let none = self.text.contains("first: None");
-        assert!(first.is_some() || none, "the crate prints its line in another way");
+        assert!(
+            first.is_some() || none,
+            "the crate prints its line in another way"
+        );
         Line {
             first,
             req_prod: number("req_prod: ").unwrap_or(0),

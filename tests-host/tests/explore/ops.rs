@@ -60,8 +60,10 @@ impl World {
             self.machine().core.borrow().entries[page].0,
             P2mType::RamRw | P2mType::RamPagingOut
         );
-        self.machine()
-            .require(!in_place, "refused for want of a pager, with the page in place");
+        self.machine().require(
+            !in_place,
+            "refused for want of a pager, with the page in place",
+        );
     }
 
     /// A vcpu gives a page away.
@@ -188,7 +190,8 @@ impl World {
             paging,
         };
         let answered = ring.answer(&response).is_ok();
-        self.machine().require(answered, "more answers than questions");
+        self.machine()
+            .require(answered, "more answers than questions");
         let notify = ring.publish();
         drop(back);
         if notify == Notify::Owed {
@@ -213,7 +216,11 @@ impl World {
     pub(crate) fn map(&self, page: usize, writer: bool) {
         let p2m = self.platform().lock_p2m();
         let (p2mt, frame) = p2m.entry(page);
-        let mapper = if writer { Mapper::Writer } else { Mapper::Reader };
+        let mapper = if writer {
+            Mapper::Writer
+        } else {
+            Mapper::Reader
+        };
         let decision = decide_map(p2mt, frame.is_some(), mapper);
         if matches!(decision, MapDecision::Map | MapDecision::NotOurs)
             && let Some(frame) = frame

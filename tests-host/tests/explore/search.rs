@@ -49,7 +49,11 @@ pub(crate) struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (steps, states) = (self.way.len(), self.states);
-        writeln!(f, "VIOLATION: {} (step {steps}, {states} states)", self.what)?;
+        writeln!(
+            f,
+            "VIOLATION: {} (step {steps}, {states} states)",
+            self.what
+        )?;
         for step in &self.way {
             let who = ["vcpu 0", "vcpu 1", "pager", "foreign", "tools", "later"];
             writeln!(f, "  {}: {:?}", who[usize::from(step.actor)], step.act)?;
@@ -68,7 +72,10 @@ impl fmt::Display for Explored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (states, steps, deepest) = (self.states, self.steps, self.deepest);
         let seconds = self.time.as_secs_f64();
-        write!(f, "{states} states, {steps} steps, depth {deepest}, {seconds:.1} s")
+        write!(
+            f,
+            "{states} states, {steps} steps, depth {deepest}, {seconds:.1} s"
+        )
     }
 }
 
@@ -133,8 +140,8 @@ impl Search {
                 }
                 let before = self.nodes[from].line;
                 let (to, line) = self.arrive(from, *step);
-                let checked = check::state(&self.stage, line)
-                    .and_then(|()| check::step(*step, before, line));
+                let checked =
+                    check::state(&self.stage, line).and_then(|()| check::step(*step, before, line));
                 if let Err(what) = checked {
                     return Err(self.violation(what, from, Some(*step)));
                 }
@@ -220,9 +227,11 @@ impl Search {
             }
         }
         match settles.iter().position(|settles| !settles) {
-            Some(stuck) => {
-                Err(self.violation("a vcpu or a page waits for ever, with an honest pager", stuck, None))
-            }
+            Some(stuck) => Err(self.violation(
+                "a vcpu or a page waits for ever, with an honest pager",
+                stuck,
+                None,
+            )),
             None => Ok(()),
         }
     }
@@ -247,7 +256,11 @@ impl Search {
                     }
                 }
                 if seen[node] == 1 && next[node] != u32::MAX {
-                    return Err(self.violation("a vcpu spins: its fault changes nothing", node, None));
+                    return Err(self.violation(
+                        "a vcpu spins: its fault changes nothing",
+                        node,
+                        None,
+                    ));
                 }
                 way.into_iter().for_each(|node| seen[node] = 2);
             }

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use p2m_paging::pause::VcpuCell;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::Paging;
+use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::Back;
 use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
 
@@ -239,7 +239,8 @@ impl Stage {
                     if core.notified {
                         add(Act::Take);
                     }
-                    for nth in (0..TAKEN as u8).filter(|n| outside.todo[usize::from(*n)].is_some()) {
+                    for nth in (0..TAKEN as u8).filter(|n| outside.todo[usize::from(*n)].is_some())
+                    {
                         add(Act::Serve(nth));
                     }
                     if config.hostile {
@@ -320,13 +321,16 @@ impl Stage {
                         *room.expect("a slot's worth of room") = Some(request.into());
                     }
                     Ok(None) => world.machine().core.borrow_mut().notified = false,
-                    _ => world.machine().breach("the pager finds nonsense on the ring"),
+                    _ => world
+                        .machine()
+                        .breach("the pager finds nonsense on the ring"),
                 }
             }
             Act::Write => {
                 let mapping = outside.mapping.expect("mapped");
                 let p = usize::from(mapping.gfn);
-                let frame = &mut world.machine().core.borrow_mut().frames[usize::from(mapping.frame)];
+                let frame =
+                    &mut world.machine().core.borrow_mut().frames[usize::from(mapping.frame)];
                 if frame.place == Place::Mapped(mapping.gfn) {
                     outside.truth[p] = !outside.truth[p];
                     frame.contents = contents(p, outside.truth[p]);

@@ -16,7 +16,10 @@ impl Machine {
         match self.paging().fault(vcpu, gfn, access) {
             Ok(Populated::Waiting | Populated::Present) => {}
             // Not paused, so it has to ask again; the pager may need this CPU to get on.
-            Ok(Populated::OnItsWay) | Err(PopulateError::RingFull) => thread::yield_now(),
+            // An entry that could not be changed now may be later: the page is in place, or its store has it.
+            Ok(Populated::OnItsWay) | Err(PopulateError::RingFull | PopulateError::Platform(_)) => {
+                thread::yield_now()
+            }
             Ok(Populated::NotPaging) => self.not_paging(gfn),
             Err(PopulateError::NoRing) => self.stand_still(format!(
                 "{gfn} is out and there is no pager to bring it back: the guest stands still"

@@ -146,7 +146,11 @@ impl Machine {
             // Xen would let it: and the guest would meet pages that nobody brings back.
             return Err(Errno::EBUSY);
         }
-        self.paging().disable().map_err(|e| e.errno())?;
+        if let Err(refused) = self.paging().disable() {
+            // It has taken answers on the way, perhaps not all: the prep thread looks at the rest.
+            let _ = self.doorbell.kick();
+            return Err(refused.errno());
+        }
         self.detached(Departure::Detached);
         Ok(())
     }

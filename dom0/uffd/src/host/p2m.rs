@@ -249,7 +249,8 @@ impl Platform for HostPlatform {
         }
     }
 
-    /// Nothing to do: the prep thread looks again as long as it is told [`RingState::More`].
+    /// Nothing to do: the prep thread looks again as long as it is told [`RingState::More`], and a disable
+    /// that is refused wakes it.
     ///
     /// [`RingState::More`]: p2m_paging::paging::RingState::More
     fn defer_event(&self) {}
