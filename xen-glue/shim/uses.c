@@ -16,7 +16,9 @@
 #include <xen/event.h>
 #include <xen/guest_access.h>
 #include <xen/sched.h>
+#include <xen/vm_event.h>
 
+#include <asm/altp2m.h>
 #include <asm/flushtlb.h>
 #include <asm/hvm/vmx/vmx.h>
 #include <asm/mem_paging_rust.h>
@@ -161,11 +163,19 @@ int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
     return 0;
 }
 
-/* Caller holds: the domctl lock; the domain is paused. A pager comes, or has gone. */
+/*
+ * Caller holds: the domctl lock; the domain is paused. A pager comes, or has gone.
+ * Not beside alternative p2ms: a vcpu may run on one, and its EPTP must stay the
+ * one that Xen has noted. Nor where a monitor watches the guest's memory: to it the
+ * CPU's walks of a table that it has made read-only would be writes.
+ */
 void mem_paging_track_uses(struct domain *d, bool on)
 {
-    if ( cpu_has_vmx && cpu_has_vmx_ept_ad )
-        mem_paging_ept_ad(d, on);
+    if ( !cpu_has_vmx || !cpu_has_vmx_ept_ad || altp2m_active(d) ||
+         (on && vm_event_check_ring(d->vm_event_monitor)) )
+        return;
+
+    mem_paging_ept_ad(d, on);
 }
 
 /*
