@@ -16,10 +16,10 @@ enum state { HOLE, RW, OUT, OUT_MAPPED, PAGED, IN_NO_FRAME, IN_FRAME, HOME, LOGD
 static const char *const state_name[STATES] = { "hole", "ram", "nominated", "nominated+mapped", "paged", "asked-for",
                                                 "nominated+asked-for", "back-home", "logdirty" };
 
-enum operation { NOMINATE, EVICT, PREP, PREP_NULL, PREP_UNMAPPED, PREP_KERNEL, MAP, MAP_READ, READ, ASK, RESPOND, DROP_RESPONSE, RELEASE, ADD,
+enum operation { NOMINATE, EVICT, PREP, PREP_NULL, PREP_UNMAPPED, PREP_KERNEL, MAP, MAP_READ, READ, RESTORE, ASK, RESPOND, DROP_RESPONSE, RELEASE, ADD,
                  OPERATIONS };
 static const char *const operation_name[OPERATIONS] = { "nominate", "evict", "prep", "prep-no-buffer", "prep-unmapped-buffer",
-                                                        "prep-kernel-buffer", "foreign-map", "foreign-map-read", "read", "ask",
+                                                        "prep-kernel-buffer", "foreign-map", "foreign-map-read", "read", "restore", "ask",
                                                         "response", "drop-response", "release", "add-page" };
 
 static void answer_requests(int print)
@@ -63,14 +63,14 @@ static uint64_t make(enum state state, void **map)
     return gfn;
 }
 
-/* Has Xen copy the page (MemPagingOp::OP_READ), which its C does not know. */
-static int read_page(uint64_t gfn, void *to)
+/* An operation that Xen's C does not know, and takes many pages at once otherwise (MemPagingOp::OP_READ, OP_RESTORE). */
+static int one_of_many(int op, uint64_t gfn, void *to)
 {
     uint64_t *item = xencall_alloc_buffer(xcall, 2 * sizeof *item);
 
     item[0] = gfn;
     item[1] = (uintptr_t)to;
-    int error = memop(dom.id, 16 + 8, 1, item) ?: -(int)item[1];
+    int error = memop(dom.id, 16 + op, 1, item) ?: -(int)item[1];
     xencall_free_buffer(xcall, item);
     return error;
 }
@@ -90,7 +90,8 @@ static int carry_out(enum operation operation, uint64_t gfn)
     case PREP_KERNEL: return memop(dom.id, XENMEM_paging_op_prep, gfn, (void *)0xffff880000000000);
     case MAP: return map_page(dom.id, gfn, NULL);
     case MAP_READ: return map_page_for(dom.id, gfn, PROT_READ, NULL);
-    case READ: return read_page(gfn, buffer);
+    case READ: return one_of_many(8, gfn, buffer);
+    case RESTORE: return one_of_many(9, gfn, NULL);
     case ASK: return ask_for(dom.id, gfn);
     case DROP_RESPONSE: rsp.u.mem_paging.flags = MEM_PAGING_DROP_PAGE; /* fall through */
     case RESPOND:
@@ -126,9 +127,10 @@ static void matrix(enum state first, enum state last, int deadly_ones)
                 uint64_t other = next_gfn++;
                 vm_event_request_t req;
                 must(memop(dom.id, XENMEM_paging_op_nominate, other, NULL), 0, "nominate");
+                must(memop(dom.id, XENMEM_paging_op_evict, other, NULL), 0, "evict");
                 must(ask_for(dom.id, other), EAGAIN, "ask for a page");
                 if (!get_request(&dom, &req))
-                    stop("no request for a nominated page");
+                    stop("no request for a page that is out");
             }
             counts(dom.id, &total, &paged);
             printf("%s %s = %s", state_name[s], operation_name[o], errno_name(carry_out(o, gfn)));
@@ -157,10 +159,10 @@ static void contents(void)
     munmap(map, XC_PAGE_SIZE);
     must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
     must(map_page_for(dom.id, gfn, PROT_READ, &map), 0, "map of a nominated page");
-    int error = read_page(gfn, buffer);
+    int error = one_of_many(8, gfn, buffer);
     line("contents read", error ? error : memcmp(map, buffer, XC_PAGE_SIZE) ? EIO : 0);
-    line("contents read to no memory", read_page(gfn, (void *)0x10000));
-    line("contents read to Xen's memory", read_page(gfn, (void *)0xffff830000000000));
+    line("contents read to no memory", one_of_many(8, gfn, (void *)0x10000));
+    line("contents read to Xen's memory", one_of_many(8, gfn, (void *)0xffff830000000000));
     memcpy(buffer, map, XC_PAGE_SIZE);
     munmap(map, XC_PAGE_SIZE);
     must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");

@@ -24,7 +24,7 @@ impl World<'_> {
             let found = self.paging.vcpus().waits_for(vcpu);
             assert_eq!(found, waits.map(number), "{vcpu:?} waits");
             if let Some(gfn) = waits {
-                let in_flight = matches!(self.model.pages[*gfn], Is::Start { .. } | Is::In);
+                let in_flight = matches!(self.model.pages[*gfn], Is::Start | Is::In);
                 assert!(
                     in_flight,
                     "{vcpu:?} waits for page {gfn}, which is not coming"
