@@ -90,7 +90,8 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
             errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_PREP => {
-            if !is_buffer(buffer) {
+            // SAFETY: only looks at the address.
+            if !unsafe { shim::p2mx_buffer_okay(buffer) } {
                 return PrepError::InvalidBuffer.errno().as_return();
             }
             let mut job = [PrepJob::filled(gfn, Buffer(buffer))];
@@ -101,13 +102,6 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
         _ => Err(Errno::ENOSYS),
     };
     done.map_or_else(Errno::as_return, |()| 0)
-}
-
-/// Whether there can be a page's contents: Xen gives no page back without (row A4), since whoever maps
-/// it could not be told from its pager.
-fn is_buffer(buffer: u64) -> bool {
-    // SAFETY: only looks at the address.
-    buffer != 0 && unsafe { shim::p2mx_buffer_okay(buffer) }
 }
 
 /// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page; `items` are
@@ -132,7 +126,8 @@ pub unsafe extern "C" fn p2mp_memop_many(
     match op {
         MemPagingOp::OP_NOMINATE => nominate_many(state, items),
         MemPagingOp::OP_EVICT => evict_many(state, items),
-        MemPagingOp::OP_PREP if items.iter().all(|item| is_buffer(item.word)) => {
+        // SAFETY: only looks at the addresses.
+        MemPagingOp::OP_PREP if items.iter().all(|i| unsafe { shim::p2mx_buffer_okay(i.word) }) => {
             prep_many(state, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),

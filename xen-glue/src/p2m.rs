@@ -166,6 +166,11 @@ impl P2m for LockedP2m<'_> {
     }
 
     fn alloc(&mut self, contents: Contents<'_, Buffer>) -> Result<Frame, AllocError> {
+        // Xen brings no page back without contents (row A4): whoever maps it could not be told from its
+        // pager.
+        if let Contents::From(Buffer(0)) = contents {
+            return Err(AllocError::InvalidBuffer);
+        }
         // SAFETY: a live domain; the lock order is checked by the shim.
         let page = NonNull::new(unsafe { shim::p2mx_page_alloc(self.domain()) });
         let page = page.ok_or(AllocError::NoMemory)?;
