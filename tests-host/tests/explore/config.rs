@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) tlb: bool,
     /// The pager publishes more answers than there were questions.
     pub(crate) hostile: bool,
+    /// Another CPU takes the pager's event, and the pager goes on meanwhile.
+    pub(crate) elsewhere: bool,
     /// Others get their turn after each lock too, not only before.
     pub(crate) fine: bool,
     /// What is wrong with the platform.
@@ -55,6 +57,7 @@ pub(crate) const SMALL: Config = Config {
     prefetch: false,
     tlb: false,
     hostile: false,
+    elsewhere: false,
     fine: false,
     defect: None,
 };
@@ -67,7 +70,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 8] = [
+pub(crate) const SHORT: [Config; 9] = [
     Config {
         name: "one page, only another domain",
         vcpus: 0,
@@ -94,6 +97,14 @@ pub(crate) const SHORT: [Config; 8] = [
         slots: 1,
         writers: 0,
         ..SMALL
+    },
+    Config {
+        name: "one page, events taken elsewhere",
+        slots: 1,
+        vcpus: 1,
+        writers: 0,
+        elsewhere: true,
+        ..ONE
     },
     Config {
         name: "one page, a hostile index",

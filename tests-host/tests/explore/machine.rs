@@ -69,7 +69,7 @@ pub(crate) struct Core {
     locked: bool,
     /// The pager has been sent an event.
     pub(crate) notified: bool,
-    /// The crate wants to be called again.
+    /// Some CPU is to take the pager's event.
     pub(crate) deferred: bool,
 }
 
@@ -258,8 +258,9 @@ impl Platform for Machine {
 
     fn defer_event(&self) {
         self.turn();
-        let heard = self.config.defect != Some(Defect::EventLost);
-        self.core.borrow_mut().deferred = heard;
+        if self.config.defect != Some(Defect::EventLost) {
+            self.core.borrow_mut().deferred = true;
+        }
     }
 
     fn broken(&self, _what: Broken) {

@@ -194,7 +194,9 @@ impl World {
             .require(answered, "more answers than questions");
         let notify = ring.publish();
         drop(back);
-        if notify == Notify::Owed {
+        if notify == Notify::Owed && self.config.elsewhere {
+            self.machine().core.borrow_mut().deferred = true;
+        } else if notify == Notify::Owed {
             self.event();
         }
     }
