@@ -6,7 +6,8 @@ use p2m_paging::p2m::P2mType;
 use crate::key::Line;
 use crate::machine::{Core, Place, VCPUS, contents};
 use crate::outside::{Known, Outside};
-use crate::world::{Act, Stage, Step};
+use crate::steps::{Act, Step};
+use crate::world::Stage;
 
 /// What is wrong in this state.
 pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {

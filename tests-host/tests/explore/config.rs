@@ -134,7 +134,15 @@ pub(crate) const SHORT: [Config; 9] = [
 ];
 
 /// What is explored by hand: minutes to hours.
-pub(crate) const LONG: [Config; 7] = [
+pub(crate) const LONG: [Config; 8] = [
+    Config {
+        name: "long: brought back unasked",
+        vcpus: 1,
+        writers: 0,
+        replaced: 1,
+        prefetch: true,
+        ..ONE
+    },
     Config {
         name: "long: one page, two vcpus",
         ..ONE

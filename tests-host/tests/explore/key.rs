@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 
 use crate::ops::TOO_MANY;
-use crate::world::{Act, Stage};
+use crate::steps::Act;
+use crate::world::Stage;
 
 /// Words of an entry that paging uses, and where entries begin in the page, in words of 32 bits.
 const ENTRY_WORDS: usize = 10;

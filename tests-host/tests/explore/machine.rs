@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 
-use lock_api::{GuardSend, RawMutex};
 use p2m_paging::p2m::{P2mType, Permit};
 use p2m_paging::platform::{
     AllocError, Broken, Contents, Demand, Entry, FrameFacts, Leak, P2m, Platform, TakeError,
@@ -15,6 +14,7 @@ use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
 
 use crate::config::{Config, Defect};
 use crate::fiber::pause;
+use crate::lock::RingLock;
 
 pub(crate) const MOST_GFNS: usize = 3;
 pub(crate) const VCPUS: usize = 2;
@@ -408,38 +408,5 @@ impl<'a> P2m for Locked<'a> {
 
     fn count_in(&mut self) {
         self.0.core.borrow_mut().paged_pages -= 1;
-    }
-}
-
-/// The ring lock: nobody holds it when others have their turn, so nobody ever waits for it.
-#[derive(Debug)]
-pub(crate) struct RingLock(Cell<bool>);
-
-thread_local! {
-    /// As [`Config::fine`], for the lock, which has no place for it.
-    pub(crate) static FINE: Cell<bool> = const { Cell::new(false) };
-}
-
-#[allow(unsafe_code)]
-// SAFETY: one thread has it, and it stands for a lock only while no other operation runs.
-unsafe impl RawMutex for RingLock {
-    #[allow(clippy::declare_interior_mutable_const)] // That is what the trait asks for.
-    const INIT: Self = Self(Cell::new(false));
-    type GuardMarker = GuardSend;
-
-    fn lock(&self) {
-        pause();
-        assert!(!self.0.replace(true), "the ring lock is held");
-    }
-
-    fn try_lock(&self) -> bool {
-        !self.0.replace(true)
-    }
-
-    unsafe fn unlock(&self) {
-        self.0.set(false);
-        if FINE.get() {
-            pause();
-        }
     }
 }

@@ -16,7 +16,7 @@ use crate::world::World;
 /// The vcpu of the other domain.
 const STRANGER: Caller = Caller::Foreign(VcpuId(9));
 /// `rsp_prod` in the ring page, as a word.
-pub(crate) const RSP_PROD: usize = 2;
+const RSP_PROD: usize = 2;
 
 /// Answers that a hostile pager claims besides those that it has given.
 pub(crate) const TOO_MANY: u32 = 9;
@@ -204,6 +204,14 @@ impl World {
     /// The hypervisor takes the pager's event.
     pub(crate) fn event(&self) {
         let _ = self.paging.on_event();
+    }
+
+    /// A pager publishes an impossible index, and says so.
+    pub(crate) fn poke(&self) {
+        self.outside.borrow_mut().poked = true;
+        let published = self.page.peek(RSP_PROD);
+        self.page.poke(RSP_PROD, published.wrapping_add(TOO_MANY));
+        self.event();
     }
 
     /// A pager that has published an impossible index takes it back, and says so.

@@ -13,7 +13,8 @@ use crate::check;
 use crate::config::{Config, Defect};
 use crate::fiber::PANICKED;
 use crate::key::{Keys, Line};
-use crate::world::{Act, Stage, Step};
+use crate::steps::{Act, Step};
+use crate::world::Stage;
 
 /// A state: the step that led to it, and from where.
 struct Node {

@@ -11,65 +11,10 @@ use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
 
 use crate::config::Config;
 use crate::fiber::Fiber;
-use crate::machine::{FINE, Machine, Place, Translation, VCPUS, contents};
-use crate::ops::{RSP_PROD, TOO_MANY};
+use crate::lock::FINE;
+use crate::machine::{Machine, Place, Translation, VCPUS, contents};
 use crate::outside::{Known, Outside, TAKEN, Todo};
-
-/// Who takes a step. The vcpus come first.
-pub(crate) const PAGER: u8 = 2;
-pub(crate) const STRANGER: u8 = 3;
-pub(crate) const TOOLS: u8 = 4;
-/// Some CPU of the hypervisor, which calls `on_event` when it was asked to.
-pub(crate) const LATER: u8 = 5;
-pub(crate) const ACTORS: usize = 6;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// On with the operation that it is in.
-    GoOn,
-    Access(u8, bool),
-    /// The access that it could not make.
-    Retry,
-    GiveAway(u8),
-    GetBack(u8),
-    Nominate(u8),
-    Evict(u8),
-    Prefetch(u8),
-    Take,
-    Serve(u8),
-    Map(u8, bool),
-    Write,
-    Unmap,
-    Detach,
-    Attach,
-    Event,
-    Poke,
-    Mend,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) actor: u8,
-    pub(crate) act: Act,
-}
-
-impl Step {
-    /// Taken by those who only finish what is under way: an honest pager, a vcpu that still wants its
-    /// page, a domain that unmaps what it has mapped.
-    pub(crate) fn finishes(self) -> bool {
-        matches!(
-            self.act,
-            Act::GoOn
-                | Act::Retry
-                | Act::Take
-                | Act::Serve(_)
-                | Act::Unmap
-                | Act::Attach
-                | Act::Event
-                | Act::Mend
-        )
-    }
-}
+use crate::steps::{ACTORS, Act, LATER, PAGER, STRANGER, Step, TOOLS};
 
 pub(crate) struct World {
     pub(crate) paging: Paging<'static, Machine>,
@@ -283,7 +228,8 @@ impl Stage {
             self.start(actor, step.act);
         }
         if !self.fibers[actor].is_busy() {
-            if self.doing[actor] == Some(Act::Attach) {
+            let attached = self.world.outside.borrow().attached;
+            if attached && self.doing[actor] == Some(Act::Attach) {
                 self.world.occupy();
             }
             self.doing[actor] = None;
@@ -340,11 +286,6 @@ impl Stage {
                 let mapping = outside.mapping.take().expect("mapped");
                 world.machine().put(mapping.frame);
             }
-            Act::Poke => {
-                outside.poked = true;
-                let published = world.page.peek(RSP_PROD);
-                world.page.poke(RSP_PROD, published.wrapping_add(TOO_MANY));
-            }
             _ => {
                 let copy = match act {
                     Act::Evict(page) | Act::Prefetch(page) => outside.known[usize::from(page)],
@@ -370,6 +311,7 @@ impl Stage {
                     Act::Map(page, writer) => world.map(page.into(), writer),
                     Act::Detach => world.detach(),
                     Act::Attach => world.attach(),
+                    Act::Poke => world.poke(),
                     Act::Mend => world.mend(),
                     _ => {
                         world.machine().core.borrow_mut().deferred = false;

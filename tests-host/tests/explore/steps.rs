@@ -1,0 +1,57 @@
+//! The steps that actors take.
+
+/// Who takes a step. The vcpus come first.
+pub(crate) const PAGER: u8 = 2;
+pub(crate) const STRANGER: u8 = 3;
+pub(crate) const TOOLS: u8 = 4;
+/// Some CPU of the hypervisor, which calls `on_event` when it was asked to.
+pub(crate) const LATER: u8 = 5;
+pub(crate) const ACTORS: usize = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// On with the operation that it is in.
+    GoOn,
+    Access(u8, bool),
+    /// The access that it could not make.
+    Retry,
+    GiveAway(u8),
+    GetBack(u8),
+    Nominate(u8),
+    Evict(u8),
+    Prefetch(u8),
+    Take,
+    Serve(u8),
+    Map(u8, bool),
+    Write,
+    Unmap,
+    Detach,
+    Attach,
+    Event,
+    Poke,
+    Mend,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) actor: u8,
+    pub(crate) act: Act,
+}
+
+impl Step {
+    /// Taken by those who only finish what is under way: an honest pager, a vcpu that still wants its
+    /// page, a domain that unmaps what it has mapped.
+    pub(crate) fn finishes(self) -> bool {
+        matches!(
+            self.act,
+            Act::GoOn
+                | Act::Retry
+                | Act::Take
+                | Act::Serve(_)
+                | Act::Unmap
+                | Act::Attach
+                | Act::Event
+                | Act::Mend
+        )
+    }
+}
