@@ -206,11 +206,10 @@ impl Stage {
                         add(Act::Unmap);
                     }
                 },
-                TOOLS if outside.attached => {
-                    if outside.replaced < config.replaced {
-                        add(Act::Detach);
-                    }
+                TOOLS if outside.attached && outside.replaced < config.replaced => {
+                    add(Act::Detach);
                 }
+                TOOLS if outside.attached => {}
                 // The next pager comes once nothing of the last one is under way.
                 TOOLS if !self.fibers[usize::from(PAGER)].is_busy() => add(Act::Attach),
                 LATER if core.deferred => add(Act::Event),
