@@ -303,7 +303,9 @@ impl World<'_> {
         let page = self.below(self.pages());
         let has_frame = self.state(page).has_frame();
         match self.below(6) {
-            0 | 1 if !(self.state(page).p2mt().is_pageable() && self.is_under_way(page)) => {
+            // Nobody but the pager may nominate a page: if it goes home between the pager's copy and its
+            // evict, a second nomination lets that evict take it.
+            0 | 1 if !self.state(page).p2mt().is_pageable() => {
                 let _ = self.nominate_pages(&[page]);
             }
             2 if self.state(page) != State::PagingOut => {

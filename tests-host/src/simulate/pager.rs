@@ -160,20 +160,6 @@ impl World<'_> {
         Some((pushed, self.responses() - process.responses_before))
     }
 
-    /// Whether the pager has this page in a batch, or in a call that is not over.
-    pub(super) fn is_under_way(&self, page: usize) -> bool {
-        if self.are_busy(WORKERS) {
-            return true;
-        }
-        let gfn = self.gfn(page);
-        let pager = self.pager.borrow();
-        let batches = pager
-            .iter()
-            .flat_map(|process| process.running.iter().flatten());
-        let mut pages = batches.flat_map(|running| running.batch.pages());
-        pages.any(|page| page.gfn() == gfn)
-    }
-
     pub(super) fn tell_pager(&self, news: News) {
         if let Some(process) = &mut *self.pager.borrow_mut() {
             process.news.push(news);

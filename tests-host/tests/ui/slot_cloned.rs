@@ -6,7 +6,7 @@ fn slots<'g, M>(slot: &Slot<'g, M, Paged>) -> Slot<'g, M, Paged> {
     slot.clone()
 }
 
-fn pauses(paused: &VcpuPaused) -> VcpuPaused {
+fn pauses<'d>(paused: &VcpuPaused<'d>) -> VcpuPaused<'d> {
     paused.clone()
 }
 
