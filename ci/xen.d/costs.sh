@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ci/xen costs: instructions per paging operation, Rust beside C, in QEMU counting them (deterministic: one CPU of the host runs
-# both of the machine's in turn, and its clock is the number of instructions). Fails if Rust needs more than 1.05 times as many
-# on the way out or in.
+# both of the machine's in turn, and its clock is the number of instructions). Fails if Rust needs more than 1.10 times as many
+# on the way out, or more than 1.05 times on the way in (docs/performance.md says what the difference buys).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
@@ -25,11 +25,10 @@ printf '%s\n' "${costs[@]}" | awk '
         printf("%-26s %8s %8s %8s\n", "instructions per page", "C", "Rust", "Rust/C")
         for (i = 1; i <= n; i++) {
             name = order[i]; ratio = count["rust", name] / count["c", name]
-            over = ratio > 1.05
-            whole_way = name ~ /:/
+            bar = name ~ /^out:/ ? 1.10 : name ~ /^in:/ ? 1.05 : 0
             gsub(/_/, " ", name)
-            printf("%-26s %8d %8d %8.3f%s\n", name, count["c", order[i]], count["rust", order[i]], ratio, (whole_way && over) ? "  more than 1.05" : "")
-            if (whole_way) { if (over) failed++; else passed++ }
+            printf("%-26s %8d %8d %8.3f%s\n", name, count["c", order[i]], count["rust", order[i]], ratio, (bar && ratio > bar) ? sprintf("  more than %.2f", bar) : "")
+            if (bar) { if (ratio > bar) failed++; else passed++ }
         }
         printf "%d passed, %d failed\n", passed, failed
         exit failed > 0

@@ -34,6 +34,8 @@ boot_machine() {
     # start_qemu or start_bochs: ends when the machine does, or when it is killed.
     exec 7< <(cd "$work" && "start_$machine" $((limit + 20)) </dev/null 2>&1)
     pid=$!
+    # shellcheck disable=SC2064
+    trap "kill $pid; exit 143" INT TERM
     : >"$log"
     # LINE_COMMAND may set line_deadline (in SECONDS) for what it waits for: dom0 may be too dead to keep its own.
     line_deadline=$deadline
@@ -52,6 +54,7 @@ boot_machine() {
     [ -n "$status" ] || { if [ "$left" -le 0 ] || [ $((deadline - SECONDS)) -le 0 ]; then status=124; else status=125; fi; }
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
+    trap - INT TERM
     exec 7<&-
     rm -rf "$work"
     return "$status"
@@ -61,5 +64,5 @@ boot_machine() {
 new_run() {
     mkdir -p "$cache/runs"
     find "$cache/runs" -maxdepth 1 -name '*.log' -printf '%T@ %p\n' | sort -rn | tail -n +12 | cut -d' ' -f2- | xargs -r rm -f
-    printf '%s/%s-%s-%s.log' "$cache/runs" "$1" "$(date +%Y%m%d-%H%M%S)" "$$"
+    printf '%s/%s-%s-%s.log' "$cache/runs" "$1" "$(date +%Y%m%d-%H%M%S)" "$BASHPID"
 }

@@ -2,6 +2,7 @@
 # ci/xen test [c|rust] [NAME...]: runs the tests (ci/xen.d/tests; all, or those whose name contains a NAME), prints a line for
 # each and "N passed, N failed" at the end. A test that did not end counts as failed.
 # XEN_DEBUG=1: with the debug build of Xen, its assertions on; one that fails is named. XEN_MACHINE=bochs: see test-ept.
+# XEN_MACHINES=N: N machines at once, each with a part of the tests.
 #
 # Lines in a test's head:
 #   # deadline: SECONDS             in dom0, far above what it takes: what a test waits for has to get on (wait_while in
@@ -46,16 +47,19 @@ result() {
     else
         note_result "$name" "${defect:+known defect: $defect; }${sometimes:+known defect, not always: $sometimes; }seen: ${reason:-exit status $status}"
     fi
+    local said note
     if [ "$status" = 0 ] && [ -n "$defect" ]; then
-        failed=$((failed + 1)); echo "FAILED  $name ($took s): passes although C is known to fail ($defect): correct the mark"
+        failed=$((failed + 1)); said="FAILED  $name ($took s): passes although C is known to fail ($defect): correct the mark"
     elif [ "$status" = 0 ]; then
-        passed=$((passed + 1)); echo "ok      $name ($took s)"
+        passed=$((passed + 1)); said="ok      $name ($took s)"
     elif [ -n "$defect$sometimes" ]; then
-        known=$((known + 1)); printf 'defect  %s (%s s): known in C: %s\n          seen: %s\n' "$name" "$took" "$defect$sometimes" "$reason"
+        known=$((known + 1)); said="defect  $name ($took s): known in C: $defect$sometimes"$'\n'"          seen: $reason"
     else
-        failed=$((failed + 1)); echo "FAILED  $name ($took s): ${reason:-exit status $status}"
+        failed=$((failed + 1)); said="FAILED  $name ($took s): ${reason:-exit status $status}"
     fi
-    [ ${#notes[@]} -eq 0 ] || printf '          %s\n' "${notes[@]}"
+    for note in ${notes[@]+"${notes[@]}"}; do said+=$'\n'"          $note"; done
+    # At once: another machine's tests may end at the same time.
+    printf '%s\n' "$said"
 }
 
 on_line() {
@@ -120,7 +124,27 @@ for file in "$here"/tests/*.sh; do
 done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
 make_machine
-[ ${#together[@]} -eq 0 ] || run_group "${together[@]}"
+
+# lane FILE NAME...: a machine with its share of the tests; what it counted goes to FILE.
+lane() {
+    test=$test/$(basename "$1")
+    mkdir "$test"
+    run_group "${@:2}"
+    echo "$passed $known $failed" >"$1"
+}
+
+lanes=${XEN_MACHINES:-1} pids=() counts=$(mktemp -d)
+trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true; rm -rf "$test" "$counts"' EXIT
+trap 'exit 143' INT TERM
+for ((i = 0; i < lanes && i < ${#together[@]}; i++)); do
+    share=()
+    for ((j = i; j < ${#together[@]}; j += lanes)); do share+=("${together[j]}"); done
+    lane "$counts/$i" "${share[@]}" &
+    pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || die "a machine's tests could not be followed to their end"; done
+[ ${#pids[@]} -eq 0 ] ||
+    read -r passed known failed < <(awk '{ p += $1; k += $2; f += $3 } END { print p, k, f }' "$counts"/*)
 for name in ${alone[@]+"${alone[@]}"}; do run_group "$name"; done
 
 [ "$known" = 0 ] || echo "$known known defects of C shown"
