@@ -36,7 +36,11 @@ impl Machine {
                 self.count_stray();
                 tracing::warn!(%gfn, "the guest touched a page it had given back: it is empty");
             }
-            Ok(false) => {}
+            Ok(false) => {
+                if let Err(error) = self.paging().platform().lift_protection(gfn) {
+                    self.stand_still(format!("{gfn} cannot be made writable: {error}"));
+                }
+            }
             Err(error) => self.stand_still(format!("{gfn} cannot be given to the guest: {error}")),
         }
     }

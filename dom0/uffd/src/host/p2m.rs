@@ -29,7 +29,7 @@ use rustix::thread::futex;
 
 use super::frame_run::{FrameRun, runs};
 use super::guest_memory::GuestMemory;
-use super::uffd::{CopyError, CopyFlags, Userfaultfd, Wake};
+use super::uffd::{CopyError, CopyFlags, RangeError, Userfaultfd, Wake};
 use crate::link::SharedArea;
 
 mod locked;
@@ -161,6 +161,16 @@ impl HostPlatform {
         table.entries[index] = HostEntry::new(P2mType::RamRw, true);
         table.given_back -= 1;
         Ok(true)
+    }
+
+    /// The guest wrote a page that is home, and trapped: it is writable from here on. Protection is left on
+    /// such a page only where the kernel failed to lift it before.
+    pub fn lift_protection(&self, gfn: Gfn) -> Result<(), RangeError> {
+        let p2m = self.lock_p2m();
+        match p2m.table.entry(gfn).p2mt() {
+            P2mType::RamRw => p2m.unprotect(gfn),
+            _ => Ok(()),
+        }
     }
 
     /// Returns when the vcpu is not paused. To be called on its thread, before it runs on.

@@ -7,6 +7,7 @@ use p2m_paging::paging::{
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Errno, PAGE_SIZE, Paging};
+use rustix::mm::{MapFlags, ProtFlags};
 
 use super::super::uffd::{Modes, Options};
 use super::*;
@@ -217,6 +218,74 @@ fn a_write_to_a_nominated_page_takes_it_home_and_the_evict_fails() {
     // A write that is not trapped shows that the protection has gone.
     paging.platform().memory().page(gfn(0)).unwrap()[0].store(7, Relaxed);
     assert_eq!(prep(&paging, 0, 0).unwrap_err().errno(), Errno::ENOENT);
+}
+
+/// Another mapping where a page was: the kernel protects nothing there.
+fn cover(paging: &Paging<'_, HostPlatform>, page: u64) {
+    let at = std::ptr::from_ref(paging.platform().memory().page(gfn(page)).unwrap());
+    let (prot, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::PRIVATE | MapFlags::FIXED,
+    );
+    // SAFETY: one page of a mapping of this test's own, to which nothing refers.
+    unsafe { rustix::mm::mmap_anonymous(at.cast_mut().cast(), PAGE_SIZE, prot, flags) }.unwrap();
+}
+
+/// The page's memory again, watched as before.
+fn uncover(paging: &Paging<'_, HostPlatform>, page: u64) {
+    let platform = paging.platform();
+    let at = std::ptr::from_ref(platform.memory().page(gfn(page)).unwrap());
+    let (prot, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::SHARED | MapFlags::FIXED,
+    );
+    let (file, offset) = (
+        std::os::fd::AsFd::as_fd(&**platform.memory()),
+        page * PAGE_SIZE as u64,
+    );
+    // SAFETY: as above.
+    unsafe { rustix::mm::mmap(at.cast_mut().cast(), PAGE_SIZE, prot, flags, file, offset) }
+        .unwrap();
+    let modes = Modes::MISSING | Modes::WRITE_PROTECT;
+    platform.uffd.register(platform.memory(), modes).unwrap();
+}
+
+#[test]
+fn pages_that_cannot_be_protected_go_home_and_may_go_out_later() {
+    let paging = guest(4);
+    cover(&paging, 2);
+    let mut jobs = [0, 1, 2, 3].map(|page| Job::new(gfn(page)));
+    paging.nominate(&mut jobs);
+    let home = EvictError::NotNominated(P2mType::RamRw);
+    for page in 0..4 {
+        assert_eq!(evict(&paging, page), Err(home), "page {page}");
+    }
+    // A write that is not trapped shows that no protection is left.
+    for page in [0, 1, 3] {
+        paging.platform().memory().page(gfn(page)).unwrap()[0].store(7, Relaxed);
+    }
+    uncover(&paging, 2);
+    for page in 0..4 {
+        assert_eq!(nominate(&paging, page), Ok(()), "page {page}");
+        assert_eq!(evict(&paging, page), Ok(()), "page {page}");
+    }
+    assert_eq!(resident(&paging), 0);
+}
+
+#[test]
+fn a_page_that_is_home_and_protected_becomes_writable_when_it_is_written() {
+    let paging = guest(2);
+    let platform = paging.platform();
+    platform
+        .uffd
+        .protect(platform.memory(), FrameRun::new(gfn(0), 2).unwrap())
+        .unwrap();
+    nominate(&paging, 1).unwrap();
+    platform.lift_protection(gfn(0)).unwrap();
+    platform.memory().page(gfn(0)).unwrap()[0].store(7, Relaxed);
+    // The protection of a nominated page stays.
+    platform.lift_protection(gfn(1)).unwrap();
+    assert_eq!(evict(&paging, 1), Ok(()));
 }
 
 /// The accessed bits of the guest's first 64 pages.

@@ -69,13 +69,10 @@ impl P2m for LockedP2m<'_> {
         match to {
             P2mType::RamPagingOut => self.table.unprotected.push(gfn),
             P2mType::RamRw => {
-                let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
-                retried(|| uffd.unprotect(memory, FrameRun::one(gfn), Wake::Later)).map_err(
-                    |error| {
-                        tracing::error!(%gfn, %error, "a page cannot be made writable");
-                        Errno::EIO
-                    },
-                )?;
+                self.unprotect(gfn).map_err(|error| {
+                    tracing::error!(%gfn, %error, "a page cannot be made writable");
+                    Errno::EIO
+                })?;
             }
             P2mType::Invalid => self.table.given_back += 1,
             _ => {}
@@ -169,12 +166,8 @@ impl P2m for LockedP2m<'_> {
             let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
             if let Err(error) = retried(|| uffd.protect(memory, run)) {
                 tracing::error!(first = %run.first(), pages = run.size_pages(), %error,
-                    "nominated pages cannot be protected: they stay");
-                // The guest may go on writing, so these must not be evicted: they get a user that
-                // never goes.
-                for gfn in run.frames() {
-                    *self.table.users.entry(gfn.get()).or_default() += 1;
-                }
+                    "nominated pages cannot be protected: they go home");
+                self.send_home(run);
             }
         }
         self.table.unprotected = gfns;
@@ -206,6 +199,31 @@ impl P2m for LockedP2m<'_> {
 
     fn count_in(&mut self) {
         self.table.paged -= 1;
+    }
+}
+
+impl LockedP2m<'_> {
+    /// The guest may go on writing these pages, so they must not be evicted. The kernel may have protected
+    /// some of them before it failed.
+    fn send_home(&mut self, run: FrameRun) {
+        for gfn in run.frames() {
+            let Some(index) = self.table.index(gfn) else {
+                continue;
+            };
+            if self.table.entries[index].p2mt() != P2mType::RamPagingOut {
+                continue;
+            }
+            if let Err(error) = self.unprotect(gfn) {
+                // A write traps if there is protection left, and lifts it: `lift_protection`.
+                tracing::warn!(%gfn, %error, "a page that goes home may be protected");
+            }
+            self.table.entries[index] = HostEntry::new(P2mType::RamRw, true);
+        }
+    }
+
+    pub(super) fn unprotect(&self, gfn: Gfn) -> Result<(), RangeError> {
+        let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
+        retried(|| uffd.unprotect(memory, FrameRun::one(gfn), Wake::Later))
     }
 }
 
