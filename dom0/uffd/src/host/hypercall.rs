@@ -127,8 +127,11 @@ impl Machine {
             return refuse(Errno::EINVAL);
         };
         let (watch, watched) = Connection::pair()?;
-        self.mailbox.clear();
-        self.paging().platform().set_buffers(Some(buffers));
+        {
+            let mailbox = self.mailbox.lock();
+            mailbox.clear();
+            self.paging().platform().set_buffers(Some(buffers));
+        }
         let fds = [
             self.memory().as_fd(),
             self.shared.as_fd(),
@@ -217,6 +220,9 @@ impl Machine {
             // First, so that it is known why before any vcpu finds that there is no pager.
             self.detached(Departure::Died { lost_pages });
             self.paging().shut_down();
+        } else if self.is_watched() {
+            // It had attached, and left before it enabled paging.
+            self.detached(Departure::Detached);
         }
         self.paging().platform().set_buffers(None);
     }

@@ -95,7 +95,9 @@ pub struct Machine {
     /// By vcpu: faults taken, so that a vcpu can tell that an access of its own was one.
     faults: Box<[AtomicU64]>,
     pub(super) shared: &'static SharedArea,
-    pub(super) mailbox: Mailbox,
+    /// Locked for a whole round of preps, and while one pager's mailbox and buffers become another's: what is
+    /// in the mailbox means the buffers that are set.
+    pub(super) mailbox: Mutex<Mailbox>,
     pub(super) doorbell: EventChannel,
     cpu: Option<usize>,
     watch: Mutex<Watch>,
@@ -146,7 +148,7 @@ impl Machine {
             paging: Paging::new(HostPlatform::new(memory, uffd, vcpus, events), cells),
             faults: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             shared,
-            mailbox,
+            mailbox: Mutex::new(mailbox),
             doorbell: EventChannel::new().map_err(MachineError::Events)?,
             cpu: options.cpu,
             watch: Mutex::new(Watch {
@@ -304,6 +306,11 @@ impl Machine {
         self.tell(Notice::Target(target));
     }
 
+    /// Whether a pager has attached that has not left yet.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.lock().connection.is_some()
+    }
+
     pub(super) fn detached(&self, departure: Departure) {
         let mut state = self.watch.lock();
         state.connection = None;
@@ -327,3 +334,7 @@ pub fn usual_fault_cpu() -> Option<usize> {
         .rev()
         .find(|&cpu| allowed.is_set(cpu))
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

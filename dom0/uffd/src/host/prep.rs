@@ -63,7 +63,8 @@ impl Machine {
             any: false,
             failed: false,
         };
-        for prep in self.mailbox.take() {
+        let mailbox = self.mailbox.lock();
+        for prep in mailbox.take() {
             done.any = true;
             match job(prep) {
                 Some(job) => {
@@ -71,7 +72,7 @@ impl Machine {
                     round.jobs.push(job);
                 }
                 None => {
-                    self.mailbox.finish(prep.entry, Err(Errno::EINVAL));
+                    mailbox.finish(prep.entry, Err(Errno::EINVAL));
                     done.failed = true;
                 }
             }
@@ -80,7 +81,7 @@ impl Machine {
         for (entry, job) in round.entries.drain(..).zip(round.jobs.drain(..)) {
             let result = result(&job);
             done.failed |= result.is_err();
-            self.mailbox.finish(entry, result);
+            mailbox.finish(entry, result);
         }
         done
     }

@@ -120,6 +120,12 @@ impl Mailbox {
         Errno::from_return(-status).map_or(Ok(()), Err)
     }
 
+    /// Whether anything is posted that has not been taken.
+    #[cfg(test)]
+    pub(crate) fn has_posted(&self) -> bool {
+        self.words[POSTED].load(Ordering::Acquire) != 0
+    }
+
     fn field(&self, entry: usize, field: usize) -> &AtomicU64 {
         &self.words[FIRST + (entry % ENTRIES) * WORDS + field]
     }
