@@ -185,7 +185,9 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
         int rc;
 
         at = guest_handle_from_ptr((void *)mpo->buffer.p, uint64_t);
-        if ( copy_from_guest(items, at, 2 * n) )
+        /* Results that could not be told would be lost: written back before, too. */
+        if ( copy_from_guest(items, at, 2 * n) ||
+             copy_to_guest(at, items, 2 * n) )
             return -EFAULT;
 
         rc = p2mp_memop_many(d->p2mp, mpo->op - MANY, items, n);

@@ -45,6 +45,9 @@ pub(super) struct PagingOps {
 /// [`PagingItem`](p2m_paging::ring::abi::PagingItem): page; buffer, then result.
 type Item = [u64; 2];
 
+/// In an item before the call, where no buffer is: neither that nor a result.
+const NOT_DONE: u64 = 1;
+
 /// [`MemPagingOp`] as words.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(transparent)]
@@ -75,21 +78,23 @@ impl PagingOps {
         done.map(drop).map_err(xens)
     }
 
-    /// An operation on each page, with what `buffer` says of it.
-    fn each(&mut self, op: u8, pages: &mut [Page], buffer: impl Fn(&Page) -> u64) {
+    /// An operation on each page, with its buffer's address if it has any.
+    fn each(&mut self, op: u8, pages: &mut [Page], buffer: impl Fn(&Page) -> Option<u64>) {
         let at_once = self.items.as_ref().map_or(0, |items| items.len());
         if at_once == 0 || pages.len() == 1 {
             for page in pages {
-                let done = self.call(op, page.gfn().get(), buffer(page));
+                let done = self.call(op, page.gfn().get(), buffer(page).unwrap_or(0));
                 page.outcome = done.map_err(PageError::Refused);
             }
             return;
         }
+        let word = |page: &Page| buffer(page).unwrap_or(NOT_DONE);
         for pages in pages.chunks_mut(at_once) {
-            let items = pages.iter().map(|page| [page.gfn().get(), buffer(page)]);
+            let items = pages.iter().map(|page| [page.gfn().get(), word(page)]);
             let (all, items) = self.many(op, items);
             for (page, item) in pages.iter_mut().zip(items) {
-                page.outcome = all.and(result(item[1])).map_err(PageError::Refused);
+                let done = outcome(all, word(page), item[1]);
+                page.outcome = done.map_err(PageError::Refused);
             }
         }
     }
@@ -112,13 +117,13 @@ impl PagingOps {
     fn restore(&mut self, pages: &mut [Page]) -> Option<()> {
         let at_once = self.items.as_ref()?.len();
         for pages in pages.chunks_mut(at_once) {
-            let gfns = pages.iter().map(|page| [page.gfn().get(), 0]);
+            let gfns = pages.iter().map(|page| [page.gfn().get(), NOT_DONE]);
             let (all, items) = self.many(MemPagingOp::OP_RESTORE, gfns);
             if all == Err(Errno::ENOSYS) {
                 return None;
             }
             for (page, item) in pages.iter_mut().zip(items) {
-                page.outcome = all.and(result(item[1])).map_err(PageError::Refused);
+                page.outcome = outcome(all, NOT_DONE, item[1]).map_err(PageError::Refused);
             }
         }
         Some(())
@@ -134,15 +139,16 @@ impl PagingOps {
         let at_once = self.items.as_ref()?.len();
         let (into, unread) = (into.chunks_mut(at_once), unread.chunks_mut(at_once));
         for ((pages, into), unread) in pages.chunks(at_once).zip(into).zip(unread) {
-            let addresses = into.iter_mut().map(|buffer| buffer.0.as_mut_ptr() as u64);
+            let address = |buffer: &mut PageBuf| buffer.0.as_mut_ptr() as u64;
             let gfns = pages.iter().map(|page| page.gfn().get());
-            let items = gfns.zip(addresses).map(|(gfn, address)| [gfn, address]);
+            let items = gfns.zip(into.iter_mut().map(address));
+            let items = items.map(|(gfn, address)| [gfn, address]);
             let (all, items) = self.many(MemPagingOp::OP_READ, items);
             if all == Err(Errno::ENOSYS) {
                 return None;
             }
-            for (unread, item) in unread.iter_mut().zip(items) {
-                *unread = all.and(result(item[1])).err();
+            for ((unread, buffer), item) in unread.iter_mut().zip(into).zip(items) {
+                *unread = outcome(all, address(buffer), item[1]).err();
             }
         }
         Some(())
@@ -170,7 +176,7 @@ impl PagingOps {
     fn prep(&mut self, pages: &mut [Page], place: BufferPlace) {
         let buffers = self.buffers;
         self.each(MemPagingOp::OP_PREP, pages, |page| {
-            buffers + place.offset_bytes(page.buffer())
+            Some(buffers + place.offset_bytes(page.buffer()))
         });
     }
 
@@ -215,13 +221,13 @@ pub(super) struct DomainCalls {
 
 impl Calls for DomainCalls {
     fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
-        self.ops.each(MemPagingOp::OP_NOMINATE, pages, |_| 0);
+        self.ops.each(MemPagingOp::OP_NOMINATE, pages, |_| None);
         self.device_model.flush_if_in_use(pages);
         Ok(())
     }
 
     fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
-        self.ops.each(MemPagingOp::OP_EVICT, pages, |_| 0);
+        self.ops.each(MemPagingOp::OP_EVICT, pages, |_| None);
         self.device_model.flush_if_in_use(pages);
         Ok(())
     }
@@ -345,6 +351,15 @@ impl DeviceModel {
     }
 }
 
+/// What became of an item that this word was sent with. A call that failed has done the items whose word it
+/// has changed, and no others.
+fn outcome(all: Result<(), Errno>, sent: u64, word: u64) -> Result<(), Errno> {
+    match all {
+        Err(errno) if word == sent => Err(errno),
+        _ => result(word),
+    }
+}
+
 /// What Xen has written to an item.
 fn result(word: u64) -> Result<(), Errno> {
     match i32::try_from(word.cast_signed()) {
@@ -374,6 +389,20 @@ mod tests {
             (-4096_i64).cast_unsigned(),
         ] {
             assert_eq!(result(garbage), Err(Errno::EIO), "{garbage:#x}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_fails_half_way_has_done_what_it_has_written_to() {
+        let busy = (-16_i64).cast_unsigned();
+        for sent in [NOT_DONE, 0x7f00_0000_0000] {
+            let fault = Err(Errno::EFAULT);
+            assert_eq!(outcome(fault, sent, 0), Ok(()));
+            assert_eq!(outcome(fault, sent, busy), Err(Errno::EBUSY));
+            assert_eq!(outcome(fault, sent, sent), fault);
+            // It says that all is done, and has not written it.
+            assert_eq!(outcome(Ok(()), sent, sent), Err(Errno::EIO));
+            assert_eq!(outcome(Ok(()), sent, busy), Err(Errno::EBUSY));
         }
     }
 }
