@@ -108,6 +108,10 @@ pub trait Calls: Send {
     /// [`Step::Restore`](pager_core::Step::Restore): the main thread answers meanwhile.
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
+    /// Whether [`Self::restore`] is one call for many pages, and tells a page that was nominated from one that
+    /// was not.
+    fn restores_at_once(&self) -> bool;
+
     /// [`Step::Prep`](pager_core::Step::Prep), from the buffers of the set.
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError>;
 

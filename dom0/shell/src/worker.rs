@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
+use p2m_paging::Errno;
 use pager_accesses::Recorder;
-use pager_core::{Batch, Lane, Scan, Step};
+use pager_core::{Batch, Lane, Page, PageError, Scan, Step};
 use pager_store::PageStore;
 use parking_lot::{Condvar, Mutex};
 
@@ -165,12 +166,39 @@ impl Caller {
     fn step(&mut self, batch: &mut Batch) -> Result<(), MachineError> {
         let buffers = self.buffers.get(batch.index());
         match (batch.step(), buffers) {
-            (Step::Nominate, _) => self.calls.nominate(batch.pages_mut()),
+            (Step::Nominate, _) => self.nominate(batch.pages_mut()),
             (Step::Evict, _) => self.calls.evict(batch.pages_mut()),
             (Step::Restore, _) => self.calls.restore(batch.pages_mut()),
             (Step::Prep, Some(&buffers)) => self.calls.prep(batch.pages_mut(), buffers),
             (Step::Prep, None) | (Step::Save | Step::Load | Step::Move, _) => Ok(()),
         }
+    }
+}
+
+impl Caller {
+    /// Nominates. A page that a pager before this one had nominated, and left so, is refused like one that is in
+    /// use: it is taken back first. A page has one flight, so a refused one is nominated by nobody here.
+    fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        self.calls.nominate(pages)?;
+        let refused = |page: &Page| page.outcome == Err(PageError::Refused(Errno::EBUSY));
+        let mut left: Vec<_> = pages.iter().copied().filter(refused).collect();
+        if left.is_empty() || !self.calls.restores_at_once() {
+            return Ok(());
+        }
+        self.calls.restore(&mut left)?;
+        left.retain(|page| page.outcome.is_ok());
+        if left.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(pages = left.len(), "nominated by a pager before this one");
+        self.calls.nominate(&mut left)?;
+        let mut left = left.into_iter().peekable();
+        for page in pages {
+            if let Some(again) = left.next_if(|again| again.gfn() == page.gfn()) {
+                *page = again;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -260,6 +260,11 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
+    /// As long as Xen takes many pages in one call, it knows how.
+    fn restores_at_once(&self) -> bool {
+        self.ops.items.is_some()
+    }
+
     fn prep(&mut self, pages: &mut [Page], place: BufferPlace) -> Result<(), MachineError> {
         self.ops.prep(pages, place);
         Ok(())

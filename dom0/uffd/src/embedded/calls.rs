@@ -45,6 +45,10 @@ impl Calls for SocketCalls {
         self.call(Op::Restore, pages)
     }
 
+    fn restores_at_once(&self) -> bool {
+        true
+    }
+
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError> {
         let claims = |page: &Page| (page.gfn(), buffers.offset_bytes(page.buffer()));
         let preps: Vec<_> = pages.iter().map(claims).collect();
