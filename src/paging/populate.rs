@@ -102,6 +102,14 @@ impl fmt::Display for PopulateError {
 
 impl core::error::Error for PopulateError {}
 
+/// What an access found, under the p2m lock.
+enum Looked {
+    /// Nothing is missing, or nothing can be done.
+    Settled(Result<Populated, PopulateError>),
+    /// The page is not there. `leaves`: nobody has asked for it yet.
+    Missing { entry: Entry, leaves: bool },
+}
+
 impl<'d, P: Platform> Paging<'d, P> {
     /// A vcpu of the guest hit an entry that does not allow its access (row A7).
     ///
@@ -154,14 +162,9 @@ impl<'d, P: Platform> Paging<'d, P> {
         access: Access,
     ) -> Result<Populated, PopulateError> {
         let mut p2m = self.platform.lock_p2m();
-        let entry = p2m.get(gfn);
-        let leaves = match decide(entry.p2mt, access) {
-            Decision::NotOurs => return Ok(Populated::NotPaging),
-            Decision::Retry => return Ok(Populated::Present),
-            _ if entry.is_bad() => return Err(PopulateError::BadEntry(entry)),
-            Decision::Restore => return self.recall(&mut p2m, gfn, entry),
-            Decision::Pause => false,
-            Decision::PopulateAndPause => true,
+        let (entry, leaves) = match self.look(&mut p2m, gfn, access) {
+            Looked::Missing { entry, leaves } => (entry, leaves),
+            Looked::Settled(outcome) => return outcome,
         };
         if !self.is_enabled() {
             return Err(PopulateError::NoRing);
@@ -192,14 +195,9 @@ impl<'d, P: Platform> Paging<'d, P> {
         let reserved = self.reserve(caller.asker());
         let entry = {
             let mut p2m = self.platform.lock_p2m();
-            let entry = p2m.get(gfn);
-            let leaves = match decide(entry.p2mt, access) {
-                Decision::NotOurs => return Ok(Populated::NotPaging),
-                Decision::Retry => return Ok(Populated::Present),
-                _ if entry.is_bad() => return Err(PopulateError::BadEntry(entry)),
-                Decision::Restore => return self.recall(&mut p2m, gfn, entry),
-                Decision::Pause => false,
-                Decision::PopulateAndPause => true,
+            let (entry, leaves) = match self.look(&mut p2m, gfn, access) {
+                Looked::Missing { entry, leaves } => (entry, leaves),
+                Looked::Settled(outcome) => return outcome,
             };
             if leaves && reserved.is_ok() {
                 self.depart(&mut p2m, gfn, entry)?;
@@ -219,6 +217,22 @@ impl<'d, P: Platform> Paging<'d, P> {
             Err(NotSent::NoRing) if self.is_enabled() => Ok(Populated::OnItsWay),
             Err(NotSent::NoRing) => Err(PopulateError::NoRing),
         }
+    }
+
+    /// With the p2m locked: what this access to the gfn comes to. A nominated page goes home.
+    #[inline]
+    fn look(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, access: Access) -> Looked {
+        let entry = p2m.get(gfn);
+        Looked::Settled(match decide(entry.p2mt, access) {
+            Decision::NotOurs => Ok(Populated::NotPaging),
+            Decision::Retry => Ok(Populated::Present),
+            _ if entry.is_bad() => Err(PopulateError::BadEntry(entry)),
+            Decision::Restore => self.recall(p2m, gfn, entry),
+            leaves @ (Decision::Pause | Decision::PopulateAndPause) => {
+                let leaves = leaves == Decision::PopulateAndPause;
+                return Looked::Missing { entry, leaves };
+            }
+        })
     }
 
     /// With the p2m locked: a nominated page goes home, since somebody needs it.
