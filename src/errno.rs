@@ -1,8 +1,7 @@
 //! The error numbers that Xen's callers see.
 //!
-//! Each operation has an error enum of its own with the facts in it; its `errno` method is the one
-//! place where the number is decided. Values are Xen's public ones (`public/errno.h`), which are
-//! also Linux's.
+//! Each operation has an error enum of its own. Its `errno` method alone decides the number. The values
+//! are Xen's public ones (`public/errno.h`), which are also Linux's.
 
 /// A positive error number of Xen's public interface.
 #[repr(u16)]

@@ -1,7 +1,17 @@
 //! What a nested page fault says, and what paging does about it (row A7).
 //!
-//! Intel reports an EPT violation with an exit qualification, AMD a nested page fault with an error
-//! code. Both come down to an [`Access`] to a gfn; [`decide`] looks at the gfn's type.
+//! Intel reports an EPT violation with an exit qualification. AMD reports a nested page fault with an
+//! error code. Both are translated into an [`Access`]. [`decide`] combines it with the p2m type.
+//!
+//! ```
+//! use p2m_paging::P2mType;
+//! use p2m_paging::fault::{Decision, ExitQualification, decide};
+//!
+//! let write = ExitQualification::WRITE.access();
+//! assert_eq!(decide(P2mType::RamPaged, write), Decision::PopulateAndPause);
+//! assert_eq!(decide(P2mType::RamPagingOut, write), Decision::Restore);
+//! assert_eq!(decide(P2mType::RamRw, write), Decision::NotOurs);
+//! ```
 
 use bitflags::bitflags;
 
@@ -52,7 +62,8 @@ bitflags! {
 }
 
 impl ExitQualification {
-    /// What the guest wanted. Hardware may report a read-modify-write as a write alone; it reads too.
+    /// What the guest wanted. A write counts as a read too: hardware may report a read-modify-write as a
+    /// write alone.
     pub fn access(self) -> Access {
         let mut access = Access::empty();
         access.set(Access::READ, self.intersects(Self::READ | Self::WRITE));
@@ -61,14 +72,14 @@ impl ExitQualification {
         access
     }
 
-    /// Whether the guest's own translation was done, so that the linear address names the page.
+    /// Whether the linear address is valid: the guest's own translation was complete.
     pub fn has_linear_address(self) -> bool {
         self.contains(Self::LINEAR_VALID)
     }
 }
 
 impl NpfErrorCode {
-    /// What the guest wanted. What is no fetch is a read at least.
+    /// What the guest wanted. An access that is not a fetch is at least a read.
     pub fn access(self) -> Access {
         let mut access = Access::empty();
         access.set(Access::READ, !self.contains(Self::FETCH));
@@ -100,21 +111,20 @@ impl NestedFault {
 /// What to do about a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Not paging's business.
+    /// The type is not a paging type.
     NotOurs,
     /// The entry allows the access by now: run the instruction again.
     Retry,
-    /// The page is only nominated, and its contents are in place: it goes home, and the instruction
-    /// runs again.
+    /// The page is nominated: make it resident, then run the instruction again.
     Restore,
-    /// Ask the pager for the page, and wait for it.
+    /// The page is out: request it, and pause the vcpu.
     PopulateAndPause,
-    /// The pager has been asked: wait for the same answer.
+    /// The page has been requested: pause the vcpu.
     Pause,
 }
 
-/// Decides on an access to a gfn of this type. An access that says nothing needs every right: it would
-/// else be tried again for ever.
+/// Decides on an access to a gfn of this type. An empty access is treated as one that needs all rights;
+/// otherwise it would be retried for ever.
 pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
     let Some(allowed) = p2mt.paging_access() else {
         return Decision::NotOurs;
@@ -129,33 +139,33 @@ pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
     }
 }
 
-/// Who maps a guest's frame from outside.
+/// Who maps a frame of the guest from another domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapper {
     /// The guest's pager.
     Pager,
-    /// Anybody else who only reads: a device back end, an emulator, a toolstack.
+    /// Anybody else, to read only: a device back end, an emulator, a toolstack.
     Reader,
-    /// Anybody else who may write.
+    /// Anybody else, to write.
     Writer,
 }
 
 /// What to do about a foreign map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapDecision {
-    /// Not paging's business.
+    /// The type is not a paging type.
     NotOurs,
-    /// Map it, with a reference: while that is held the page cannot be evicted.
+    /// Map it, with a reference. The page cannot be evicted while the reference is held.
     Map,
-    /// Call [`Paging::populate`], and let the mapper try again: at once if the page was only
-    /// nominated, later if the pager has to bring it.
+    /// Call [`Paging::populate`] and let the mapper retry: at once if the page was nominated, later if
+    /// the pager has to bring it in.
     ///
     /// [`Paging::populate`]: crate::Paging::populate
     Populate,
 }
 
 impl MapDecision {
-    /// The number that a hypervisor's C code gets: 0, 1 and 2 in the order of the variants.
+    /// The number for C code: 0, 1 and 2 in the order of the variants.
     pub const fn as_raw(self) -> u32 {
         match self {
             Self::NotOurs => 0,
@@ -165,12 +175,12 @@ impl MapDecision {
     }
 }
 
-/// Decides on a foreign map of a gfn of this type, which has a frame or none.
+/// Decides on a foreign map of a gfn of this type, with or without a frame.
 ///
-/// A page that was allocated for its pager to fill is shown to nobody else: in Xen 4.1 a device
-/// emulator could read one before it was filled. A nominated page is not shown to a writer: one who
-/// came after the pager's copy and was gone before the evict would lose what it wrote. The page goes
-/// home first, which makes the evict fail.
+/// Only the pager may map a page that it is about to fill. (In Xen 4.1 a device emulator could read such
+/// a page before it was filled.) A writer may not map a nominated page: a writer that maps it after the
+/// pager's copy and unmaps it before the evict would lose its write. The page becomes resident first,
+/// and then the evict fails.
 pub const fn decide_map(p2mt: P2mType, has_frame: bool, mapper: Mapper) -> MapDecision {
     match (p2mt, mapper) {
         (P2mType::RamPagingOut, Mapper::Pager | Mapper::Reader)

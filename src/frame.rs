@@ -1,4 +1,12 @@
-//! Frame numbers and vcpu numbers: one type for each, so that none is taken for another.
+//! Frame numbers and vcpu numbers, each with a type of its own so that they cannot be mixed up.
+//!
+//! ```
+//! use p2m_paging::{Gfn, Mfn};
+//!
+//! assert_eq!(Gfn::try_new(0x1234).map(Gfn::get), Some(0x1234));
+//! assert_eq!(Gfn::try_new(1 << 40), None);
+//! assert_eq!(Mfn::try_new(u64::MAX), None);
+//! ```
 
 use core::fmt;
 
@@ -15,7 +23,7 @@ pub const PAGE_SIZE: usize = 4096;
 pub struct Gfn(u64);
 
 impl Gfn {
-    /// The largest one: x86 has 52 bits of physical address.
+    /// The largest gfn: physical addresses of x86 have 52 bits.
     pub const MAX: Self = Self((1 << 40) - 1);
 
     /// Checks a frame number that another domain supplied.
@@ -27,7 +35,7 @@ impl Gfn {
         }
     }
 
-    /// A frame number known to be in range; the bits above the 40th are cut off.
+    /// A frame number that is known to be in range. Bits above the 40th are discarded.
     pub const fn new_truncate(raw: u64) -> Self {
         Self(raw & Self::MAX.0)
     }
@@ -50,13 +58,13 @@ impl fmt::Display for Gfn {
     }
 }
 
-/// Machine frame number: the physical frame behind a guest frame.
+/// Machine frame number: the physical frame behind a gfn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Mfn(PhysFrame<Size4KiB>);
 
 impl Mfn {
-    /// Checks a frame number: its address must fit x86's 52 bits.
+    /// Checks a frame number: its address must fit into 52 bits.
     pub fn try_new(raw: u64) -> Option<Self> {
         if raw > Gfn::MAX.0 {
             return None;
@@ -85,13 +93,13 @@ impl fmt::Debug for Mfn {
 assert_eq_size!(Gfn, u64);
 assert_eq_size!(Mfn, u64);
 
-/// A vcpu of the paged domain (or, in a foreign caller, of the calling domain).
+/// A vcpu of the paged domain. In a foreign caller: a vcpu of the calling domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct VcpuId(pub u32);
 
 impl VcpuId {
-    /// As an index into per-vcpu tables.
+    /// The number as an index into tables by vcpu.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

@@ -1,31 +1,73 @@
 //! Memory paging of a virtual machine, from underneath it.
 //!
-//! A guest frame goes out and comes back through five states:
+//! A hypervisor links this crate to page a guest's memory out and back while the guest runs. The crate
+//! holds the state machine and the protocol with a *pager*, the program that keeps the pages that are
+//! out. It allocates nothing, reads no clock and performs no I/O.
+//!
+//! # The states of a page
+//!
+//! A guest frame (gfn) is in one of five states:
+//!
+//! | state (p2m type) | frame | the guest may |
+//! |---|---|---|
+//! | resident (`ram_rw`, or log-dirty) | yes | read, write, execute |
+//! | nominated (`paging_out`) | yes | read, execute |
+//! | paged out (`paged`) | no | nothing: it faults |
+//! | requested (`paging_in_start`) | no | nothing: its vcpu is paused |
+//! | paging in (`paging_in`) | yes, being filled by the pager | nothing: its vcpu is paused |
 //!
 //! ```text
-//! ram_rw → paging_out → paged → paging_in_start → ram_rw
-//!                               paging_in_start → paging_in → ram_rw
+//! ram_rw → paging_out → paged → paging_in_start → ram_rw        the pager supplies the contents
+//!                               paging_in_start → paging_in → ram_rw    it fills a mapped frame
 //! ```
 //!
-//! The page goes home from `paging_in_start` in one step if the pager supplies its contents. If the pager
-//! fills a frame through a mapping, the page is `paging_in` until the pager answers. A page that somebody
-//! needs while it is only nominated (`paging_out`) goes back to `ram_rw` at once.
+//! Two shortcuts exist. An access to a nominated page that it does not allow makes the page resident
+//! at once. The pager may bring back a page that nobody has requested: `paged → ram_rw`.
+//! [`p2m::table`] has every transition and every refusal in one table.
 //!
-//! The crate holds what a hypervisor needs for that, and nothing of the hypervisor itself:
+//! # One page, out and back
 //!
-//! - [`p2m`]: the types of a p2m entry, the typed transitions between them, the table of all moves;
+//! ```
+#![doc = include_str!("../examples/one_page.rs")]
+//! ```
+//!
+//! # Where things are
+//!
 //! - [`paging`]: the operations of one paged domain, [`Paging`], in batches;
+//! - [`platform`]: what the embedder implements: p2m, frames, vcpus, event to the pager;
+//! - [`p2m`]: the types of a p2m entry, and the typed transitions between them;
 //! - [`fault`]: what a nested page fault says, and what is to be done about it;
-//! - [`pause`]: counted vcpu pauses, and who waits for which page;
-//! - [`ring`]: the page shared with the pager, both halves, laid out as Xen's;
-//! - [`platform`]: the seam. Whoever owns the p2m, the frames and the vcpus implements it.
+//! - [`pause`]: counted vcpu pauses, and which vcpu waits for which page;
+//! - [`ring`]: the page shared with the pager, both halves, laid out as Xen's.
 //!
-//! It allocates nothing, reads no clock and performs no I/O. Outside data (ring indices, responses,
-//! frame numbers) is a claim until it has been checked; nothing that a guest or a pager can send
-//! makes it panic.
+//! # What the embedder owes
 //!
-//! `A1` to `A10` in the documentation are the rows of the system's description: what the paging
-//! state machine has to do, one row for each operation.
+//! - *Locks.* The p2m lock and the ring lock are never held together. "No locks held" in a method's
+//!   documentation is a requirement.
+//! - *Frames.* [`P2m::alloc`] yields a frame, [`P2m::install`] takes it, [`P2m::take`] yields it again,
+//!   [`P2m::free`] ends it. The crate never drops a frame silently: one whose flush was lost goes to
+//!   [`Leak::leak`](platform::Leak::leak) and stays allocated.
+//! - *Events.* After the pager's event, call [`Paging::on_event`], and call it again as long as it
+//!   returns [`RingState::More`](paging::RingState::More). A hypervisor does that from a tasklet that
+//!   [`Platform::defer_event`] schedules.
+//! - *Pauses.* A [`VcpuPaused`](pause::VcpuPaused) goes back to [`Paging::unpause`]. A dropped one
+//!   leaves its vcpu paused for ever.
+//! - *Waking.* A [`prep`](Paging::prep) with a buffer wakes the vcpus that wait for the page by itself.
+//!   Without a buffer they are woken by the pager's response.
+//!
+//! # Trust
+//!
+//! Ring indices, responses and frame numbers from outside are checked before use. Nothing that a guest
+//! or a pager sends makes the crate panic.
+//!
+//! # Versions
+//!
+//! The minimum supported Rust version is 1.95. The crate is `no_std`, has no Cargo features and builds
+//! for `x86_64-unknown-none` without SSE. Types of other crates in the API are re-exported:
+//! [`bitflags`], [`bitvec`], [`lock_api`], [`x86_64`].
+//!
+//! `A1` to `A10` name rows of the project's requirements, one for each operation: `docs/rows.md` in the
+//! repository.
 
 #![no_std]
 #![deny(unsafe_code)]
@@ -44,7 +86,7 @@ pub mod ring;
 
 pub use errno::Errno;
 pub use frame::{Gfn, Mfn, PAGE_SIZE, VcpuId};
-pub use lock_api;
 pub use p2m::P2mType;
 pub use paging::Paging;
 pub use platform::{P2m, Platform, SpinLock};
+pub use {bitflags, bitvec, lock_api, x86_64};

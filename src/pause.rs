@@ -1,34 +1,34 @@
-//! Counted vcpu pauses, and which vcpu waits for what (row A8).
+//! Counted vcpu pauses, and which vcpu waits for which page (row A8).
 //!
-//! A vcpu may be paused for several reasons at once. Each pause is a [`VcpuPaused`] that must be
-//! undone, and can be only once. The first one stops the vcpu on the platform, the last one undone
-//! lets it go. A pause for a page is kept in the vcpu's [`VcpuCell`] until the page is home.
+//! A vcpu may be paused for several reasons at once. Each pause is a [`VcpuPaused`] that must be undone
+//! exactly once. The first pause stops the vcpu on the platform; undoing the last one lets it run. A
+//! pause for a page is stored in the vcpu's [`VcpuCell`] until the page is resident or gone.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::frame::{Gfn, VcpuId};
 use crate::platform::Broken;
 
-/// What paging knows of one vcpu. The embedder lends one for each vcpu of the domain; a new one is
+/// What paging knows of one vcpu. The embedder provides one for each vcpu of the domain. A new one is
 /// neither paused nor waiting.
 #[derive(Debug, Default)]
 pub struct VcpuCell {
-    /// Pauses not undone yet.
+    /// Pauses that have not been undone.
     pauses: AtomicU32,
     /// The page it waits for, plus one; 0: none.
     waits_for: AtomicU64,
-    /// In line for a ring slot: what it wants one for. Used under the ring lock only.
+    /// In the wait queue: the request that it wants to push. Used under the ring lock only.
     pub(crate) in_line: AtomicU64,
-    /// The next vcpu in line, plus one; 0: none. Used under the ring lock only.
+    /// The next vcpu in the wait queue, plus one; 0: none. Used under the ring lock only.
     pub(crate) next: AtomicU32,
-    /// Pauses that nobody can undo any more.
+    /// Leaked pauses, which nobody can undo.
     lost: AtomicU32,
 }
 
-/// A pause that has to be undone with [`Paging::unpause`](crate::Paging::unpause).
+/// A pause that must be undone with [`Paging::unpause`](crate::Paging::unpause).
 ///
-/// It cannot be made otherwise than by pausing. Dropped instead of undone, it is lost: the vcpu stays
-/// paused for ever, and [`Vcpus::lost`] says so.
+/// Only [`Paging::pause`](crate::Paging::pause) creates one. If it is dropped instead, the vcpu stays
+/// paused for ever, and [`Vcpus::lost`] counts it.
 #[must_use = "the vcpu stays paused until this is given to `unpause`"]
 #[derive(Debug)]
 pub struct VcpuPaused<'d> {
@@ -36,13 +36,13 @@ pub struct VcpuPaused<'d> {
     vcpu: VcpuId,
 }
 
-/// What the caller has to do on the platform after a pause was counted.
+/// What the caller must do on the platform after a change of the count.
 #[must_use = "the count alone does not stop a vcpu"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Switch {
-    /// Nothing: other pauses exist.
+    /// Nothing: there are other pauses.
     Stay,
-    /// The count left 0: stop the vcpu. Or reached it: let it run.
+    /// The count left 0: stop the vcpu. Or it reached 0: let the vcpu run.
     Change,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum Switch {
 #[derive(Clone, Copy, Debug)]
 pub struct Vcpus<'s, 'd> {
     cells: &'d [VcpuCell],
-    /// How many wait for a page: nearly always none, and then nothing is searched.
+    /// How many wait for a page. It is nearly always 0, and then no cell is searched.
     waiting: &'s AtomicU32,
 }
 
@@ -88,7 +88,7 @@ impl<'s, 'd> Vcpus<'s, 'd> {
             .map_or(0, |c| c.pauses.load(Ordering::Relaxed))
     }
 
-    /// Pauses of any of them that were dropped instead of undone: each is an error of the embedder's.
+    /// Pauses that were dropped instead of undone. Each one is a bug of the embedder.
     pub fn lost(&self) -> u32 {
         let lost = |cell: &VcpuCell| cell.lost.load(Ordering::Relaxed);
         self.cells.iter().map(lost).fold(0, u32::saturating_add)
@@ -124,7 +124,7 @@ impl<'s, 'd> Vcpus<'s, 'd> {
         Some((VcpuPaused { cell, vcpu }, switch))
     }
 
-    /// Undoes a pause. One of another domain's is lost: nothing is undone here.
+    /// Undoes a pause. A pause of another domain's vcpu is leaked, and nothing changes here.
     pub(crate) fn unpause(&self, paused: VcpuPaused<'d>) -> Result<Switch, Broken> {
         let VcpuPaused { cell, vcpu } = paused;
         if !self.cell(vcpu).is_some_and(|own| core::ptr::eq(own, cell)) {
@@ -142,11 +142,11 @@ impl<'s, 'd> Vcpus<'s, 'd> {
         }
     }
 
-    /// Notes that the vcpu waits for `gfn`; its cell keeps the pause until the wait ends. Given back if
-    /// it waits for a page already: one at a time, the other it will ask for again.
+    /// Notes that the vcpu waits for `gfn`. Its cell stores the pause until the wait ends. A vcpu waits for
+    /// one page at a time: if it waits already, the pause is returned.
     pub(crate) fn wait(&self, paused: VcpuPaused<'d>, gfn: Gfn) -> Result<(), VcpuPaused<'d>> {
-        // Counted before it can be seen, so that the count is never below the number that wait:
-        // whoever ends the wait counts down, perhaps at once.
+        // Counted before the wait can be seen: whoever ends the wait decrements the count, possibly at
+        // once, so it must never be below the number of vcpus that wait.
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let noted = paused.cell.waits_for.compare_exchange(
             0,
@@ -162,10 +162,10 @@ impl<'s, 'd> Vcpus<'s, 'd> {
         Ok(())
     }
 
-    /// Ends the wait of one vcpu for `gfn`, if it does wait for it: the pause comes out of its cell.
+    /// Ends the wait of one vcpu for `gfn`, if it waits for it, and takes the pause out of its cell.
     pub(crate) fn end_wait(&self, vcpu: VcpuId, gfn: Gfn) -> Option<VcpuPaused<'d>> {
         let cell = self.cell(vcpu)?;
-        // Most vcpus wait for nothing: a look leaves their cells' cache lines where they are.
+        // Most vcpus wait for nothing: a load leaves the cache lines of their cells shared.
         if cell.waits_for.load(Ordering::Acquire) != awaited(gfn) {
             return None;
         }
@@ -176,13 +176,12 @@ impl<'s, 'd> Vcpus<'s, 'd> {
         Some(VcpuPaused { cell, vcpu })
     }
 
-    /// The vcpu's place in line keeps the pause from here on. Under the ring lock.
+    /// The wait queue stores the pause from here on. Under the ring lock.
     pub(crate) fn keep_in_line(&self, paused: VcpuPaused<'d>) {
         core::mem::forget(paused);
     }
 
-    /// The pause that the vcpu's place in line has kept: once, when it leaves the line. Under the ring
-    /// lock.
+    /// Takes the pause out of the wait queue: once, when the vcpu leaves it. Under the ring lock.
     pub(crate) fn take_from_line(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
         let cell = self.cell(vcpu)?;
         Some(VcpuPaused { cell, vcpu })
@@ -210,7 +209,7 @@ impl<'s, 'd> Vcpus<'s, 'd> {
 }
 
 impl VcpuPaused<'_> {
-    /// Who.
+    /// The paused vcpu.
     pub fn vcpu(&self) -> VcpuId {
         self.vcpu
     }
@@ -222,7 +221,7 @@ impl Drop for VcpuPaused<'_> {
     }
 }
 
-/// How a cell notes that its vcpu waits for this page.
+/// How a cell stores that its vcpu waits for this page.
 const fn awaited(gfn: Gfn) -> u64 {
     gfn.get().wrapping_add(1)
 }

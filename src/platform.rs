@@ -1,7 +1,19 @@
-//! The seam: what the state machine asks of whoever owns the p2m, the frames and the vcpus.
+//! What the embedder implements: [`Platform`] for a domain, [`P2m`] for its p2m while it is locked.
 //!
-//! Three platforms implement it: Xen (through C shims), the embedded host (real memory, through
-//! userfaultfd) and a plain machine in memory, for tests.
+//! Three platforms of the project implement them: Xen (through C shims), the embedded host (real memory,
+//! through userfaultfd) and a plain machine in memory, for tests. The smallest one is the example on the
+//! [front page](crate).
+//!
+//! # Who frees a frame
+//!
+//! | a frame from | goes to | who frees it |
+//! |---|---|---|
+//! | [`P2m::alloc`] | [`P2m::install`], always | on an error of `install`, the platform, before it returns |
+//! | [`P2m::take`] | [`P2m::free`], after [`P2m::flush`] | the platform, in `free` |
+//! | [`P2m::take`], and the flush was lost | [`Leak::leak`] | nobody: it stays allocated |
+//!
+//! The crate never drops a [`P2m::Frame`]. A platform may therefore make the drop of one a panic, as the
+//! test machines do, to find errors.
 
 use lock_api::RawMutex;
 
@@ -15,57 +27,59 @@ pub trait Platform {
     type P2m<'a>: P2m<Buffer = Self::Buffer>
     where
         Self: 'a;
-    /// Where the contents for a page-in are: a claim of the pager's, checked by the platform when
-    /// it copies.
+    /// Where the contents for a page-in are. The pager names it, so the platform checks it when it
+    /// copies.
     type Buffer;
-    /// The lock around the ring: a leaf, nothing else is locked under it. Xen's spinlock in Xen, one
-    /// that sleeps on the embedded host; [`SpinLock`] for everybody who has none of their own.
+    /// The lock around the ring. It is a leaf: the crate takes no other lock while it holds this one.
+    /// Xen uses its spinlock, the embedded host a lock that sleeps. [`SpinLock`] is for embedders
+    /// without a lock of their own.
     type RingLock: RawMutex;
-    /// Responses that one call of [`Paging::on_event`](crate::Paging::on_event) takes at most.
+    /// The largest number of responses that one call of [`Paging::on_event`](crate::Paging::on_event)
+    /// takes.
     const EVENT_RESPONSES: u32 = crate::paging::EVENT_RESPONSES;
 
-    /// Locks the p2m. Lock order: p2m, then nothing of this crate's. Unlocking makes every change take
-    /// effect on all CPUs that [`P2m::flush`] has not been called for.
+    /// Locks the p2m. The crate takes no other lock of its own while it holds this one. Unlocking
+    /// flushes what [`P2m::flush`] has not flushed yet, so that all CPUs see every change.
     fn lock_p2m(&self) -> Self::P2m<'_>;
 
-    /// Asks a vcpu to stop before it next enters the guest. It must not wait for that: the p2m may be
-    /// locked, and the vcpu may be the caller. Called for a vcpu that this crate has not paused
-    /// already; the platform may have paused it for reasons of its own.
+    /// Makes a vcpu stop before it next enters the guest. The call returns without waiting for that: the
+    /// p2m may be locked, and the vcpu may be the caller. The crate calls this only for a vcpu that it
+    /// has not paused yet. The platform may have paused the vcpu for its own reasons.
     fn pause_vcpu(&self, vcpu: VcpuId);
 
-    /// The vcpu's wait for the page is over: it is home (or gone, or its request came to nothing), and
-    /// the vcpu is about to be woken. A platform whose pager could send the page out again before the
-    /// vcpu has got on may keep it from that: a vcpu that needs several pages at once might else wait
-    /// for them for ever. Called without locks.
+    /// The vcpu is about to be unpaused, because its wait for the page has ended: the page is resident,
+    /// the page is gone, or the request failed. The platform may pin the page until the vcpu has made
+    /// progress. Otherwise the pager could evict the page again, and a vcpu that needs several pages at
+    /// once could wait for ever. Called without locks.
     fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
         let _ = (vcpu, gfn);
     }
 
-    /// Undoes one [`Self::pause_vcpu`]. Called without locks.
+    /// Undoes the [`Self::pause_vcpu`] of this vcpu. Called without locks.
     fn unpause_vcpu(&self, vcpu: VcpuId);
 
     /// Sends the pager its event. Called without locks.
     fn notify_pager(&self);
 
-    /// [`Paging::on_event`] has stopped with responses left on the ring, and no event will come for
-    /// them: it must be called again soon, from another context (a tasklet, a thread, the next turn of
-    /// a loop). Called without locks.
+    /// [`Paging::on_event`] stopped with responses left on the ring, and no event will come for them. The
+    /// platform must call it again soon, from another context: a tasklet, a thread, the next turn of a
+    /// loop. Called without locks.
     ///
     /// [`Paging::on_event`]: crate::Paging::on_event
     fn defer_event(&self);
 
-    /// An invariant of this crate does not hold. The domain must not go on, the host must: Xen crashes
+    /// An invariant of this crate does not hold. The domain must not continue; the host must. Xen crashes
     /// the domain. May be called with the p2m or the ring locked.
     fn broken(&self, what: Broken);
 }
 
-/// A lock for embedders that have none of their own: it spins, and is a [`RawMutex`] of [`lock_api`].
+/// A spinlock for embedders without a lock of their own. It is a [`RawMutex`] of [`lock_api`].
 pub type SpinLock = spin::Mutex<()>;
 
-/// An invariant that does not hold: memory was overwritten, or this crate is wrong.
+/// An invariant that does not hold: memory was overwritten, or this crate has a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// More slots of the ring were given back than were held.
+    /// More ring slots were released than were in use.
     RingSlots,
     /// A vcpu was unpaused more often than it was paused.
     Pauses(VcpuId),
@@ -80,10 +94,10 @@ impl core::fmt::Display for Broken {
     }
 }
 
-/// A frame that can be given up without being freed.
+/// A frame that can be leaked: kept allocated for ever.
 pub trait Leak: Sized {
-    /// The flush that the frame waits for cannot be made any more: the frame stays allocated for ever.
-    /// The platform may say so; it must not free the frame.
+    /// The flush that had to precede the free was lost, so freeing the frame is not safe any more. The
+    /// platform may log this; it must not free the frame.
     fn leak(self) {
         core::mem::forget(self);
     }
@@ -91,24 +105,24 @@ pub trait Leak: Sized {
 
 /// A locked p2m.
 pub trait P2m {
-    /// A frame that is in no p2m entry: not yet, or not any more. One that was taken out of an entry
-    /// reaches the platform through [`Self::free`] or [`Leak::leak`] only.
+    /// A frame that is in no p2m entry: not yet, or not any more. The [module](self) says who frees it.
     type Frame: Leak;
     /// As in [`Platform::Buffer`].
     type Buffer;
 
-    /// Looks a gfn up. A gfn beyond the guest's memory is [`P2mType::Invalid`].
+    /// Reads the entry of a gfn. A gfn beyond the guest's memory has the type [`P2mType::Invalid`].
     fn get(&self, gfn: Gfn) -> Entry;
 
-    /// What is known of a mapped frame.
+    /// Who uses a frame that is in an entry.
     fn facts(&self, mfn: Mfn) -> FrameFacts;
 
-    /// Changes the type and keeps the frame. More permissive types take effect by the time this
-    /// returns; for less permissive ones a flush is owed.
+    /// Changes the type and keeps the frame. If the new type allows more, the change takes effect before
+    /// this returns. If it allows less, a flush is owed.
     fn set_type(&mut self, permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno>;
 
-    /// Takes the frame out, leaving `to`. With [`Demand::SoleOwner`] it is checked once more, in
-    /// one step with taking, that nobody else uses it. On error the entry is as before.
+    /// Takes the frame out of the entry and sets its type to `to`. With [`Demand::SoleOwner`] the
+    /// platform checks, atomically with taking it, that nobody else uses the frame. On an error the
+    /// entry is unchanged.
     fn take(
         &mut self,
         permit: Permit,
@@ -118,11 +132,13 @@ pub trait P2m {
         demand: Demand,
     ) -> Result<Self::Frame, TakeError>;
 
-    /// Allocates a frame for the domain, with these contents and never another owner's data.
+    /// Allocates a frame for the domain and fills it. Data of another owner never remains in it. On an
+    /// error nothing is allocated.
     fn alloc(&mut self, contents: Contents<'_, Self::Buffer>) -> Result<Self::Frame, AllocError>;
 
-    /// Puts a frame in. Takes effect by the time this returns; nobody sees the gfn with the frame
-    /// before its contents. On error the frame is freed and the entry as before.
+    /// Puts a frame into the entry, with the type `to`. The change takes effect before this returns.
+    /// Nobody can see the frame at this gfn before its contents. On an error the platform frees the
+    /// frame, and the entry is unchanged.
     fn install(
         &mut self,
         permit: Permit,
@@ -131,46 +147,46 @@ pub trait P2m {
         to: P2mType,
     ) -> Result<Mfn, Errno>;
 
-    /// Writes the machine-to-physical entry (row A5; lost in Xen before daf20794ed).
+    /// Writes the m2p entry of the frame (row A5; Xen lost it before daf20794ed).
     fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn);
 
-    /// The type of ordinary memory now: [`P2mType::RamLogDirty`] while the domain logs dirty pages
-    /// (lost in Xen before 2ad467f6a3), else [`P2mType::RamRw`].
+    /// The type that a page gets when it becomes resident: [`P2mType::RamLogDirty`] while the domain logs
+    /// dirty pages (Xen lost this before 2ad467f6a3), otherwise [`P2mType::RamRw`].
     fn home_type(&self) -> P2mType;
 
-    /// Makes every change so far take effect on all CPUs.
+    /// Flushes: when this returns, all CPUs see every change so far.
     fn flush(&mut self);
 
-    /// Scrubs and frees frames that were taken out. Called after the flush.
+    /// Scrubs and frees frames that were taken out. The crate calls it after the flush.
     fn free(&mut self, frames: impl Iterator<Item = Self::Frame>);
 
-    /// Reads and clears what hardware has noted of 64 gfns for each of `uses`, from `first` on, a multiple
-    /// of 64. They come as zeros; gfns beyond the guest's memory have no bits. A platform that does not see uses
-    /// refuses.
+    /// Reads and clears accessed and dirty bits. Each element of `uses` stands for 64 gfns; the first
+    /// starts at `first`, a multiple of 64. The elements are zero when this is called. Gfns beyond the
+    /// guest's memory have no bits. A platform without such bits returns an error.
     fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
         let _ = (first, uses, take);
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Counts a gfn out (`paged_pages` goes up by one).
+    /// A page was paged out: `paged_pages` goes up by one.
     fn count_out(&mut self);
 
-    /// Counts a gfn back in, or gone.
+    /// A page that was out has a frame again, or was removed: `paged_pages` goes down by one.
     fn count_in(&mut self);
 }
 
 /// A p2m entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What the gfn is.
+    /// The type of the gfn.
     pub p2mt: P2mType,
-    /// The frame behind it, if it has a valid one.
+    /// Its frame, if it has a valid one.
     pub mfn: Option<Mfn>,
 }
 
 impl Entry {
-    /// Whether the entry contradicts itself: a paging type that needs a frame without one, or one that
-    /// has none with one. Somebody else has damaged it, and its page cannot be brought back.
+    /// Whether the entry contradicts itself: a paging type that needs a frame and has none, or must not
+    /// have one and does. Somebody else has damaged the entry, and its page cannot be brought back.
     pub const fn is_bad(self) -> bool {
         match self.p2mt {
             P2mType::RamPagingOut | P2mType::RamPagingIn => self.mfn.is_none(),
@@ -180,19 +196,19 @@ impl Entry {
     }
 }
 
-/// Who uses a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who uses a frame. The default: ordinary memory that nobody else uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FrameFacts {
     /// I/O memory.
     pub mmio: bool,
-    /// References, the allocation itself included.
+    /// References, including the one of the allocation.
     pub references: u32,
-    /// Uses as something special: a page table, a writable mapping.
+    /// Uses with a type in Xen's sense: as a page table, as a writable mapping.
     pub typed: u32,
 }
 
 impl FrameFacts {
-    /// Nobody but the owner uses it.
+    /// Whether nobody but the owner uses the frame.
     pub const fn sole_owner(self) -> bool {
         self.references <= 1 && self.typed == 0
     }
@@ -201,9 +217,9 @@ impl FrameFacts {
 /// What must hold for a frame to be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
-    /// Nobody else uses it: its contents are about to be lost.
+    /// Nobody else uses it. Required when its contents are about to be lost.
     SoleOwner,
-    /// Nothing: the owner gives it up, and it is freed once its last user is gone.
+    /// Nothing. The owner gives the frame up, and the platform frees it when its last user is gone.
     Nothing,
 }
 

@@ -1,14 +1,16 @@
-//! Flushes that are owed, and the frames that wait for them.
+//! Owed flushes, and the frames that must not be freed before them.
 //!
-//! Whatever goes wrong with a debt, its frame is leaked and never freed: a frame that is freed before
-//! the flush can be written by a CPU that still remembers the entry, while it belongs to somebody else.
+//! A CPU may still hold the old translation of an entry that was changed. If its frame were freed before
+//! the flush, that CPU could write a frame that belongs to somebody else. So an error here leaks the
+//! frame and never frees it.
 
 use crate::platform::{Leak, P2m};
 
-/// A change that CPUs may not have seen yet, and the frame that must not be freed before they have.
+/// A flush that is owed for a change, and the frame that the change took out, if any.
 ///
-/// A debt that is dropped unpaid leaks its frame ([`Leak::leak`]). The flush itself is then made when
-/// the p2m is unlocked ([`Platform::lock_p2m`](crate::Platform::lock_p2m)).
+/// [`Self::pay`] flushes and frees the frame. A value that is dropped unpaid leaks its frame
+/// ([`Leak::leak`]); the flush then happens when the p2m is unlocked
+/// ([`Platform::lock_p2m`](crate::Platform::lock_p2m)).
 #[must_use = "the flush is owed, and the frame with it is only freed after it"]
 #[derive(Debug)]
 pub struct FlushOwed<F: Leak>(Option<F>);
@@ -39,7 +41,8 @@ impl<F: Leak> Drop for FlushOwed<F> {
     }
 }
 
-/// Flushes owed by a batch of up to `N` transitions, paid together. Dropped unpaid, it leaks its frames.
+/// The owed flushes of a batch, paid by one flush. It holds up to `N` frames. Dropped unpaid, it leaks
+/// them.
 #[must_use = "pay before the lock is released"]
 #[derive(Debug)]
 pub struct Debts<F: Leak, const N: usize> {
@@ -58,7 +61,7 @@ impl<F: Leak, const N: usize> Debts<F, N> {
         }
     }
 
-    /// Takes a debt on. A batch has at most `N` frames: one more is leaked.
+    /// Adds an owed flush. Beyond `N` frames, the frame is leaked.
     pub fn add(&mut self, mut owed: FlushOwed<F>) {
         self.flush = true;
         if let Some(room) = self.frames.get_mut(self.len) {
@@ -67,7 +70,7 @@ impl<F: Leak, const N: usize> Debts<F, N> {
         }
     }
 
-    /// One flush, then the frames are freed.
+    /// Flushes once, then frees all frames.
     pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
         if self.flush {
             p2m.flush();

@@ -1,9 +1,9 @@
 //! A p2m entry under the lock, with its state in its type.
 //!
-//! [`lookup`] reads the runtime type once and yields a [`Slot`] of the matching state. A transition
-//! consumes the slot and yields the next one; on refusal the caller gets the slot back unchanged.
-//! Transitions that do not exist do not compile. A slot borrows the locked p2m, so it cannot
-//! outlive the lock, and no second slot can exist beside it.
+//! [`lookup`] reads the type of an entry once and returns a [`Slot`] in the matching state. A transition
+//! consumes the slot and returns it in the next state. If the platform refuses, the caller gets the slot
+//! back, unchanged. Transitions that do not exist do not compile. A slot borrows the locked p2m, so it
+//! cannot outlive the lock, and there is only one slot at a time.
 
 use static_assertions::assert_not_impl_any;
 
@@ -21,34 +21,34 @@ pub struct Slot<'g, M, S> {
     state: S,
 }
 
-/// Ordinary memory, home (`ram_rw`, or log-dirty).
+/// Resident (`ram_rw`, or log-dirty).
 #[derive(Debug)]
 pub struct Ram {
     mfn: Mfn,
 }
 
-/// Nominated: the pager copies it out.
+/// Nominated (`paging_out`): the pager copies the page.
 #[derive(Debug)]
 pub struct PagingOut {
     mfn: Mfn,
 }
 
-/// Out.
+/// Paged out (`paged`): no frame.
 #[derive(Debug)]
 pub struct Paged;
 
-/// Asked for (`paging_in_start`). It has no frame: a nominated page that somebody needs goes home instead.
+/// Requested from the pager (`paging_in_start`): no frame.
 #[derive(Debug)]
 pub struct InFlight;
 
-/// Has a frame again; the pager fills it and answers.
+/// Has an empty frame (`paging_in`): the pager fills it and responds.
 #[derive(Debug)]
 pub struct PagingIn {
     mfn: Mfn,
 }
 
-/// The right to change a p2m entry. Only a transition of a [`Slot`] makes one, so nobody else who has a
-/// locked p2m can call [`P2m::set_type`], [`P2m::take`] or [`P2m::install`].
+/// The right to change a p2m entry. Only a transition of a [`Slot`] creates one, so no other code can
+/// call [`P2m::set_type`], [`P2m::take`] or [`P2m::install`].
 #[derive(Debug)]
 pub struct Permit(());
 
@@ -62,13 +62,13 @@ pub enum Found<'g, M> {
     Ram(Slot<'g, M, Ram>),
     /// Nominated.
     PagingOut(Slot<'g, M, PagingOut>),
-    /// Out.
+    /// Paged out.
     Paged(Slot<'g, M, Paged>),
-    /// Asked for.
+    /// Requested.
     InFlight(Slot<'g, M, InFlight>),
-    /// Allocated for the way in.
+    /// Has an empty frame.
     PagingIn(Slot<'g, M, PagingIn>),
-    /// None of paging's business, or an entry that contradicts itself ([`Entry::is_bad`]).
+    /// Not a paging type, or an inconsistent entry ([`Entry::is_bad`]).
     Other(Entry),
 }
 
@@ -146,7 +146,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
         Ok(slot)
     }
 
-    /// Puts a new frame in, and counts the gfn back in.
+    /// Allocates a frame, puts it in, and counts the page in.
     fn furnish(
         &mut self,
         contents: Contents<'_, M::Buffer>,
@@ -177,7 +177,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
         }
     }
 
-    /// Removes the entry; a gfn without a frame was counted out, and is not any more.
+    /// Removes the entry. A page without a frame was counted out, so it is counted in.
     fn remove(self, mfn: Option<Mfn>) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         let removed = match mfn {
             Some(mfn) => {
@@ -210,10 +210,10 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
     }
 }
 
-/// Why a gfn got no frame.
+/// Why a page got no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FurnishError {
-    /// No frame, or no contents for it.
+    /// The frame could not be allocated or filled.
     Alloc(AllocError),
     /// The entry could not be changed.
     Platform(Errno),
@@ -253,14 +253,14 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
         }
     }
 
-    /// `paging_out → ram_rw`: somebody needs the page, or the pager has changed its mind. The evict
-    /// will be refused, and that tells the pager. Nothing is owed: the page gains rights.
+    /// `paging_out → ram_rw`: somebody needs the page, or the pager does not want it any more. A later
+    /// evict is refused, and that tells the pager. No flush is owed, because the entry allows more.
     pub fn restore(self) -> Moved<'g, M, Ram, PagingOut, Errno> {
         let mfn = self.state.mfn;
         self.go_home(mfn)
     }
 
-    /// Gives the page back to the hypervisor for good.
+    /// Removes the page.
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         let mfn = Some(self.state.mfn);
         self.remove(mfn)
@@ -273,7 +273,7 @@ impl<'g, M: P2m> Slot<'g, M, Paged> {
         self.retype(P2mType::RamPagingInStart, InFlight)
     }
 
-    /// `paged → ram_rw`, filled: the prefetch of a page that nobody asked for.
+    /// `paged → ram_rw`, filled: the pager brings in a page that nobody requested.
     pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, Paged, FurnishError> {
         self.furnish_filled(buffer)
     }
@@ -283,7 +283,7 @@ impl<'g, M: P2m> Slot<'g, M, Paged> {
         self.furnish_empty()
     }
 
-    /// Forgets the gfn.
+    /// Removes the page.
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         self.remove(None)
     }
@@ -300,7 +300,7 @@ impl<'g, M: P2m> Slot<'g, M, InFlight> {
         self.furnish_empty()
     }
 
-    /// Forgets the gfn.
+    /// Removes the page.
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         self.remove(None)
     }
@@ -313,7 +313,7 @@ impl<'g, M: P2m> Slot<'g, M, PagingIn> {
         self.go_home(mfn)
     }
 
-    /// Gives the page back to the hypervisor for good.
+    /// Removes the page.
     pub fn discard(self) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         let mfn = Some(self.state.mfn);
         self.remove(mfn)

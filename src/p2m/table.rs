@@ -1,32 +1,44 @@
-//! Every move of the state machine, and every refusal, in one table.
+//! Every transition of the state machine, and every refusal, in one table.
 //!
-//! [`step`] says what an event does to a gfn in a state. The operations in [`crate::paging`] are held
-//! against it by tests, and the picture of the states is drawn from it ([`mermaid`]).
+//! [`step`] says what an event does to a page in a state. Tests compare the operations in
+//! [`crate::paging`] with it. The diagram of the states is drawn from it ([`mermaid`]).
+//!
+//! The table has seven states: the five of a page that is paged, resident memory that is log-dirty, and
+//! "no page".
+//!
+//! ```
+//! use p2m_paging::p2m::table::{Event, Outcome, State, step};
+//!
+//! assert_eq!(step(State::PagingOut, Event::Evict, false), Outcome::To(State::Paged));
+//! // A page that the guest wrote meanwhile is resident: the evict is refused.
+//! assert_eq!(step(State::PagingOut, Event::GuestWrite, false), Outcome::To(State::RamRw));
+//! assert_eq!(step(State::RamRw, Event::Evict, false), Outcome::Refused);
+//! ```
 
 use core::fmt;
 
 use super::P2mType;
 
-/// What a gfn is, as far as paging tells states apart.
+/// The state of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// Ordinary memory.
+    /// Resident.
     RamRw,
-    /// Ordinary memory whose writes are being logged.
+    /// Resident, and its writes are logged.
     RamLogDirty,
     /// Nominated.
     PagingOut,
-    /// Out.
+    /// Paged out.
     Paged,
-    /// Asked for.
+    /// Requested.
     PagingInStart,
-    /// Allocated, to be filled by the pager.
+    /// Has an empty frame, which the pager fills.
     PagingIn,
-    /// Gone, or never there.
+    /// Removed, or never there.
     Invalid,
 }
 
-/// What can happen to a gfn.
+/// What can happen to a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Event {
     /// The pager nominates it; nobody else uses the frame.
@@ -60,11 +72,11 @@ pub enum Event {
 /// What an event does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The gfn moves (or stays where it is, as it should).
+    /// The page is in this state afterwards, which may be the same one.
     To(State),
-    /// The caller is refused, and the gfn stays.
+    /// The caller gets an error, and the state does not change.
     Refused,
-    /// Not paging's business, or an answer to nothing: nobody is told, and the gfn stays.
+    /// Not for paging, or a response to no request: no error, and the state does not change.
     Ignored,
 }
 
@@ -132,8 +144,8 @@ impl Event {
     ];
 }
 
-/// What `event` does to a gfn in `state`. `log_dirty`: the domain's writes are being logged, which
-/// decides what a page is that comes home.
+/// What `event` does to a page in `state`. `log_dirty`: the domain logs its writes, so a page becomes
+/// [`State::RamLogDirty`] where it would become [`State::RamRw`].
 pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
     use Event as E;
     use Outcome::{Ignored, Refused, To};
@@ -148,7 +160,7 @@ pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
         (_, E::Evict | E::EvictInUse) => Refused,
         (S::PagingOut, E::Restore) => To(home),
         (_, E::Restore) => Refused,
-        // Rows A3 and A7. A nominated page may be read, and goes home when it is needed for more.
+        // Rows A3 and A7. A nominated page may be read. Any other access makes it resident.
         (S::PagingOut, E::GuestRead) => To(S::PagingOut),
         (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(home),
         (S::Paged, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStart),
@@ -191,7 +203,7 @@ impl fmt::Display for Matrix {
     }
 }
 
-/// The moves as a Mermaid state diagram: what the README shows.
+/// The transitions as a Mermaid state diagram.
 pub fn mermaid(out: &mut impl fmt::Write) -> fmt::Result {
     writeln!(out, "stateDiagram-v2")?;
     for from in State::ALL {

@@ -1,12 +1,20 @@
-//! The types that a p2m entry can have, and the classes they fall in.
+//! The types of a p2m entry, and what each allows.
 
 use bitflags::bitflags;
 use x86_64::structures::paging::PageTableFlags;
 
-/// What a guest frame is, in Xen 4.17's numbering (`asm/p2m.h`, `p2m_type_t`).
+/// The type of a gfn, with the numbers of Xen 4.17 (`asm/p2m.h`, `p2m_type_t`).
 ///
-/// The numbers are wire values: a request carries the type that the gfn had. `PagingInStart` was
-/// removed from Xen in 4.2; it comes back after the last of Xen's own types so that no number moves.
+/// The numbers are part of the ring's ABI: a request carries the type that the gfn had. Xen removed
+/// `paging_in_start` in 4.2. Here it follows the last type of Xen, so that no other number changes.
+///
+/// ```
+/// use p2m_paging::P2mType;
+///
+/// assert_eq!(P2mType::try_from_raw(10), Some(P2mType::RamPaged));
+/// assert!(P2mType::RamPaged.is_paging());
+/// assert!(P2mType::RamRw.is_pageable());
+/// ```
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum P2mType {
@@ -14,25 +22,25 @@ pub enum P2mType {
     RamRw = 0,
     /// Nothing mapped here.
     Invalid = 1,
-    /// Memory whose writes are being logged (live migration).
+    /// Memory whose writes are logged, for live migration.
     RamLogDirty = 2,
     /// Memory that the guest cannot write.
     RamRo = 3,
     /// Emulated device registers.
     MmioDm = 4,
-    /// A device's registers, passed through.
+    /// Registers of a device that is passed through.
     MmioDirect = 5,
-    /// Memory that is only given when first touched.
+    /// Memory that is allocated at the first access.
     PopulateOnDemand = 6,
     /// A granted frame of another domain, writable.
     GrantMapRw = 7,
     /// A granted frame of another domain, read-only.
     GrantMapRo = 8,
-    /// Nominated: the pager is about to copy it out. The frame is still there; the guest may read.
+    /// Nominated: the pager is about to copy it. It has its frame, and the guest may read it.
     RamPagingOut = 9,
     /// Paged out: no frame.
     RamPaged = 10,
-    /// A frame has been allocated for the way in; the pager has not answered yet.
+    /// Has an empty frame, which the pager fills; the pager has not responded yet.
     RamPagingIn = 11,
     /// Shared with other domains, copy on write.
     RamShared = 12,
@@ -42,12 +50,12 @@ pub enum P2mType {
     MapForeign = 14,
     /// Claimed by an I/O request server.
     IoreqServer = 15,
-    /// Asked for: the pager has been told, or will be as soon as the ring has room.
+    /// Requested: the pager has been asked for it, or will be when the ring has a free slot. No frame.
     RamPagingInStart = 16,
 }
 
 impl P2mType {
-    /// Every type, in the order of the numbers.
+    /// All types, in the order of their numbers.
     pub const ALL: [Self; 17] = [
         Self::RamRw,
         Self::Invalid,
@@ -68,7 +76,7 @@ impl P2mType {
         Self::RamPagingInStart,
     ];
 
-    /// The type behind a number, if there is one.
+    /// The type with this number, if there is one.
     pub fn try_from_raw(raw: u32) -> Option<Self> {
         Self::ALL.get(raw as usize).copied()
     }
@@ -78,7 +86,7 @@ impl P2mType {
         self as u8
     }
 
-    /// Somewhere on the way out or in (row A1d, `p2m_is_paging`).
+    /// Whether it is one of the four paging types (row A1d, `p2m_is_paging`).
     pub const fn is_paging(self) -> bool {
         matches!(
             self,
@@ -86,15 +94,14 @@ impl P2mType {
         )
     }
 
-    /// May be paged out (row A1b, `p2m_is_pageable`).
+    /// Whether a page of this type may be nominated (row A1b, `p2m_is_pageable`).
     pub const fn is_pageable(self) -> bool {
         matches!(self, Self::RamRw | Self::RamLogDirty)
     }
 
-    /// What the hardware lets a guest do with an entry of this type, for the types that paging owns.
+    /// The accesses that an entry of this type allows. `None` for types that are not paging types.
     ///
-    /// A nominated page stays readable and executable: only a write takes it back from the pager.
-    /// `None` for types that other parts of the hypervisor decide on.
+    /// A nominated page stays readable and executable; only a write makes it resident.
     pub const fn paging_access(self) -> Option<Access> {
         match self {
             Self::RamPagingOut => Some(Access::READ.union(Access::FETCH)),
@@ -116,8 +123,8 @@ impl P2mType {
 
     /// [`Self::paging_access`] as the flags of an AMD nested page table entry.
     ///
-    /// Nested entries must have the user bit (APM vol. 2, 15.25.5); an entry that nobody may read
-    /// is simply not present.
+    /// Nested entries must have the user bit (APM vol. 2, 15.25.5). An entry that nobody may read is not
+    /// present.
     pub fn npt_flags(self) -> Option<PageTableFlags> {
         self.paging_access().map(|access| {
             let mut flags = PageTableFlags::empty();
@@ -135,7 +142,7 @@ impl P2mType {
 }
 
 bitflags! {
-    /// What somebody wants to do with a page, or may do.
+    /// Kinds of access to a page.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Access: u8 {
         /// Data read.

@@ -1,5 +1,5 @@
-//! What hardware notes when a guest uses its memory: accessed and dirty bits of p2m entries (EPT: SDM vol. 3,
-//! 29.3.5; NPT: APM vol. 2, 15.25.5).
+//! Accessed and dirty bits of p2m entries, which hardware sets when the guest uses a page (EPT: SDM
+//! vol. 3, 29.3.5; NPT: APM vol. 2, 15.25.5).
 
 use bitvec::array::BitArray;
 use bitvec::order::Lsb0;
@@ -10,27 +10,27 @@ use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::platform::P2m;
 
-/// Gfns that one [`Uses`] is about.
+/// The number of gfns in one [`Uses`].
 pub const USES_GFNS: u64 = 64;
 
-/// A set of 64 neighbouring gfns: bit n stands for the nth. In memory it is one word.
+/// A set of 64 neighbouring gfns: bit n stands for the nth. It occupies one word.
 pub type GfnSet = BitArray<[u64; 1], Lsb0>;
 
-/// What has been used of [`USES_GFNS`] neighbouring gfns. In memory it is two words.
+/// The bits of [`USES_GFNS`] neighbouring gfns. It occupies two words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Uses {
-    /// Used for anything.
+    /// Accessed in any way.
     pub accessed: GfnSet,
-    /// Written. Where the platform cannot tell: used.
+    /// Written. If the platform cannot tell: accessed.
     pub dirty: GfnSet,
 }
 
 assert_eq_size!(GfnSet, u64);
 assert_eq_size!(Uses, [u64; 2]);
 
-/// Which bits are cleared when they are read. What a dirty bit has said once, nobody says again: who
-/// does not keep account of them leaves them alone.
+/// Which bits are cleared when they are read. A dirty bit that was cleared is reported once only, so a
+/// caller that does not record dirty bits must leave them set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
     /// The accessed bits. Dirty bits are read, and stay.
@@ -42,15 +42,14 @@ pub enum Take {
 /// Whether a bit was cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cleared {
-    /// None was, or no CPU remembers any.
+    /// No bit was cleared, or no CPU holds a translation with one.
     Nothing,
-    /// A CPU may still hold a translation from before: it does not set the bit again until it has
-    /// forgotten that.
+    /// A CPU may still hold an old translation. It does not set the bit again before a flush.
     Something,
 }
 
-/// Reads and clears bits, from `first` on. A flush is owed if any was cleared: a use that follows unflushed
-/// is not noted, and a write that is not noted is lost to whoever trusts dirty bits.
+/// Reads and clears bits, from `first` on. If any bit was cleared, a flush is owed: before it, hardware
+/// does not record a further access or write.
 pub fn take_uses<M: P2m>(
     p2m: &mut M,
     first: Gfn,

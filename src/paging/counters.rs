@@ -1,20 +1,20 @@
-//! What has happened to a domain, in figures.
+//! What has happened to a domain, in numbers.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// What is counted.
+        /// One of the things that are counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Count { $($(#[$doc])* $name,)* }
 
         impl Count {
-            /// Everything that is counted.
+            /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The name that people see.
+            /// The name in the console's output.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
             }
@@ -31,42 +31,43 @@ counts! {
     Evicted = "evicted",
     /// Evictions refused.
     EvictRefused = "evict-refused",
-    /// Nominated pages that somebody needed: they went home at once.
+    /// Nominated pages that became resident because somebody accessed them.
     Recalled = "recalled",
-    /// Nominations that the pager took back.
+    /// Nominated pages that the pager restored.
     Restored = "restored",
-    /// Pages sent on their way in.
+    /// Page-ins started.
     Populated = "populated",
-    /// Pages filled from the pager's buffer.
+    /// Pages that got a frame by a prep.
     Prepped = "prepped",
     /// Preps refused.
     PrepRefused = "prep-refused",
-    /// Pages sent home by a response.
+    /// Pages that became resident by a response.
     Resumed = "resumed",
-    /// Pages that the guest gave back while they were out or on their way.
+    /// Pages of a paging type that were removed.
     Dropped = "dropped",
     /// Vcpus paused for a page.
     Paused = "vcpus-paused",
-    /// Vcpus woken because their page came home.
+    /// Vcpus woken because the page that they waited for is resident or gone.
     Woken = "vcpus-woken",
-    /// Vcpus that had to stand in line for a ring slot.
+    /// Vcpus that entered the wait queue for a ring slot.
     Queued = "vcpus-queued",
-    /// Foreign callers turned away because the ring was full.
+    /// Foreign callers refused because the ring was full.
     RingFull = "ring-full",
     /// Requests pushed.
     Requests = "requests",
     /// Responses taken.
     Responses = "responses",
-    /// Responses that meant nothing.
+    /// Responses that had no effect because they were invalid or outdated.
     Ignored = "responses-ignored",
-    /// Times the pager's index was impossible.
+    /// Times that the pager's index was impossible.
     Overruns = "ring-overruns",
     /// Events sent.
     Notified = "notified",
 }
 
-/// One figure for each [`Count`]; each is exact, together they are no snapshot.
-#[derive(Debug)]
+/// One number for each [`Count`]. Each is exact; read together they are not a snapshot of one moment.
+///
+/// `Display` and `Debug` print every number with the name of its [`Count`].
 pub struct Counters([AtomicU64; Count::ALL.len()]);
 
 impl Default for Counters {
@@ -83,6 +84,13 @@ impl Counters {
 
     pub(crate) fn add(&self, count: Count, by: u64) {
         self.0[count as usize].fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Count::ALL.iter().map(|count| (count, self.get(*count)));
+        f.debug_map().entries(named).finish()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Row A6: the guest gives back a page that is out, or on its way.
+//! Row A6: drop.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -15,11 +15,11 @@ use crate::platform::{Entry, P2m, Platform};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropError {
-    /// The gfn is of no paging type: it is removed like any other.
+    /// The gfn has no paging type. The caller removes it like any other page.
     NotPaging(P2mType),
-    /// The pager could not be told now: try again later.
+    /// The ring is full, so the pager cannot be told now: retry later.
     RingFull,
-    /// There is no pager to be told.
+    /// There is no pager to tell.
     NoRing,
     /// The entry could not be changed.
     Platform(Errno),
@@ -51,11 +51,11 @@ impl fmt::Display for DropError {
 impl core::error::Error for DropError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Removes a gfn of any paging type and tells the pager to forget its copy. Vcpus that wait for
-    /// it are woken, and find it gone.
+    /// Removes a page of any paging type and tells the pager to forget its copy. Vcpus that wait for the
+    /// page are woken and find it gone.
     ///
-    /// A vcpu of the guest that finds the ring full is paused until the pager has been told; its
-    /// page is gone all the same. No locks held.
+    /// If the ring is full, a vcpu of the guest is paused until the pager has been told; its page is
+    /// removed at once. A foreign caller gets [`DropError::RingFull`]. No locks held.
     pub fn drop_page(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
         let reserved = match (self.reserve(caller.asker()), caller) {
             (Ok(reserved), _) => Some(reserved),
@@ -71,12 +71,12 @@ impl<P: Platform> Paging<'_, P> {
             gfn,
             p2mt: entry.p2mt,
             kind: Kind::Drop,
-            // The pager may not know such a page to be out. By the time it hears of this the gfn may
-            // be a new page that it has evicted since: not to be forgotten.
+            // The pager may not know that this page is out. When it reads this request, the gfn may be
+            // a new page that it has evicted since, and must not forget.
             in_place: entry.mfn.is_some(),
         };
         match (reserved, caller) {
-            // If the ring was torn down meanwhile, nobody is left who has a copy to forget.
+            // If the ring was torn down meanwhile, no pager has a copy to forget.
             (Some(reserved), _) => {
                 let _ = reserved.push(want, caller);
             }
@@ -86,9 +86,9 @@ impl<P: Platform> Paging<'_, P> {
         Ok(())
     }
 
-    /// Tells the pager of a drop once the vcpu's turn comes; it is paused until then.
+    /// Queues the drop request of a vcpu, which is paused until it has been pushed.
     fn drop_in_turn(&self, vcpu: VcpuId, want: Want) {
-        // Paused first: whoever serves the line unpauses it, perhaps at once.
+        // Paused first: whoever serves the wait queue unpauses it, possibly at once.
         let Some(paused) = self.pause(vcpu) else {
             return;
         };
@@ -106,8 +106,8 @@ impl<P: Platform> Paging<'_, P> {
         }
     }
 
-    /// Removes a gfn of any paging type and tells nobody: what a platform does that has no pager now, so
-    /// that nobody has a copy to forget. Yields what the entry was. No locks held.
+    /// Removes a page of any paging type without telling a pager. For a platform that has no pager now, so
+    /// that no copy exists. Returns the former entry. No locks held.
     pub fn discard(&self, gfn: Gfn) -> Result<Entry, DropError> {
         let entry = {
             let mut p2m = self.platform.lock_p2m();
@@ -124,7 +124,7 @@ impl<P: Platform> Paging<'_, P> {
     }
 }
 
-/// Yields what the entry was.
+/// Returns the former entry.
 fn remove<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(Entry, FlushOwed<M::Frame>), DropError> {
     let entry = p2m.get(gfn);
     let removed = match classify(p2m, gfn, entry) {

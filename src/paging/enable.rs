@@ -1,4 +1,4 @@
-//! Row A10: a pager comes and goes.
+//! Row A10: a pager attaches and detaches.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -8,18 +8,18 @@ use crate::errno::Errno;
 use crate::platform::Platform;
 use crate::ring::{Front, SharedPage};
 
-/// What enabling depends on.
+/// Properties of a domain that decide whether it can be paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainFacts {
-    /// The control domain is itself an HVM guest (its mappings of foreign frames are not tracked).
+    /// The control domain is an HVM guest. (Its mappings of foreign frames are not tracked.)
     pub hvm_control_domain: bool,
     /// The guest's memory is translated by hardware: EPT or NPT.
     pub hap: bool,
-    /// A device may access the guest's memory without faulting.
+    /// A device may access the guest's memory through an IOMMU. Such an access cannot wait for a page.
     pub iommu: bool,
     /// Memory of the guest is populated on demand.
     pub populate_on_demand: bool,
-    /// The guest may run guests of its own: their faults are decided on tables that this crate does not
+    /// The guest may run guests of its own. Their faults are decided on tables that this crate does not
     /// see.
     pub nested_virt: bool,
 }
@@ -39,12 +39,12 @@ pub enum EnableError {
     NestedVirt,
     /// A pager is attached already.
     Enabled,
-    /// No page has been set aside for the ring.
+    /// No page is reserved for the ring.
     NoRingPage,
 }
 
 impl EnableError {
-    /// As `vm_event_domctl` and `vm_event_enable` in Xen 4.17, which does not ask for nested
+    /// As `vm_event_domctl` and `vm_event_enable` in Xen 4.17. Xen itself does not check for nested
     /// virtualisation.
     pub const fn errno(self) -> Errno {
         match self {
@@ -76,7 +76,7 @@ impl core::error::Error for EnableError {}
 /// Why paging was not disabled. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisableError {
-    /// Vcpus stand in line for a slot.
+    /// Vcpus are in the wait queue for a ring slot.
     VcpusInLine,
 }
 
@@ -100,7 +100,16 @@ impl fmt::Display for DisableError {
 impl core::error::Error for DisableError {}
 
 impl DomainFacts {
-    /// Whether a domain like this can be paged at all, in the order in which Xen asks.
+    /// A domain that can be paged.
+    pub const PAGEABLE: Self = Self {
+        hvm_control_domain: false,
+        hap: true,
+        iommu: false,
+        populate_on_demand: false,
+        nested_virt: false,
+    };
+
+    /// Whether such a domain can be paged. The order of the checks is Xen's.
     pub const fn check(&self) -> Result<(), EnableError> {
         if self.hvm_control_domain {
             Err(EnableError::HvmControlDomain)
@@ -119,8 +128,8 @@ impl DomainFacts {
 }
 
 impl<P: Platform> Paging<'_, P> {
-    /// Attaches a pager. `ring` supplies the mapped ring page, or `None` where none is set aside; it
-    /// is asked only when nothing else speaks against it.
+    /// Attaches a pager. `ring` returns the mapped ring page, or `None` if none is reserved; it is called
+    /// only if all other checks pass. No locks held.
     pub fn enable(
         &self,
         facts: &DomainFacts,
@@ -135,11 +144,11 @@ impl<P: Platform> Paging<'_, P> {
         Ok(())
     }
 
-    /// Detaches the pager, unless vcpus stand in line. Answers that are on the ring are taken first, heard of or not: a
-    /// pager that leaves has answered for every page. Those that wait for a page are woken: they
-    /// fault again, and are told that there is no ring. Yields the ring page. No locks held.
+    /// Detaches the pager. Responses on the ring are taken first. Vcpus that wait for a page are woken:
+    /// they fault again and get [`PopulateError::NoRing`](super::PopulateError::NoRing). Returns the ring
+    /// page, which the caller unmaps. Refused while vcpus are in the wait queue. No locks held.
     pub fn disable(&self) -> Result<Option<SharedPage>, DisableError> {
-        // What else is on the ring of one that is none is of no use to anybody.
+        // If more responses are left than one call takes, the pager is broken and they do not matter.
         let _ = self.on_event();
         let front = {
             let mut line = self.line.lock();
@@ -153,7 +162,7 @@ impl<P: Platform> Paging<'_, P> {
         Ok(front.map(Front::into_page))
     }
 
-    /// The domain goes away: as [`Self::disable`], and whoever stands in line is woken too.
+    /// The domain is dying: as [`Self::disable`], but never refused. Vcpus in the wait queue are woken too.
     pub fn shut_down(&self) -> Option<SharedPage> {
         let front = {
             let mut line = self.line.lock();

@@ -1,4 +1,4 @@
-//! Row A2: the pager has a copy, the frame goes.
+//! Row A2: evict.
 
 use core::fmt;
 
@@ -8,16 +8,16 @@ use crate::frame::Gfn;
 use crate::p2m::{Debts, FlushOwed, Found, P2mType, lookup};
 use crate::platform::{P2m, Platform, TakeError};
 
-/// Why a page stays. Nothing has changed.
+/// Why a page was not evicted. Nothing has changed.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictError {
-    /// It is not nominated: it never was, has gone already, or went home because somebody needed it. Then
-    /// the guest may have changed it, and the pager's copy is worth nothing.
+    /// It is not nominated: it never was, it is out already, or it became resident because somebody
+    /// accessed it. In the last case the pager's copy may be outdated.
     NotNominated(P2mType),
-    /// Somebody uses the frame since it was nominated.
+    /// Somebody has used the frame since it was nominated.
     InUse {
-        /// References, the allocation itself included.
+        /// References, including the one of the allocation.
         references: u32,
         /// Typed uses.
         typed: u32,
@@ -51,11 +51,11 @@ impl fmt::Display for EvictError {
 impl core::error::Error for EvictError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Evicts nominated pages: their frames are freed, scrubbed, once no CPU can reach them. The
-    /// pager's copies are the pages' only home from here on. No locks held.
+    /// Evicts nominated pages: their frames are scrubbed and freed after the flush. From here on the pager
+    /// has the only copy. No locks held.
     pub fn evict(&self, batch: &mut [Job<EvictError>]) {
-        // Xen's own hypercall brings one page at a time: room for more debts would cost more than
-        // all the rest.
+        // Xen's own hypercall evicts one page at a time. Room for a chunk of owed flushes would cost
+        // more instructions than the rest.
         if batch.len() == 1 {
             self.evict_chunk::<1>(batch);
         } else {
@@ -63,7 +63,7 @@ impl<P: Platform> Paging<'_, P> {
         }
     }
 
-    /// On a stack frame of its own, with room for the debts of a chunk.
+    /// Has a stack frame of its own, with room for the owed flushes of a chunk.
     #[inline(never)]
     fn evict_chunks(&self, batch: &mut [Job<EvictError>]) {
         for chunk in batch.chunks_mut(CHUNK) {

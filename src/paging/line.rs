@@ -1,9 +1,9 @@
-//! The ring, and the vcpus that stand in line for a slot of it: all under the ring lock.
+//! The ring, and the wait queue of vcpus that need a slot of it. All of it is used under the ring lock.
 //!
-//! A vcpu of the guest that finds the ring full is paused and stands in line with its request; when
-//! a slot falls free the request of the first in line is pushed for it. First come, first served:
-//! nobody starves, and nobody runs again only to find the ring full (defect 15 of Xen's own). The
-//! line is threaded through the vcpus' cells: a vcpu stands in it once.
+//! A vcpu of the guest that finds the ring full is paused and enters the wait queue with its request.
+//! When a slot is freed, the request of the first vcpu in the queue is pushed. The order is first come,
+//! first served: no vcpu starves, and none runs again only to find the ring full (defect 15 of Xen's own
+//! paging). The queue is linked through the cells of the vcpus, so a vcpu is in it at most once.
 
 use core::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use crate::ring::{
     Asker, Claim, EntryFlags, Front, Full, Notify, PagingFlags, Request, SLOTS, Stale,
 };
 
-/// The ring of a domain, if it has one, and the line before it.
+/// The ring of a domain, if it has one, and the wait queue for its slots.
 #[derive(Debug)]
 pub(super) struct Line {
     front: Option<Front>,
@@ -31,40 +31,40 @@ pub(super) struct Want {
     /// The type that the gfn had.
     pub(super) p2mt: P2mType,
     pub(super) kind: Kind,
-    /// The page has its contents: the pager's copy, if it has one, is not the page's home.
+    /// The page has its contents, so the pager's copy, if there is one, is not the only one.
     pub(super) in_place: bool,
 }
 
-/// What is asked of the pager.
+/// What the pager is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Bring the page in; the vcpu waits for the page.
+    /// Bring the page in. The vcpu waits for the page.
     Page,
-    /// Forget the page; the vcpu waits only until this has been said.
+    /// Forget the page. The vcpu waits only until the request has been pushed.
     Drop,
 }
 
-/// What serving the line has brought about.
+/// The result of serving the wait queue.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Served<'d> {
     pub(super) notify: Notify,
-    /// Vcpus that waited only for their turn.
+    /// Vcpus that waited only until their request was pushed.
     pub(super) woken: [Option<VcpuPaused<'d>>; SLOTS as usize],
     pub(super) pushed: u32,
 }
 
-/// What became of a request.
+/// The outcome of sending a request.
 #[derive(Debug)]
 #[must_use]
 pub(super) enum Sent {
     /// It is on the ring.
     Pushed(Notify),
-    /// Its vcpu stands in line.
+    /// Its vcpu is in the wait queue.
     InLine,
-    /// It need not be: the page has been asked for.
+    /// Not needed: a request for the page is pending.
     Already,
-    /// There is no ring, or the vcpu stands in line already.
+    /// There is no ring, or the vcpu is in the wait queue with another request.
     Not,
 }
 
@@ -89,7 +89,7 @@ impl Line {
         self.front.as_mut()
     }
 
-    /// Whether the ring's counts of slots have been found not to fit.
+    /// Whether the ring's counts of slots have been found inconsistent.
     pub(super) fn is_broken(&self) -> bool {
         self.front.as_ref().is_some_and(Front::is_broken)
     }
@@ -120,7 +120,7 @@ impl Line {
         front.claim(asker).map_err(|Full| NotSent::Full)
     }
 
-    /// As [`Self::claim`], but vcpus of the guest do not pass those in line.
+    /// As [`Self::claim`], but a vcpu of the guest does not overtake the wait queue.
     pub(super) fn claim_in_turn(&mut self, asker: Asker) -> Result<Claim, NotSent> {
         if asker == Asker::Guest && self.front.is_some() && !self.is_empty() {
             return Err(NotSent::Full);
@@ -134,8 +134,8 @@ impl Line {
         }
     }
 
-    /// Sends a request with a slot claimed before; gives the slot back if somebody else has asked for
-    /// the page since: a pager that gets a page's request twice need not answer the second one.
+    /// Pushes a request into a slot that was claimed before. If a request for the page has become pending
+    /// since, it releases the slot: a pager need not respond to a second request for one page.
     pub(super) fn push(&mut self, claim: Claim, want: Want, caller: Caller) -> Sent {
         if want.kind == Kind::Page && self.has_asked(want.gfn) {
             self.cancel(claim);
@@ -148,8 +148,8 @@ impl Line {
         }
     }
 
-    /// Sends the request of a vcpu of the guest that is paused for it, now or when its turn comes.
-    /// The line goes first: who comes later does not get the slot that others wait for.
+    /// Sends the request of a vcpu that is paused for it: pushes it, or enqueues the vcpu. The wait queue
+    /// goes first: a later vcpu does not get the slot that others wait for.
     pub(super) fn send(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
         let may_push = self.first.is_none();
         let Some(front) = &mut self.front else {
@@ -164,8 +164,8 @@ impl Line {
         self.stand(vcpus, vcpu, want)
     }
 
-    /// As [`Self::send`], for a drop of the vcpu that is paused until the pager has been told. The pause is
-    /// given back unless its place in line keeps it.
+    /// As [`Self::send`], for the drop request of a vcpu that is paused until it has been pushed. The pause
+    /// is returned unless the wait queue stores it.
     pub(super) fn send_drop<'d>(
         &mut self,
         vcpus: Vcpus<'_, 'd>,
@@ -180,10 +180,10 @@ impl Line {
         (sent, Some(paused))
     }
 
-    /// As [`Self::send`], for a page that is on its way in: sent unless it has been asked for on this
-    /// ring, whose answer ends the wait of all who wait for it. It has not been if the pager was
-    /// replaced, or if whoever asks first still stands in line. A vcpu that stands in line with an
-    /// outdated request replaces it all the same: what it says there would not be true any more.
+    /// As [`Self::send`], for a page that has been requested before. It is sent unless a request for it is
+    /// pending on this ring, whose response ends the wait of all vcpus that wait for the page. None is
+    /// pending if the pager was replaced, or if the first vcpu that needs the page is still in the wait
+    /// queue. A vcpu that is in the wait queue with an outdated request replaces that request in any case.
     pub(super) fn send_again(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
         if self.has_asked(want.gfn) && wanted(vcpus, vcpu).is_none() {
             return Sent::Already;
@@ -191,12 +191,12 @@ impl Line {
         self.send(vcpus, vcpu, want)
     }
 
-    /// Whether a request for this page is on this ring and has not been answered.
+    /// Whether a request for this page is pending on this ring.
     pub(super) fn has_asked(&self, gfn: Gfn) -> bool {
         self.front.as_ref().is_some_and(|front| front.asks(gfn))
     }
 
-    /// Pushes what those in line want, as far as there are slots.
+    /// Pushes requests from the wait queue while there are free slots.
     pub(super) fn serve<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Served<'d> {
         let mut served = Served {
             notify: Notify::NotOwed,
@@ -210,7 +210,7 @@ impl Line {
                     gfn,
                     kind: Kind::Page,
                     ..
-                    // Home by now; or asked for, and woken by the answer.
+                    // Resident by now; or a request is pending, whose response wakes the vcpu.
                 }) => vcpus.waits_for(vcpu) != Some(gfn) || front.asks(gfn),
                 Some(_) => false,
                 None => true,
@@ -240,7 +240,8 @@ impl Line {
         served
     }
 
-    /// Empties the line without a ring; yields those who waited only for their turn.
+    /// Takes one vcpu out of the wait queue of a ring that is gone. Returns its pause if it waited only
+    /// until its request was pushed; `None` if the queue is empty.
     pub(super) fn dismiss<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<Option<VcpuPaused<'d>>> {
         let vcpu = self.first?;
         let dropping = Self::is_dropping(vcpus, vcpu);
@@ -252,7 +253,7 @@ impl Line {
         })
     }
 
-    /// Whether this vcpu is paused until a drop of its own has been said.
+    /// Whether this vcpu is in the wait queue with a drop request.
     pub(super) fn is_dropping(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> bool {
         matches!(
             wanted(vcpus, vcpu),
@@ -284,7 +285,7 @@ impl Line {
         }
         cell.in_line.store(want.pack(), Ordering::Relaxed);
         if before.is_some() {
-            // What it stood in line for came home meanwhile: it keeps its place.
+            // The page of its former request is resident by now: the vcpu keeps its place.
             return Sent::InLine;
         }
         cell.next.store(0, Ordering::Relaxed);
@@ -296,7 +297,7 @@ impl Line {
         Sent::InLine
     }
 
-    /// The first in line leaves it.
+    /// Takes the first vcpu out of the queue.
     fn step(&mut self, vcpus: Vcpus<'_, '_>) {
         let Some(cell) = self.first.and_then(|first| vcpus.cell(first)) else {
             return;

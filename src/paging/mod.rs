@@ -1,16 +1,23 @@
 //! One paged domain: the operations of rows A1 to A10 over a [`Platform`].
 //!
-//! Every pager-side operation takes a batch of [`Job`]s and notes each one's result. A batch is
-//! worked off [`CHUNK`] gfns at a time, each chunk under one hold of the p2m lock with one flush, so
-//! that the lock is never held for long.
+//! | operation | who calls it |
+//! |---|---|
+//! | [`Paging::enable`], [`Paging::disable`], [`Paging::shut_down`] | the toolstack: a pager attaches, detaches, the domain dies |
+//! | [`Paging::nominate`], [`Paging::evict`], [`Paging::restore`], [`Paging::prep`] | the pager, in batches |
+//! | [`Paging::nested_fault`] | the fault handler |
+//! | [`Paging::populate`] | any other code that needs a page |
+//! | [`Paging::drop_page`] | whoever removes a page of a paging type |
+//! | [`Paging::on_event`] | the handler of the pager's event |
+//!
+//! Each operation of the pager takes a batch of [`Job`]s and sets the outcome of each. It processes
+//! [`CHUNK`] gfns under one hold of the p2m lock, with one flush, so the lock is never held for long.
 //!
 //! Locks: the p2m lock and the ring lock are never held together.
 //!
-//! **Waiting and waking.** A vcpu is noted as waiting for a gfn and paused under the p2m lock, while
-//! the gfn is on its way in; whoever brings the gfn home (or removes it) does so under the same lock
-//! and then wakes all who wait for it. So nobody waits for a page that is home. The response of the
-//! pager frees its ring slot; it is not what the wake-up hangs on, so a response that comes late,
-//! twice or never for a page that is home changes nothing.
+//! **Waiting and waking.** A vcpu starts to wait for a page under the p2m lock, while the page is not
+//! resident. Whoever makes the page resident or removes it does so under the same lock, and then wakes
+//! all vcpus that wait for it. So no vcpu waits for a resident page. The pager's response frees the ring
+//! slot. It changes nothing for a resident page, so a late, repeated or missing response is harmless.
 
 mod counters;
 mod drop_page;
@@ -46,44 +53,44 @@ use crate::platform::Platform;
 use crate::ring::Notify;
 use line::Line;
 
-/// Gfns worked off under one hold of the p2m lock.
+/// Gfns that are processed under one hold of the p2m lock.
 pub const CHUNK: usize = 64;
 
-/// One gfn of a batch, and what became of it.
+/// One page of a batch, and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job<E> {
     /// The page.
     pub gfn: Gfn,
-    /// The outcome; `None` until the batch has been worked off.
+    /// The outcome; `None` until the batch has been processed.
     pub done: Option<Result<(), E>>,
 }
 
 impl<E> Job<E> {
-    /// A page to be worked on.
+    /// A page without an outcome yet.
     pub const fn new(gfn: Gfn) -> Self {
         Self { gfn, done: None }
     }
 }
 
-/// A paged domain.
+/// A paged domain. The [front page](crate) has an example.
 #[derive(Debug)]
 pub struct Paging<'d, P: Platform> {
     platform: P,
     cells: &'d [VcpuCell],
     waiting: AtomicU32,
-    /// Pages that a response sends home: allocated empty, for the pager to fill. Nearly always none, and
-    /// then a response is no reason to look at the p2m. Counted up before anybody can answer for the
-    /// page. If another part of the hypervisor removes the page, the count stays too high; the only cost
-    /// is one extra look-up for each response.
+    /// Pages that wait for a response to become resident: they have an empty frame, which the pager fills.
+    /// While the number is 0, as it nearly always is, a response needs no look at the p2m. It is
+    /// incremented before anybody can respond for the page. If another subsystem removes the page, the
+    /// number stays too high; the only cost is one extra lookup for each response.
     to_resume: AtomicU32,
-    /// Whether there is a ring: the quick look, without the lock.
+    /// Whether there is a ring, readable without the ring lock.
     enabled: AtomicBool,
     line: Mutex<P::RingLock, Line>,
     counters: Counters,
 }
 
 impl<'d, P: Platform> Paging<'d, P> {
-    /// A domain whose paging is not enabled yet. `cells` has one cell for each vcpu.
+    /// A domain without a pager. `cells` has one cell for each vcpu: vcpu n has cell n.
     pub fn new(platform: P, cells: &'d [VcpuCell]) -> Self {
         Self {
             platform,
@@ -96,17 +103,17 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// The platform.
+    /// The embedder's platform.
     pub fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// What has happened so far.
+    /// What has happened so far, in numbers.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The domain's vcpus: who is paused, who waits for what.
+    /// The domain's vcpus: which are paused, and which wait for which page.
     pub fn vcpus(&self) -> Vcpus<'_, 'd> {
         Vcpus::new(self.cells, &self.waiting)
     }
@@ -116,15 +123,14 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.enabled.load(Ordering::Acquire)
     }
 
-    /// Slots of the ring that are claimed, or whose request has not been answered. A guest's vcpu
-    /// stands in line only while all of them are held, or [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS)
-    /// of them are the guest's.
+    /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only
+    /// while all slots are in use, or the guest uses [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS) of them.
     pub fn slots_held(&self) -> u32 {
         self.line.lock().front().map_or(0, |front| front.held())
     }
 
-    /// Pauses a vcpu for a reason of the caller's own, besides any that paging has (row A8).
-    /// `None`: the domain has no such vcpu.
+    /// Pauses a vcpu for a reason of the caller, independent of pauses for pages (row A8). The returned
+    /// value must go to [`Self::unpause`]. `None`: the domain has no such vcpu.
     pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
         let (paused, switch) = self.vcpus().pause(vcpu)?;
         if switch == Switch::Change {
@@ -143,7 +149,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// Wakes all who wait for a page that is home or gone. No locks held.
+    /// Wakes all vcpus that wait for a page that is resident or gone. No locks held.
     #[inline]
     fn wake(&self, gfn: Gfn) {
         if self.vcpus().anyone_waits() {

@@ -1,4 +1,4 @@
-//! Row A1: may this page go?
+//! Row A1: nominate.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use crate::frame::Gfn;
 use crate::p2m::{Debts, Found, P2mType, lookup};
 use crate::platform::{Entry, P2m, Platform};
 
-/// Why a page stays. Nothing has changed.
+/// Why a page was not nominated. Nothing has changed.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NominateError {
@@ -18,7 +18,7 @@ pub enum NominateError {
     NotPageable(P2mType),
     /// The frame is I/O memory (A1c).
     Mmio,
-    /// On its way out or in already (A1d).
+    /// It has a paging type already (A1d).
     Paging(P2mType),
     /// Shared with other domains (A1e).
     Shared,
@@ -62,8 +62,8 @@ impl fmt::Display for NominateError {
 impl core::error::Error for NominateError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Nominates pages: they become read-only for the guest, their contents stay. By the time this
-    /// returns no CPU can write them any more, so the pager may copy. No locks held.
+    /// Nominates pages: they become read-only for the guest, and their contents stay in place. When this
+    /// returns, no CPU can write them, so the pager may copy them. No locks held.
     pub fn nominate(&self, batch: &mut [Job<NominateError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();

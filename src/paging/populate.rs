@@ -1,4 +1,4 @@
-//! Row A3: somebody needs a page that is not there.
+//! Row A3: populate, and row A7: the nested page fault.
 
 use core::fmt;
 
@@ -15,10 +15,10 @@ use crate::ring::Asker;
 /// Who needs the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A vcpu of the guest: it waits until the page is home.
+    /// A vcpu of the guest. It is paused until the page is resident.
     Guest(VcpuId),
-    /// Another domain (or the hypervisor for it), with the number of its own vcpu: it is told to
-    /// try again and never made to wait.
+    /// Another domain, or the hypervisor on its behalf, with the number of that domain's vcpu. It is told
+    /// to retry, and never paused.
     Foreign(VcpuId),
 }
 
@@ -37,28 +37,28 @@ impl Caller {
     }
 }
 
-/// What a populate came to.
+/// The outcome of a populate.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Populated {
-    /// The gfn is of no paging type: nothing was done.
+    /// The gfn has no paging type: nothing was done.
     NotPaging,
-    /// The page may be accessed: a nominated page that was only read, or that has just gone home. Try
-    /// again at once.
+    /// The entry allows the access: retry at once. The page is nominated and was only read, or it has
+    /// just become resident.
     Present,
-    /// The vcpu is paused, and is woken when the page is home; then it tries again.
+    /// The vcpu is paused. It is woken when the page is resident, and then retries.
     Waiting,
-    /// The page is on its way in and the caller is not paused: try again later.
+    /// The page has been requested, and the caller is not paused: retry later.
     OnItsWay,
 }
 
-/// Why nothing was asked of the pager. Nothing has changed.
+/// Why the page was not requested. Nothing has changed.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PopulateError {
-    /// No pager is attached. For a guest's vcpu this is the end: nobody will bring the page.
+    /// No pager is attached, so nobody can bring the page. For a vcpu of the guest this is fatal.
     NoRing,
-    /// No slot for this caller now: try again later. Vcpus of the guest stand in line instead.
+    /// No ring slot for this caller now: retry later. A vcpu of the guest enters the wait queue instead.
     RingFull,
     /// The entry contradicts itself ([`Entry::is_bad`]): the page cannot be brought back.
     BadEntry(Entry),
@@ -104,17 +104,17 @@ impl core::error::Error for PopulateError {}
 
 /// What an access found, under the p2m lock.
 enum Looked {
-    /// Nothing is missing, or nothing can be done.
+    /// The page is present, or the access fails.
     Settled(Result<Populated, PopulateError>),
-    /// The page is not there. `leaves`: nobody has asked for it yet.
+    /// The page has no frame. `leaves`: it has not been requested yet.
     Missing { entry: Entry, leaves: bool },
 }
 
 impl<'d, P: Platform> Paging<'d, P> {
-    /// A vcpu of the guest hit an entry that does not allow its access (row A7).
+    /// A vcpu of the guest accessed a page whose entry does not allow the access (row A7).
     ///
-    /// `Waiting`: it has been paused. `Present` and `OnItsWay`: let it run the instruction again.
-    /// No locks held.
+    /// [`Populated::Waiting`]: the vcpu has been paused. [`Populated::Present`] and
+    /// [`Populated::OnItsWay`]: let it run the instruction again. No locks held.
     pub fn fault(
         &self,
         vcpu: VcpuId,
@@ -134,7 +134,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.fault(vcpu, gfn, fault.access())
     }
 
-    /// Somebody looked the gfn up and needs it with all rights (row A3). No locks held.
+    /// Requests a page for somebody who needs it with all rights (row A3). No locks held.
     pub fn populate(&self, gfn: Gfn, caller: Caller) -> Result<Populated, PopulateError> {
         self.bring_in(gfn, caller, Access::WRITE)
     }
@@ -185,7 +185,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// For callers that are not paused: the slot first, so that a full ring changes nothing.
+    /// For callers that are not paused. It claims the ring slot first, so that a full ring changes nothing.
     fn bring_in_unpaused(
         &self,
         gfn: Gfn,
@@ -219,7 +219,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// With the p2m locked: what this access to the gfn comes to. A nominated page goes home.
+    /// With the p2m locked: decides on this access. A nominated page becomes resident if needed.
     #[inline]
     fn look(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, access: Access) -> Looked {
         let entry = p2m.get(gfn);
@@ -235,7 +235,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         })
     }
 
-    /// With the p2m locked: a nominated page goes home, since somebody needs it.
+    /// With the p2m locked: makes a nominated page resident, because somebody needs it.
     fn recall(
         &self,
         p2m: &mut P::P2m<'_>,
@@ -254,7 +254,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// With the p2m locked: the gfn leaves for `paging_in_start`.
+    /// With the p2m locked: starts the page-in (`paged → paging_in_start`).
     fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, entry: Entry) -> Result<(), PopulateError> {
         let Found::Paged(slot) = classify(p2m, gfn, entry) else {
             return Err(PopulateError::BadEntry(entry));
@@ -268,7 +268,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// With the p2m locked: the vcpu is paused and noted as waiting.
+    /// With the p2m locked: pauses the vcpu and notes that it waits.
     fn wait(&self, vcpu: VcpuId, gfn: Gfn) -> Result<(), Option<VcpuPaused<'d>>> {
         let paused = self.pause(vcpu).ok_or(None)?;
         self.vcpus().wait(paused, gfn).map_err(Some)?;
@@ -276,13 +276,13 @@ impl<'d, P: Platform> Paging<'d, P> {
         Ok(())
     }
 
-    /// A pause of this crate's is about to take effect on the vcpu.
+    /// Whether a pause of this crate is about to take effect on the vcpu.
     pub(super) fn is_being_paused(&self, vcpu: VcpuId) -> bool {
         self.vcpus().waits_for(vcpu).is_some() || Line::is_dropping(self.vcpus(), vcpu)
     }
 
-    /// Asks for the page that the vcpu waits for. If it has not just left, somebody has asked
-    /// already, unless that was on a ring that is gone.
+    /// Requests the page that the vcpu waits for. If the page-in had started before, somebody has requested
+    /// it already, unless that was on a ring that is gone.
     fn ask(
         &self,
         vcpu: VcpuId,
@@ -312,10 +312,10 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// The ring has been torn down since it was looked at. Whoever tears it down wakes all who wait;
-    /// a vcpu that began to wait after that wakes itself, even if there is a new ring by now: nobody
-    /// has asked on that one. It looks again instead of being told that nobody will bring the page: the
-    /// page may have come home before the ring went.
+    /// The ring has been torn down since it was checked. Tearing it down wakes all vcpus that wait. A vcpu
+    /// that began to wait after that wakes itself, even if there is a new ring by now, because nobody has
+    /// requested the page on it. The vcpu retries instead of getting an error: the page may have become
+    /// resident before the ring was torn down.
     fn stop_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
         if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
             self.unpause(paused);
@@ -324,7 +324,7 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 }
 
-/// What is asked for a page that had this entry.
+/// The request for a page that had this entry.
 fn want(gfn: Gfn, entry: Entry) -> Want {
     Want {
         gfn,

@@ -1,4 +1,4 @@
-//! Row A4: the pager brings a page back.
+//! Row A4: prep.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -9,23 +9,24 @@ use crate::frame::Gfn;
 use crate::p2m::{Found, FurnishError, P2mType, lookup};
 use crate::platform::{AllocError, Platform};
 
-/// One gfn of a batch to bring back, and what became of it.
+/// One page to be brought in, and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrepJob<B> {
     /// The page.
     pub gfn: Gfn,
-    /// Its contents. With them the page is filled and goes home in one step. Without, it gets a
-    /// zeroed frame that only the pager may map; it goes home with the pager's response.
+    /// Its contents. With a buffer, the page becomes resident in one step, and the prep wakes the vcpus
+    /// that wait for it. Without one, it gets a zeroed frame that only the pager may map; it becomes
+    /// resident, and its vcpus wake, with the pager's response.
     pub buffer: Option<B>,
-    /// The outcome; `None` until the batch has been worked off.
+    /// The outcome; `None` until the batch has been processed.
     pub done: Option<Result<(), PrepError>>,
 }
 
-/// Why a page is not back. It is as it was, and the pager may try again.
+/// Why a page was not brought in. Nothing has changed, and the pager may retry.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrepError {
-    /// It is not out: never was, has been brought back already, or was dropped.
+    /// It is not out: it never was, it is resident already, or the guest dropped it.
     NotOut(P2mType),
     /// No memory for it now.
     NoMemory,
@@ -76,7 +77,7 @@ impl fmt::Display for PrepError {
 impl core::error::Error for PrepError {}
 
 impl<B> PrepJob<B> {
-    /// A page whose contents are at hand.
+    /// A page with its contents.
     pub const fn filled(gfn: Gfn, buffer: B) -> Self {
         Self {
             gfn,
@@ -96,8 +97,9 @@ impl<B> PrepJob<B> {
 }
 
 impl<P: Platform> Paging<'_, P> {
-    /// Brings pages back, asked for or not, and wakes the vcpus that wait for those that are home.
-    /// Contents are in place before anybody can see a page. No locks held.
+    /// Brings pages in, requested or not. A page with a buffer becomes resident, and the vcpus that wait
+    /// for it are woken before this returns: the pager's response is not needed for that. Contents are in
+    /// place before anybody can see the page. No locks held.
     pub fn prep(&self, batch: &mut [PrepJob<P::Buffer>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             {
@@ -115,7 +117,7 @@ impl<P: Platform> Paging<'_, P> {
                     job.done = Some(done);
                 }
             }
-            // A page that came with its contents is home.
+            // A page with a buffer is resident.
             for job in chunk.iter() {
                 if job.done == Some(Ok(())) && job.buffer.is_some() {
                     self.wake(job.gfn);

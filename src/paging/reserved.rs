@@ -1,4 +1,4 @@
-//! A slot of the ring that is reserved while the p2m is looked at.
+//! A ring slot that is claimed before the p2m is locked.
 
 use super::line::{NotSent, Sent, Want};
 use super::populate::Caller;
@@ -6,15 +6,15 @@ use super::{Count, Paging};
 use crate::platform::Platform;
 use crate::ring::{Asker, Claim};
 
-/// A reserved slot. Dropped unused, it goes back to the ring, and to the next in line. No locks held.
-#[must_use = "the slot goes back unless a request is pushed"]
+/// A claimed slot. If it is dropped unused, it is released and offered to the wait queue. No locks held.
+#[must_use = "the slot is released unless a request is pushed"]
 pub(super) struct Reserved<'a, 'd, P: Platform> {
     paging: &'a Paging<'d, P>,
     claim: Option<Claim>,
 }
 
 impl<'d, P: Platform> Paging<'d, P> {
-    /// Reserves a slot. Vcpus of the guest do not pass those in line. No locks held.
+    /// Claims a slot. A vcpu of the guest does not overtake the wait queue. No locks held.
     pub(super) fn reserve(&self, asker: Asker) -> Result<Reserved<'_, 'd, P>, NotSent> {
         let claim = self.line.lock().claim_in_turn(asker)?;
         Ok(Reserved {
@@ -25,7 +25,7 @@ impl<'d, P: Platform> Paging<'d, P> {
 }
 
 impl<P: Platform> Reserved<'_, '_, P> {
-    /// Pushes the request, unless its page has been asked for. No locks held.
+    /// Pushes the request, unless one for its page is pending. No locks held.
     pub(super) fn push(mut self, want: Want, caller: Caller) -> Sent {
         let Some(claim) = self.claim.take() else {
             return Sent::Not;
@@ -36,7 +36,7 @@ impl<P: Platform> Reserved<'_, '_, P> {
                 self.paging.counters.add(Count::Requests, 1);
                 self.paging.notify(*notify);
             }
-            // The slot fell free.
+            // The slot was freed.
             Sent::Already => self.paging.serve(),
             Sent::InLine | Sent::Not => {}
         }

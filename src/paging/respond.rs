@@ -1,4 +1,4 @@
-//! Row A5: the pager has answered.
+//! Row A5: resume, when the pager has responded.
 
 use core::sync::atomic::Ordering;
 
@@ -9,13 +9,13 @@ use crate::p2m::{Found, lookup};
 use crate::platform::{Broken, Platform};
 use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
 
-/// Responses that one call of [`Paging::on_event`] takes at most, unless the platform says otherwise.
-/// More than a ring full can come only from a pager that answers new requests as fast as they are read;
-/// it must not keep a CPU for that.
+/// The largest number of responses that one call of [`Paging::on_event`] takes, unless the platform
+/// chooses another one. More than [`SLOTS`] can come only from a pager that responds to new requests as
+/// fast as they are pushed; such a pager must not occupy a CPU.
 pub const EVENT_RESPONSES: u32 = 16 * SLOTS;
 
-/// What one event has brought.
-#[must_use]
+/// What one call of [`Paging::on_event`] did.
+#[must_use = "responses are left on the ring if the state is `More`"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handled {
     /// Responses taken.
@@ -29,9 +29,10 @@ pub struct Handled {
 pub enum RingState {
     /// Empty: the pager sends an event for its next response.
     Empty,
-    /// Responses may be left: [`Platform::EVENT_RESPONSES`] were taken, and [`Platform::defer_event`] was called.
+    /// Responses may be left, and no event will come for them: [`Platform::EVENT_RESPONSES`] were taken.
+    /// [`Platform::defer_event`] was called, and [`Paging::on_event`] must be called again.
     More,
-    /// The pager's index cannot be. Nothing more is taken until it is mended.
+    /// The pager's index is impossible. No response is taken until the pager corrects it.
     Overrun(Overrun),
     /// There is no ring.
     NoRing,
@@ -40,23 +41,25 @@ pub enum RingState {
 /// Why a response changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ignored {
-    /// It makes no sense by itself.
+    /// Its entry is invalid.
     Entry(EntryError),
-    /// It is for a paused vcpu that does not exist.
+    /// It names a paused vcpu that does not exist.
     NoSuchVcpu,
-    /// The gfn is not on its way in, or has no frame to go home with.
+    /// The page is not paging in, or has no frame yet.
     NotOnItsWay,
-    /// A later request for the page is still to be answered, and the pager may not have filled it yet.
+    /// A later request for the page is pending, so the pager may not have filled it yet.
     AskedAgain,
     /// The entry could not be changed.
     Platform,
 }
 
 impl<'d, P: Platform> Paging<'d, P> {
-    /// The pager sent its event: takes responses, sends their pages home, wakes who waits, and lets
-    /// those in line have the slots that fell free. Takes at most [`Platform::EVENT_RESPONSES`] responses, however
-    /// many the pager claims; if that is not all, the platform calls again ([`Platform::defer_event`]).
-    /// No locks held.
+    /// Handles the pager's event: takes responses, makes their pages resident, wakes the vcpus that wait
+    /// for them, and gives the freed ring slots to the wait queue.
+    ///
+    /// One call takes at most [`Platform::EVENT_RESPONSES`] responses. If it returns
+    /// [`RingState::More`], call it again: no event will come for what is left. For that it also calls
+    /// [`Platform::defer_event`]. No locks held.
     pub fn on_event(&self) -> Handled {
         for responses in 0..P::EVENT_RESPONSES {
             let (taken, asked_again, served, broken) = {
@@ -100,8 +103,8 @@ impl<'d, P: Platform> Paging<'d, P> {
             {
                 self.counters.add(Count::Ignored, 1);
             }
-            // The request is over, whatever the answer was worth. Those whose page is not home for
-            // all that find it still on its way, and ask again.
+            // The request is done, even if the response was ignored. A vcpu whose page is still not
+            // resident faults again, and requests it again.
             if let Some(asked) = taken.asked {
                 self.wake(asked);
             }
@@ -116,7 +119,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         }
     }
 
-    /// Gives a slot back unused: the next in line may have it.
+    /// Releases a claimed slot that was not used, and offers it to the wait queue.
     pub(super) fn cancel(&self, claim: Claim) {
         let broken = {
             let mut line = self.line.lock();
@@ -129,7 +132,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.serve();
     }
 
-    /// A slot fell free.
+    /// A slot was freed: serves the wait queue.
     pub(super) fn serve(&self) {
         let served = self.line.lock().serve(self.vcpus());
         self.after_serving(served);
@@ -145,9 +148,9 @@ impl<'d, P: Platform> Paging<'d, P> {
             .for_each(|paused| self.unpause(paused));
     }
 
-    /// Sends a page home by the pager's word, and wakes who waits for it. `asked`: the page of the request
-    /// that this is the answer to. Most pages are home by now, since their prep had a buffer: then the
-    /// answer says nothing new.
+    /// Makes a page resident because of a response, and wakes the vcpus that wait for it. `asked`: the page
+    /// of the request that this responds to. Most pages are resident by now, because their prep had a
+    /// buffer; then there is nothing to do.
     fn resume(
         &self,
         response: &Response,
@@ -181,7 +184,7 @@ impl<'d, P: Platform> Paging<'d, P> {
                 Ok(_) => {}
                 Err(_) => return Err(Ignored::Platform),
             },
-            // Filled by a prep: it is home already.
+            // A prep has filled it: it is resident already.
             Found::Ram(_) => return Ok(()),
             _ => return Err(Ignored::NotOnItsWay),
         }

@@ -1,4 +1,4 @@
-//! Row A1, taken back: a nominated page goes home.
+//! Row A1, undone: restore.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ use crate::platform::{P2m, Platform};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreError {
-    /// It is not nominated: it never was, has gone, or is home already.
+    /// It is not nominated: it never was, it is out, or it is resident already.
     NotNominated(P2mType),
     /// The entry could not be changed.
     Platform(Errno),
@@ -40,8 +40,8 @@ impl fmt::Display for RestoreError {
 impl core::error::Error for RestoreError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Sends nominated pages home: the pager will not evict them after all. Their contents have stayed
-    /// in place. Nobody waits for a nominated page, so nobody is woken. No locks held.
+    /// Makes nominated pages resident: the pager will not evict them. Their contents have stayed in place.
+    /// No vcpu waits for a nominated page, so none is woken. No locks held.
     pub fn restore(&self, batch: &mut [Job<RestoreError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();

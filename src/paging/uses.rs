@@ -1,4 +1,4 @@
-//! Which pages have been used: accessed and dirty bits, read and cleared.
+//! Accessed and dirty bits, read and cleared.
 
 use core::fmt;
 
@@ -8,8 +8,9 @@ use crate::frame::Gfn;
 use crate::p2m::{Take, USES_GFNS, Uses, take_uses};
 use crate::platform::Platform;
 
-/// [`Uses`] taken under one hold of the p2m lock, with one flush: 4,096 gfns, eight page tables. So many entries are looked
-/// at in a few tens of microseconds, and a flush costs the guest as much again.
+/// The number of [`Uses`] read under one hold of the p2m lock, with one flush: 4,096 gfns, eight page
+/// tables. Reading so many entries takes a few tens of microseconds, and the flush costs the guest as
+/// much again.
 pub const USES_CHUNK: usize = 64;
 
 /// Why no bits were read, or not all.
@@ -20,12 +21,12 @@ pub enum UsesError {
     Unaligned(Gfn),
     /// The last gfn would be beyond [`Gfn::MAX`].
     Beyond,
-    /// This platform has no such bits, or could not change an entry.
+    /// The platform has no such bits, or could not change an entry.
     Platform(Errno),
 }
 
 impl UsesError {
-    /// `EINVAL` for what no gfns are.
+    /// `EINVAL` for gfns out of range or not aligned.
     pub const fn errno(self) -> Errno {
         match self {
             Self::Unaligned(_) | Self::Beyond => Errno::EINVAL,
@@ -47,11 +48,12 @@ impl fmt::Display for UsesError {
 impl core::error::Error for UsesError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Reads and clears the bits of 64 gfns for each of `uses`, from `first` on, which is a multiple of 64.
-    /// After an error, bits up to some gfn have been read and cleared. No locks held.
+    /// Reads and clears the accessed and dirty bits of 64 gfns for each element of `uses`. The first
+    /// element starts at `first`, a multiple of 64. After an error, the bits up to some gfn have been read
+    /// and cleared. No locks held.
     ///
-    /// A gfn that no frame is behind has not been used. What is seen of a page that is on its way out, or that came in
-    /// since, is the platform's affair: it may count as used or not.
+    /// A gfn without a frame has no bits. For a page that is nominated, or that was brought in since the
+    /// last call, the platform may report either value.
     pub fn take_uses(&self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<(), UsesError> {
         if !first.get().is_multiple_of(USES_GFNS) {
             return Err(UsesError::Unaligned(first));

@@ -1,5 +1,6 @@
-//! What stands in the ring page, byte for byte as Xen's `public/vm_event.h` and `public/io/ring.h`
-//! lay it out. A raw entry is a claim; [`Request`] and [`Response`] are what remains after checking.
+//! The layout of the ring page, byte for byte as in Xen's `public/vm_event.h` and `public/io/ring.h`.
+//!
+//! A [`RawEntry`] is unchecked. [`Request`] and [`Response`] are the checked forms.
 
 use core::mem::{align_of, offset_of, size_of};
 
@@ -13,20 +14,21 @@ use crate::p2m::P2mType;
 pub const VERSION: u32 = 7;
 /// `VM_EVENT_REASON_MEM_PAGING`.
 pub const REASON_MEM_PAGING: u32 = 3;
-/// Entries in the page: what fits behind the header, rounded down to a power of two (`__RING_SIZE`).
+/// Slots of the ring: the entries that fit behind the header, rounded down to a power of two
+/// (`__RING_SIZE`).
 pub const SLOTS: u32 = {
     let fit = (PAGE_SIZE - size_of::<RingHeader>()) / size_of::<RawEntry>();
     // At least one entry fits, and far fewer than 2^32.
     1 << fit.ilog2()
 };
 
-/// `VM_EVENT_FLAG_*`: what holds for the whole entry.
+/// `VM_EVENT_FLAG_*`: flags of the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryFlags(u32);
 
 bitflags! {
     impl EntryFlags: u32 {
-        /// The vcpu that caused the request waits for the answer.
+        /// The vcpu that caused the request is paused.
         const VCPU_PAUSED = 1 << 0;
         /// The request comes from another domain; its `vcpu_id` counts that domain's vcpus.
         const FOREIGN = 1 << 1;
@@ -35,15 +37,15 @@ bitflags! {
     }
 }
 
-/// `MEM_PAGING_*`: what holds for the page.
+/// `MEM_PAGING_*`: flags of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagingFlags(u32);
 
 bitflags! {
     impl PagingFlags: u32 {
-        /// The guest gave the page back: the pager forgets its copy.
+        /// The guest dropped the page: the pager forgets its copy.
         const DROP_PAGE = 1 << 0;
-        /// The page was only nominated: its contents are in place and the evict will fail.
+        /// The page is nominated and has its contents: the evict will fail.
         const EVICT_FAIL = 1 << 1;
         const _ = !0;
     }
@@ -71,7 +73,7 @@ pub struct RawEntry {
     pub flags: u32,
     /// [`REASON_MEM_PAGING`].
     pub reason: u32,
-    /// Who caused it.
+    /// The vcpu that caused it.
     pub vcpu_id: u32,
     /// View of the p2m; not used by paging.
     pub altp2m_idx: u16,
@@ -120,22 +122,22 @@ impl MemPagingOp {
     pub const OP_EVICT: u8 = 1;
     /// `XENMEM_paging_op_prep`.
     pub const OP_PREP: u8 = 2;
-    /// Reads and clears accessed bits: `gfn` is the first, a multiple of 64, and `buffer` the address of the words that
-    /// are filled, one for every 64 gfns up to the next multiple of [`USES_GFNS`](Self::USES_GFNS). Both may have changed
-    /// when the call returns. Xen's C knows nothing of it and says `ENOSYS`; `EOPNOTSUPP`: this domain's p2m has no
-    /// such bits.
+    /// Reads and clears accessed bits. `gfn` is the first gfn, a multiple of 64. `buffer` is the address of
+    /// the words to fill, one for every 64 gfns up to the next multiple of
+    /// [`USES_GFNS`](Self::USES_GFNS). Both fields may have changed when the call returns. Xen's C
+    /// returns `ENOSYS`. `EOPNOTSUPP`: this domain's p2m has no such bits.
     pub const OP_USES: u8 = 32;
-    /// What one [`OP_USES`](Self::OP_USES) is about at most: 64 MiB of the guest, 256 words.
+    /// The largest number of gfns of one [`OP_USES`](Self::OP_USES): 64 MiB of the guest, 256 words.
     pub const USES_GFNS: u64 = 16_384;
-    /// Copies a page that has been nominated or asked for, and still has its frame, to `buffer`; `EBUSY` for any other. With
-    /// [`MANY`](Self::MANY) only: it takes the place of mapping each page.
+    /// Copies a nominated page to `buffer`, in place of mapping it. `EBUSY` for any other page. With
+    /// [`MANY`](Self::MANY) only.
     pub const OP_READ: u8 = 8;
-    /// Sends nominated pages home: they are not to be evicted after all. `ENOENT` for a page that is not nominated. With
-    /// [`MANY`](Self::MANY) only. Xen's C knows nothing of it.
+    /// Makes nominated pages resident: they will not be evicted. `ENOENT` for a page that is not nominated.
+    /// With [`MANY`](Self::MANY) only.
     pub const OP_RESTORE: u8 = 9;
-    /// Added to one of them, for many pages in one call: `buffer` is the address of their
-    /// [`PagingItem`]s, `gfn` how many there are. Xen's C knows nothing of it and says `ENOSYS`; a call
-    /// for no page tells which one is there. Both may have changed when the call returns.
+    /// Added to another operation, for many pages in one call: `buffer` is the address of their
+    /// [`PagingItem`]s, `gfn` is their number. Both fields may have changed when the call returns. Xen's C
+    /// returns `ENOSYS`; a call for no pages finds out which hypervisor is there.
     pub const MANY: u8 = 16;
 
     /// An operation on one page.
@@ -182,14 +184,14 @@ const_assert_eq!(offset_of!(MemPagingOp, domain), 2);
 const_assert_eq!(offset_of!(MemPagingOp, buffer), 8);
 const_assert_eq!(offset_of!(MemPagingOp, gfn), 16);
 
-/// What the hypervisor asks of the pager.
+/// A request of the hypervisor to the pager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The page.
     pub gfn: Gfn,
-    /// Who caused it; of the calling domain if the request is foreign.
+    /// The vcpu that caused it. If the request is foreign, it is one of the calling domain.
     pub vcpu: VcpuId,
-    /// Whether that vcpu waits, and whether it is foreign.
+    /// Whether that vcpu is paused, and whether it is foreign.
     pub flags: EntryFlags,
     /// The type the gfn had.
     pub p2mt: P2mType,
@@ -197,7 +199,7 @@ pub struct Request {
     pub paging: PagingFlags,
 }
 
-/// What the pager answers.
+/// A response of the pager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The page.
@@ -211,7 +213,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The answer to a request, with everything that the other half looks at filled in.
+    /// The response to a request, with all fields that the other half reads.
     pub const fn to(request: &Request) -> Self {
         Self {
             gfn: request.gfn,
@@ -222,7 +224,7 @@ impl Response {
     }
 }
 
-/// Why an entry from the other side means nothing to us.
+/// Why an entry from the other side is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryError {
     /// Written for another version of the interface.

@@ -1,4 +1,4 @@
-//! The pager's half: reads questions, and answers.
+//! The pager's half: takes requests, and responds.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -6,17 +6,17 @@ use super::abi::{EntryError, RawEntry, Request, Response, SLOTS};
 use super::page::{Index, SharedPage};
 use super::{Notify, Overrun};
 
-/// The answering half of the ring.
+/// The responding half of the ring.
 #[derive(Debug)]
 pub struct Back {
     page: SharedPage,
     req_cons: u32,
-    /// Responses written, and those of them that the other side has been shown.
+    /// Responses written, and responses published.
     rsp_prod: u32,
     published: u32,
 }
 
-/// More answers than questions: the caller answered something twice.
+/// There is no pending request to respond to: the caller responded to one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRequestToAnswer;
 
@@ -41,8 +41,8 @@ impl Back {
 
     /// Takes the next request.
     ///
-    /// `Ok(None)`: none there, and the hypervisor will notify for the next one. A request that makes
-    /// no sense is handed out as an error and is owed no answer.
+    /// `Ok(None)`: there is none, and the hypervisor sends an event for the next one. An invalid request
+    /// is returned as an error and needs no response.
     pub fn take(&mut self) -> Result<Option<Result<Request, EntryError>>, Overrun> {
         if self.pending()? == 0 {
             self.page.store(
@@ -50,7 +50,7 @@ impl Back {
                 self.req_cons.wrapping_add(1),
                 Ordering::Relaxed,
             );
-            // The wish for an event before the last look; pairs with the fence in `Front::push`.
+            // Request the event before the last check; pairs with the fence in `Front::push`.
             fence(Ordering::SeqCst);
             if self.pending()? == 0 {
                 return Ok(None);
@@ -61,28 +61,28 @@ impl Back {
         Ok(Some(request))
     }
 
-    /// Whether a request can be taken: for a pager that polls instead of waiting for the event.
+    /// Whether there is a request to take. For a pager that polls instead of waiting for the event.
     pub fn has_request(&self) -> bool {
         self.page.load(Index::ReqProd, Ordering::Relaxed) != self.req_cons
     }
 
-    /// Requests taken that wait for their answer.
+    /// The number of requests that were taken and have no response yet.
     pub fn unanswered(&self) -> u32 {
         self.req_cons.wrapping_sub(self.rsp_prod)
     }
 
-    /// Writes an answer; it is seen once [`Self::publish`] is called.
+    /// Writes a response. The hypervisor sees it after [`Self::publish`].
     pub fn answer(&mut self, response: &Response) -> Result<(), NoRequestToAnswer> {
         if self.unanswered() == 0 {
             return Err(NoRequestToAnswer);
         }
-        // Answers overwrite questions that have been copied out: rsp_prod < req_cons.
+        // Responses overwrite requests that have been copied: rsp_prod < req_cons.
         self.page.write(self.rsp_prod, &RawEntry::from(response));
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
         Ok(())
     }
 
-    /// Shows the hypervisor the answers written since the last call.
+    /// Publishes the responses that were written since the last call.
     pub fn publish(&mut self) -> Notify {
         let old = self.published;
         self.published = self.rsp_prod;
@@ -95,7 +95,7 @@ impl Back {
         Notify::when_reached(old, self.rsp_prod, event)
     }
 
-    /// Requests that wait to be taken, checked: slots with unread answers hold no request.
+    /// The number of requests to take, checked: a slot with an unread response holds no request.
     fn pending(&self) -> Result<u32, Overrun> {
         // Pairs with the hypervisor's release store: entries before index.
         let prod = self.page.load(Index::ReqProd, Ordering::Acquire);

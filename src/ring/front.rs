@@ -1,4 +1,4 @@
-//! The hypervisor's half: asks, and reads answers.
+//! The hypervisor's half: pushes requests, and takes responses.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -7,15 +7,15 @@ use super::page::{Index, SharedPage};
 use super::{Notify, Overrun};
 use crate::frame::Gfn;
 
-/// Slots that vcpus of the guest may hold at a time: one is left to foreign callers, who would
-/// otherwise never be served while the guest thrashes.
+/// The largest number of slots that vcpus of the guest use at a time. One is left for foreign callers,
+/// who would otherwise never be served while the guest thrashes.
 pub const GUEST_SLOTS: u32 = SLOTS - 1;
-/// Slots that foreign callers may hold at a time: all. One that falls free goes to the guest's vcpus
-/// in line first, so that these are kept out for one answer at most; and a dom0 that maps a whole
-/// guest waits a round trip of the pager's for every ring full.
+/// The largest number of slots that foreign callers use at a time: all. A slot that is freed goes to the
+/// wait queue first, so a vcpu of the guest waits for one response at most. A dom0 that maps a whole
+/// guest waits one round trip to the pager for each ring full of requests.
 pub const FOREIGN_SLOTS: u32 = SLOTS;
 
-/// On whose behalf a request is made.
+/// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// A vcpu of the paged guest.
@@ -24,7 +24,7 @@ pub enum Asker {
     Foreign,
 }
 
-/// A reserved slot: to be pushed into, or given back.
+/// A claimed slot. Give it to [`Front::push`] or [`Front::cancel`].
 #[must_use = "a claimed slot is lost unless it is pushed or cancelled"]
 #[derive(Debug)]
 pub struct Claim {
@@ -32,12 +32,12 @@ pub struct Claim {
     epoch: u32,
 }
 
-/// What came off the ring.
+/// What was taken off the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The page of the request whose slot is free now: nobody may wait for its answer any more.
+    /// The page of the request whose slot is free now. It is not pending any more.
     pub asked: Option<Gfn>,
-    /// What the pager says.
+    /// The response, checked.
     pub response: Result<Response, EntryError>,
 }
 
@@ -45,29 +45,29 @@ pub struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
 
-/// No slot for this asker now.
+/// No slot for this requester now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// The requesting half of the ring. Everything here runs under the ring lock.
+/// The requesting half of the ring. The embedder's ring lock protects it.
 #[derive(Debug)]
 pub struct Front {
     page: SharedPage,
-    /// Tells this ring from those before and after it.
+    /// Distinguishes this ring from those before and after it.
     epoch: u32,
     req_prod: u32,
     rsp_cons: u32,
-    /// Claims not yet pushed, and requests not yet answered, by asker.
+    /// Slots in use, by requester: claims that were not pushed yet, and pending requests.
     guest: u32,
     foreign: u32,
-    /// The requests not yet answered.
+    /// The pending requests.
     asked: [Option<(Gfn, Asker)>; SLOTS as usize],
-    /// More slots have been given back than were held: the counts are not to be trusted any more.
+    /// More slots were released than were in use: the counts are not trusted any more.
     broken: bool,
 }
 
 impl Front {
-    /// Sets the page up and starts asking. `epoch` differs from one ring of a domain to the next.
+    /// Initialises the page. `epoch` must differ from one ring of a domain to the next.
     pub fn new(page: SharedPage, epoch: u32) -> Self {
         page.initialise();
         Self {
@@ -82,32 +82,32 @@ impl Front {
         }
     }
 
-    /// Whether the counts of slots have been found not to fit. Nothing mends them but another ring.
+    /// Whether the counts of slots have been found inconsistent. Only a new ring corrects that.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Gives the page back.
+    /// Returns the page.
     pub fn into_page(self) -> SharedPage {
         self.page
     }
 
-    /// Requests that have been pushed and not been answered.
+    /// The number of pending requests.
     pub fn outstanding(&self) -> u32 {
         self.req_prod.wrapping_sub(self.rsp_cons)
     }
 
-    /// Slots in use: claimed or outstanding.
+    /// The number of slots in use: claimed, or with a pending request.
     pub fn held(&self) -> u32 {
         self.guest.saturating_add(self.foreign)
     }
 
-    /// Whether a request about this page has not been answered.
+    /// Whether a request for this page is pending.
     pub fn asks(&self, gfn: Gfn) -> bool {
         self.asked.iter().flatten().any(|(asked, _)| *asked == gfn)
     }
 
-    /// Reserves a slot.
+    /// Claims a slot.
     pub fn claim(&mut self, asker: Asker) -> Result<Claim, Full> {
         let room = self.held() < SLOTS;
         let (held, most) = match asker {
@@ -124,14 +124,14 @@ impl Front {
         })
     }
 
-    /// Gives a reserved slot back unused. Of a ring that is gone there is nothing to give back.
+    /// Releases a claimed slot. A claim on a ring that is gone has no effect.
     pub fn cancel(&mut self, claim: Claim) {
         if claim.epoch == self.epoch {
             self.give_back(claim.asker);
         }
     }
 
-    /// Writes a request into a reserved slot and publishes it.
+    /// Writes a request into a claimed slot and publishes it.
     pub fn push(&mut self, claim: Claim, request: &Request) -> Result<Notify, Stale> {
         let Claim { asker, epoch } = claim;
         if epoch != self.epoch {

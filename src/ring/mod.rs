@@ -1,10 +1,39 @@
 //! The paging ring (row A9): one page shared by the hypervisor and the pager.
 //!
-//! Requests and responses share the slots: an entry is taken from when a request is written until
-//! its response has been read. The hypervisor has the [`Front`], the pager the [`Back`]; what stands
-//! in the page is in [`abi`]. Each half keeps its own indices; those of the other side are read
-//! once, checked against what is possible, and only then used. Entries are copied out before they
-//! are looked at.
+//! The hypervisor uses [`Front`], the pager [`Back`]. [`abi`] describes the bytes of the page. Requests
+//! and responses share the slots: a slot is in use from the claim until the response has been read.
+//!
+//! Each half keeps its own indices in private memory. It reads the other side's index once, checks that
+//! it is possible, and then uses it. It copies an entry before it looks at it.
+//!
+//! ```
+//! use core::ptr::NonNull;
+//! use p2m_paging::ring::{Asker, Back, EntryFlags, Front, Notify, PagingFlags, Request, Response, SharedPage};
+//! use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
+//!
+//! let page = NonNull::from(Box::leak(Box::new([0_u64; PAGE_SIZE / 8]))).cast();
+//! // SAFETY: aligned to 8, PAGE_SIZE bytes, never freed, accessed through `SharedPage` only.
+//! let map = || unsafe { SharedPage::new(page) };
+//! let (mut front, mut back) = (Front::new(map(), 0), Back::new(map()));
+//!
+//! // The hypervisor claims a slot and pushes a request. The pager sleeps, so it needs an event.
+//! let claim = front.claim(Asker::Guest).unwrap();
+//! let request = Request {
+//!     gfn: Gfn::try_new(5).unwrap(),
+//!     vcpu: VcpuId(0),
+//!     flags: EntryFlags::VCPU_PAUSED,
+//!     p2mt: P2mType::RamPaged,
+//!     paging: PagingFlags::empty(),
+//! };
+//! assert_eq!(front.push(claim, &request), Ok(Notify::Owed));
+//!
+//! // The pager takes it and responds. That frees the slot.
+//! let taken = back.take().unwrap().unwrap().unwrap();
+//! back.answer(&Response::to(&taken)).unwrap();
+//! assert_eq!(back.publish(), Notify::Owed);
+//! assert_eq!(front.take().unwrap().unwrap().asked, Some(request.gfn));
+//! assert_eq!(front.held(), 0);
+//! ```
 
 pub mod abi;
 mod back;
@@ -16,13 +45,13 @@ pub use back::{Back, NoRequestToAnswer};
 pub use front::{Asker, Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Stale, Taken};
 pub use page::SharedPage;
 
-/// The other side published an index that cannot be: more entries than the ring has, or answers to
-/// questions that were not asked.
+/// The other side published an impossible index: more entries than the ring has, or more responses than
+/// pending requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun {
-    /// Entries that the index claims.
+    /// The number of entries that the index implies.
     pub pending: u32,
-    /// Entries that there can be.
+    /// The largest number of entries that is possible.
     pub possible: u32,
 }
 
@@ -38,13 +67,13 @@ impl core::fmt::Display for Overrun {
 
 impl core::error::Error for Overrun {}
 
-/// Whether the other side has to be woken for what was just published.
+/// Whether the other side needs an event for what was just published.
 #[must_use = "the other side may be asleep"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
-    /// It asked to be: send the event.
+    /// It waits for an event: send one.
     Owed,
-    /// It will look again by itself.
+    /// It will look at the ring by itself.
     NotOwed,
 }
 
@@ -58,7 +87,7 @@ impl Notify {
         }
     }
 
-    /// One event serves both.
+    /// Combines two: one event serves both.
     pub fn or(self, other: Self) -> Self {
         if self == Self::Owed { self } else { other }
     }

@@ -1,7 +1,7 @@
 //! Access to the ring page: the only `unsafe` of this crate.
 //!
-//! The other side may write any byte at any time. Indices are therefore accessed as atomics and
-//! entries word by word through atomics too, copied out as a whole before anybody looks at them.
+//! The other side may write any byte at any time. Therefore indices and the words of entries are
+//! accessed as atomics, and an entry is copied as a whole before any code looks at it.
 
 #![allow(unsafe_code)]
 
@@ -20,7 +20,7 @@ const_assert!(size_of::<RingHeader>() + SLOTS as usize * size_of::<RawEntry>() <
 const_assert!(size_of::<RingHeader>().is_multiple_of(align_of::<AtomicU64>()));
 const_assert!(size_of::<RawEntry>().is_multiple_of(size_of::<u64>()));
 
-/// The ring page, mapped.
+/// The mapped ring page.
 #[derive(Debug)]
 pub struct SharedPage {
     // INVARIANT: readable and writable for PAGE_SIZE bytes, 8-aligned, as long as `self` lives.
@@ -47,13 +47,15 @@ impl SharedPage {
     /// # Safety
     ///
     /// `base` must be aligned to 8 bytes and stay mapped, readable and writable, for [`PAGE_SIZE`]
-    /// bytes until the returned value is dropped; on this side nobody else may access the page
-    /// other than atomically. The other side may do as it likes.
+    /// bytes until the returned value is dropped. On this side, all other accesses to the page must be
+    /// atomic. The other side may write anything at any time.
+    ///
+    /// Dropping the value does not unmap the page: that is up to the caller.
     pub const unsafe fn new(base: NonNull<u8>) -> Self {
         Self { base }
     }
 
-    /// `SHARED_RING_INIT`: no entries, both sides want an event for the first one.
+    /// `SHARED_RING_INIT`: no entries; both sides want an event for the first one.
     pub fn initialise(&self) {
         for index in [Index::ReqProd, Index::RspProd] {
             self.store(index, 0, Ordering::Relaxed);
@@ -61,7 +63,7 @@ impl SharedPage {
         for index in [Index::ReqEvent, Index::RspEvent] {
             self.store(index, 1, Ordering::Relaxed);
         }
-        // Nothing of the page's former use reaches the other side.
+        // The former contents of the page do not reach the other side.
         for word in offset_of!(RingHeader, rsp_event) / 4 + 1..PAGE_SIZE / 4 {
             self.word32(word * 4).store(0, Ordering::Relaxed);
         }
@@ -87,8 +89,8 @@ impl SharedPage {
         unsafe { core::mem::transmute::<[u64; ENTRY_WORDS], RawEntry>(words) }
     }
 
-    /// Overwrites the entry that ring position `position` falls on, as far as paging uses it. What stands
-    /// behind that is what the other side has written there before, or the zeros of the beginning.
+    /// Overwrites the entry that ring position `position` falls on, as far as paging uses it. The rest of
+    /// the entry keeps what the other side wrote there, or the zeros of the initialisation.
     #[inline]
     pub(super) fn write(&self, position: u32, entry: &RawEntry) {
         // SAFETY: the same size, and no padding that would be uninitialised.
