@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The error numbers that Xen's callers see.
 //!
 //! Each operation has an error enum of its own. Its `errno` method alone decides the number. The values

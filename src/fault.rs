@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a nested page fault says, and what paging does about it (row A7).
 //!
 //! Intel reports an EPT violation with an exit qualification. AMD reports a nested page fault with an

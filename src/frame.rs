@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frame numbers and vcpu numbers, each with a type of its own so that they cannot be mixed up.
 //!
 //! ```

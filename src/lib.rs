@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory paging of a virtual machine, from underneath it.
 //!
 //! A hypervisor links this crate to page a guest's memory out and back while the guest runs. The crate

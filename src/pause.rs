@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Counted vcpu pauses, and which vcpu waits for which page (row A8).
 //!
 //! A vcpu may be paused for several reasons at once. Each pause is a [`VcpuPaused`] that must be undone

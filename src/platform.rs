@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the embedder implements: [`Platform`] for a domain, [`P2m`] for its p2m while it is locked.
 //!
 //! Three platforms of the project implement them: Xen (through C shims), the embedded host (real memory,

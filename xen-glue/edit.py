@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How one of Xen's own files is changed: the words to find, and what is put there."""
 from dataclasses import dataclass
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
 
 An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What makes Xen wait for the pages of a guest that it runs for, instead of failing (shim/hold.c says how)."""
 from edit import also, include, instead
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # An apt of our own: Debian's sources with deb-src, lists and downloads in the cache, an empty package database
 # (so that "install --download-only" brings a whole dependency closure). The system's configuration is only read.
 # shellcheck shell=bash

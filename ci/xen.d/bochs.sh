@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Bochs as a machine of two CPUs with Intel's VMX and EPT. shellcheck shell=bash disable=SC2154
 
 # start_bochs SECONDS: the console is its standard output. In the directory with xen, vmlinux and dom0.cpio.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
 """break.py SOCKET XEN-SYMS: breaks an invariant of the Rust hypervisor in a running machine.
 
 Talks to QEMU's debugger stub; the hypervisor is the one that every other test runs, nothing is built for this.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen broken: breaks an invariant of the Rust hypervisor in a running machine, through QEMU's debugger stub (break.py). An entry
 # that contradicts itself costs its domain and nobody else, and Xen's console says so.
 set -euo pipefail

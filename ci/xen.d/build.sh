@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen build [c|rust]: the hypervisor only, from a copy of the unpacked source in the cache.
 # XEN_DEBUG=1 builds Xen with its assertions and performance counters on, beside the ordinary one.
 set -euo pipefail

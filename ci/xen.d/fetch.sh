@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen fetch: everything that needs the network, once, into the cache.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Makes dom0's initramfs and kernel, and the guest's, in $cache/images. Rebuilt when a package, a source or a script
 # changed. Needs no root: device nodes come from devtmpfs inside.
 set -euo pipefail

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Shared by every ci/xen script: where things are, and how to fail with one clear line.
 # shellcheck shell=bash
 

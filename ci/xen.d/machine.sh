@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs Xen and dom0 in an emulated machine and follows its console. shellcheck shell=bash
 # Sourced after lib.sh.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen matrix [ROUNDS|instructions]: two pagers (Debian's with its responses filled in, ours) on two hypervisors: the same guest, target and
 # frames, its pattern checked. A round is a boot of each hypervisor with both pagers one after the other; the hypervisor, and the
 # pager that comes first, take turns. "instructions": one round, of a machine whose clock counts them. Prints a line for each cell,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What fetch brings, by name. shellcheck shell=bash disable=SC2034
 
 # Installed on the machine (the compiler and tools that build Xen and the images).

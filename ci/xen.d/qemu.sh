@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # QEMU's TCG as a machine with AMD's SVM and nested paging. shellcheck shell=bash disable=SC2154
 
 # start_qemu SECONDS: the console is its standard output. In the directory with xen, vmlinux and dom0.cpio.

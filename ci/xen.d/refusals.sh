@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen refusals: whatever is wrong gets one clear line and an exit code that is not 0, and nothing is left half done. The
 # installer is tried on a copy of those files of Xen's source that it edits; it must also be able to undo itself exactly.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen table: how every test ended last, Xen's own code beside the crate, as the table of docs/xen.md: in QEMU (AMD's nested
 # page tables), and what was run of it in Bochs (Intel's EPT), with the crate.
 set -euo pipefail
@@ -9,7 +10,7 @@ cell() {
     if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "${3:-not run}"; fi
 }
 # The comment at a test's head, up to the first mark.
-about() { sed -n '/^# [a-z-]*: /q; /^[^#]/q; s/^# //p' "$here/tests/$1.sh" | tr '\n' ' '; }
+about() { sed -n '/^# SPDX/d; /^# [a-z-]*: /q; /^[^#]/q; s/^# //p' "$here/tests/$1.sh" | tr '\n' ' '; }
 
 echo "| test | what it shows | Xen's C | the crate | the crate on EPT |"
 echo "|---|---|---|---|---|"

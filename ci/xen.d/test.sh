@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # ci/xen test [c|rust] [NAME...]: runs the tests (ci/xen.d/tests; all, or those whose name contains a NAME), prints a line for
 # each and "N passed, N failed" at the end. A test that did not end counts as failed.
 # XEN_DEBUG=1: with the debug build of Xen, its assertions on; one that fails is named. XEN_MACHINE=bochs: see test-ept.

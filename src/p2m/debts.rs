@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Owed flushes, and the frames that must not be freed before them.
 //!
 //! A CPU may still hold the old translation of an entry that was changed. If its frame were freed before

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m side of paging: what a gfn is, and how it moves from one state to the next.
 
 mod debts;

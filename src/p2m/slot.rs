@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A p2m entry under the lock, with its state in its type.
 //!
 //! [`lookup`] reads the type of an entry once and returns a [`Slot`] in the matching state. A transition

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every transition of the state machine, and every refusal, in one table.
 //!
 //! [`step`] says what an event does to a page in a state. Tests compare the operations in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The types of a p2m entry, and what each allows.
 
 use bitflags::bitflags;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Accessed and dirty bits of p2m entries, which hardware sets when the guest uses a page (EPT: SDM
 //! vol. 3, 29.3.5; NPT: APM vol. 2, 15.25.5).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What has happened to a domain, in numbers.
 
 use core::fmt;

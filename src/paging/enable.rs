@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Row A10: a pager attaches and detaches.
 
 use core::fmt;

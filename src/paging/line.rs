@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ring, and the wait queue of vcpus that need a slot of it. All of it is used under the ring lock.
 //!
 //! A vcpu of the guest that finds the ring full is paused and enters the wait queue with its request.

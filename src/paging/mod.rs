@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One paged domain: the operations of rows A1 to A10 over a [`Platform`].
 //!
 //! | operation | who calls it |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Row A3: populate, and row A7: the nested page fault.
 
 use core::fmt;

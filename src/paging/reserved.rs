@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A ring slot that is claimed before the p2m is locked.
 
 use super::line::{NotSent, Sent, Want};

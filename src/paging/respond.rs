@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Row A5: resume, when the pager has responded.
 
 use core::sync::atomic::Ordering;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Row A1, undone: restore.
 
 use core::fmt;

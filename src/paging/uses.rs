@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Accessed and dirty bits, read and cleared.
 
 use core::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The layout of the ring page, byte for byte as in Xen's `public/vm_event.h` and `public/io/ring.h`.
 //!
 //! A [`RawEntry`] is unchecked. [`Request`] and [`Response`] are the checked forms.

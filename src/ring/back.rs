@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's half: takes requests, and responds.
 
 use core::sync::atomic::{Ordering, fence};

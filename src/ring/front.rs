@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypervisor's half: pushes requests, and takes responses.
 
 use core::sync::atomic::{Ordering, fence};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The paging ring (row A9): one page shared by the hypervisor and the pager.
 //!
 //! The hypervisor uses [`Front`], the pager [`Back`]. [`abi`] describes the bytes of the page. Requests

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Access to the ring page: the only `unsafe` of this crate.
 //!
 //! The other side may write any byte at any time. Therefore indices and the words of entries are

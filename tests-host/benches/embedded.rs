@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The embedded host beside its floors: how long a fault takes, and how fast pages go out.
 //!
 //! Each round measures the floors and the real thing one after the other, with the same placement

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Instructions for each operation, counted by callgrind: the same on every machine and every run.
 //!
 //! The program runs itself under `valgrind`, once for each operation, and prints a table. The count

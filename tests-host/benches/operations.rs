@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Nanoseconds for each operation, for one page and for a batch of 64, with 1 and with 128 vcpus.
 //!
 //! Each figure is for the whole batch. `populate` and `resume` are about one page always: a vcpu

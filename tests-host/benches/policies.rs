@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What policies cost in guests of 2^16 to 2^28 pages (a terabyte): memory, and time for each decision. And what
 //! a pager keeps of a page altogether, every page out, up to 2^20.
 //!

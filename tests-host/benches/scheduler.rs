@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The scheduler and the context switch: nanoseconds by number of tasks, what fairness and latency come
 //! to in virtual time, and a switch beside a library's.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a page costs that goes to the store, with and without looking for pages that are alike (row C6), beside the floor:
 //! the same bytes written to a file in the same stretches, with nothing kept of them.
 //!

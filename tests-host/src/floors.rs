@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Floors: the least that paging on userfaultfd can cost on this machine, with no state machine, no
 //! policy and no bookkeeping. Our own figures mean something beside these, measured in the same run
 //! with the same placement: machines drift by a factor of two within a minute. Here a handler thread reads faults as messages;

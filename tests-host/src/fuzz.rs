@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the fuzzers run: a byte string is a life of a paged domain. Any breach panics.
 //!
 //! `fuzz/` drives these with coverage; the tests replay `corpus/`.

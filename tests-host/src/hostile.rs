@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A domain whose pager writes what it likes into the ring page.
 //!
 //! No model can say what such a pager gets. What holds all the same: no panic and no hang, every

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests, benches and fuzz targets that cross rooms.
 
 pub mod floors;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `simulate`: runs the simulation on many seeds, or one scenario again.
 
 use std::ops::Range;

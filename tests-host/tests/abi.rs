@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ring's layout, a pager's hypercalls and the numbers in them, against Xen's own headers, read by
 //! a C compiler.
 

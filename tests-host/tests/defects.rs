@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One test for each known defect of Xen's paging in C that this design could have too, by its number
 //! in the survey, and for each that was fixed there.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The relay floor needs its second process, which is a program of this package.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The two handshakes on which nobody may be lost, under every interleaving that the memory model
 //! allows.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A pager, and a hypervisor, that write what they like: an error, never a panic or a hang.
 
 use p2m_paging::ring::abi::RawEntry;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Vcpus that nobody would wake, and requests that say what is no longer so.
 
 mod common;

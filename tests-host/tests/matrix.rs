@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every state with every event: the table as it was reviewed, and the crate held against it.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random and all short sequences of operations, on the crate and on a model of it.
 
 use proptest::prelude::*;

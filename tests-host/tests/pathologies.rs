@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes wrong when a guest that pages by itself (row C9) is paged: each case shows what it is to
 //! show, and does not when the guest's balloon gives the memory.
 

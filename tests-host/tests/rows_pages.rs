@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows A1, A2, A4 and A5: a page goes out and comes back. Every refusal, with the number that Xen's
 //! callers get.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows A3 and A6 to A10: who asks, who waits, and through what. Every refusal, with the number that
 //! Xen's callers get.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The simulation, on enough seeds to have been everywhere.
 
 use p2m_paging::p2m::table::Outcome;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Real threads on one domain: vcpus that fault, a pager, foreign mappers, a balloon, and somebody
 //! who takes the pager away. What holds at the end: everybody got through, nothing is lost.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must not compile, and what the compiler says about it. `TRYBUILD=overwrite` takes its words.
 
 #[test]

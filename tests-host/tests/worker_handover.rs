@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How the pager's threads hand batches to each other, under the interleavings that the memory model allows.
 //!
 //! `dom0/shell/src` uses parking_lot's locks and an eventfd, which the explorer cannot see into, so these are models: the same locks and

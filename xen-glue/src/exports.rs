@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! What Xen's C calls. `include/p2mp.h` is generated from the signatures and comments here.
 //!
 //! Every function but the first two takes the state of one domain, which Xen keeps from the first

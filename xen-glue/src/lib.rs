@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! The `p2m-paging` crate inside Xen.
 //!
 //! - [`platform`] and [`p2m`] implement the crate's seam over C [`shim`]s, [`lock`] its ring lock;

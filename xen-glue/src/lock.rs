@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! Xen's spinlock as a [`RawMutex`].
 
 use core::cell::UnsafeCell;

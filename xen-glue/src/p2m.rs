@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! The host p2m of a domain while `gfn_lock` is held.
 
 use core::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! Xen as the crate's [`Platform`]: one domain, its vcpus, and the way to its pager.
 
 use core::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! What Xen does for us: one C function for each macro, inline or structure that Rust cannot reach.
 //!
 //! `include/p2mp.h` is generated from this file and from `exports.rs`; the C compiler checks the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! What a paged domain has: the crate's state, and Xen's side of the ring.
 
 use core::ffi::c_void;

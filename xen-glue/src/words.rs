@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! What people get to read: the console, and the last words of a panic.
 
 use core::fmt::{self, Write};

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Instructions that the hypervisor spends on each paging operation, on a machine whose time stamp counter counts
  * instructions (ci/xen costs). From each call's count that of the same kind of call is taken away that comes back at once:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * device-model DOMID GFN COUNT: stands in for a device model that keeps guest frames mapped, as qemu-traditional does, and takes
  * commands as it does: watches the node, takes the command away, and at "flush-cache" lets go of every frame. Prints a line at the

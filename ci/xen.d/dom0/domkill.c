@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* domkill DOMID: destroys a domain that xl does not know (or will not touch). */
 #include <stdlib.h>
 #include <xenctrl.h>

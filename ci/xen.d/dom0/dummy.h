@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A domain that never runs: enough to try every paging operation on it from dom0, without a guest image. The program that
  * includes this is its pager: it sees each request on the ring. Any failure to set something up ends the program.

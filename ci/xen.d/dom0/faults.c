@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * What a guest's vcpus meet at pages that are out, or on their way, with somebody else at the same page: a table on standard
  * output, one line a case, as it should be (ci/xen.d/tests/faults.table).

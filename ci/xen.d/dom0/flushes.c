@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * How many interrupts Xen sends to other CPUs while pages are nominated and evicted under a running guest, so that these forget
  * what they know of the guest's memory. Xen counts them in its debug build (CONFIG_PERF_COUNTERS):

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A pager that means harm: garbage indices, torn and replayed responses, for vcpus and pages that do not exist or are in
  * another state, between memops in any order, while the guest's two vcpus touch the same pages on another CPU. What it may do

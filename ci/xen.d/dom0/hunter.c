@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A pager that hunts: what a guest needs to run at all goes out again and again. Each cycle looks where the guest's vcpus are
  * (instruction, stack, per-cpu data, IDT, GDT, TSS), walks the guest's page tables there, and pages out every page of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Helpers for test scripts inside dom0 (busybox sh). Every wait has a deadline; a test that fails says why on one line.
 
 bad() {

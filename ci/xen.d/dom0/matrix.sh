@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # One boot of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and under ours, in the order of
 # /test/pagers, both kept to the frames of the guest's pattern, which they take in turn, and to the same length of memory of what
 # came in lately. Without read-ahead: every page of the pattern is to be out when its turn comes.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * What Xen says to every paging operation on a page in every state: a table on standard output, one line a case. The table
  * of Xen's own C hypervisor is the measure for another one (ci/xen.d/tests/memops.table).

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Debian's pager leaves version and reason of its responses unset, so that Xen (since 4.6) drops them and the first
  * guest vcpu that faults waits for ever. This library, preloaded into it, fills them in just before Xen is told: with

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Whether a vcpu can go on writing a page that was taken from it. One vcpu writes without a pause, on a CPU of its own, while
  * another program (this one, in dom0) takes the page's write right or the page. When that hypercall has returned, every CPU must

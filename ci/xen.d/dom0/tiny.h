@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A guest of two vcpus and no operating system: each does what its mailbox says, so that a program in dom0 decides which
  * vcpu touches which page when, and is the pager for it. Include after dummy.h.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * What Xen says of the pages that a guest uses (MemPagingOp::OP_USES): a table on standard output, one line a case, as it
  * should be (ci/xen.d/tests/uses.table). The guest's two vcpus touch what they are told to.

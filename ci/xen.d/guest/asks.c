@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * Hypercalls whose arguments lie where the guest has not been for a while: each is written down, left alone for a time in
  * which it may be paged out, and then only Xen touches it. Each must be carried out, and once: an event channel allocated

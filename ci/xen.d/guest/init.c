@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The only program of the test guest. It fills memory with a pattern, then threads go over it again and again:
  * check every word, write its next value. A page that came back wrong, stale or from somewhere else cannot hold

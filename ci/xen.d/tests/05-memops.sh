@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Every paging operation on a page in every state, and every refusal of enabling: errno, page counts and requests as in the
 # table of the C hypervisor (memops.table), but for the cases where Rust is meant to differ (memops.for-rust says why).
 # deadline: 600

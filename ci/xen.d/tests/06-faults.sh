@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest of two vcpus told what to touch when, by a program that is its pager and maps its pages: who waits, what is asked,
 # what is read, at pages nominated, out and on their way; disabling and destroying with a vcpu waiting.
 # deadline: 600

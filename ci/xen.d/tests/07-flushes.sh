@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Pages go out under a running guest: how many interrupts the other CPU gets, so that it forgets them. One at most for each call
 # and 64 pages of it; Xen's C takes one page a call, and needs one each. Only the debug build counts them.
 # deadline: 600

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A paused guest: a third of its memory out, back in through foreign mapping, then it boots and its pattern is intact.
 # deadline: 600
 guest_create a 96 1 "mib=32" -p

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Two vcpus fault at once, both on every page (alternate words), in a guest of 256 MiB that uses 150: pattern intact, exit 0.
 # deadline: 1200
 # own-boot: C can hang the host here

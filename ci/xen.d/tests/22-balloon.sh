@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A running guest gives memory back that is out (its balloon) under Debian's pager (its responses filled in), and takes it again.
 # deadline: 900
 # c-defect: giving back a page that is out fails, and Linux' balloon driver does not survive that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest whose whole memory may go out: its stacks, page tables, IDT and per-cpu pages are hunted while it makes
 # hypercalls all the time, as are the arguments of these. 200 times out and in (10 where the machine is slow); alive and intact at the end.
 # deadline: 900

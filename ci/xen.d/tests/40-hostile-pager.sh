@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A pager that sends garbage (indices, responses, memops) leaves the host up and its domain can be destroyed.
 # deadline: 300
 # own-boot: C hangs the host here

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest that is destroyed, and one that shuts itself down, both with pages out and faults under way: the domain goes, its
 # pager ends, and the host gets every page back.
 # deadline: 720

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager and a running guest with one vcpu: pages go out, the guest's faults bring them back, the target is raised, SIGTERM
 # brings everything back: pattern intact, exit 0, nothing out.
 # deadline: 600

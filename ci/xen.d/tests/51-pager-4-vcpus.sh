@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager and a guest of 256 MiB with four vcpus that fault on each other's pages, at 75, 50 and 25 % of its memory, no frame
 # excepted: its kernel's pages go too. The target goes up and down while it thrashes, and it gets on each time: pattern intact;
 # at the end exit 0, nothing out, no frame of the host lost.

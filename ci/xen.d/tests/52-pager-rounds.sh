@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Twenty times on one guest: our pager starts, a quarter of the guest's memory goes out, SIGTERM brings it back. Nothing leaks:
 # the domain's pages and Xen's free memory are as before, and the guest's pattern is intact.
 # deadline: 1260

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The guest is destroyed, reboots, crashes while pages are out: our pager ends by itself with 0, and nothing of the domain stays.
 # A crashed guest that is kept keeps its pager.
 # deadline: 900

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The pagefile's disk is full: page-out stops where it is and says so, the guest goes on, and everything comes back.
 # deadline: 600
 mkdir -p /tmp/small

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # What our pager cannot do, it says in one line and with an exit code, and changes nothing. What it does, it tells who asks.
 # deadline: 600
 # refused CODE WORDS ARGUMENTS...

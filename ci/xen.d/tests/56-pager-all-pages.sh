@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager and a guest of 96 MiB held at half of it, no frame excepted: its kernel's pages go too. Pattern intact, exit 0.
 # deadline: 720
 # c-defect-sometimes: a hypercall whose argument was paged out fails, and Linux dies of it

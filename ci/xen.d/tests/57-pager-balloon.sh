@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A running guest whose free memory is out, a quarter of its 256 MiB, gives half of that back (its balloon): our pager hears of
 # each page, counts it and uses its slot again. The guest takes the memory back, that goes out too, and every word is right.
 # deadline: 900

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # The pagefile's disk is full and has room again; takes no writes; gives nothing back; is well again. Page-out waits and says
 # so, the guest goes on with what it has, a page that does not read back is named and waited for, and no word is ever wrong.
 # deadline: 900

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest of 4.5 GiB whose pattern lies above 4 GiB, beyond the number of its pages: a third of it goes out
 # and comes back intact. Not part of ci/test: it takes a machine with 8 GiB.
 # deadline: 1200

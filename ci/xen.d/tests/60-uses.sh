@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Accessed bits, read and cleared: a page that a guest's vcpu reads, writes or runs is seen, one that it leaves alone is not, and
 # what is no question is refused. Xen's C says that it knows no such operation (ENOSYS).
 # deadline: 600

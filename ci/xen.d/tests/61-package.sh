@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our Debian package in a Debian 12 whose first process is systemd. It installs. A unit for a domain that is not there fails with one
 # line; xenpaging@DOMID is active once the pager says it is ready, and a guest lives on at half its memory; a pager that hangs is
 # asked to bring everything back, not killed; a stop does it, too, and so does a purge, after which no file is left.

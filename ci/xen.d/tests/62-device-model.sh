@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager beside a device model that has pages of the guest mapped (a stand-in that takes commands as qemu-traditional does): they are
 # in use and stay in; it is told to let go of them, and then they go out and come back.
 # deadline: 720

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager with two swap areas in place of a pagefile, sandboxed as it is on a real Xen: pages go to the one with priority;
 # that is drained while the guest faults on them, and given back, twice. Pattern intact, exit 0, both areas free in the end.
 # deadline: 720

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # Two guests under one pager, on a host that runs short of memory because more guests come: the idle one makes room and the busy one
 # is left alone; with nothing but reserves left, one pays and the log says why. When the newcomers are gone memory comes back; one
 # guest's end is the other's business not at all. Patterns intact, exit 0, nothing out.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest that looks at a quarter of its pattern over and over while it goes over the rest once, with room for about two thirds of
 # it. Our pager sees accessed bits, and brings in less than 0.8 of what it brings in when it takes pages in turn.
 # On Xen's C it sees none, says so, and takes them in turn.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
 # A page added (populate_physmap) at a gfn that was paged out and asked for but has no frame yet. A guest's other vcpu can do
 # that to itself, so it must cost the host nothing.
 # deadline: 120

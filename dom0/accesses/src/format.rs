@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Traces of page accesses, and the file they are kept in.
 //!
 //! | bytes | what |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which page is visited next.
 
 /// How visits are spread over the pages.

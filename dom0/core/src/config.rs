@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a pager is told at the start, and the figures it keeps.
 
 use std::ops::RangeInclusive;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Areas that come and go while pages lie in them (row C5).
 //!
 //! A page of an area that is to go is *moved*: loaded from its slot and written to one elsewhere. Neither guest nor hypervisor

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes into the core and what comes out: the seam between it and a shell.
 
 use p2m_paging::ring::abi::{Request, Response};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that are on their way, and requests that wait.
 //!
 //! Both are small and bounded (a few batches, the slots of a ring) and have their memory from the

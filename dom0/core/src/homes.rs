@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the contents of pages lie in the store: of those that are out, and copies of those that are
 //! in.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way in: load and prep, for those who wait (row B8) and ahead of need (row B4).
 
 use p2m_paging::{Errno, Gfn};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager without its hands: what to page out, what to bring back, what to answer, and when (rows
 //! B1, B3 to B8, B10).
 //!

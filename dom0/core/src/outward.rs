@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way out: nominate, save, evict, and restore what stays (rows B5, B7).
 
 use p2m_paging::{Errno, Gfn};

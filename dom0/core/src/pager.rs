@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager itself: what it knows, and what it does about an event. What a request does to it is
 //! in `requests`, how a batch goes from step to step in `outward`, `inward` and `drain`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pages come in with one that is asked for (row C8).
 //!
 //! Where somebody goes through memory page by page, up or down, the pages after the one that is asked

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests from the ring: what can be answered at once, and what waits (rows B8, B10).
 
 use p2m_paging::ring::abi::{PagingFlags, Request, Response};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much the store can hold, as far as it has shown.
 
 use super::event::{PageError, Report};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pages are used: accessed bits, read and cleared part by part, at a bounded rate.
 //!
 //! A *pass* goes over all of the guest's memory, a part ([`PART_PAGES`]) at a time, one part under way. It begins

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which slots of the store are taken, and by how many pages.
 //!
 //! A slot has an *owner* for each page whose contents, or copy, lie there, and is free once the last one has given it up

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Owners of slots against a plain model (row C6).
 
 use std::collections::{HashMap, HashSet};

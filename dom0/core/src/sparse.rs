@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A map from numbers to small values, and its special case, a set: frame numbers and slots.
 //!
 //! A radix tree. A leaf covers 4096 neighbours: a bit for each says whether it is there, beside it its

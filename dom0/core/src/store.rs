@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the core and its store say to each other: slots, what is known of a page that is to be written, and what became
 //! of it. Where slots lie, and how pages get there, is the store's business alone.
 

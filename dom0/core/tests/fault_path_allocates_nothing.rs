@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager must not wait for memory while it brings memory: from a request to its answer, and for
 //! the page-out that follows it in steady state, the core allocates nothing.
 

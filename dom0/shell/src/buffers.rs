@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The memory that pages come in through.
 
 use p2m_paging::PAGE_SIZE;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What an operator may ask of a pager that runs: to take a swap area in, to drain one, and what it has.
 //!
 //! A socket is opened before the pager gives up opening anything. Whoever asks (`xenpaging swapon` and the like) opens and locks an area itself

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where threads run.
 
 /// Lets the calling thread run on one CPU only, if that can be had.

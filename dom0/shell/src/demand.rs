@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The demand lane: pages that somebody waits for, read and prepped by the main thread itself.
 
 use p2m_paging::ring::SLOTS;

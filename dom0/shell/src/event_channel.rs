@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! An event channel: one side kicks, the other sleeps until it is kicked.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

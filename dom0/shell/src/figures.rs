@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a pager says of itself while it runs: figures for the terminal, xenstore, Prometheus and systemd.
 
 use std::fmt::{self, Write as _};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the pager gives up once it has everything it needs: a pager sees all of a guest's memory, and
 //! talks to a ring that the guest's domain shares.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How far paging everything back in is: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What other threads have for the main thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

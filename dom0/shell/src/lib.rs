@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's hands: threads, descriptors and memory around the [core](pager_core), on whichever
 //! [machine](Machine).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
 //!
 //! Two machines implement it: Xen, and the embedded host. What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the caller

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Figures of all guests of this process, for Prometheus.
 
 use std::io::{self, Read as _, Write as _};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;

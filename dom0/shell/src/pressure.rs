@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The balancer's thread: facts about the host and its guests into the [balance](pager_core::balance), and what each guest may have
 //! in memory out of it, to be followed as any other target.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The reporter thread: once a second it passes the figures on to whoever wants them, so that the main
 //! thread waits for none of them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main thread: events into the core, actions out of it.
 
 use std::sync::Arc;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What systemd is told of this process, which may be the pager of several guests.
 
 use std::sync::Arc;

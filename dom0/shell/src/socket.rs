@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The socket between machine and pager, or pager and operator: packets of 64-bit words, and descriptors with them.
 
 use std::io::{IoSlice, IoSliceMut};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starting: attaching to the machine, and the threads beside the main one.
 
 use std::io;

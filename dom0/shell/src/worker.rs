@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The two threads for batches that nobody waits for, each of which takes one step at a time. The
 //! caller makes calls to the machine, the storer moves pages to and from the store: while one batch is
 //! saved, another is nominated or evicted.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that are alike are written once (row C6).
 //!
 //! A store around another that looks for a slot that holds what is to be written, of those written lately: in a table

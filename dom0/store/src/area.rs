@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A swap area: a file or a block device that was made one by `xenpaging mkswap` (row C5).
 //!
 //! Its first page is a header, so no slot lies at page 0. All numbers are little endian.

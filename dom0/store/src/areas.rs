@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Several swap areas as one store (row C5).
 //!
 //! Each area has a stretch of slot numbers of its own, so that a slot's number says both the area and the place in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What pager and store keep for each page, together.
 
 use pager_core::policy::{PolicyName, SweepOptions};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the pages in a store are supposed to contain.
 
 use parking_lot::Mutex;

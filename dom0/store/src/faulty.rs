@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A store that fails as told, for tests and drills.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where pages are kept while they are out (row B2).
 //!
 //! A store knows slots and bytes, nothing of guests: which page lies in which slot is the business

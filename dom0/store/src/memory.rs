@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Slots in the pager's own memory: for measuring what everything but a device costs, and for hosts
 //! without one.
 //!

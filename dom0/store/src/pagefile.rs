@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file of slots (row B2).
 //!
 //! Created with mode 0600, never followed through a link, and never put in the place of a file that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests of all stores share.
 
 use super::{Like, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};

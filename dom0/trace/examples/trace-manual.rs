@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Writes the manual page and the shells' completions of `xenpaging-trace` into a directory: `ci/deb` packs them.
 
 use std::path::PathBuf;

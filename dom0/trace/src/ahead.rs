@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ways to guess what comes in beside a page that is missed: the pager's own, and others to hold it against.
 
 use p2m_paging::Gfn;

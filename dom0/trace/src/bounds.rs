@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a policy can be held against: Belady's optimum, exact LRU, and the best set of pages that
 //! never changes. Each takes a trace and a number of pages that fit, and counts the accesses to pages
 //! that are not in memory; memory is empty at first.

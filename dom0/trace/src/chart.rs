@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Miss-ratio curves as SVG.
 
 use std::path::Path;

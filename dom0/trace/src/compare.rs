@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every policy on a trace, at several sizes of memory, beside what it can be held against.
 
 use pager_accesses::Trace;

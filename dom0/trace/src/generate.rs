@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Traces that are made up: the textbook's cases, the same on every machine.
 
 use clap::ValueEnum;

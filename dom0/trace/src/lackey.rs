@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! From the memory accesses of a program to those of its pages.
 //!
 //! Reads what `valgrind --tool=lackey --trace-mem=yes` says: a line for each instruction, load and store,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Traces of page accesses: made, reduced, kept, and replayed against every policy.
 
 pub mod ahead;

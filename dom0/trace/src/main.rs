@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The program `xenpaging-trace`.
 
 fn main() -> std::process::ExitCode {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A trace against a policy and a way to read ahead: the pager's side of it, and a memory that holds
 //! so many pages.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A host with a guest of its own, whose memory is real and paged through userfaultfd.
 //!
 //! | module | what |

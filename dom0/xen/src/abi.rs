@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers and layouts of what goes between a pager and Xen, and the Linux devices in between
 //! (`public/xen.h`, `domctl.h`, `memory.h`, `hvm/`; Linux's `privcmd.h`, `evtchn.h`). The ring and
 //! `XENMEM_paging_op` are in [`p2m_paging::ring::abi`].

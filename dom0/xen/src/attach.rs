@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Becoming a domain's pager (row B1), in an order that leaves nothing half-done behind.
 
 use std::mem::offset_of;

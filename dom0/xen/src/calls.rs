@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Paging operations on the domain: the caller's, the storer's frames, and the preps of pages that somebody waits for.
 
 use std::time::{Duration, Instant};

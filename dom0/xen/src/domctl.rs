@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Control operations. Their interface has a version that differs from one Xen to another; which one
 //! is spoken is found out by asking.
 

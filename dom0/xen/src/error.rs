@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Why Xen is not to be had, or refuses.
 
 use pager_shell::MachineError;

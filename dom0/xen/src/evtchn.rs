@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The event channel to Xen: Linux's evtchn device, and an eventfd for the pager's other threads.
 
 use std::os::fd::OwnedFd;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What Xen says of the host as a whole.
 
 use pager_shell::{FreeMemory, MachineError};

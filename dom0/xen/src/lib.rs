@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen as the machine whose guest is paged, from dom0 (rows B1, B7 to B9).
 //!
 //! | file | what |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that hypercalls take their arguments from: Xen reads it through the page table and does
 //! not wait for Linux to bring it in.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way to Xen: hypercalls, and foreign frames, through Linux's privcmd device.
 
 use std::ffi::c_void;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What changes around the domain: its target, its size, its end.
 
 use std::time::Duration;

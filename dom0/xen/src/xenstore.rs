@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A client of xenstore: the wire protocol of `public/io/xs_wire.h`, over the daemon's socket or the
 //! kernel's device, with as many watches as wanted.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line of `xenpaging`: what Xen's tool takes, and a little more.
 //!
 //! Bad input is one line on standard error that names it. How the program ends says what became of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Cli, String> {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
 pub mod cli;
 pub mod job;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The program `xenpaging`, under whichever name it is executed.
 
 use std::ffi::OsString;

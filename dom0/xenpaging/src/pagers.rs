@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pagers of one process, one for each guest: all attach or none does; from then on each ends by itself, and the process
 //! with the last.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
 
 use pager_shell::console::say;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging mkswap`, `swaps`, `swapon` and `swapoff`.
 
 use std::fmt::Display;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where there is no Xen, the pager says so: one line, exit code 3, and no file left behind.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What both benches measure: one operation of the state machine on a machine that costs nearly
 //! nothing itself (a page's contents are one word, the checks are off).
 

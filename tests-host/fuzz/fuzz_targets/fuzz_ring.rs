@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 #![no_main]
 //! Bytes are operations and hostile writes into the ring page.
 

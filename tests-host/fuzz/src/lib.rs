@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine, the model and the targets of `tests-host`, built without the rest of it.
 
 #[path = "../../src/fuzz.rs"]

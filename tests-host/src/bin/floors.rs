@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Prints what paging costs at least on this machine, and is the second process of that measurement.
 
 use std::process::ExitCode;

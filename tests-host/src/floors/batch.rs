@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a batch of pages costs to take out and to bring back, in one process.
 
 use std::sync::atomic::AtomicBool;

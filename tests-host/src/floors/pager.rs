@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The second process of the relay floor, and the first one's side of it.
 //!
 //! Its standard input is the eventfd that requests ring, its standard output the one it answers

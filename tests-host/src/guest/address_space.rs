@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Address spaces: what a process may address, and the tables that say what is where.
 
 use p2m_paging::Gfn;

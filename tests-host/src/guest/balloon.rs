@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The balloon: the kernel gives memory back to the hypervisor and takes it again. It chooses what it
 //! can spare, as it would for itself.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the guest's code meets its machine: a CPU does one thing at a time for a task, and what it
 //! does may have to be done again, because a page that it touches is out and the vcpu was stopped.
 //!

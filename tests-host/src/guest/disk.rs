@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's own disk: its files, then the area that it swaps to. The kernel puts orders into a
 //! queue; a back end outside the guest takes them, copies between the guest's memory and the disk,
 //! and says so. It never fails and may do things in any order.

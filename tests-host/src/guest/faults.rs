@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Demand paging (row C9): what a process touches for the first time comes from the zero page or from
 //! its file, what was swapped comes from memory or from the disk, and what is shared is copied when it
 //! is written.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the kernel knows of each page of its memory: what it is used for, who maps it, which block of
 //! the disk it stands for; the free list, and two lists of those that reclaim may take.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's lock: whoever is in the kernel has it, but for the time that it sleeps. First come,
 //! first served.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest whose kernel pages by itself (row C9), to be paged from underneath.
 //!
 //! Its kernel has address spaces with page tables in its own memory, zero pages, file pages, copy on

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What processes must find: flat memory, without tables, frames or a disk.
 
 use std::collections::BTreeMap;

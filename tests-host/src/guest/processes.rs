@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Processes that do what chance tells them: load, store, fork and end.
 
 use std::rc::Rc;

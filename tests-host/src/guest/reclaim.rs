@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the guest's own kernel gets memory from when none is free (rows C2 to C4, in small): pages
 //! not used lately first; clean pages of files and of swapped memory are forgotten, others are written
 //! to the disk before.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A kernel with everything that runs on it: tasks, what they are told to do, and accesses of
 //! processes, each held against the flat memory.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's own page tables, in its own memory: the bits of an entry, and the walk that hardware
 //! makes for a process. The tables' pages are pages like others: each step of a walk goes through the
 //! nested tables and may find its page out.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest alone, on a machine that never takes a page away, or stalls it often.
 
 use std::cell::RefCell;

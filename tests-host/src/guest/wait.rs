@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Waiting for something inside the guest, without missing that it has come: whoever waits has itself
 //! noted, and is woken to look again.
 

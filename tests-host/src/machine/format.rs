@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The bits of a p2m entry, for Intel and for AMD.
 
 use p2m_paging::Mfn;

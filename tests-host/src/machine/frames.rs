@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Machine frames: whose they are, who uses them, what they contain.
 
 use p2m_paging::{Gfn, Mfn};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine: frames, a p2m that is walked bit by bit, CPUs that remember translations, vcpus that
 //! are stopped and let go. It owns no time and decides nothing; [`simulate`](crate::simulate) runs
 //! it.

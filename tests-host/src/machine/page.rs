@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The contents of a page, one word for each sector, each saying whose it is.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A p2m in memory: four levels of 512 entries, walked as hardware walks it.
 
 use p2m_paging::fault::{ExitQualification, NpfErrorCode};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a CPU remembers of walks until it is told to forget: a flush that is owed and not paid shows
 //! as a guest that goes on using a frame.
 

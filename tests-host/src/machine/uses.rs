@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the machine itself knows of uses: held against the bits that are read.
 
 use std::collections::BTreeMap;

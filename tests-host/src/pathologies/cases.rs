@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The cases. Each fills a guest, has the host take memory, and lets the guest work.
 
 use std::rc::Rc;

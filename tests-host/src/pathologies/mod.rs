@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes wrong when a host pages a guest that pages by itself: the pathologies that VSwapper (Amit,
 //! Tsafrir and Schuster, ASPLOS 2014) names, and paging the same page twice, each produced and measured; beside it
 //! the same work with the guest's balloon in place of the pager.

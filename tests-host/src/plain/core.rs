@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is behind the p2m lock: entries, frames, the free list.
 
 mod p2m;

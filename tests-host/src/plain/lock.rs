@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ring lock, and what each thread holds.
 
 #![allow(unsafe_code)]

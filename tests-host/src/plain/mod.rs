@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A plain machine in memory: the smallest thing that [`Paging`](p2m_paging::Paging) runs on.
 //!
 //! It has frames with contents, owners and users; a p2m; an m2p; vcpus that are stopped and let go.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A page to put the ring in, and a hostile hand on it.
 
 #![allow(unsafe_code)]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Moving tasks from one CPU to another.
 
 use super::{CpuId, Scheduler, Task, TaskId};

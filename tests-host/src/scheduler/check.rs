@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold between any two calls.
 
 use super::{CpuId, LONGEST_SLICE, STARVATION, Scheduler, State, Task, TaskId};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who runs on which CPU, and for how long: real-time tasks first, then normal ones, each CPU with
 //! a queue of its own, everything in constant time. This is the scheduler that Linux had from 2.6.0 to
 //! 2.6.22 ("O(1)"), as the second source document describes it (rows D4 to D8).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Priorities, time slices, and what sleeping is worth.
 //!
 //! Durations are in ticks of the [`Scheduler`](super::Scheduler)'s clock; the figures are Linux 2.6's at

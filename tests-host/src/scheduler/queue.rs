@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Queues: who is put where, who pays for a tick, who is next.
 
 use super::array::PriorityArray;

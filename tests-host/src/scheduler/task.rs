@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a task has slept and run, and what that makes of its priority (row D6).
 
 use super::priority::{MOST_BONUS, MOST_SLEEP, Policy};

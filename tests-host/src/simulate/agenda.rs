@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The virtual clock, and what is to happen when.
 
 use std::cmp::Reverse;

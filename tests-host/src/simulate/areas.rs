@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The store's areas: one is drained, and comes back, while pages lie in it.
 
 use pager_core::{DrainError, Event};

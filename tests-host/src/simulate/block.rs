@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The back end in dom0 that serves the guest's disk: it maps the pages that the guest's kernel names,
 //! as any foreign mapper does, and copies. It serves several orders at a time.
 

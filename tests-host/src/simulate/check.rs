@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold after everything that happens, and when all is calm.
 
 use p2m_paging::p2m::table::State;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which cells of the state machine's table a run has been through.
 
 use p2m_paging::p2m::table::{Event, Outcome, State, step};

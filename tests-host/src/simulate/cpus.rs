@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Physical CPUs, which vcpus share: a vcpu that is stopped is descheduled, one that is let go is woken.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The page store's disk: it errs, stops short, and lies about what it wrote. The store above it
 //! remembers a checksum for each page, as the real one does.
 

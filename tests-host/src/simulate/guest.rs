@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest: vcpus that read, write and run their pages, give some back and take others.
 
 use p2m_paging::p2m::table::Event;

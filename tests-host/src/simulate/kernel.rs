@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest that pages by itself, on this machine's vcpus: its kernel and processes are
 //! [`guest`](crate::guest)'s, each a task of the guest's scheduler. Every access of theirs may find its page
 //! out, which stops the vcpu; one that waits for the guest's own disk or lock blocks, and another runs.

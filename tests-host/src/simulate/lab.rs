@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest with a kernel, its pager and its disk with nothing in the way, to measure what happens when
 //! the host takes memory.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Hypervisor, guest, pager and disk in one deterministic run, from one seed, with troubles put in.
 //!
 //! The crate and the pager's core run unchanged on the [machine](crate::machine), through the real

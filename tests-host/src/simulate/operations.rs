@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's operations on the machine, each held against the table.
 
 use p2m_paging::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Everybody who is neither the guest nor its pager: back ends that map pages, the toolstack, other
 //! domains, somebody who calls the pager's operations at random.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's process: the core as it is, the ring's other half, and a shell that is slow, dies, or
 //! answers nonsense.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A run as a picture: what each page was, which task each vcpu ran, when it was stopped, and how full the
 //! ring was, over time.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs on the guest's vcpus: tasks that access pages, sleep, wait for each other and use what a CPU
 //! has.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's worker reads accessed bits. What they do not show, the machine does not forgive.
 
 use p2m_paging::Errno;

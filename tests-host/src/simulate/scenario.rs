@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What one run is made of: a seed and a number for each knob, all drawn from the seed.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's kernel as its vcpus run it: tasks under the guest's own scheduler. A vcpu that is stopped
 //! stops the task that runs on it; the others go on elsewhere. One that has no task to run halts, until
 //! an interrupt.

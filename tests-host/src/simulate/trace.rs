@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happened: a hash of everything, the last of it in words, all of it for a picture.
 
 use std::cell::{Cell, RefCell};

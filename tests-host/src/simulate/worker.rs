@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager's worker: the steps of a batch, some pages at a time.
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};

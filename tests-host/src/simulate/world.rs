@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine, a guest, a pager and everybody else, one happening after another, and several at once
 //! where locks are let go.
 

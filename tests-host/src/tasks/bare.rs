@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The switch without a kernel around it, to be measured.
 
 use std::cell::RefCell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What tasks can ask of their kernel.
 
 use std::cmp::Reverse;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stacks, and the switch from one to another: all of this room's `unsafe`, but for the handler that names
 //! an overflow ([`overflow`](super::overflow)).
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What of a CPU a program in user space cannot have: the page table in use, the task-state segment, the
 //! switch that makes the FPU trap, segments, debug registers, ports. A model, which checks what is done
 //! with it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel, as its host has it: what it consists of, how it is begun, run, told things, and ended.
 
 use std::any::Any;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Address spaces, and which CPU uses which (the first half of row D2).
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A guest's kernel: tasks that are ordinary Rust code on stacks of their own, switched on its CPUs as
 //! the second source document tells it of Linux 2.6 (rows D1 to D3), scheduled by
 //! [`scheduler`](crate::scheduler).

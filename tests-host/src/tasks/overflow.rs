@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A stack that overflows runs into its guard page: the process ends, and says why.
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A task (row D1): its stack, its hardware context, its address space.
 
 use std::cell::{Cell, RefCell};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A task's hardware context, and what a switch does with it beyond stack and registers (row D3).
 
 use super::cpu::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whose turn it is: the way from one task to the next, and what each finds when it goes on.
 
 use std::any::Any;

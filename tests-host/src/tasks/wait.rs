@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Waiting for something, without missing that it has come (row D7).
 
 use std::cell::RefCell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What must hold after every operation, and the smaller operations.
 
 use p2m_paging::paging::Caller;

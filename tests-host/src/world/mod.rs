@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`Paging`] on the plain machine beside a [`Model`] of it: every operation is made on both, and
 //! what they say and what they are is compared after each.
 //!

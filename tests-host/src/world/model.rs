@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a paged domain should do, said as simply as possible.
 //!
 //! One thread, no locks, no ring page: states, who waits for what, which requests the pager has been

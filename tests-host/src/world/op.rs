@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be done to a [`World`], and how a byte string says so.
 
 use p2m_paging::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A paged domain and its pager, step by step.
 
 #![allow(dead_code)] // Each test program uses a part of it.

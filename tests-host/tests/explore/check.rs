@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What holds in every state, and in every step.
 
 use p2m_paging::VcpuId;

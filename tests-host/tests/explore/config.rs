@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is explored: who takes part and how much of everything there is.
 
 /// A bound.

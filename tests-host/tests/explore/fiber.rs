@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One actor's operation: the crate's code on a stack of its own, stopped at every point where another
 //! CPU may get its turn.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What tells one state from another: everything that the future depends on.
 //!
 //! The crate's own state is taken from what it prints of itself ([`Debug`]), its counters left out. The

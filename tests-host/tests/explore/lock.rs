@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ring lock of the model.
 
 #![allow(unsafe_code)]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The platform of the model: frames with contents, a p2m, translations that CPUs remember.
 //!
 //! It has no heap memory and no counter that only grows, so that a state that comes again is found to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The protocol in the small, explored whole: vcpus, pager, ring, another domain that maps pages, and
 //! pagers that come and go, over the crate's own code.
 //!

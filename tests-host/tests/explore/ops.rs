@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Operations that take locks: each runs on its actor's stack, and others get their turn in between.
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is outside of the crate and of the machine: the pager, the other domain, what vcpus are about.
 
 use p2m_paging::ring::Request;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The search: breadth first, so that what is found is found by a shortest way.
 //!
 //! The crate's structures cannot be copied. So a state is the way to it: the steps from the beginning are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The steps that actors take.
 
 /// Who takes a step. The vcpus come first.

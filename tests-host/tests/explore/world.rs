@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The whole system, and its steps.
 
 use std::cell::RefCell;

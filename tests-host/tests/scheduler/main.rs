@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The scheduler, by rows D4 to D8; against a plain reference; small cases one by one.
 
 mod reference;

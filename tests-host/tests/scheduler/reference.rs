@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The scheduler once more, as plainly as it can be said: a sorted list for each round of each CPU,
 //! everything looked for from the front, times in ticks as they come.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows D4 to D8.
 
 use tests_host::scheduler::{Call, CpuId, Policy, Scheduler, State, Switch, TaskId, Waker};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tasks that run, sleep and are woken, over virtual time: what fairness and latency come to.
 
 use tests_host::scheduler::{Call, CpuId, Policy, Scheduler, State, TaskId, Waker};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which address space a CPU has (row D2).
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What becomes of tasks that end, panic, or run out of stack.
 
 use std::os::unix::process::ExitStatusExt;

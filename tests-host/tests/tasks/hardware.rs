@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a switch does beyond stack and registers (row D3).
 
 use std::cell::Cell;

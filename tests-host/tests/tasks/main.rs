@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tasks and the context switch: rows D1 to D3, and D7 where a task blocks.
 
 mod address_spaces;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tasks that do everything at random on several CPUs, which run in random order. The kernel checks,
 //! each time that a task goes on, that the CPU is as the task left it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Stacks and registers (rows D1 and D2).
 
 use std::arch::asm;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tasks that wait, are woken, make way, and move (rows D7 and D8).
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much memory each of several guests may have while their host is short of it (rows C3, C4).
 //!
 //! Pure: no I/O, no clock. [`Balance::look`] makes targets of facts, a few times a second; the shell sees to the facts

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The balance in a loop: a host, guests that follow their targets as fast as a pager does, and others that take memory and go.
 
 use proptest::prelude::*;

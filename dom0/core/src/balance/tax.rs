@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Shares and the tax on idle memory, as ESX has them (Waldspurger, "Memory Resource Management in VMware ESX Server", OSDI 2002,
 //! section 5): a guest with `S` shares that holds `P` pages, a fraction `f` of which it uses, has
 //! `S / (P * (f + k * (1 - f)))` shares for a page, with `k = 1 / (1 - tax)`. Who has the fewest loses memory first.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rows C2, C3 and C10: two lists, scanned with a priority.
 //!
 //! A page that comes in joins the *inactive* list. Seen accessed once it is *referenced*, seen again it

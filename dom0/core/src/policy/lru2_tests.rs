@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Against the same lists kept as lists. In a guest of fewer pages than a list has sets, the order is
 //! exact, so the two must agree page by page.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! When refused pages are tried again (row B6).
 //!
 //! When there was no other victim, at a tick: the first time after one tick, then after two, and so on up

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A state for every page of a guest, in a byte, and the pages in each state.
 //!
 //! What linked lists would do with eight bytes a page and more, this does with one. Pages lie in

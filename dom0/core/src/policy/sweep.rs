@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Row B6: linear from the current gfn, wrapping.
 //!
 //! Never chosen: pages that are out, pages tried and refused, the most recently paged-in ones (MRU),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that are alike share a slot (row C6).
 
 use p2m_paging::Gfn;

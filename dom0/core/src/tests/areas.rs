@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Several areas: which one a page goes to, and what becomes of a bad one (row C5).
 
 use p2m_paging::Gfn;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One thing at a time: the rows of the description.
 
 use p2m_paging::p2m::P2mType;

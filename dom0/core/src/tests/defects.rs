@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the C pager does wrong, by the numbers of the survey, and what comes near it.
 
 use p2m_paging::Gfn;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every order, for a while: two pages, two slots, and all who can ask for them (row C7).
 //!
 //! From each point of a page's way out and back every sequence of so many choices is tried: who asks, what is brought ahead, given

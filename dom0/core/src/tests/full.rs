@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A store that is full, or has room again.
 
 use super::cases::guest;

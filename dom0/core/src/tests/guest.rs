@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the guest and other domains do to the simulated hypervisor.
 
 use p2m_paging::p2m::P2mType;

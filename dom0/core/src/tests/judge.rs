@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A policy that checks what the core tells it, around one that decides.
 
 use std::collections::HashMap;

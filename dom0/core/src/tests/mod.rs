@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The core against a simulated hypervisor and store.
 
 mod alike;

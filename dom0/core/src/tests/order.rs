@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads of a guest that goes through its memory after it went about it at random ("decayed sequentiality"): the pager with
 //! a shell that always succeeds at once, and counts.
 

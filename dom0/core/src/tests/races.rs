@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests that meet a page under way, or come late.
 
 use p2m_paging::p2m::P2mType;

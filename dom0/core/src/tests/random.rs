@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random interleavings of guest, hypervisor, store and pager.
 
 use proptest::prelude::*;

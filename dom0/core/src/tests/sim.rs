@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A hypervisor, a guest, a ring and a store, small and strict: what the core does wrong panics here.
 //!
 //! A page's contents are one number, 0 for zeros. Batches are executed a page at a time, so that guests and other

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The caller's calls to the embedded host, and the storer's view of its guest.
 
 use p2m_paging::Errno;

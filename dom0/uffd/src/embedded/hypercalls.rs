@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Calls to the embedded host: the pager's end of the socket.
 
 use std::os::fd::{AsFd as _, OwnedFd};

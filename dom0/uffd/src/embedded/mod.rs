@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! An embedded host as the machine whose guest is paged: the pager's end of [`crate::link`].
 
 mod calls;

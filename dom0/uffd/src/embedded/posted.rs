@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preps of the demand lane, posted to the machine in shared memory: see [`crate::link::mailbox`].
 
 use p2m_paging::Errno;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs of consecutive guest frames: what one system call on guest memory takes.
 //!
 //! A call costs microseconds however few pages it covers (more when it must reach a running vcpu's

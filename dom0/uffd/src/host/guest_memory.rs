@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's memory: a memfd, and its mapping in the machine process.
 //!
 //! [`GuestFile`] is the memory as a file: what the pager gets. It reads frames with `pread`, which

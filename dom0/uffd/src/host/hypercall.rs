@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypercall thread: what is not a fault. Serves one pager after the other, and notices when one
 //! is gone.
 

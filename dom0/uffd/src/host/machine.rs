@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine: a guest's memory and vcpus, the hypervisor half of paging, and the threads that run
 //! it.
 //!

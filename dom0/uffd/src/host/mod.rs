@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The embedded host: a machine whose guest memory is real and paged through userfaultfd.
 
 mod fault;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m of a guest whose memory is a memfd: what each gfn is, and how that is made true with
 //! userfaultfd.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 use std::sync::atomic::Ordering::Relaxed;
 
 use p2m_paging::p2m::{Access, Take, Uses};

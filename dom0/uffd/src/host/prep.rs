@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The prep thread: what an event from the pager brings.
 //!
 //! On a kick it takes every prep from the mailbox, works them off as one batch, notes each status,

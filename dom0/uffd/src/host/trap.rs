@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Traps: what a VM exit is to a CPU, SIGBUS is to a vcpu's thread here.
 //!
 //! userfaultfd can end an access that finds no page, or a protected one, with SIGBUS instead of a

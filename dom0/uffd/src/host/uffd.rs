@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! userfaultfd: faults on guest memory become messages, and pages are put in by hand.
 //!
 //! What this module rests on was tried on Linux 6.18, memfd and anonymous memory alike:

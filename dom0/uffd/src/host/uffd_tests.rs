@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Against the running kernel. A vcpu is a thread; whatever it should do, it has 10 s for.
 
 use std::sync::Arc;

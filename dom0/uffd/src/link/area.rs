@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that both processes map.
 //!
 //! Seen as atomic words, since the other side may write at any time. The mappings live until the

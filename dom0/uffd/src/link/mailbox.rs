@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Preps for pages that somebody waits for, in a shared page instead of in messages.
 //!
 //! The pager writes an entry, sets its bit in `posted` and rings; the machine takes all bits that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the machine process and the pager process share: an event channel each way, a page with the
 //! ring, a page with preps, the pager's buffers, and a socket for everything else.
 //!

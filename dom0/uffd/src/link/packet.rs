@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
 //! is `[kind, argument]` and has no reply.
 

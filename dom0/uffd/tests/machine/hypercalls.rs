@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's side of the socket and the mailbox.
 
 use p2m_paging::{Errno, PAGE_SIZE};

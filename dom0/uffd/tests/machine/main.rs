@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine, and a pager that does as it likes.
 
 mod hypercalls;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a vcpu lives through at a page that is out, or protected.
 
 use std::os::unix::process::ExitStatusExt as _;

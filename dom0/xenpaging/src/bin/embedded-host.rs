@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A machine with a guest that is paged, without Xen: the main job, and a place to try the pager.
 //!
 //! Executed as `xenpaging` it is the pager, which is how it starts the second process.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager.
 
 fn main() -> std::process::ExitCode {

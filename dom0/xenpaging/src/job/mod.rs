@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main job: a guest that works while it is paged, and proof that nothing was lost.
 //!
 //! Fill the guest from files, start its vcpus and a pager (a second process), set a target, watch;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What to do, and whether it can be done here.
 
 use std::ops::RangeInclusive;

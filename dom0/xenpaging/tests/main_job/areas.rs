@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages in swap areas (row C5).
 
 use std::path::Path;

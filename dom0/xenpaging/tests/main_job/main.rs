@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main job, as people run it: two processes, real memory, real faults. None of it is timed.
 
 mod areas;

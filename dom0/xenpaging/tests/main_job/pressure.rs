@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A host that is short of memory (row C4).
 
 use super::{run, run_until_paged};

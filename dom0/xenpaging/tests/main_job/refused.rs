@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What cannot be done is said in one line.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Signals, a full disk, a pager that dies.
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's p2m as the crate sees it.
 
 use std::ops::{Deref, DerefMut};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that came in unasked, and are spared for a while.
 
 use std::collections::VecDeque;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pages are likely to be used soon, learned from what became of pages with the same history.
 //!
 //! For each history: how many pages with it were used, and how many page-ticks passed before. Their

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is remembered of a page: how often it has been used, roughly, and how long ago, roughly.
 //!
 //! Pages that have not been used for longer than any of them usually takes are *old*. How often they were used before is

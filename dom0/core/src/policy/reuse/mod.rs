@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Keeps the pages that are likely to be used again soonest, by what became of pages like them.
 //!
 //! Of every page, in or out, is remembered how often it has been used and how long ago ([`history`]).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m while it is locked: what the state machine reads and changes.
 
 use p2m_paging::p2m::{Cleared, Permit, Take, USES_GFNS, Uses};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each gfn is.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pages the guest has used: those that its vcpus' page table maps.
 //!
 //! The page table belongs to the kernel, which shows nobody its accessed bits. But it says which pages it maps

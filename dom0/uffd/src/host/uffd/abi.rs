@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers and layouts of `linux/userfaultfd.h`, as of Linux 6.18. Installed headers are often
 //! older, so nothing here is taken from them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Getting a userfaultfd: permissions first, then features.
 
 use std::ffi::c_void;

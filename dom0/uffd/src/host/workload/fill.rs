@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Filling a guest's memory from files.
 
 use std::fs::{self, File};

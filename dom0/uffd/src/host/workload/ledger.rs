@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each page of the guest must contain, kept outside the guest.
 
 use std::time::Duration;

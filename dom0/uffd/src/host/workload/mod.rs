@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the guest does: vcpus that read and write pages and know what each must contain.
 //!
 //! Before the machine starts, its memory is [filled](fill) from files and every page's checksum is

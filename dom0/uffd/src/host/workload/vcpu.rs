@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! One vcpu of the guest: a thread that visits pages.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
