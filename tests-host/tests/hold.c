@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * xen-glue/shim/hold.c by itself: what is held, and that it is let go. Prints the
  * place of the first thing that is not so, and fails.

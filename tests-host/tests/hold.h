@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * As much of Xen as xen-glue/shim/hold.c uses, for one CPU: pages count their
  * references, locks know whether they are held.

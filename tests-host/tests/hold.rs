@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages that a vcpu needs until it has got on are let go: `xen-glue/shim/hold.c`, compiled for this
 //! machine with as much of Xen as it uses.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A pager was killed while it had nominated pages; the next one pages them out all the same.
 
 use std::process::Command;
