@@ -65,36 +65,45 @@ void p2mx_defer_event(struct domain *d)
     tasklet_schedule(d->mem_paging_later);
 }
 
-/* Caller holds: the domctl lock; the domain is paused. */
-static int make_state(struct domain *d)
+/*
+ * Caller holds: the domctl lock; the domain is paused. As p2mp_enable(), for a
+ * domain that has no state yet. A refusal leaves none: nobody sees the state
+ * before paging is enabled, and then it stays until the domain is freed.
+ */
+static int enable_first(struct domain *d)
 {
+    struct mem_paging_vcpu *vcpus = mem_paging_hold_alloc(d);
     struct tasklet *tasklet = xmalloc(struct tasklet);
     void *state = xzalloc_bytes(p2mp_state_size(d->max_vcpus));
-    int rc = tasklet && state ? 0 : -ENOMEM;
+    int rc = -ENOMEM;
 
-    if ( !rc && !d->mem_paging_vcpu )
-        rc = mem_paging_hold_init(d);
-    if ( rc )
+    if ( vcpus && tasklet && state )
     {
+        tasklet_init(tasklet, later, d);
+        p2mp_state_init(state, d, d->max_vcpus);
+        rc = p2mp_enable(state);
+    }
+    if ( rc < 0 )
+    {
+        xfree(vcpus);
         xfree(tasklet);
         xfree(state);
         return rc;
     }
 
-    tasklet_init(tasklet, later, d);
+    smp_wmb();
+    d->mem_paging_vcpu = vcpus;
     d->mem_paging_later = tasklet;
-    p2mp_state_init(state, d, d->max_vcpus);
-    /* Set up before anybody can see it; it stays until the domain is freed. */
     smp_wmb();
     d->p2mp = state;
 
-    return 0;
+    return rc;
 }
 
 /* Caller holds: the domctl lock. */
 static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
 {
-    int rc = 0;
+    int rc;
 
     if ( nestedhvm_enabled(d) )
         printk(XENLOG_WARNING
@@ -105,10 +114,7 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
 
     /* No vcpu is in the middle of a hypercall whose pages are not held. */
     domain_pause(d);
-    if ( !d->p2mp )
-        rc = make_state(d);
-    if ( !rc )
-        rc = p2mp_enable(d->p2mp);
+    rc = d->p2mp ? p2mp_enable(d->p2mp) : enable_first(d);
     if ( rc >= 0 )
     {
         vec->u.enable.port = rc;

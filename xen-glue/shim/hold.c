@@ -48,22 +48,17 @@ struct mem_paging_vcpu {
     unsigned long again;
 };
 
-/* Caller holds: the domctl lock; the domain is paused. */
-int mem_paging_hold_init(struct domain *d)
+/* Caller holds: nothing. For all vcpus of a domain; to be freed with xfree(). */
+struct mem_paging_vcpu *mem_paging_hold_alloc(const struct domain *d)
 {
     struct mem_paging_vcpu *pv =
         xzalloc_array(struct mem_paging_vcpu, d->max_vcpus);
     unsigned int i;
 
-    if ( !pv )
-        return -ENOMEM;
-
-    for ( i = 0; i < d->max_vcpus; i++ )
+    for ( i = 0; pv && i < d->max_vcpus; i++ )
         spin_lock_init(&pv[i].lock);
 
-    d->mem_paging_vcpu = pv;
-
-    return 0;
+    return pv;
 }
 
 /* NULL: the domain was never paged. */

@@ -9,6 +9,7 @@
 #include <xen/types.h>
 
 struct domain;
+struct mem_paging_vcpu;
 struct npfec;
 struct p2m_domain;
 struct page_info;
@@ -54,7 +55,7 @@ bool mem_paging_missed(void);
 void mem_paging_hypercall(void);
 bool mem_paging_hypercall_again(void);
 void mem_paging_halt(void);
-int mem_paging_hold_init(struct domain *d);
+struct mem_paging_vcpu *mem_paging_hold_alloc(const struct domain *d);
 void mem_paging_hold(struct domain *d, bool on);
 void mem_paging_given_back(struct domain *d, struct page_info *page);
 void mem_paging_hold_dump(const struct domain *d);

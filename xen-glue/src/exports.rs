@@ -2,7 +2,7 @@
 //! What Xen's C calls. `include/p2mp.h` is generated from the signatures and comments here.
 //!
 //! Every function but the first two takes the state of one domain, which Xen keeps from the first
-//! attempt to enable paging until the domain is freed. None of them sleeps.
+//! time that paging is enabled until the domain is freed. None of them sleeps.
 
 use core::fmt::Write;
 use core::ptr::NonNull;

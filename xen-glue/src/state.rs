@@ -33,8 +33,8 @@ impl State {
 
     /// # Safety
     ///
-    /// `memory` must be [`Self::size`] bytes, aligned to 8, that live as long as `domain`; nobody
-    /// else uses them yet.
+    /// `memory` must be [`Self::size`] bytes, aligned to 8, that are there until nobody uses the state any
+    /// more; `domain` is longer. Nobody else uses them yet.
     pub(crate) unsafe fn init(memory: NonNull<u8>, domain: *mut Domain, max_vcpus: u32) {
         // SAFETY: inside the memory.
         let cells: NonNull<VcpuCell> = unsafe { memory.add(Self::CELLS_AT) }.cast();
