@@ -2,8 +2,8 @@
 //! Xen as the crate's [`Platform`]: one domain, its vcpus, and the way to its pager.
 
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicU32, Ordering};
 
+use lock_api::Mutex;
 use p2m_paging::paging::{Caller, DomainFacts};
 use p2m_paging::platform::Broken;
 use p2m_paging::{Gfn, Platform, VcpuId};
@@ -23,8 +23,9 @@ pub struct Buffer(pub(crate) u64);
 pub struct Xen {
     // INVARIANT: the domain this state belongs to; it outlives the state, which is freed with it.
     domain: *mut Domain,
-    /// The event channel to the pager. Only used while a ring exists.
-    port: AtomicU32,
+    /// The port of the event channel to the pager, while there is one. Locked while an event is sent: a port
+    /// that is closed may be the guest's own soon. A leaf.
+    channel: Mutex<XenLock, Option<u32>>,
 }
 
 // SAFETY: Xen's functions may be called for a domain from every CPU; the pointer is never written.
@@ -37,22 +38,24 @@ impl Xen {
     ///
     /// `domain` must be a domain that lives as long as the returned value.
     pub(crate) unsafe fn new(domain: *mut Domain) -> Self {
-        Self {
-            domain,
-            port: AtomicU32::new(0),
-        }
+        let channel = Mutex::new(None);
+        // The first use of a lock sets it up, while nobody else has it.
+        drop(channel.lock());
+        Self { domain, channel }
     }
 
     pub(crate) fn domain(&self) -> *mut Domain {
         self.domain
     }
 
-    pub(crate) fn port(&self) -> u32 {
-        self.port.load(Ordering::Relaxed)
+    /// Events go there from now on.
+    pub(crate) fn set_port(&self, port: u32) {
+        *self.channel.lock() = Some(port);
     }
 
-    pub(crate) fn set_port(&self, port: u32) {
-        self.port.store(port, Ordering::Relaxed);
+    /// The port, for who closes it: no event goes there any more.
+    pub(crate) fn take_port(&self) -> Option<u32> {
+        self.channel.lock().take()
     }
 
     /// Who is running on this CPU, as seen from this domain.
@@ -106,8 +109,10 @@ impl Platform for Xen {
     }
 
     fn notify_pager(&self) {
-        // SAFETY: a live domain; a port that has been closed meanwhile is ignored by Xen.
-        unsafe { shim::p2mx_notify(self.domain, self.port()) }
+        if let Some(port) = *self.channel.lock() {
+            // SAFETY: a live domain, and a port that is not closed before the lock is released.
+            unsafe { shim::p2mx_notify(self.domain, port) }
+        }
     }
 
     fn defer_event(&self) {

@@ -118,9 +118,9 @@ impl State {
     /// The crate has let go of the ring.
     fn close(&self) {
         let xen = self.paging.platform();
-        if !self.va.load(Ordering::Relaxed).is_null() {
+        if let Some(port) = xen.take_port() {
             // SAFETY: a live domain, and the port that `enable` has opened.
-            unsafe { shim::p2mx_channel_close(xen.domain(), xen.port()) };
+            unsafe { shim::p2mx_channel_close(xen.domain(), port) };
             self.unmap();
         }
     }
