@@ -122,6 +122,14 @@ NO_MAP = """    if ( mem_paging_no_map(d, gfn, p2mt, page, !readonly) )
         return -EAGAIN;
 """
 
+DEBUGGER = """    if ( mem_paging_no_use(dp, *gfn, gfntype, mfn_valid(mfn), toaddr) )
+    {
+        put_gfn(dp, gfn_x(*gfn));
+        *gfn = INVALID_GFN;
+        return INVALID_MFN;
+    }
+"""
+
 P2M_H = "arch/x86/include/asm/p2m.h"
 HVM = "arch/x86/hvm/hvm.c"
 FAULT = "int hvm_hap_nested_page_fault("
@@ -203,6 +211,9 @@ EDITS = [
     Edit("arch/x86/mm.c", "if ( p2mt == p2m_ram_paging_in && !page )", "return -ENOENT;", "after", "#endif /* !MEM_PAGING_RUST */\n"),
     Edit("common/memory.c", "int check_get_page_from_gfn(", "if ( p2m_is_paging(p2mt) )", "before", ON + NO_MAP + ELSE),
     Edit("common/memory.c", "int check_get_page_from_gfn(", "#endif\n#ifdef CONFIG_MEM_SHARING", "before", "#endif /* !MEM_PAGING_RUST */\n"),
+
+    include("arch/x86/gdbsx.c", "#include <asm/p2m.h>"),
+    also("arch/x86/gdbsx.c", "dbg_hvm_va2mfn(", "if ( p2m_is_readonly(gfntype) && toaddr )", "before", DEBUGGER),
 
     # A page that is given back.
     include("common/memory.c", "#include <xsm/xsm.h>"),

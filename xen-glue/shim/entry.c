@@ -292,21 +292,32 @@ void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 
 /*
  * Caller holds: anything that may be held around the p2m lock. Somebody looked up
- * a gfn to map it or to copy from or to it, and found this type and perhaps a page.
- * Whether it must be tried again: then the page is put, and has been asked for.
+ * a gfn to use it from outside, and found this type, and a frame or none. Whether
+ * it must be tried again: then it has been asked for.
  */
-bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
-                       struct page_info *page, bool write)
+bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
+                       bool has_frame, bool write)
 {
     /* As p2mp_map() numbers them. */
-    enum { NOT_OURS, MAP, POPULATE } what = p2mp_map(t, page, write);
+    enum { NOT_OURS, MAP, POPULATE } what = p2mp_map(t, has_frame, write);
 
     if ( what != POPULATE )
         return false;
 
+    p2m_mem_paging_populate(d, gfn);
+
+    return true;
+}
+
+/* As mem_paging_no_use(), with the page that was found, if any: it is put then. */
+bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
+                       struct page_info *page, bool write)
+{
+    if ( !mem_paging_no_use(d, gfn, t, page, write) )
+        return false;
+
     if ( page )
         put_page(page);
-    p2m_mem_paging_populate(d, gfn);
 
     return true;
 }

@@ -20,6 +20,8 @@ struct xen_mem_paging_op;
 
 int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec);
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec);
+bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int type,
+                       bool has_frame, bool write);
 bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int type,
                        struct page_info *page, bool write);
 int mem_paging_remove_page(struct domain *d, unsigned long gfn);

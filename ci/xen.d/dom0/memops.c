@@ -205,6 +205,69 @@ static void many(void)
     next_gfn += 150;
 }
 
+/* Items of which only the first 64 can be read, and then none be written: what was done is told, and what cannot be told is
+ * not done. */
+static void half_of_many(void)
+{
+    unsigned done = 0;
+    long total, paged, paged_after;
+    char *pages = mmap(NULL, 2 * XC_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0);
+    if (pages == MAP_FAILED || munmap(pages + XC_PAGE_SIZE, XC_PAGE_SIZE))
+        stop("no memory for items");
+    uint64_t (*items)[2] = (void *)(pages + XC_PAGE_SIZE - 64 * sizeof *items);
+
+    for (unsigned i = 0; i < 64; i++) {
+        items[i][0] = next_gfn++;
+        items[i][1] = 1;
+    }
+    int error = memop(dom.id, 16 + XENMEM_paging_op_nominate, 128, items);
+    for (unsigned i = 0; i < 64; i++)
+        done += !items[i][1];
+    printf("many: nominate, half of the items unmapped = %s, %u ok\n", errno_name(error), done);
+    if (mprotect(pages, XC_PAGE_SIZE, PROT_READ))
+        stop("items cannot be made read-only");
+    counts(dom.id, &total, &paged);
+    error = memop(dom.id, 16 + XENMEM_paging_op_evict, 64, items);
+    counts(dom.id, &total, &paged_after);
+    printf("many: evict, results cannot be told = %s, %ld out\n", errno_name(error), paged_after - paged);
+    munmap(pages, XC_PAGE_SIZE);
+}
+
+/* The debugger in dom0 reads or writes a page of a vcpu without paging, whose addresses are those of the domain. */
+static int debug(uint64_t gfn, int write)
+{
+    struct xen_domctl *c = xencall_alloc_buffer(xcall, sizeof *c);
+
+    memset(c, 0, sizeof *c);
+    c->cmd = XEN_DOMCTL_gdbsx_guestmemio;
+    c->interface_version = XEN_DOMCTL_INTERFACE_VERSION;
+    c->domain = dom.id;
+    c->u.gdbsx_guest_memio.gva = gfn << XC_PAGE_SHIFT;
+    c->u.gdbsx_guest_memio.uva = (uintptr_t)buffer;
+    c->u.gdbsx_guest_memio.len = 8;
+    c->u.gdbsx_guest_memio.gwr = write;
+    int error = xencall1(xcall, __HYPERVISOR_domctl, (uintptr_t)c) < 0 ? errno : 0;
+    xencall_free_buffer(xcall, c);
+    return error;
+}
+
+static void debugger(void)
+{
+    uint64_t gfn = next_gfn++;
+
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
+    line("debugger: read of a nominated page", debug(gfn, 0));
+    printf("debugger: write to a nominated page = %s", errno_name(debug(gfn, 1)));
+    printf(", evict: %s", errno_name(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL)));
+    printf(", again: %s\n", errno_name(debug(gfn, 1)));
+    gfn = next_gfn++;
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
+    must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
+    printf("debugger: read of a page that is out = %s", errno_name(debug(gfn, 0)));
+    answer_requests(1);
+    printf("\n");
+}
+
 static void enabling(void)
 {
     uint32_t id = create_domain(WITH_HAP), bare = create_domain(WITH_HAP | WITHOUT_VCPU), shadow = create_domain(0),
@@ -271,6 +334,8 @@ int main(int argc, char **argv)
     attach(&dom);
     contents();
     many();
+    half_of_many();
+    debugger();
     matrix(HOLE, HOME, 0);
     if (xc_shadow_control(xch, dom.id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0) < 0)
         stop("cannot turn log-dirty on");
