@@ -235,6 +235,27 @@ static void answered_twice(void)
     printf(", vcpu %s\n", finished(0, 0x8888));
 }
 
+/* A page that a vcpu has waited for is held until the vcpu halts, which these do not, or the guest gives it back. */
+static void held(void)
+{
+    uint64_t gfn = out(0xdddd);
+    xen_pfn_t frame = gfn;
+
+    tell(0, READ, gfn, 0);
+    if (!within(60, take_requests()))
+        stop("no request");
+    must(prep(gfn, 0xdddd), "prep");
+    answer();
+    printf("a page waited for = vcpu %s", finished(0, 0xdddd));
+    long before = counter(dom.id, "pages held");
+    int released = xc_domain_decrease_reservation(xch, dom.id, 1, 0, &frame);
+    long after = counter(dom.id, "pages held");
+    if (before < 0)
+        printf(", no counters\n");
+    else
+        printf(", held %s, let go with the page %s\n", yes(before > 0), yes(released == 1 && after == before - 1));
+}
+
 /* Eight pages asked for from outside fill the ring; then a vcpu wants one. */
 static void disabling(void)
 {
@@ -268,8 +289,14 @@ static void destroying(void)
 
     tell(0, READ, gfn, 0);
     int waits = within(20, stands(dom.id, 0));
+    long before = counter(dom.id, "pages held");
     printf("disable, a vcpu waiting = vcpu waits %s, disable %s", yes(waits), errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
     printf(", enable again %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
+    long after = counter(dom.id, "pages held");
+    if (before < 0)
+        printf("pages held = no counters\n");
+    else
+        printf("pages held = %s, %s once it is disabled\n", before ? "some" : "none", after ? "some" : "none");
     unmap_mailboxes();
     printf("destroy with pages out = %s", errno_name(detach(&dom)));
     printf(", gone %s\n", yes(within(60, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));
@@ -314,6 +341,7 @@ int main(void)
     fault_during_map();
     released_during_fault();
     answered_twice();
+    held();
     disabling();
     long counted = counter(dom.id, "requests");
     printf("requests counted = %s\n", counted < 0 ? "no counters" : (unsigned long)counted == requests_seen ? "as seen" : "WRONG");
