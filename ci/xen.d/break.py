@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""break.py SOCKET XEN-SYMS: breaks an invariant of the Rust hypervisor in a running machine.
+"""break.py SOCKET XEN-SYMS WHAT: breaks an invariant of the Rust hypervisor in a running machine.
 
 Talks to QEMU's debugger stub; the hypervisor is the one that every other test runs, nothing is built for this.
-The first page that is asked for while it is out has an entry that says nominated, which no page can be without a frame.
+  entry     the first page that is asked for while it is out has an entry that says nominated, which no page can be without a frame
+  rights    the crate reckons with another right of an entry than Xen gives the guest, when paging is enabled first
 """
 import re
 import socket
@@ -14,8 +15,10 @@ import time
 # The machine may have to be packed and started first.
 CONNECT_SECONDS = 300
 # Numbers of registers in the stub's protocol, in the order of its answer to `g`.
-RDX, RSP = 3, 7
+RAX, RDX, RSP = 0, 3, 7
 PAGING_OUT, PAGED = 9, 10
+# Of p2mp_permissions, in both vendors' tables the second bit is the right to write.
+NO_RIGHTS, WRITE = 2**64 - 1, 2
 
 
 class Stub:
@@ -100,10 +103,22 @@ def break_entry(stub, syms):
         stub.step(cpu)
 
 
-if len(sys.argv) != 3:
-    sys.exit("usage: break.py SOCKET XEN-SYMS")
-_, path, syms = sys.argv
+def break_rights(stub, syms):
+    permissions = symbol(syms, "p2mp_permissions")
+    while True:
+        cpu = stub.run(permissions)
+        stub.run(stub.word_at(stub.get(RSP)), cpu)
+        # All ones: no type of paging's.
+        if (rights := stub.get(RAX)) != NO_RIGHTS:
+            return stub.set(RAX, rights ^ WRITE)
+        stub.step(cpu)
+
+
+BREAK = {"entry": break_entry, "rights": break_rights}
+if len(sys.argv) != 4 or sys.argv[3] not in BREAK:
+    sys.exit(f"usage: break.py SOCKET XEN-SYMS {'|'.join(BREAK)}")
+_, path, syms, what = sys.argv
 stub = Stub(path)
-break_entry(stub, syms)
+BREAK[what](stub, syms)
 stub.leave()
-print("break: an entry broken", flush=True)
+print(f"break: {what} broken", flush=True)

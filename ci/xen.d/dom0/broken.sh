@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What dom0 does in ci/xen broken: a program that is its own pager meets the broken page of its domain, which is crashed. Its memory,
+# What dom0 does in ci/xen broken: a program that is its own pager meets what is broken; its domain is crashed, or not paged. Its memory,
 # that of the pages that are out included, comes back when it is destroyed, and a domain after it is paged as if nothing had been.
 . /test/lib.sh
 before=$(free_pages)
