@@ -9,5 +9,5 @@ set -euo pipefail
 export XEN_MACHINE=bochs
 flavour=rust
 case ${1:-} in c | rust) flavour=$1; shift ;; esac
-[ $# -gt 0 ] || set -- 05 06 08 30
+[ $# -gt 0 ] || set -- 05 06 08 30 60
 exec "$here/test.sh" "$flavour" "$@"
