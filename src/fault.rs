@@ -223,6 +223,7 @@ mod tests {
         let read = ExitQualification::READ | ExitQualification::LINEAR_VALID;
         assert_eq!(read.access(), Access::READ);
         assert!(read.has_linear_address());
+        assert!(!ExitQualification::LINEAR_FINAL.has_linear_address());
         let write = ExitQualification::WRITE | ExitQualification::ENTRY_READ;
         assert_eq!(write.access(), Access::READ | Access::WRITE);
         assert_eq!(ExitQualification::FETCH.access(), Access::FETCH);

@@ -84,6 +84,8 @@ pub mod paging;
 pub mod pause;
 pub mod platform;
 pub mod ring;
+#[cfg(test)]
+mod testing;
 
 pub use errno::Errno;
 pub use frame::{Gfn, Mfn, PAGE_SIZE, VcpuId};

@@ -194,3 +194,53 @@ impl<'d, P: Platform> Paging<'d, P> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pause::VcpuCell;
+    use crate::ring::testing::{TestPage, request};
+    use crate::ring::{Asker, Back, Front};
+    use crate::testing::Machine;
+
+    /// Domains cannot get such a claim: of another ring that passes for this one.
+    fn forged() -> Claim {
+        Front::new(TestPage::new().map(), 1)
+            .claim(Asker::Guest)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_platform_hears_of_slots_that_were_given_back_too_often() {
+        let cells = [VcpuCell::new()];
+        let paging = Paging::new(Machine::default(), &cells);
+        let page = TestPage::new();
+        paging.line.lock().open(Front::new(page.map(), 1));
+        paging.cancel(forged());
+        assert_eq!(paging.platform().take_broken(), [Broken::RingSlots]);
+    }
+
+    #[test]
+    fn the_platform_hears_of_an_answer_whose_slot_was_given_back_before() {
+        let cells = [VcpuCell::new()];
+        let paging = Paging::new(Machine::default(), &cells);
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 1);
+        let mut back = Back::new(page.map());
+        for gfn in [1, 2] {
+            let claim = front.claim(Asker::Guest).unwrap();
+            let _ = front.push(claim, &request(gfn)).unwrap();
+        }
+        front.cancel(forged());
+        paging.line.lock().open(front);
+        let mut answer = || {
+            let request = back.take().unwrap().unwrap().unwrap();
+            back.answer(&Response::to(&request)).unwrap();
+            let _ = back.publish();
+            assert_eq!(paging.on_event().responses, 1);
+            paging.platform().take_broken()
+        };
+        assert_eq!(answer(), [], "the counts still fit");
+        assert_eq!(answer(), [Broken::RingSlots]);
+    }
+}

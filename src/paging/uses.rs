@@ -78,3 +78,98 @@ impl<P: Platform> Paging<'_, P> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::p2m::GfnSet;
+    use crate::testing::Machine;
+
+    const LAST: u64 = Gfn::MAX.get() + 1 - USES_GFNS;
+
+    fn words(count: usize) -> Vec<Uses> {
+        let all = GfnSet::new([u64::MAX]);
+        let stale = Uses {
+            accessed: all,
+            dirty: all,
+        };
+        vec![stale; count]
+    }
+
+    fn take(paging: &Paging<'_, Machine>, first: u64, count: usize) -> Result<(), UsesError> {
+        paging.take_uses(
+            Gfn::new_truncate(first),
+            &mut words(count),
+            Take::AccessedAndDirty,
+        )
+    }
+
+    #[test]
+    fn uses_are_read_from_a_multiple_of_64_on_and_not_beyond_the_last_gfn() {
+        let paging = Paging::new(Machine::default(), &[]);
+        for first in [1, 63, 65, 4095] {
+            let unaligned = UsesError::Unaligned(Gfn::new_truncate(first));
+            assert_eq!(take(&paging, first, 1), Err(unaligned));
+            assert_eq!(unaligned.errno(), Errno::EINVAL);
+        }
+        for (first, count) in [(LAST, 2), (LAST - USES_GFNS, 3)] {
+            assert_eq!(take(&paging, first, count), Err(UsesError::Beyond));
+        }
+        assert_eq!(UsesError::Beyond.errno(), Errno::EINVAL);
+        assert!(paging.platform().table().taken.is_empty(), "not asked");
+        for (first, count) in [(LAST, 1), (LAST, 0), (LAST - USES_GFNS, 2)] {
+            assert_eq!(take(&paging, first, count), Ok(()));
+        }
+    }
+
+    #[test]
+    fn uses_are_read_in_chunks_with_a_flush_for_each_that_had_bits_to_clear() {
+        for is_clear in [false, true] {
+            let paging = Paging::new(Machine::default(), &[]);
+            paging.platform().table().is_clear = is_clear;
+            take(&paging, 128, 130).unwrap();
+            let table = paging.platform().table();
+            let both = Take::AccessedAndDirty;
+            let chunks = [
+                (128, 64, both),
+                (128 + 4096, 64, both),
+                (128 + 8192, 2, both),
+            ];
+            assert_eq!(table.taken, chunks);
+            assert_eq!(table.flushes, if is_clear { 0 } else { 3 });
+        }
+    }
+
+    /// And nothing of what stood in the words before.
+    #[test]
+    fn uses_say_what_the_platform_says() {
+        let paging = Paging::new(Machine::default(), &[]);
+        (
+            paging.platform().table().accessed,
+            paging.platform().table().dirty,
+        ) = (0b101, 0b100);
+        let mut uses = words(2);
+        let first = Gfn::new_truncate(64);
+        paging.take_uses(first, &mut uses, Take::Accessed).unwrap();
+        let expected = Uses {
+            accessed: GfnSet::new([0b101]),
+            dirty: GfnSet::new([0b100]),
+        };
+        assert_eq!(uses, [expected; 2]);
+        let table = paging.platform().table();
+        assert_eq!(table.taken, [(64, 2, Take::Accessed)]);
+    }
+
+    #[test]
+    fn a_platform_that_refuses_is_not_asked_for_the_rest() {
+        let paging = Paging::new(Machine::default(), &[]);
+        paging.platform().table().refuse_from = Some(1);
+        let refused = UsesError::Platform(Errno::ENOMEM);
+        assert_eq!(take(&paging, 0, 200), Err(refused));
+        assert_eq!(refused.errno(), Errno::ENOMEM);
+        assert_eq!(paging.platform().table().taken.len(), 1);
+    }
+}

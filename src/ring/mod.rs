@@ -154,4 +154,17 @@ mod tests {
             "nothing published"
         );
     }
+
+    #[test]
+    fn one_event_serves_both_sides_of_an_or() {
+        use Notify::{NotOwed, Owed};
+        for (a, b, both) in [
+            (Owed, Owed, Owed),
+            (Owed, NotOwed, Owed),
+            (NotOwed, Owed, Owed),
+            (NotOwed, NotOwed, NotOwed),
+        ] {
+            assert_eq!(a.or(b), both, "{a:?}, {b:?}");
+        }
+    }
 }

@@ -128,3 +128,57 @@ impl SharedPage {
         unsafe { AtomicU64::from_ptr(at.cast().as_ptr()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::TestPage;
+    use super::*;
+
+    const STALE: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+
+    fn word(page: &SharedPage, word: usize) -> u64 {
+        let halves = [word * 8, word * 8 + 4].map(|at| page.word32(at).load(Ordering::Relaxed));
+        u64::from(halves[1]) << 32 | u64::from(halves[0])
+    }
+
+    #[test]
+    fn nothing_of_a_pages_former_use_is_left_in_a_new_ring() {
+        let page = TestPage::new().map();
+        assert_eq!(word(&page, 0), STALE);
+        page.initialise();
+        for (index, value) in [
+            (Index::ReqProd, 0),
+            (Index::ReqEvent, 1),
+            (Index::RspProd, 0),
+            (Index::RspEvent, 1),
+        ] {
+            assert_eq!(page.load(index, Ordering::Relaxed), value);
+        }
+        for at in 2..PAGE_SIZE / 8 {
+            assert_eq!(word(&page, at), 0, "word {at}");
+        }
+    }
+
+    /// Twice round the ring: an entry is written to its slot as far as paging uses it, and read from there.
+    #[test]
+    fn an_entry_stands_in_the_slot_of_its_position_and_nowhere_else() {
+        for position in 0..2 * SLOTS {
+            let page = TestPage::new().map();
+            let mut entry = RawEntry::ZERO;
+            entry.paging.gfn = 7;
+            page.write(position, &entry);
+            let slot = (position % SLOTS) as usize;
+            let first = (64 + slot * 400) / 8;
+            for at in 0..PAGE_SIZE / 8 {
+                let expected = match at.checked_sub(first) {
+                    Some(3) => 7,
+                    Some(..7) => 0,
+                    _ => STALE,
+                };
+                assert_eq!(word(&page, at), expected, "position {position}, word {at}");
+            }
+            let read = page.read(position);
+            assert_eq!((read.version, read.paging.gfn), (0, 7));
+        }
+    }
+}
