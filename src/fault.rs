@@ -269,4 +269,14 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_map_decision_is_a_number_for_c() {
+        let decisions = [
+            MapDecision::NotOurs,
+            MapDecision::Map,
+            MapDecision::Populate,
+        ];
+        assert_eq!(decisions.map(MapDecision::as_raw), [0, 1, 2]);
+    }
 }

@@ -278,4 +278,43 @@ mod tests {
         assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (1, 1));
         assert_eq!((other.lost(), other.pauses(VcpuId(0))), (0, 0));
     }
+
+    #[test]
+    fn who_waits_is_listed_with_the_page_until_its_wait_ends() {
+        let (cells, waiting) = ([const { VcpuCell::new() }; 3], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        for (vcpu, gfn) in [(VcpuId(2), GFN), (VcpuId(0), Gfn::MAX)] {
+            let (paused, _) = vcpus.pause(vcpu).unwrap();
+            vcpus.wait(paused, gfn).unwrap();
+        }
+        assert!(
+            vcpus
+                .waiting()
+                .eq([(VcpuId(0), Gfn::MAX), (VcpuId(2), GFN)])
+        );
+        assert!(vcpus.anyone_waits());
+        let ended = vcpus.end_wait(VcpuId(0), Gfn::MAX).unwrap();
+        assert_eq!(ended.vcpu(), VcpuId(0));
+        assert!(vcpus.waiting().eq([(VcpuId(2), GFN)]));
+        let woken: std::vec::Vec<_> = vcpus.all_woken().collect();
+        assert_eq!(woken.len(), 1);
+        assert!(!vcpus.anyone_waits());
+        assert_eq!(vcpus.waiting().next(), None);
+    }
+
+    /// And what it was given for the second page is not kept: the count of those who wait stays right.
+    #[test]
+    fn a_vcpu_waits_for_one_page_at_a_time() {
+        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+        let vcpus = Vcpus::new(&cells, &waiting);
+        let pause = || vcpus.pause(VcpuId(0)).unwrap().0;
+        vcpus.wait(pause(), GFN).unwrap();
+        let back = vcpus.wait(pause(), Gfn::MAX).unwrap_err();
+        assert_eq!(vcpus.unpause(back), Ok(Switch::Stay));
+        assert_eq!(vcpus.waits_for(VcpuId(0)), Some(GFN));
+        assert!(vcpus.end_wait(VcpuId(0), Gfn::MAX).is_none());
+        let kept = vcpus.end_wait(VcpuId(0), GFN).unwrap();
+        assert!(!vcpus.anyone_waits());
+        assert_eq!(vcpus.unpause(kept), Ok(Switch::Change));
+    }
 }

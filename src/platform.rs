@@ -258,3 +258,24 @@ pub enum AllocError {
     /// Copying from the buffer faulted.
     BufferFault,
 }
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_that_is_leaked_is_not_freed() {
+        struct Frame<'a>(&'a Cell<bool>);
+        impl Leak for Frame<'_> {}
+        impl Drop for Frame<'_> {
+            fn drop(&mut self) {
+                self.0.set(true);
+            }
+        }
+        let freed = Cell::new(false);
+        Frame(&freed).leak();
+        assert!(!freed.get());
+    }
+}

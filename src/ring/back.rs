@@ -188,4 +188,26 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn requests_whose_answers_have_not_been_read_leave_no_room_for_as_many() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), 0);
+        let mut back = Back::new(page.map());
+        for gfn in 0..3 {
+            let claim = front.claim(Asker::Guest).unwrap();
+            let _ = front.push(claim, &request(gfn)).unwrap();
+            assert!(back.has_request());
+            assert!(back.take().unwrap().is_some());
+            assert!(!back.has_request());
+        }
+        assert_eq!(back.unanswered(), 3);
+        let (possible, pending) = (SLOTS - 3, SLOTS - 2);
+        page.map()
+            .store(Index::ReqProd, 3 + pending, Ordering::Relaxed);
+        assert_eq!(back.take(), Err(Overrun { pending, possible }));
+        page.map()
+            .store(Index::ReqProd, 3 + possible, Ordering::Relaxed);
+        assert!(back.take().unwrap().is_some());
+    }
 }

@@ -107,6 +107,23 @@ fn a2_evict_scrubs_frees_and_counts() {
 }
 
 #[test]
+fn a2_a_batch_is_evicted_in_chunks_and_each_has_one_flush() {
+    let d = Domain::new(1, 200);
+    let mut batch: Vec<_> = (0..200).map(|n| Job::new(gfn(n))).collect();
+    d.paging.nominate(&mut batch);
+    let free = d.machine().with(|core| core.free_frames());
+    let flushes = d.machine().with(|core| core.flushes);
+    let mut batch: Vec<_> = (0..200).map(|n| Job::new(gfn(n))).collect();
+    d.paging.evict(&mut batch);
+    assert!(batch.iter().all(|job| job.done == Some(Ok(()))));
+    d.machine().with(|core| {
+        assert_eq!(core.free_frames(), free + 200, "none is leaked");
+        assert_eq!(core.flushes, flushes + 4, "one for each 64");
+    });
+    assert_eq!(d.paging.counters().get(Count::Evicted), 200);
+}
+
+#[test]
 fn a2_refusals() {
     let d = Domain::new(1, 6);
     let refused = |n, why: EvictError| {

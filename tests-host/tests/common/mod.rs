@@ -148,5 +148,6 @@ impl Domain {
             vcpu += 1;
         }
         assert_eq!(self.paging.slots_held(), 0, "slots are lost");
+        assert_eq!(self.paging.vcpus().lost(), 0, "pauses are lost");
     }
 }
