@@ -52,9 +52,7 @@ pub trait Platform {
     /// the page is gone, or the request failed. The platform may pin the page until the vcpu has made
     /// progress. Otherwise the pager could evict the page again, and a vcpu that needs several pages at
     /// once could wait for ever. Called without locks.
-    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
-        let _ = (vcpu, gfn);
-    }
+    fn wait_is_over(&self, _vcpu: VcpuId, _gfn: Gfn) {}
 
     /// Undoes the [`Self::pause_vcpu`] of this vcpu. Called without locks.
     fn unpause_vcpu(&self, vcpu: VcpuId);

@@ -366,30 +366,5 @@ impl Want {
 }
 
 #[cfg(test)]
-mod tests {
-    use core::sync::atomic::AtomicU32;
-
-    use super::*;
-    use crate::pause::VcpuCell;
-    use crate::ring::testing::TestPage;
-
-    /// A foreign caller claims its slot before the page leaves, a vcpu may ask in between.
-    #[test]
-    fn a_page_that_was_asked_for_meanwhile_is_not_asked_for_twice() {
-        let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
-        let vcpus = Vcpus::new(&cells, &waiting);
-        let mut line = Line::new();
-        line.open(Front::new(TestPage::new().map(), 1));
-        let want = Want {
-            gfn: Gfn::new_truncate(7),
-            p2mt: P2mType::RamPaged,
-            kind: Kind::Page,
-            in_place: false,
-        };
-        let claim = line.claim_in_turn(Asker::Foreign).unwrap();
-        assert!(matches!(line.send(vcpus, VcpuId(0), want), Sent::Pushed(_)));
-        let sent = line.push(claim, want, Caller::Foreign(VcpuId(0)));
-        assert!(matches!(sent, Sent::Already));
-        assert_eq!(line.front().unwrap().held(), 1);
-    }
-}
+#[path = "line_tests.rs"]
+mod tests;
