@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writes the manual page and the shells' completions of `xenpaging` into a directory: `ci/deb` packs them.
+//! Writes the manual pages and the shells' completions of `xenpaging` into a directory: `ci/deb` packs them.
+//!
+//! `xenpaging(8)` is written by hand, `xenpaging.8.in`, around the list of options that clap generates. The pages of
+//! the subcommands are generated as a whole.
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use clap_mangen::Man;
 use xenpaging::cli::Cli;
+
+/// In section 8: commands of the system administrator.
+const SECTION: &str = "8";
 
 fn main() -> anyhow::Result<()> {
     let directory = std::env::args_os()
@@ -14,9 +22,25 @@ fn main() -> anyhow::Result<()> {
         .context("usage: manual DIRECTORY")?;
     let directory = PathBuf::from(directory);
     let mut command = Cli::command();
-    clap_mangen::generate_to(command.clone(), &directory)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "xenpaging", &directory)?;
+    }
+    command.build();
+    let mut options = Vec::new();
+    Man::new(command.clone())
+        .section(SECTION)
+        .render_options_section(&mut options)?;
+    let page = include_str!("../xenpaging.8.in")
+        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+        .replace("@OPTIONS@\n", std::str::from_utf8(&options)?);
+    fs::write(directory.join("xenpaging.8"), page)?;
+    for subcommand in command.get_subcommands() {
+        if subcommand.get_name() == "help" {
+            continue;
+        }
+        let name = format!("xenpaging-{}.{SECTION}", subcommand.get_name());
+        let man = Man::new(subcommand.clone()).section(SECTION);
+        man.render(&mut File::create(directory.join(name))?)?;
     }
     Ok(())
 }
