@@ -105,3 +105,23 @@ impl fmt::Display for Counters {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn every_number_is_printed_with_its_name() {
+        let counters = Counters::default();
+        counters.add(Count::Evicted, 3);
+        let (debug, display) = (format!("{counters:?}"), format!("{counters}"));
+        assert!(debug.contains("Evicted: 3"), "{debug}");
+        assert!(display.contains("evicted 3, evict-refused 0"), "{display}");
+        for count in Count::ALL {
+            assert!(debug.contains(&format!("{count:?}: ")), "{debug}");
+            assert!(display.contains(count.label()), "{display}");
+        }
+    }
+}
