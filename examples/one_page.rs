@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // One page of a guest goes out and comes back: the smallest platform, with the pager's half in the
 // same program. `cargo run -p p2m-paging --example one_page` runs it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::cast_possible_truncation)] // Frame numbers are small here.
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
