@@ -85,7 +85,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Keeps guests below their memory targets, and their host from running short of memory: pages guests' memory out to files and back.
+/// Keeps guests at their memory targets, and their host from running short of memory: pages guests' memory out to files and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(
     name = "xenpaging",
@@ -96,16 +96,16 @@ impl From<Exit> for ExitCode {
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
-    /// What to do instead of paging.
+    /// A command in place of paging.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Number of the domain to be paged.
+    /// Number of the domain to page.
     #[arg(short, long, value_name = "DOMID", required_unless_present_any = ["embedded_host", "guest"],
           value_parser = clap::value_parser!(u16).range(1..DOMID_FIRST_RESERVED))]
     pub domain: Option<u16>,
 
-    /// File to keep pages in. Must not exist: it is created, for the pager alone.
+    /// File to keep pages in. It must not exist: the pager creates it, for itself alone.
     #[arg(
         short = 'f',
         long,
@@ -114,75 +114,73 @@ pub struct Cli {
     )]
     pub pagefile: Option<PathBuf>,
 
-    /// A domain to be paged beside others by this process, its pagefile, and what it is worth beside them when the host is short
-    /// of memory [default: 100] (repeatable). What becomes of one leaves the others alone.
+    /// One of several domains to page in this process, its pagefile, and its share of memory when the host is short of it
+    /// [default: 100] (repeatable). If one domain ends or fails, the others go on.
     #[arg(long, value_name = "DOMID:FILE[:SHARE]", value_parser = guest,
           conflicts_with_all = ["domain", "pagefile", "swap", "record"])]
     pub guest: Vec<GuestChoice>,
 
-    /// Page out while the host is short of free memory, too: numbers with K, M or G, or of MiB. Below LOW it begins, little by
-    /// little, below MIN all that is missing is asked for at once, and it ends at HIGH; what is free above HIGH
-    /// goes back to the guests.
+    /// Also page out while the host is short of free memory. Require 0 < MIN < LOW < HIGH, in MiB, or with K, M or G. Below LOW
+    /// the guests give pages little by little; below MIN they give all that is missing at once; at HIGH that ends. What is
+    /// free above HIGH goes back to them.
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = marks)]
     pub watermarks: Option<Marks>,
 
-    /// Of several guests, the one pays first that has the fewest shares for its pages; so much of an idle page's worth
-    /// is tax.
+    /// Tax on idle pages. The guest with the fewest shares for each page gives memory first; with 75, an idle page counts
+    /// as four used ones, with 0 as one.
     #[arg(long, value_name = "PERCENT", requires = "watermarks", default_value_t = 75,
           value_parser = clap::value_parser!(u8).range(..100))]
     pub tax: u8,
 
-    /// Swap area to keep pages in, instead of a pagefile: made by `xenpaging mkswap`, and for this pager alone.
-    /// Areas are filled by priority, highest first, those of the same in turn [default: 0] (repeatable).
+    /// Swap area to keep pages in, in place of a pagefile (repeatable). `xenpaging mkswap` makes one; it serves one pager. Areas
+    /// with the highest priority are filled first, those with the same one in turn [default: 0].
     #[arg(long, value_name = "FILE[:PRIORITY]", value_parser = swap_area,
           conflicts_with_all = ["pagefile", "keep_pagefile"])]
     pub swap: Vec<AreaChoice>,
 
-    /// How much of the guest's memory to handle, from its start on, in KiB [default: all].
+    /// How much of the guest's memory may be paged, from its start on, in KiB [default: all].
     #[arg(short = 'm', long = "max_memkb", value_name = "KIB",
           value_parser = clap::value_parser!(u64).range(4..))]
     pub max_memkb: Option<u64>,
 
-    /// Which pages go out [default: reuse if the hypervisor says which pages are used, else sweep].
+    /// Which pages go out [default: reuse if the hypervisor reports accessed bits, otherwise sweep].
     #[arg(long, value_name = "NAME", value_parser = policy())]
     pub policy: Option<PolicyName>,
 
-    /// How many of the pages that came back last are not paged out again, with `--policy sweep`. Any
-    /// number, 0 for none.
+    /// With `--policy sweep`: how many of the pages that came in last are spared. 0 for none.
     #[arg(short = 'r', long = "mru_size", value_name = "PAGES",
           default_value_t = DEFAULT_MRU_PAGES)]
     pub mru_size: usize,
 
-    /// Bring in only pages that are asked for, also where memory is gone through in order.
+    /// No read-ahead: bring in requested pages only.
     #[arg(long)]
     pub no_read_ahead: bool,
 
-    /// Look whether a page that goes out is like one that is in the store, and do not write it again.
+    /// Deduplicate: do not write a page that equals one in the store.
     #[arg(long)]
     pub share_alike: bool,
 
-    /// Log more; twice for each batch, three times for everything.
+    /// Log more. Twice: each batch. Three times: everything.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
 
-    /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
+    /// Gfns that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     pub gfns: Vec<RangeInclusive<u64>>,
 
-    /// Frame numbers that are the only ones to be paged out (repeatable).
+    /// Page out these gfns only (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     pub only_gfns: Vec<RangeInclusive<u64>>,
 
-    /// Keep the pagefile's name until the end; otherwise the file has none from the start.
+    /// Keep the pagefile's name until the end. Without this option it has none from the start.
     #[arg(long)]
     pub keep_pagefile: bool,
 
-    /// Take down in this file which pages accessed bits show to be used, scan after scan, for
-    /// `xenpaging-trace replay`.
+    /// Record in this file which pages are seen used, scan after scan, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
-    /// Serve figures for Prometheus there, at /metrics; a port alone is one of 127.0.0.1.
+    /// Serve metrics for Prometheus at this address, under /metrics. A port alone means 127.0.0.1.
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub metrics: Option<SocketAddr>,
 
@@ -209,16 +207,16 @@ pub struct GuestChoice {
 /// What else the program does.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Make a file or a block device a swap area. What was in it is lost.
+    /// Make a file or a block device a swap area. Its contents are lost.
     Mkswap {
         /// The file or device.
         file: PathBuf,
-        /// Make the file this long, and make it at all if it is not there: a number with K, M or G, or of MiB.
+        /// Size of the file, in MiB, or with K, M or G. The file is created if it does not exist.
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
     },
 
-    /// Show what swap areas say of themselves, and whether a pager has them; or those that a pager has.
+    /// Show the headers of swap areas and whether a pager uses them, or the areas of one pager.
     Swaps {
         /// Whose.
         #[command(flatten)]
@@ -228,7 +226,7 @@ pub enum Command {
         files: Vec<PathBuf>,
     },
 
-    /// Give one more swap area to a pager that runs with some.
+    /// Give a running pager one more swap area. It must have been started with one.
     #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
     Swapon {
         /// Whose.
@@ -239,7 +237,7 @@ pub enum Command {
         area: AreaChoice,
     },
 
-    /// Take a swap area from a running pager: its pages are moved to the others meanwhile. Waits until that is done.
+    /// Take a swap area from a running pager. Moves its pages to the other areas, and waits until that is done.
     #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
     Swapoff {
         /// Whose.
@@ -249,9 +247,9 @@ pub enum Command {
         file: PathBuf,
     },
 
-    /// Show what the pagers on this host are doing, a line for each domain.
+    /// Show the metrics of the pagers on this host, one line for each domain.
     Status {
-        /// Only of this domain.
+        /// Only this domain.
         #[arg(short, long, value_name = "DOMID")]
         domain: Option<u16>,
     },
@@ -434,8 +432,8 @@ pub fn marks(text: &str) -> Result<Marks, String> {
     let pages = |bytes: u64| bytes / PAGE_SIZE as u64;
     match sizes.map_err(|error| error.to_string())?[..] {
         [min, low, high] => Marks::new(pages(min), pages(low), pages(high))
-            .ok_or_else(|| "each is to be larger than the one before, and the first than 0".into()),
-        _ => Err("three sizes are wanted: MIN,LOW,HIGH".into()),
+            .ok_or_else(|| "require 0 < MIN < LOW < HIGH".into()),
+        _ => Err("expected three sizes: MIN,LOW,HIGH".into()),
     }
 }
 

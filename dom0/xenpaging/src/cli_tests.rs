@@ -260,7 +260,7 @@ fn c4_marks_are_sizes_in_order_and_the_tax_is_below_100() {
     for (args, named) in [
         (&["--watermarks", "1,2"][..], "three sizes"),
         (&["--watermarks", "1,2,3,4"], "three sizes"),
-        (&["--watermarks", "3,2,1"], "larger than the one before"),
+        (&["--watermarks", "3,2,1"], "require 0 < MIN < LOW < HIGH"),
         (&["--watermarks", "1,2,x"], "x"),
         (&["--watermarks", "1,2,3", "--tax", "100"], "100"),
         (&["--tax", "50"], "--watermarks"),

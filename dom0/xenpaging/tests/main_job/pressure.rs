@@ -18,8 +18,8 @@ fn c4_marks_that_make_no_sense_are_refused_in_a_line() {
         run(&["--host-memory", "16M", "--watermarks", marks]).refused(2, why);
     };
     refused("1M,2M", "three sizes");
-    refused("1M,2M,2M", "larger than the one before");
-    refused("0,2M,3M", "larger than the one before");
+    refused("1M,2M,2M", "require 0 < MIN < LOW < HIGH");
+    refused("0,2M,3M", "require 0 < MIN < LOW < HIGH");
     refused("1M,2M,lots", "lots");
     run(&["--watermarks", "1M,2M,3M"]).refused(2, "--host-memory");
     let never = ["--host-memory", "16M", "--watermarks", "1M,2M,17M"];
