@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A platform for the tests of this crate: it has no memory, and notes what it is told.
 
 use std::sync::{Mutex, MutexGuard};
