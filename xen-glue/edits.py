@@ -80,12 +80,12 @@ NPT_RIGHTS = """uint64_t mem_paging_npt_permissions(const struct p2m_domain *p2m
 
 """
 EPT_AD = """/* The domain is paused. PML needs the bits, too. */
-void mem_paging_ept_ad(struct domain *d, bool on)
+void mem_paging_ept_ad(struct domain *d)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
 
     p2m_lock(p2m);
-    ept_set_ad_sync(d, on || vmx_domain_pml_enabled(d));
+    ept_set_ad_sync(d, mem_paging_wants_ad(d) || vmx_domain_pml_enabled(d));
     vmx_domain_update_eptp(d);
     p2m_unlock(p2m);
 }
@@ -122,12 +122,24 @@ NO_MAP = """    if ( mem_paging_no_map(d, gfn, p2mt, page, !readonly) )
         return -EAGAIN;
 """
 
-DEBUGGER = """    if ( mem_paging_no_use(dp, *gfn, gfntype, mfn_valid(mfn), toaddr) )
+# Without a pager a page that is out is not there, as in C; a nominated one is resident once it is asked for.
+DEBUGGER = """    if ( (mfn_valid(mfn) || mem_paging_active(dp)) &&
+         mem_paging_no_use(dp, *gfn, gfntype, mfn_valid(mfn), toaddr) )
     {
         put_gfn(dp, gfn_x(*gfn));
-        *gfn = INVALID_GFN;
-        return INVALID_MFN;
+        mfn = get_gfn(dp, gfn_x(*gfn), &gfntype);
+        if ( toaddr && p2m_is_paging(gfntype) )
+            mfn = INVALID_MFN;
     }
+"""
+ALTP2M = """        /* One view could go on writing a frame that is nominated in another. */
+        if ( a.u.domain_state.state && mem_paging_active(d) )
+        {
+            domain_unpause_except_self(d);
+            rc = -EBUSY;
+            break;
+        }
+
 """
 
 P2M_H = "arch/x86/include/asm/p2m.h"
@@ -175,7 +187,12 @@ EDITS = [
     # Accessed bits of Intel's entries.
     also(EPT, "", "static void ept_enable_pml(", "before", EPT_AD),
     *instead(EPT, "static void ept_disable_pml(", "ept_set_ad_sync(p2m->domain, false);",
-             "    ept_set_ad_sync(p2m->domain, mem_paging_active(p2m->domain));\n"),
+             "    ept_set_ad_sync(p2m->domain, mem_paging_wants_ad(p2m->domain));\n"),
+    also(VM_EVENT, "case XEN_DOMCTL_VM_EVENT_OP_MONITOR:", "monitor_notification);", "after",
+         "            if ( !rc )\n                mem_paging_track_uses(d);\n"),
+    also(VM_EVENT, "case XEN_DOMCTL_VM_EVENT_OP_MONITOR:", "arch_monitor_cleanup_domain(d);", "after",
+         "                mem_paging_track_uses(d);\n"),
+    also(HVM, "case HVMOP_altp2m_get_domain_state:\n        a.u", "ostate = d->arch.altp2m_active;", "before", ALTP2M),
 
     # The domain's state.
     also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"
@@ -219,7 +236,7 @@ EDITS = [
     include("common/memory.c", "#include <xsm/xsm.h>"),
     also("common/memory.c", "int guest_remove_page(", "mfn = get_gfn_query(d, gmfn, &p2mt);", "before", " again:\n"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
-    also("common/memory.c", "int guest_remove_page(", "if ( !rc && !is_domain_direct_mapped(d) )", "before",
+    also("common/memory.c", "if ( !rc && !is_domain_direct_mapped(d) )", "put_page_alloc_ref(page);", "after",
          "    if ( !rc )\n        mem_paging_given_back(d, page);\n"),
     also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
 

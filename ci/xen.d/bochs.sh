@@ -29,7 +29,7 @@ make_iso() {
     cat >grub.cfg <<CFG
 set gfxpayload=text
 set root=(cd)
-multiboot /boot/xen $xen_options dom0_mem=512M,max:512M cpuidle=0 apicv=0 x2apic=no
+multiboot /boot/xen $xen_options dom0_mem=512M,max:512M cpuidle=0 apicv=0 x2apic=no altp2m=1
 module /boot/vmlinux vmlinux $dom0_options
 module /boot/dom0.cpio dom0.cpio
 boot

@@ -23,6 +23,9 @@ pub struct DomainFacts {
     /// The guest may run guests of its own. Their faults are decided on tables that this crate does not
     /// see.
     pub nested_virt: bool,
+    /// The guest runs on alternate p2ms (Xen's altp2m). One of them could map a frame writable that is
+    /// nominated in another.
+    pub alternate_p2ms: bool,
 }
 
 /// Why paging was not enabled. Nothing has changed.
@@ -38,6 +41,8 @@ pub enum EnableError {
     PopulateOnDemand,
     /// Refused by [`DomainFacts::nested_virt`].
     NestedVirt,
+    /// Refused by [`DomainFacts::alternate_p2ms`].
+    AlternateP2ms,
     /// A pager is attached already.
     Enabled,
     /// No page is reserved for the ring.
@@ -46,10 +51,13 @@ pub enum EnableError {
 
 impl EnableError {
     /// As `vm_event_domctl` and `vm_event_enable` in Xen 4.17. Xen itself does not check for nested
-    /// virtualisation.
+    /// virtualisation, nor for alternate p2ms.
     pub const fn errno(self) -> Errno {
         match self {
-            Self::HvmControlDomain | Self::NestedVirt | Self::NoRingPage => Errno::EOPNOTSUPP,
+            Self::HvmControlDomain
+            | Self::NestedVirt
+            | Self::AlternateP2ms
+            | Self::NoRingPage => Errno::EOPNOTSUPP,
             Self::NoHap => Errno::ENODEV,
             Self::Iommu => Errno::EMLINK,
             Self::PopulateOnDemand => Errno::EXDEV,
@@ -66,6 +74,7 @@ impl fmt::Display for EnableError {
             Self::Iommu => "the guest uses an IOMMU",
             Self::PopulateOnDemand => "the guest's memory is populated on demand",
             Self::NestedVirt => "the guest may run guests of its own",
+            Self::AlternateP2ms => "the guest runs on alternate p2ms",
             Self::Enabled => "a pager is attached already",
             Self::NoRingPage => "no page has been set aside for the ring",
         })
@@ -108,6 +117,7 @@ impl DomainFacts {
         iommu: false,
         populate_on_demand: false,
         nested_virt: false,
+        alternate_p2ms: false,
     };
 
     /// Whether such a domain can be paged. The order of the checks is Xen's.
@@ -122,6 +132,8 @@ impl DomainFacts {
             Err(EnableError::PopulateOnDemand)
         } else if self.nested_virt {
             Err(EnableError::NestedVirt)
+        } else if self.alternate_p2ms {
+            Err(EnableError::AlternateP2ms)
         } else {
             Ok(())
         }

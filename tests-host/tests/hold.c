@@ -33,12 +33,22 @@ static unsigned int dumped(void)
 /* Frames of one set: neighbours are in different ones. */
 static unsigned long in_one_set(unsigned int n) { return n * SETS; }
 
+/* As guest_remove_page(). */
+static void give_back(unsigned long mfn)
+{
+    must(frames[mfn].count_info & PGC_allocated);
+    frames[mfn].count_info = 0;
+    mem_paging_given_back(&d, &frames[mfn]);
+}
+
+static void give_6_back(void) { give_back(6); }
+
 int main(void)
 {
     unsigned int i;
 
     for (i = 0; i < PAGES; i++)
-        frames[i].refs = 1;
+        frames[i] = (struct page_info){ 1, PGC_allocated };
 
     /* Never paged. */
     current = &vcpus[0];
@@ -59,9 +69,19 @@ int main(void)
 
     /* A page that the guest gives back is let go, whoever holds it, and no other. */
     use(3);
-    mem_paging_given_back(&d, &frames[1]);
-    mem_paging_given_back(&d, &frames[2]);
+    give_back(1);
+    give_back(2);
     must(!held(1) && !held(2) && held(3) && dumped() == 1);
+
+    /* Whether it is given back just before it comes to be held, or just after. */
+    frames[5].count_info = 0;
+    use(5);
+    must(!held(5));
+    frames[5].count_info = PGC_allocated;
+    meanwhile = give_6_back;
+    use(6);
+    meanwhile = NULL;
+    must(!held(6) && held(3) && dumped() == 1);
 
     /* A vcpu that halts lets its own go. */
     current = &vcpus[1];

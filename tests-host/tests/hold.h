@@ -37,7 +37,8 @@ struct p2m_domain { struct domain *domain; };
 #define p2m_is_hostp2m(p2m) true
 
 /* The frame's number is its place in the table. One reference is the domain's. */
-struct page_info { unsigned long refs; };
+struct page_info { unsigned long refs, count_info; };
+#define PGC_allocated 1UL
 #define PAGES 4096
 static struct page_info frames[PAGES];
 #define page_to_mfn(page) ((mfn_t)((page) - frames))
@@ -48,6 +49,12 @@ static inline bool get_page(struct page_info *page, const struct domain *d)
     (void)d;
     return page->refs ? ++page->refs : 0;
 }
+
+void mem_paging_given_back(struct domain *d, struct page_info *page);
+
+/* What another CPU does once the page is in a set. */
+static void (*meanwhile)(void);
+static inline void smp_mb(void) { if (meanwhile) meanwhile(); }
 
 static inline void put_page(struct page_info *page) { assert(page->refs); page->refs--; }
 

@@ -351,6 +351,7 @@ fn a10_refusals_in_xens_order() {
         iommu: true,
         populate_on_demand: true,
         nested_virt: true,
+        alternate_p2ms: true,
     };
     let refused = |facts: &DomainFacts, why: EnableError, errno: Errno| {
         assert_eq!(paging.enable(facts, || panic!("not asked for")), Err(why));
@@ -367,6 +368,8 @@ fn a10_refusals_in_xens_order() {
     facts.populate_on_demand = false;
     refused(&facts, EnableError::NestedVirt, Errno::EOPNOTSUPP);
     facts.nested_virt = false;
+    refused(&facts, EnableError::AlternateP2ms, Errno::EOPNOTSUPP);
+    facts.alternate_p2ms = false;
     assert_eq!(paging.enable(&facts, || None), Err(EnableError::NoRingPage));
     assert_eq!(EnableError::NoRingPage.errno(), Errno::EOPNOTSUPP);
     assert_eq!(paging.on_event().state, RingState::NoRing);

@@ -9,6 +9,7 @@
 #include <xen/sched.h>
 #include <xen/vm_event.h>
 
+#include <asm/altp2m.h>
 #include <asm/hvm/ioreq.h>
 #include <asm/hvm/nestedhvm.h>
 #include <asm/p2m.h>
@@ -55,7 +56,9 @@ uint32_t p2mx_facts(struct domain *d)
            /* A domain that is not translated has no p2m to look into. */
            ((hap_enabled(d) && p2m_pod_active(d)) ? 8 : 0) |
            /* The faults of its own guests are not looked at. */
-           (nestedhvm_enabled(d) ? 16 : 0);
+           (nestedhvm_enabled(d) ? 16 : 0) |
+           /* One view could go on writing a frame that is nominated in another. */
+           (altp2m_active(d) ? 32 : 0);
 }
 
 /* Caller holds: the domctl lock. */

@@ -119,7 +119,7 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
     {
         vec->u.enable.port = rc;
         mem_paging_hold(d, true);
-        mem_paging_track_uses(d, true);
+        mem_paging_track_uses(d);
     }
     domain_unpause(d);
 
@@ -144,7 +144,7 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
             if ( !rc )
             {
                 mem_paging_hold(d, false);
-                mem_paging_track_uses(d, false);
+                mem_paging_track_uses(d);
             }
             domain_unpause(d);
         }

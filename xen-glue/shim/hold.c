@@ -78,7 +78,10 @@ static struct page_info **set_of(struct mem_paging_vcpu *pv,
     return pv->held[(mfn ^ (mfn >> PAGETABLE_ORDER)) % SETS];
 }
 
-/* Takes a reference of its own, unless the page is held already. */
+/*
+ * Caller holds: a reference to the page. Takes a reference of its own, unless the
+ * page is held already.
+ */
 static void hold(struct domain *d, struct mem_paging_vcpu *pv,
                  struct page_info *page)
 {
@@ -111,6 +114,15 @@ static void hold(struct domain *d, struct mem_paging_vcpu *pv,
 
     if ( last )
         put_page(last);
+
+    /*
+     * The guest may have given the page back meanwhile. Either
+     * mem_paging_given_back() has seen it in the set, or this sees that it is
+     * not allocated any more.
+     */
+    smp_mb();
+    if ( unlikely(!(read_atomic(&page->count_info) & PGC_allocated)) )
+        mem_paging_given_back(d, page);
 }
 
 /* All that is held, set by set. */
@@ -156,8 +168,9 @@ void mem_paging_hold(struct domain *d, bool on)
 }
 
 /*
- * Caller holds: a reference to the page, which is in the physmap no more; possibly
- * the p2m lock. The domain is not to be charged for it because it is held.
+ * Caller holds: a reference to the page, which is in the physmap no more and not
+ * allocated any more (PGC_allocated); possibly the p2m lock. The domain is not to be
+ * charged for it because it is held.
  */
 void mem_paging_given_back(struct domain *d, struct page_info *page)
 {

@@ -42,8 +42,9 @@ bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
                             mfn_t new_mfn, unsigned int level);
 
 /* Which pages have been used: uses.c, and Xen's own p2m-ept.c. */
-void mem_paging_track_uses(struct domain *d, bool on);
-void mem_paging_ept_ad(struct domain *d, bool on);
+void mem_paging_track_uses(struct domain *d);
+bool mem_paging_wants_ad(const struct domain *d);
+void mem_paging_ept_ad(struct domain *d);
 int mem_paging_uses(struct domain *d, struct xen_mem_paging_op *mpo);
 
 /* A record that the guest reads without asking: runstate.c. */

@@ -164,18 +164,25 @@ int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
 }
 
 /*
- * Caller holds: the domctl lock; the domain is paused. A pager comes, or has gone.
- * Not beside alternative p2ms: a vcpu may run on one, and its EPTP must stay the
- * one that Xen has noted. Nor where a monitor watches the guest's memory: to it the
- * CPU's walks of a table that it has made read-only would be writes.
+ * Caller holds: the domctl lock. Whether EPT's accessed bits are wanted. Not where a
+ * monitor watches the guest's memory: to it the CPU's walks of a table that it has
+ * made read-only would be writes.
  */
-void mem_paging_track_uses(struct domain *d, bool on)
+bool mem_paging_wants_ad(const struct domain *d)
 {
-    if ( !cpu_has_vmx || !cpu_has_vmx_ept_ad || altp2m_active(d) ||
-         (on && vm_event_check_ring(d->vm_event_monitor)) )
+    return mem_paging_active(d) && !vm_event_check_ring(d->vm_event_monitor);
+}
+
+/* Caller holds: the domctl lock. A pager or a monitor comes, or has gone. */
+void mem_paging_track_uses(struct domain *d)
+{
+    if ( !cpu_has_vmx || !cpu_has_vmx_ept_ad || !is_hvm_domain(d) ||
+         !hap_enabled(d) )
         return;
 
-    mem_paging_ept_ad(d, on);
+    domain_pause(d);
+    mem_paging_ept_ad(d);
+    domain_unpause(d);
 }
 
 /*

@@ -80,6 +80,7 @@ impl Xen {
             iommu: bits & 4 != 0,
             populate_on_demand: bits & 8 != 0,
             nested_virt: bits & 16 != 0,
+            alternate_p2ms: bits & 32 != 0,
         }
     }
 }

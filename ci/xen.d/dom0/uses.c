@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * What Xen says of the pages that a guest uses (MemPagingOp::OP_USES): a table on standard output, one line a case, as it
- * should be (ci/xen.d/tests/uses.table). The guest's two vcpus touch what they are told to.
+ * should be (ci/xen.d/tests/uses.table). The guest's two vcpus touch what they are told to. With an argument: beside whom they
+ * are not asked for (uses-beside.table).
  */
 #include "dummy.h"
 #include "tiny.h"
@@ -49,15 +50,42 @@ static void show_large(const char *name)
     printf("%s = %s, %u of %u\n", name, errno_name(error), all, LARGE);
 }
 
-int main(void)
+static int done(int failed) { return failed ? errno : 0; }
+
+/* Intel: beside whom accessed bits are not turned on, and who has no pager beside him. */
+static int beside_others(void)
+{
+    uint32_t port;
+    void *ring;
+
+    if (xc_hvm_param_set(xch, dom.id, HVM_PARAM_MONITOR_RING_PFN, GFNS - 1) || !(ring = xc_monitor_enable(xch, dom.id, &port)))
+        stop("no monitor");
+    printf("a monitor comes = %s\n", errno_name(take(0)));
+    if (xc_monitor_disable(xch, dom.id))
+        stop("the monitor stays");
+    munmap(ring, XC_PAGE_SIZE);
+    printf("the monitor has gone = %s\n", errno_name(take(0)));
+    if (xc_hvm_param_set(xch, dom.id, HVM_PARAM_ALTP2M, 1))
+        stop("no alternate p2ms");
+    printf("alternate p2ms beside a pager = %s\n", errno_name(done(xc_altp2m_set_domain_state(xch, dom.id, true))));
+    vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL);
+    printf("alternate p2ms without one = %s\n", errno_name(done(xc_altp2m_set_domain_state(xch, dom.id, true))));
+    printf("a pager beside alternate p2ms = %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
+    return detach(&dom) != 0;
+}
+
+int main(int argc, char **argv)
 {
     xen_pfn_t large = LARGE_GFN;
     void *code;
 
+    (void)argv;
     setvbuf(stdout, NULL, _IOLBF, 0);
     open_everything();
     words = xencall_alloc_buffer(xcall, XC_PAGE_SIZE);
     attach(&dom);
+    if (argc > 1)
+        return beside_others();
     if (xc_domain_setmaxmem(xch, dom.id, (GFNS + LARGE + 256) * 4) ||
         xc_domain_populate_physmap_exact(xch, dom.id, 1, 9, 0, &large))
         stop("no large page");

@@ -8,4 +8,9 @@ if [ "$(cat /test/flavour)" = c ]; then
     echo "note: $(cat /tmp/uses.out)"
 else
     as_in_table uses /tmp/uses.out
+    # Where the bits have to be turned on (Intel), they are not beside a monitor; only there are alternate p2ms.
+    if [ "$(cat /test/machine)" = bochs ]; then
+        uses beside >/tmp/beside.out || { cat /tmp/beside.out; bad "$(tail -n 1 /tmp/beside.out)"; }
+        as_in_table uses-beside /tmp/beside.out
+    fi
 fi

@@ -28,6 +28,7 @@ pub use ring_page::RingPage;
 /// A domain that nothing speaks against.
 pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts {
     nested_virt: false,
+    alternate_p2ms: false,
     hvm_control_domain: false,
     hap: true,
     iommu: false,

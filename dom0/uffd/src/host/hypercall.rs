@@ -24,6 +24,7 @@ const FACTS: DomainFacts = DomainFacts {
     iommu: false,
     populate_on_demand: false,
     nested_virt: false,
+    alternate_p2ms: false,
 };
 
 /// Buffers of a pager at most, in pages: 256 MiB.

@@ -15,6 +15,7 @@ use super::*;
 
 const FACTS: DomainFacts = DomainFacts {
     nested_virt: false,
+    alternate_p2ms: false,
     hvm_control_domain: false,
     hap: true,
     iommu: false,
