@@ -4,7 +4,7 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use super::line::{Kind, NotSent, Sent, Want};
+use super::line::{FullRing, Kind, NotSent, Sent, Want};
 use super::populate::Caller;
 use super::{Count, Paging};
 use crate::errno::Errno;
@@ -59,10 +59,12 @@ impl<P: Platform> Paging<'_, P> {
     /// removed at once. A foreign caller gets [`DropError::RingFull`]. No locks held.
     pub fn drop_page(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
         let reserved = match (self.reserve(caller.asker()), caller) {
-            (Ok(reserved), _) => Some(reserved),
+            (Ok(reserved), _) => Ok(reserved),
             (Err(NotSent::NoRing), _) => return Err(DropError::NoRing),
-            (Err(NotSent::Full), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => None,
-            (Err(NotSent::Full), _) => {
+            (Err(NotSent::Full(ring)), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => {
+                Err((vcpu, ring))
+            }
+            (Err(NotSent::Full(_)), _) => {
                 self.counters.add(Count::RingFull, 1);
                 return Err(DropError::RingFull);
             }
@@ -76,24 +78,23 @@ impl<P: Platform> Paging<'_, P> {
             // a new page that it has evicted since, and must not forget.
             in_place: entry.mfn.is_some(),
         };
-        match (reserved, caller) {
+        match reserved {
             // If the ring was torn down meanwhile, no pager has a copy to forget.
-            (Some(reserved), _) => {
+            Ok(reserved) => {
                 let _ = reserved.push(want, caller);
             }
-            (None, Caller::Guest(vcpu)) => self.drop_in_turn(vcpu, want),
-            (None, Caller::Foreign(_)) => {}
+            Err((vcpu, ring)) => self.drop_in_turn(vcpu, want, ring),
         }
         Ok(())
     }
 
     /// Queues the drop request of a vcpu, which is paused until it has been pushed.
-    fn drop_in_turn(&self, vcpu: VcpuId, want: Want) {
+    fn drop_in_turn(&self, vcpu: VcpuId, want: Want, ring: FullRing) {
         // Paused first: whoever serves the wait queue unpauses it, possibly at once.
         let Some(paused) = self.pause(vcpu) else {
             return;
         };
-        let (sent, paused) = self.line.lock().send_drop(self.vcpus(), paused, want);
+        let (sent, paused) = self.line.lock().send_drop(self.vcpus(), paused, want, ring);
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);

@@ -54,10 +54,9 @@ impl EnableError {
     /// virtualisation, nor for alternate p2ms.
     pub const fn errno(self) -> Errno {
         match self {
-            Self::HvmControlDomain
-            | Self::NestedVirt
-            | Self::AlternateP2ms
-            | Self::NoRingPage => Errno::EOPNOTSUPP,
+            Self::HvmControlDomain | Self::NestedVirt | Self::AlternateP2ms | Self::NoRingPage => {
+                Errno::EOPNOTSUPP
+            }
             Self::NoHap => Errno::ENODEV,
             Self::Iommu => Errno::EMLINK,
             Self::PopulateOnDemand => Errno::EXDEV,

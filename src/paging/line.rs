@@ -73,7 +73,13 @@ pub(super) enum Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotSent {
     NoRing,
-    Full,
+    Full(FullRing),
+}
+
+/// A ring that had no free slot: not the one that is opened after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FullRing {
+    epoch: u32,
 }
 
 impl Line {
@@ -117,16 +123,21 @@ impl Line {
     }
 
     pub(super) fn claim(&mut self, asker: Asker) -> Result<Claim, NotSent> {
+        let full = self.full();
         let front = self.front.as_mut().ok_or(NotSent::NoRing)?;
-        front.claim(asker).map_err(|Full| NotSent::Full)
+        front.claim(asker).map_err(|Full| full)
     }
 
     /// As [`Self::claim`], but a vcpu of the guest does not overtake the wait queue.
     pub(super) fn claim_in_turn(&mut self, asker: Asker) -> Result<Claim, NotSent> {
         if asker == Asker::Guest && self.front.is_some() && !self.is_empty() {
-            return Err(NotSent::Full);
+            return Err(self.full());
         }
         self.claim(asker)
+    }
+
+    fn full(&self) -> NotSent {
+        NotSent::Full(FullRing { epoch: self.epoch })
     }
 
     pub(super) fn cancel(&mut self, claim: Claim) {
@@ -165,14 +176,19 @@ impl Line {
         self.stand(vcpus, vcpu, want)
     }
 
-    /// As [`Self::send`], for the drop request of a vcpu that is paused until it has been pushed. The pause
-    /// is returned unless the wait queue stores it.
+    /// As [`Self::send`], for the drop request of a vcpu that found this ring full and is paused until the
+    /// request has been pushed. Nothing is sent on a ring that was opened since: its pager may have evicted
+    /// a new page of the gfn. The pause is returned unless the wait queue stores it.
     pub(super) fn send_drop<'d>(
         &mut self,
         vcpus: Vcpus<'_, 'd>,
         paused: VcpuPaused<'d>,
         want: Want,
+        full: FullRing,
     ) -> (Sent, Option<VcpuPaused<'d>>) {
+        if full.epoch != self.epoch {
+            return (Sent::Not, Some(paused));
+        }
         let sent = self.send(vcpus, paused.vcpu(), want);
         if matches!(sent, Sent::InLine) {
             vcpus.keep_in_line(paused);

@@ -48,3 +48,45 @@ fn what_a_vcpu_wants_is_read_as_it_was_noted() {
     }
     assert_eq!(Want::unpack(0), None, "a new cell's vcpu wants nothing");
 }
+
+/// A vcpu has removed its page and found the ring full; before it goes on, another pager attaches.
+#[test]
+fn a_drop_that_found_one_ring_full_is_not_sent_on_the_next() {
+    let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
+    let vcpus = Vcpus::new(&cells, &waiting);
+    let mut line = Line::new();
+    let dropped = |gfn| Want {
+        gfn: Gfn::new_truncate(gfn),
+        p2mt: P2mType::RamPaged,
+        kind: Kind::Drop,
+        in_place: false,
+    };
+    let attach = |line: &mut Line| {
+        let epoch = line.next_epoch().unwrap();
+        line.open(Front::new(TestPage::new().map(), epoch));
+    };
+    let fill = |line: &mut Line| loop {
+        match line.claim_in_turn(Asker::Guest) {
+            Ok(claim) => {
+                let sent = line.push(claim, dropped(1), Caller::Guest(VcpuId(0)));
+                assert!(matches!(sent, Sent::Pushed(_)));
+            }
+            Err(NotSent::Full(full)) => break full,
+            Err(NotSent::NoRing) => panic!("a pager is attached"),
+        }
+    };
+
+    attach(&mut line);
+    let full = fill(&mut line);
+    assert!(line.close().is_some());
+    attach(&mut line);
+    let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
+    let (sent, paused) = line.send_drop(vcpus, paused, dropped(7), full);
+    assert!(matches!(sent, Sent::Not), "{sent:?}");
+    assert_eq!(line.front().unwrap().held(), 0);
+
+    let full = fill(&mut line);
+    let (sent, paused) = line.send_drop(vcpus, paused.unwrap(), dropped(7), full);
+    assert!(matches!(sent, Sent::InLine), "{sent:?}");
+    assert!(paused.is_none(), "the wait queue has it");
+}

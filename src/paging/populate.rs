@@ -211,7 +211,7 @@ impl<'d, P: Platform> Paging<'d, P> {
                 let _ = reserved.push(want(gfn, entry), caller);
                 Ok(Populated::OnItsWay)
             }
-            Err(NotSent::Full) => {
+            Err(NotSent::Full(_)) => {
                 self.counters.add(Count::RingFull, 1);
                 Err(PopulateError::RingFull)
             }
