@@ -124,10 +124,13 @@ mod tests {
         assert_eq!(Gfn::try_new(u64::MAX), None);
         assert_eq!(Mfn::try_new(0x1234).map(Mfn::get), Some(0x1234));
         assert_eq!(Mfn::try_new(1 << 40), None);
+        assert_eq!(Mfn::try_new(u64::MAX), None);
         assert_eq!(
-            Mfn::try_new(u64::MAX),
+            Mfn::try_new((1 << 52) + 1),
             None,
             "the shift must not wrap into range"
         );
+        let last = Gfn::MAX.get();
+        assert_eq!(Mfn::try_new(last).map(Mfn::get), Some(last));
     }
 }

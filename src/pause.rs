@@ -293,6 +293,7 @@ mod tests {
                 .eq([(VcpuId(0), Gfn::MAX), (VcpuId(2), GFN)])
         );
         assert!(vcpus.anyone_waits());
+        assert!(vcpus.contains(VcpuId(2)) && !vcpus.contains(VcpuId(3)));
         let ended = vcpus.end_wait(VcpuId(0), Gfn::MAX).unwrap();
         assert_eq!(ended.vcpu(), VcpuId(0));
         assert!(vcpus.waiting().eq([(VcpuId(2), GFN)]));

@@ -122,6 +122,9 @@ fn the_crate_does_what_the_table_says() {
             for event in Event::ALL {
                 let mut d = domain_in(state, log_dirty);
                 assert_eq!(state_of(&d), state);
+                let entry = d.machine().with(|core| core.entry(gfn(PAGE)));
+                assert_eq!(state.p2mt(), entry.p2mt);
+                assert_eq!(state.has_frame(), entry.mfn.is_some(), "{state:?}");
                 let contents = d.machine().contents(gfn(PAGE));
                 let refused = make(&mut d, event);
                 let at = format!("{state:?} + {event:?}, log-dirty {log_dirty}");
