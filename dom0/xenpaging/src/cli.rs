@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line of `xenpaging`: what Xen's tool takes, and a little more.
 //!
-//! Bad input is one line on standard error that names it. How the program ends says what became of
-//! the guest:
-//!
-//! Of several guests, the worst that became of one of them counts.
+//! Bad input is one line on standard error that names it. The exit code says what happened to the
+//! guest; with several guests, the worst one counts:
 //!
 //! | code | [`Exit`] | meaning |
 //! |---|---|---|
-//! | 0 | `Done` | every page is home and paging is disabled, the guest is gone, or help was asked for |
-//! | 1 | `Failed` | stopped by an error after it had started; every page is home |
-//! | 2 | `Usage` | the arguments make no sense; nothing was done |
+//! | 0 | `Done` | every page is resident and paging is disabled, the guest is gone, or help was shown |
+//! | 1 | `Failed` | an error stopped the pager after it had started; every page is resident |
+//! | 2 | `Usage` | bad arguments; nothing was done |
 //! | 3 | `NotStarted` | the domain, the pagefile or Xen refused; nothing was paged out |
-//! | 4 | `PagesOut` | pages are out that could not be brought home: paging stays enabled, the pagefile must be kept |
+//! | 4 | `PagesOut` | pages are out that could not be brought back: paging stays enabled, the pagefile must be kept |
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,26 +41,26 @@ const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything is home.
+    /// Every page is resident.
     Done = 0,
-    /// An error, everything is home.
+    /// An error, and every page is resident.
     Failed = 1,
     /// Bad arguments.
     Usage = 2,
     /// Could not start.
     NotStarted = 3,
-    /// Pages are out that do not read back.
+    /// Pages are out that could not be brought back.
     PagesOut = 4,
 }
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  every page is home and paging is disabled, or the guest is gone
-  1  stopped by an error after it had started; every page is home
-  2  the arguments make no sense; nothing was done
+  0  every page is resident and paging is disabled, or the guest is gone
+  1  an error stopped the pager after it had started; every page is resident
+  2  bad arguments; nothing was done
   3  the domain, the pagefile or Xen refused; nothing was paged out
-  4  pages are out that could not be brought home: keep the pagefile
-Of several guests, the worst that became of one counts: 4, then 1, then 3.";
+  4  pages are out that could not be brought back: keep the pagefile
+With several guests, the worst one counts: 4, then 1, then 3.";
 
 impl Exit {
     /// Of two guests, the one that somebody has to look after first.

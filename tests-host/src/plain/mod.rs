@@ -25,15 +25,8 @@ pub use lock::RingLock;
 pub(crate) use lock::{assert_none_held, p2m_locking, p2m_unlocked};
 pub use ring_page::RingPage;
 
-/// A domain that nothing speaks against.
-pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts {
-    nested_virt: false,
-    alternate_p2ms: false,
-    hvm_control_domain: false,
-    hap: true,
-    iommu: false,
-    populate_on_demand: false,
-};
+/// A domain that can be paged.
+pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts::PAGEABLE;
 
 /// Where the contents for a page-in are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
