@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use p2m_paging::PAGE_SIZE;
-use pager_store::alike::Alike;
+use pager_store::dedup::Dedup;
 use pager_store::memory::MemoryStore;
 use pager_store::pagefile::{Keep, Pagefile};
-use pager_store::{Like, PageBuf, PageStore, Saved, Slot, StoreError, Write};
+use pager_store::{CompareWith, PageBuf, PageStore, Saved, Slot, StoreError, Write};
 
 /// 128 MiB.
 const PAGES: u32 = 1 << 15;
@@ -36,10 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         rounds.push([
             floor(&dir.path().join(format!("floor{n}")))?,
             save(&*pagefile(2 * n)?, PAGES),
-            save(&Alike::new(pagefile(2 * n + 1)?), PAGES),
+            save(&Dedup::new(pagefile(2 * n + 1)?), PAGES),
             save(&*memory(), PAGES),
-            save(&Alike::new(memory()), PAGES),
-            save(&Alike::new(memory()), PAGES / 2),
+            save(&Dedup::new(memory()), PAGES),
+            save(&Dedup::new(memory()), PAGES / 2),
         ]);
     }
     let names = [
@@ -90,14 +90,14 @@ fn save(store: &dyn PageStore, different: u32) -> u64 {
     let mut ns = 0;
     for first in (0..PAGES).step_by(BATCH as usize) {
         fill(&mut pages, first, different);
-        let like = Like::Any;
+        let like = CompareWith::Any;
         let writes = (first..first + BATCH).map(|slot| (slot, like));
         let start = Instant::now();
         let saved = write(store, &writes.collect::<Vec<_>>(), &pages, first);
         let alike = (first..)
             .zip(saved)
             .filter_map(|(slot, saved)| match saved {
-                Ok(Saved::SeemsLike(other)) => Some((slot, Like::Slot(other))),
+                Ok(Saved::DedupCandidate(other)) => Some((slot, CompareWith::Slot(other))),
                 _ => None,
             });
         let alike: Vec<_> = alike.collect();
@@ -112,7 +112,7 @@ fn save(store: &dyn PageStore, different: u32) -> u64 {
 
 fn write(
     store: &dyn PageStore,
-    list: &[(u32, Like)],
+    list: &[(u32, CompareWith)],
     pages: &[PageBuf],
     first: u32,
 ) -> Vec<Result<Saved, StoreError>> {

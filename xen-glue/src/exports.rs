@@ -10,7 +10,8 @@ use core::ptr::NonNull;
 use p2m_paging::fault::{ExitQualification, Mapper, NestedFault, NpfErrorCode, decide_map};
 use p2m_paging::p2m::{P2mType, Take, Uses};
 use p2m_paging::paging::{
-    CHUNK, Caller, Job, PopulateError, Populated, PrepError, PrepJob, RestoreError, USES_CHUNK,
+    CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated, PrepError, PrepJob,
+    RestoreError, USES_CHUNK,
 };
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
@@ -125,14 +126,20 @@ pub unsafe extern "C" fn p2mp_memop_many(
     // SAFETY: the caller's promise; an item is two words.
     let items = unsafe { core::slice::from_raw_parts_mut(items.cast(), count as usize) };
     match op {
-        MemPagingOp::OP_NOMINATE => nominate_many(state, items),
-        MemPagingOp::OP_EVICT => evict_many(state, items),
+        MemPagingOp::OP_NOMINATE => {
+            many(items, |jobs| state.paging.nominate(jobs), |e: NominateError| e.errno());
+        }
+        MemPagingOp::OP_EVICT => {
+            many(items, |jobs| state.paging.evict(jobs), |e: EvictError| e.errno());
+        }
         // SAFETY: only looks at the addresses.
         MemPagingOp::OP_PREP if items.iter().all(|i| unsafe { shim::p2mx_buffer_okay(i.word) }) => {
             prep_many(state, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
-        MemPagingOp::OP_RESTORE => restore_many(state, items),
+        MemPagingOp::OP_RESTORE => {
+            many(items, |jobs| state.paging.restore(jobs), |e: RestoreError| e.errno());
+        }
         MemPagingOp::OP_READ => read_many(state, items),
         _ => return Errno::ENOSYS.as_return(),
     }
@@ -166,30 +173,18 @@ pub unsafe extern "C" fn p2mp_uses(state: &State, gfn: u64, words: *mut u64, cou
 // Each with its arrays on a stack frame of its own.
 
 #[inline(never)]
-fn nominate_many(state: &State, items: &mut [PagingItem]) {
+fn many<E: Copy>(
+    items: &mut [PagingItem],
+    work: impl FnOnce(&mut [Job<E>]),
+    errno: impl Fn(E) -> Errno,
+) {
     let mut jobs = [Job::new(Gfn::MAX); CHUNK];
-    let jobs = with_gfns(&mut jobs, items);
-    state.paging.nominate(jobs);
-    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
-    note(items, results);
-}
-
-#[inline(never)]
-fn evict_many(state: &State, items: &mut [PagingItem]) {
-    let mut jobs = [Job::new(Gfn::MAX); CHUNK];
-    let jobs = with_gfns(&mut jobs, items);
-    state.paging.evict(jobs);
-    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
-    note(items, results);
-}
-
-#[inline(never)]
-fn restore_many(state: &State, items: &mut [PagingItem]) {
-    let mut jobs = [Job::<RestoreError>::new(Gfn::MAX); CHUNK];
-    let jobs = with_gfns(&mut jobs, items);
-    state.paging.restore(jobs);
-    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
-    note(items, results);
+    let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
+    for (job, item) in jobs.iter_mut().zip(items.iter()) {
+        job.gfn = gfn_of(item.gfn);
+    }
+    work(jobs);
+    note(items, jobs.iter().map(|job| job.done.map(|r| r.map_err(&errno))));
 }
 
 #[inline(never)]
@@ -213,14 +208,6 @@ fn read_many(state: &State, items: &mut [PagingItem]) {
         let value = unsafe { shim::p2mx_page_read(domain, gfn, item.word) };
         item.word = i64::from(value).cast_unsigned();
     }
-}
-
-fn with_gfns<'j, E>(jobs: &'j mut [Job<E>; CHUNK], items: &[PagingItem]) -> &'j mut [Job<E>] {
-    let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
-    for (job, item) in jobs.iter_mut().zip(items) {
-        job.gfn = gfn_of(item.gfn);
-    }
-    jobs
 }
 
 fn note(items: &mut [PagingItem], results: impl Iterator<Item = Option<Result<(), Errno>>>) {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use p2m_paging::ring::abi::SLOTS;
 
-use super::read_ahead::Judged;
+use super::read_ahead::ReadAheadOutcome;
 use crate::store::SlotRange;
 
 /// The longest batch: more pages together gain nothing and make a fault wait.
@@ -21,7 +21,7 @@ pub struct Config {
     /// Pages that go out together at most.
     pub out_batch: usize,
     /// Pages that come in together ahead of need at most, or are moved. A fault waits for such a batch at worst.
-    pub ahead_batch: usize,
+    pub prefetch_batch: usize,
     /// Page-out starts when at least so many pages are to go, or at the next tick: single pages are
     /// not worth a batch each.
     pub out_threshold: u64,
@@ -47,7 +47,7 @@ impl Config {
             memory: vec![0..=max_pages.saturating_sub(1)],
             max_pages,
             out_batch: 512,
-            ahead_batch: 64,
+            prefetch_batch: 64,
             out_threshold: 32,
             requests: SLOTS as usize,
             read_ahead: SLOTS as usize - 1,
@@ -58,10 +58,10 @@ impl Config {
         }
     }
 
-    /// Sizes of zero or beyond reason, cut to what works.
-    pub(super) fn cut_to_reason(mut self) -> Self {
+    /// The same with sizes of zero, or far too large, clamped to what works.
+    pub(super) fn clamped(mut self) -> Self {
         self.out_batch = self.out_batch.clamp(1, MAX_BATCH);
-        self.ahead_batch = self.ahead_batch.clamp(1, MAX_BATCH);
+        self.prefetch_batch = self.prefetch_batch.clamp(1, MAX_BATCH);
         self.requests = self.requests.clamp(1, MAX_BATCH);
         self.read_ahead = self.read_ahead.min(self.requests - 1);
         self
@@ -97,7 +97,7 @@ pub struct Progress {
     /// Pages that went out unwritten: their copy was compared and is the same.
     pub unchanged: u64,
     /// Pages that went out unwritten: another page's slot holds the same (row C6).
-    pub alike: u64,
+    pub deduplicated: u64,
     /// Pages that went out as zeros, without a slot.
     pub zeros: u64,
     /// Pages moved from one slot to another, because their area was to go.
@@ -109,7 +109,7 @@ pub struct Progress {
     /// Pages that came in beside one that was asked for.
     pub read_ahead: u64,
     /// What has become of those.
-    pub judged: Judged,
+    pub read_ahead_outcome: ReadAheadOutcome,
     /// Copies forgotten because the guest gave the page back (row B10).
     pub dropped: u64,
     /// Nominations and evictions that the hypervisor refused.

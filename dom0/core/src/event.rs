@@ -4,9 +4,9 @@
 use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
-use super::homes::Home;
+use super::batch::{Batch, PageError};
 use super::scan::Scan;
-use crate::store::{Like, Saved, Slot, SlotRange, StoreError};
+use crate::store::{Slot, SlotRange};
 
 /// Something happened.
 #[derive(Debug)]
@@ -60,142 +60,6 @@ pub enum Action {
     Finished(Summary),
 }
 
-/// What to do to the pages of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
-    /// Hypervisor: nominate (`ram_rw → paging_out`). An error leaves the page as it was.
-    Nominate,
-    /// Map each frame, write it to its slot, unmap; [`Page::saved`] says what was needed. Nothing may
-    /// stay mapped: a user makes the evict fail. A frame that cannot be mapped fails alone
-    /// ([`PageError::Unmapped`]); mapping is retried per frame, because the whole call may succeed and
-    /// single frames not.
-    Save,
-    /// Hypervisor: evict (`paging_out → paged`).
-    Evict,
-    /// The page was nominated and stays: let the hypervisor take it home. Touching it (mapping it as
-    /// a foreign page) makes Xen ask for it, and the answer to that request brings it home. A page
-    /// that is home already is no error; `ENOENT` says that the guest gave it back.
-    Restore,
-    /// Read each slot into the page's buffer; zeros for a page without one.
-    Load,
-    /// Write the page's buffer to its slot, which is another one than it was loaded from. Done when the store's device has it.
-    Move,
-    /// Hypervisor: prep with the page's buffer (`paged | paging_in_start → ram_rw`). Many of these
-    /// pages may not have been asked for.
-    Prep,
-}
-
-/// What a batch is for. A shell with several batches to run takes the lanes in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
-    /// Somebody waits for these pages.
-    Demand,
-    /// Pages coming back ahead of need (row B4).
-    Ahead,
-    /// Pages going from one slot to another.
-    Move,
-    /// Pages going out (row B5).
-    Out,
-}
-
-/// Many pages to which the same thing is done.
-///
-/// It goes out in an action and comes back in an event; the core keeps no second copy, and it
-/// cannot be cloned, so that a batch ends exactly once.
-#[derive(Debug)]
-#[must_use = "a batch has to come back with Event::Done"]
-pub struct Batch {
-    pub(super) index: usize,
-    pub(super) lane: Lane,
-    pub(super) step: Step,
-    pub(super) pages: Vec<Page>,
-    /// Pages that have been saved, while others of the batch are compared with what they seem to be like.
-    pub(super) aside: Vec<Page>,
-}
-
-impl Batch {
-    /// Which set of buffers belongs to it: below [`Pager::batches`](super::Pager::batches), and no
-    /// two batches under way have the same. The set is the same one from Load to Prep or Move.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// What it is for.
-    pub fn lane(&self) -> Lane {
-        self.lane
-    }
-
-    /// What is to be done.
-    pub fn step(&self) -> Step {
-        self.step
-    }
-
-    /// The pages.
-    pub fn pages(&self) -> &[Page] {
-        &self.pages
-    }
-
-    /// The pages, to set their outcomes.
-    pub fn pages_mut(&mut self) -> &mut [Page] {
-        &mut self.pages
-    }
-}
-
-/// One page of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
-    pub(super) gfn: Gfn,
-    pub(super) home: Home,
-    pub(super) like: Like,
-    /// It has been out before, and what it was then is known.
-    pub(super) had_copy: bool,
-    pub(super) buffer: usize,
-    /// Set by the shell. [`PageError::NotDone`] when the batch goes out.
-    pub outcome: Result<(), PageError>,
-    /// What saving it took: set by the shell with [`Step::Save`], together with the outcome.
-    pub saved: Saved,
-}
-
-impl Page {
-    /// Which page of the guest.
-    pub fn gfn(&self) -> Gfn {
-        self.gfn
-    }
-
-    /// Its place in the store. A page to be saved has a slot.
-    pub fn home(&self) -> Home {
-        self.home
-    }
-
-    /// To be saved: what is known of its contents.
-    pub fn like(&self) -> Like {
-        self.like
-    }
-
-    /// Which buffer of the batch's set is its own, from Load to Prep. Not its place in the batch: pages
-    /// that fail in between leave gaps.
-    pub fn buffer(&self) -> usize {
-        self.buffer
-    }
-}
-
-/// Why a step did not work for one page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PageError {
-    /// The hypervisor refused.
-    #[error("refused: {0}")]
-    Refused(Errno),
-    /// The frame could not be mapped.
-    #[error("not mapped: {0}")]
-    Unmapped(Errno),
-    /// The store could not write or read it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The shell did not get to it.
-    #[error("not done")]
-    NotDone,
-}
-
 /// Why an area stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DrainError {
@@ -243,7 +107,7 @@ pub enum Report {
     NoScans(Errno),
     /// The store takes pages again.
     #[error("the page store takes pages again")]
-    StoreBack,
+    StoreRecovered,
     /// A page did not read back. It is not given to the guest; its slot is kept. Said once until it
     /// reads back.
     #[error("{gfn} cannot be read back: {error}")]

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager without its hands: what to page out, what to bring back, what to answer, and when (rows
-//! B1, B3 to B8, B10).
+//! The pager without I/O: what to page out, what to page in, what to answer, and when (rows B1, B3 to
+//! B8, B10).
 //!
 //! Pure: no I/O, no clock, no threads. A shell feeds [`Event`]s to [`Pager::handle`] and executes the
-//! [`Action`]s that come out; the same core runs in dom0, on the embedded host and in simulations. It
-//! leaves out when to tick, how to reach the hypervisor, and where slots lie ([`crate::store`]).
+//! [`Action`]s that come out; the same core runs in dom0, on the embedded host and in simulations. When
+//! to tick, how to reach the hypervisor, and where slots lie ([`crate::store`]) is left to others.
 //!
 //! # How pages move
 //!
-//! A page is *resident*, *out* (its copy lies in a slot) or *under way* (in a batch that the shell
-//! has). Out goes one batch at a time: nominate, save, evict, and restore for those that were
-//! nominated and stay. In come as many batches of asked-for pages as there are requests, and one
-//! of pages brought back ahead of need: load, prep. A batch is a value that goes out in an action and
-//! comes back in an event, so each ends exactly once. Beside pages that are asked for come those that
-//! will be, if memory is gone through in order (row C8). Pages in it have a *fate*, which requests
-//! that arrive meanwhile may change; it is looked at when the step is done.
+//! A page is *resident*, *out* (its contents lie in a slot of the store) or *in flight* (in a batch that
+//! the shell has). Each batch belongs to a lane, whose steps are:
+//!
+//! | lane | batches in flight | steps |
+//! |---|---|---|
+//! | demand | as many as there are requests | load, prep |
+//! | prefetch | 1 | load, prep |
+//! | move | 1 | load, write elsewhere |
+//! | page-out | 2 | nominate, save, evict; restore for those that were nominated and stay |
+//!
+//! A batch is a value that goes out in an action and comes back in an event, so each ends exactly once.
+//! In a batch of demand, pages that are asked for come together with those that will be, if memory is
+//! gone through in order (read-ahead, row C8). A page in flight has an *outcome* in store, which requests
+//! that arrive meanwhile may change; the core looks at it when the step is done.
 //!
 //! What must hold, and is tested against a simulated hypervisor in random interleavings:
 //!
 //! - the bytes of a page are in exactly one trusted place: the guest until the evict was reported
 //!   to have worked, the slot from then until the prep was. A copy that stays in the slot after that is
 //!   trusted by nobody: before it counts again it is compared with the page (row C7);
-//! - every request is answered exactly once, when its page is home (or gone, or never left, or
+//! - every request is answered exactly once, when its page is resident (or removed, or never left, or
 //!   cannot be read);
 //! - a slot is owned by the pages whose contents or copies lie there, written only while there is one, and free again only when
 //!   there is none and no batch can touch it any more (row C6). A page of zeros takes none;
@@ -78,18 +85,17 @@
 //! the batches. Handling a request, from ring to answer, allocates nothing.
 
 pub mod balance;
+mod batch;
+mod capacity;
 mod config;
-mod drain;
 mod event;
 mod flight;
-mod homes;
-mod inward;
-mod outward;
+mod lanes;
+mod locations;
 mod pager;
+mod pending;
 pub mod policy;
 pub mod read_ahead;
-mod requests;
-mod room;
 mod scan;
 mod slots;
 pub mod sparse;
@@ -97,12 +103,11 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{Batch, Lane, Page, PageError, Step};
 pub use config::{Config, Progress, clamp_num_pages};
-pub use event::{
-    Action, Actions, Batch, DrainError, Event, Lane, Page, PageError, Report, Step, Summary,
-};
-pub use homes::Home;
+pub use event::{Action, Actions, DrainError, Event, Report, Summary};
+pub use locations::Location;
 pub use pager::Pager;
-pub use read_ahead::Judged;
+pub use read_ahead::ReadAheadOutcome;
 pub use scan::Scan;
 pub use slots::AreaFigures;

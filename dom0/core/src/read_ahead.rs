@@ -29,7 +29,7 @@ const TRY_ONE_IN: u32 = 16;
 
 /// What has become of pages that came in unasked, beside another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Judged {
+pub struct ReadAheadOutcome {
     /// Used.
     pub hits: u64,
     /// Not seen to be used before they went out, or for long.
@@ -38,7 +38,7 @@ pub struct Judged {
 
 /// Pages to come in unasked: `pages` of them, from `first` on in steps of 1 or, `down`, of -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ahead {
+pub struct ReadAheadRange {
     /// The first to come in.
     pub first: u64,
     /// How many.
@@ -62,10 +62,10 @@ struct Stream {
 /// Pages that came in unasked with one fault.
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    ahead: Ahead,
+    range: ReadAheadRange,
     /// Bit n: the nth page came in and is not judged.
     pending: u64,
-    /// Those of them whose accessed bits have not been read and cleared yet. The first time they mean nothing.
+    /// Those of them whose accessed bits have not been read and cleared yet ([`ScanPart::shows_use`]).
     unread: u64,
     hits: u32,
     wasted: u32,
@@ -83,10 +83,10 @@ pub struct ReadAhead {
     limit: u64,
     faults: u64,
     tries: u32,
-    judged: Judged,
+    judged: ReadAheadOutcome,
 }
 
-impl Ahead {
+impl ReadAheadRange {
     /// Its pages, in order.
     pub fn pages(self) -> impl Iterator<Item = u64> {
         (0..self.pages).filter_map(move |n| {
@@ -121,12 +121,12 @@ impl ReadAhead {
             limit: max_window,
             faults: 0,
             tries: 0,
-            judged: Judged::default(),
+            judged: ReadAheadOutcome::default(),
         }
     }
 
     /// A page that is out is asked for; what is to come in with it.
-    pub fn fault(&mut self, gfn: Gfn) -> Option<Ahead> {
+    pub fn fault(&mut self, gfn: Gfn) -> Option<ReadAheadRange> {
         if self.max_window == 0 {
             return None;
         }
@@ -164,16 +164,16 @@ impl ReadAhead {
         } else {
             first.saturating_add(pages)
         };
-        (pages > 0).then_some(Ahead { first, pages, down })
+        (pages > 0).then_some(ReadAheadRange { first, pages, down })
     }
 
     /// These are coming in with a fault: bit n of `which` for the nth page. They are to be judged.
-    pub fn brings(&mut self, ahead: Ahead, which: u64) {
+    pub fn brings(&mut self, range: ReadAheadRange, which: u64) {
         if which == 0 {
             return;
         }
         let window = Window {
-            ahead,
+            range,
             pending: which,
             unread: which,
             hits: 0,
@@ -205,7 +205,7 @@ impl ReadAhead {
     pub fn scanned(&mut self, part: &ScanPart<'_>) {
         for window in 0..self.windows.len() {
             let Window {
-                ahead,
+                range,
                 pending,
                 unread,
                 ..
@@ -213,10 +213,14 @@ impl ReadAhead {
             if pending == 0 {
                 continue;
             }
-            for (gfn, n) in ahead.pages().zip(0..) {
-                if unread >> n & 1 == 1 {
-                    self.windows[window].unread &= !(u64::from(part.contains(gfn)) << n);
-                } else if pending >> n & 1 == 1 && part.is_accessed(gfn) {
+            for (gfn, n) in range.pages().zip(0..) {
+                let bit = 1 << n;
+                let mut first_look = unread & bit != 0;
+                let is_used = part.shows_use(gfn, &mut first_look);
+                if !first_look {
+                    self.windows[window].unread &= !bit;
+                }
+                if is_used && pending & bit != 0 {
                     self.settle(window, n, true);
                 }
             }
@@ -226,8 +230,8 @@ impl ReadAhead {
     /// A stream went on past these pages.
     fn passed(&mut self, pages: &Range<u64>) {
         for window in 0..self.windows.len() {
-            let Window { ahead, pending, .. } = self.windows[window];
-            for (gfn, n) in ahead.pages().zip(0..) {
+            let Window { range, pending, .. } = self.windows[window];
+            for (gfn, n) in range.pages().zip(0..) {
                 if pending >> n & 1 == 1 && pages.contains(&gfn) {
                     self.settle(window, n, true);
                 }
@@ -236,7 +240,7 @@ impl ReadAhead {
     }
 
     /// What has become of them so far.
-    pub(super) fn judged(&self) -> Judged {
+    pub(super) fn outcome(&self) -> ReadAheadOutcome {
         self.judged
     }
 
@@ -260,7 +264,7 @@ impl ReadAhead {
     fn judge(&mut self, gfn: Gfn, is_hit: bool) {
         let places = self.windows.iter().zip(0..);
         let mut places = places.filter_map(|(window, at)| {
-            let n = window.ahead.place(gfn.get())?;
+            let n = window.range.place(gfn.get())?;
             (window.pending >> n & 1 == 1).then_some((at, n))
         });
         if let Some((window, n)) = places.next() {
@@ -332,7 +336,7 @@ mod tests {
     }
 
     /// All that is wanted comes in.
-    fn fault(ahead: &mut ReadAhead, n: u64) -> Option<Ahead> {
+    fn fault(ahead: &mut ReadAhead, n: u64) -> Option<ReadAheadRange> {
         let wanted = ahead.fault(gfn(n))?;
         ahead.brings(wanted, (1 << wanted.pages) - 1);
         Some(wanted)
@@ -345,7 +349,11 @@ mod tests {
         for page in pages {
             if !present.contains(&page) {
                 faults += 1;
-                present.extend(fault(ahead, page).into_iter().flat_map(Ahead::pages));
+                present.extend(
+                    fault(ahead, page)
+                        .into_iter()
+                        .flat_map(ReadAheadRange::pages),
+                );
             }
         }
         faults
@@ -360,7 +368,7 @@ mod tests {
             let mut down = ReadAhead::new(max);
             let faults = go_through(&mut down, (1000..9000).rev());
             assert!(faults < 8000 / (max + 1) + 10, "{faults} faults");
-            let Judged { hits, wasted } = down.judged();
+            let ReadAheadOutcome { hits, wasted } = down.outcome();
             assert!(hits > 6900 && wasted == 0, "{hits} hits, {wasted} wasted");
         }
     }
@@ -381,7 +389,7 @@ mod tests {
             n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             assert_eq!(fault(&mut ahead, n >> 33 << 4), None);
         }
-        assert_eq!(ahead.judged(), Judged::default());
+        assert_eq!(ahead.outcome(), ReadAheadOutcome::default());
     }
 
     #[test]
@@ -394,13 +402,13 @@ mod tests {
             fault(&mut ahead, at);
             let wanted = fault(&mut ahead, at + 1);
             brought.push(wanted.map_or(0, |wanted| wanted.pages));
-            for page in wanted.into_iter().flat_map(Ahead::pages) {
+            for page in wanted.into_iter().flat_map(ReadAheadRange::pages) {
                 ahead.wasted(gfn(page));
             }
         }
         let all: u64 = brought.iter().sum();
         assert!((50..200).contains(&all), "{all} pages");
-        assert_eq!(ahead.judged().wasted, all);
+        assert_eq!(ahead.outcome().wasted, all);
         // It pays again, and soon it is as before.
         let faults = go_through(&mut ahead, 5_000_000..5_008_000);
         assert!(faults < 1200, "{faults} faults");
@@ -417,8 +425,8 @@ mod tests {
             ahead.wasted(gfn(12));
             ahead.passed(&(13..14));
         }
-        let judged = Judged { hits: 2, wasted: 0 };
-        assert_eq!(ahead.judged(), judged);
+        let judged = ReadAheadOutcome { hits: 2, wasted: 0 };
+        assert_eq!(ahead.outcome(), judged);
     }
 
     #[test]
@@ -433,9 +441,9 @@ mod tests {
         };
         ahead.scanned(&part(0));
         ahead.scanned(&part(PART_PAGES as u64));
-        assert_eq!(ahead.judged(), Judged::default());
+        assert_eq!(ahead.outcome(), ReadAheadOutcome::default());
         ahead.scanned(&part(0));
-        assert_eq!(ahead.judged(), Judged { hits: 2, wasted: 0 });
+        assert_eq!(ahead.outcome(), ReadAheadOutcome { hits: 2, wasted: 0 });
     }
 
     #[test]

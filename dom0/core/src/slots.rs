@@ -228,7 +228,7 @@ impl Slots {
     }
 
     /// Whether an area has room that has not failed.
-    pub(super) fn sound_room(&self) -> bool {
+    pub(super) fn has_healthy_free_slot(&self) -> bool {
         self.areas
             .iter()
             .any(|area| !area.failed && area.has_room())

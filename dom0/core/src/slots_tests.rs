@@ -106,7 +106,7 @@ proptest! {
             }
             prop_assert_eq!(slots.taken(), taken.len() as u64);
             let sound = models.iter().any(|area| !area.failed && !area.free.is_empty());
-            prop_assert_eq!(slots.sound_room(), sound);
+            prop_assert_eq!(slots.has_healthy_free_slot(), sound);
         }
     }
 }
@@ -169,7 +169,7 @@ fn c5_an_area_that_failed_comes_last_whatever_its_priority() {
     let mut slots = Slots::new(&[range(0, 64, 9), range(1024, 64, 1), range(2048, 64, 0)]);
     assert!(slots.failed(Slot(7)) && !slots.failed(Slot(8)));
     assert_eq!(order(&mut slots), [(1, 64), (2, 64), (0, 64)]);
-    assert!(!slots.sound_room());
+    assert!(!slots.has_healthy_free_slot());
 }
 
 #[test]

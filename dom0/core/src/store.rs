@@ -83,7 +83,7 @@ pub enum StoreError {
 
 /// What is known of a page that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Like {
+pub enum CompareWith {
     /// Nothing: it may be like any page that the store holds.
     Any,
     /// Its own slot holds what it once was. It may still be that.
@@ -100,11 +100,11 @@ pub enum Like {
 pub enum Saved {
     /// It is in its slot now.
     Written,
-    /// It was in its slot already, or in that of [`Like::Slot`], byte for byte.
+    /// It was in its slot already, or in that of [`CompareWith::Slot`], byte for byte.
     Unchanged,
     /// It is all zeros. Its slot holds nothing.
     Zeros,
     /// It has not been written: it seems to be like what this slot holds, another than its own. Only said of what may be like
-    /// any page ([`Like::Any`], [`Like::Own`]), and by a store that looks.
-    SeemsLike(Slot),
+    /// any page ([`CompareWith::Any`], [`CompareWith::Own`]), and by a store that looks.
+    DedupCandidate(Slot),
 }

@@ -94,7 +94,7 @@ fn faults_allocate_nothing(name: PolicyName) {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
         let gfn = Gfn::new_truncate((random >> 33) % PAGES);
-        if pager.home_of(gfn).is_none() {
+        if pager.location_of(gfn).is_none() {
             continue;
         }
         let request = Request {

@@ -11,31 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pager_core::{AreaFigures, DrainError};
-use pager_store::area::{self, Header};
+use pager_store::area;
 use pager_store::areas::{AreaChoice, Areas};
 use pager_store::{Slot, SlotRange};
 use rustix::io::Errno;
 use uuid::Uuid;
 use zerocopy::IntoBytes as _;
 
+pub use super::control_request::packet;
+use super::control_request::{ControlClient, Request};
 use super::inbox::Inbox;
 use super::socket::{Connection, Listener, PACKET_WORDS, Received};
 
 /// How long somebody who has connected may take to say what for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of text in a packet at most.
-const MAX_TEXT: usize = 8 * (PACKET_WORDS - 4);
-
-/// A packet: some numbers, then a text.
-pub fn packet(numbers: &[u64], text: &str) -> Vec<u64> {
-    let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
-    let mut words = numbers.to_vec();
-    words.push(text.len() as u64);
-    let start = words.len();
-    words.resize(start + text.len().div_ceil(8), 0);
-    words[start..].as_mut_bytes()[..text.len()].copy_from_slice(text);
-    words
-}
 
 /// The text of a packet behind so many numbers.
 pub fn text(words: &[u64], numbers: usize) -> Option<String> {
@@ -51,38 +40,11 @@ pub const OFF: u64 = 2;
 /// Say what areas there are: `[LIST]`.
 pub const LIST: u64 = 3;
 
-/// A request that makes sense.
-#[derive(Debug)]
-pub(super) enum Request {
-    On {
-        file: File,
-        header: Header,
-        choice: AreaChoice,
-    },
-    Off(Uuid),
-    List,
-}
-
-/// Somebody who waits for an answer.
-#[derive(Debug)]
-pub(super) struct Asker(Connection);
-
-impl Asker {
-    /// Whoever is gone needs no answer.
-    fn answer(&self, outcome: Result<String, String>) {
-        let (code, text) = match outcome {
-            Ok(text) => (0, text),
-            Err(text) => (1, text),
-        };
-        let _ = self.0.try_send(&packet(&[code], &text));
-    }
-}
-
 /// Control thread: hands requests to the main thread, which answers.
 pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
     loop {
         let asker = match listener.accept() {
-            Ok(connection) => Asker(connection),
+            Ok(connection) => ControlClient(connection),
             Err(_) if inbox.is_over() => return,
             Err(errno) => {
                 return tracing::error!(%errno, "nobody can be heard on the control socket");
@@ -128,7 +90,7 @@ fn receive(connection: &Connection) -> Result<Request, String> {
 pub(super) struct Control {
     /// `None`: pages are kept elsewhere.
     areas: Option<Arc<Areas>>,
-    drains: Vec<(SlotRange, Asker)>,
+    drains: Vec<(SlotRange, ControlClient)>,
 }
 
 /// What the core is to be told.
@@ -147,7 +109,7 @@ impl Control {
     pub(super) fn asked(
         &mut self,
         request: Request,
-        asker: Asker,
+        asker: ControlClient,
         figures: Vec<AreaFigures>,
     ) -> Option<Change> {
         let Some(areas) = &self.areas else {
@@ -183,7 +145,7 @@ impl Control {
                 }
             },
             Request::List => {
-                let lines: Vec<_> = figures.iter().map(|figures| self.line(figures)).collect();
+                let lines: Vec<_> = figures.iter().map(|area| self.line(area)).collect();
                 asker.answer(Ok(lines.join("\n")));
                 None
             }
@@ -217,13 +179,13 @@ impl Control {
         )
     }
 
-    fn line(&self, figures: &AreaFigures) -> String {
+    fn line(&self, area: &AreaFigures) -> String {
         let AreaFigures {
             range,
             taken,
             failed,
             leaving,
-        } = figures;
+        } = area;
         format!(
             "{}: priority {}, {taken} of {} pages in use{}{}",
             self.name(range.first),
@@ -238,6 +200,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control_request::MAX_TEXT;
 
     #[test]
     fn packets_carry_numbers_and_a_text() {

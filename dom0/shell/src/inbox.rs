@@ -7,7 +7,7 @@ use bitflags::bitflags;
 use pager_core::{Batch, Scan};
 use parking_lot::Mutex;
 
-use super::control::{Asker, Request};
+use super::control_request::{ControlClient, Request};
 use super::event_channel::EventChannel;
 use super::machine::Notice;
 
@@ -41,13 +41,14 @@ pub(super) struct Inbox {
     over: AtomicBool,
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
-    figures: Mutex<Figures>,
-    asked: Mutex<Vec<(Request, Asker)>>,
+    memory: Mutex<GuestMemoryBounds>,
+    asked: Mutex<Vec<(Request, ControlClient)>>,
     event: EventChannel,
 }
 
+/// What is known of the memory that the guest has and may have.
 #[derive(Clone, Copy, Debug, Default)]
-struct Figures {
+struct GuestMemoryBounds {
     /// As the guest's operator set it; below zero it is the maximum.
     target: Option<i64>,
     /// What the guest may have while the host is short of memory.
@@ -55,7 +56,7 @@ struct Figures {
     resident: Option<u64>,
 }
 
-impl Figures {
+impl GuestMemoryBounds {
     fn own_target(&self) -> Option<u64> {
         self.target.and_then(|target| u64::try_from(target).ok())
     }
@@ -76,7 +77,7 @@ impl Inbox {
             over: AtomicBool::new(false),
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
-            figures: Mutex::default(),
+            memory: Mutex::default(),
             asked: Mutex::default(),
             event,
         }
@@ -107,11 +108,11 @@ impl Inbox {
     pub(super) fn notice(&self, notice: Notice) {
         match notice {
             Notice::Target(pages) => {
-                self.figures.lock().target = Some(pages);
+                self.memory.lock().target = Some(pages);
                 self.tell(News::TARGET);
             }
             Notice::Resident(pages) => {
-                self.figures.lock().resident = Some(pages);
+                self.memory.lock().resident = Some(pages);
                 self.tell(News::RESIDENT);
             }
             Notice::DomainGone => self.tell(News::GONE),
@@ -120,7 +121,7 @@ impl Inbox {
 
     /// What the guest may have in memory while the host is short of it; `None`: the host is not.
     pub(super) fn allow(&self, pages: Option<u64>) {
-        let before = std::mem::replace(&mut self.figures.lock().allowed, pages);
+        let before = std::mem::replace(&mut self.memory.lock().allowed, pages);
         if before != pages {
             self.tell(News::TARGET);
         }
@@ -128,8 +129,8 @@ impl Inbox {
 
     /// What the host allows, and what the guest's own target is, if it bounds anything.
     pub(super) fn bounds(&self) -> (Option<u64>, Option<u64>) {
-        let figures = self.figures.lock();
-        (figures.allowed, figures.own_target())
+        let memory = self.memory.lock();
+        (memory.allowed, memory.own_target())
     }
 
     /// The main thread has ended: there is nobody to tell.
@@ -143,13 +144,13 @@ impl Inbox {
     }
 
     /// Passes an operator's request on.
-    pub(super) fn ask(&self, request: Request, asker: Asker) {
+    pub(super) fn ask(&self, request: Request, asker: ControlClient) {
         self.asked.lock().push((request, asker));
         self.tell(News::ASKED);
     }
 
     /// Main thread: an operator's request.
-    pub(super) fn asked(&self) -> Option<(Request, Asker)> {
+    pub(super) fn asked(&self) -> Option<(Request, ControlClient)> {
         self.asked.lock().pop()
     }
 
@@ -173,12 +174,12 @@ impl Inbox {
 
     /// Main thread: the target, or what the host allows if that is less.
     pub(super) fn target(&self) -> i64 {
-        self.figures.lock().target()
+        self.memory.lock().target()
     }
 
     /// Main thread: the last size, where the machine tells.
     pub(super) fn resident(&self) -> Option<u64> {
-        self.figures.lock().resident
+        self.memory.lock().resident
     }
 }
 
@@ -198,12 +199,12 @@ mod tests {
             (Some(30), Some(50), 30),
             (Some(0), Some(0), 0),
         ] {
-            let figures = Figures {
+            let memory = GuestMemoryBounds {
                 target,
                 allowed,
                 resident: None,
             };
-            assert_eq!(figures.target(), both, "{target:?} {allowed:?}");
+            assert_eq!(memory.target(), both, "{target:?} {allowed:?}");
         }
     }
 }

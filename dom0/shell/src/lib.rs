@@ -27,15 +27,17 @@
 mod buffers;
 pub mod console;
 pub mod control;
+mod control_request;
 mod cpu;
 mod demand;
+mod error;
 mod event_channel;
-mod figures;
 pub mod harden;
 mod homeward;
 mod inbox;
 mod machine;
-pub mod metrics;
+mod metrics;
+pub mod metrics_server;
 mod pages;
 pub mod pressure;
 mod reporter;
@@ -48,12 +50,13 @@ mod worker;
 pub use buffers::BufferPlace;
 pub use cpu::pin_to;
 pub use demand::REQUESTS;
+pub use error::ShellError;
 pub use event_channel::EventChannel;
-pub use figures::{Figures, Kind};
 pub use machine::{
     Attached, Bell, Calls, Frames, FreeMemory, GuestInfo, Machine, MachineError, Notice, Preps,
     Publish, Watch,
 };
+pub use metrics::{Kind, Metrics};
 pub use serve::{Ended, Shell};
 pub use service::Service;
-pub use start::{Options, Ready, ShellError};
+pub use start::{Options, Ready};

@@ -1,92 +1,224 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Figures of all guests of this process, for Prometheus.
+//! What a pager says of itself while it runs: figures for the terminal, xenstore, Prometheus and systemd.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::fmt::{self, Write as _};
+use std::time::Instant;
 
-use super::figures::prometheus;
-use super::pressure::Reins;
+use hdrhistogram::Histogram;
+use p2m_paging::Gfn;
+use pager_core::Progress;
+use pager_store::Counts;
 
-/// What a client that asks for figures has to say at most, and how long it may take.
-const REQUEST_BYTES: usize = 4096;
-const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+use super::demand::REQUESTS;
 
-/// Where Prometheus asks: one client at a time.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
+/// The longest time told apart: an hour.
+const LONGEST_US: u64 = 3_600_000_000;
+
+/// A snapshot, made by the main thread at each tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Ticks so far: a main thread that does not count on does not run.
+    pub ticks: u64,
+    /// Pages that the guest has in memory.
+    pub resident_pages: u64,
+    /// What it may have there while the host is short of memory.
+    pub allowed_pages: Option<u64>,
+    /// From request to answer, of half the requests so far, in microseconds.
+    pub fault_p50_us: u64,
+    /// The same of 99 in 100.
+    pub fault_p99_us: u64,
+    /// The core's.
+    pub progress: Progress,
+    /// The store's.
+    pub store: Counts,
 }
 
-/// Answers every client until the process ends. Each guest comes with its labels, as `{name="value"}`; one that is gone is not
-/// spoken of any more.
-pub fn serve(listener: &TcpListener, guests: &[(String, Reins)]) {
-    for client in listener.incoming() {
-        let answered = client.and_then(|client| answer(client, guests));
-        if let Err(error) = answered {
-            tracing::debug!(%error, "figures were asked for and not delivered");
+/// How a figure behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+impl Metrics {
+    /// Name, behaviour and value of each.
+    pub fn list(&self) -> [(&'static str, Kind, u64); 25] {
+        use Kind::{Counter, Gauge};
+        let (p, s) = (&self.progress, &self.store);
+        [
+            ("resident_pages", Gauge, self.resident_pages),
+            // Where nothing bounds them, all.
+            (
+                "allowed_pages",
+                Gauge,
+                self.allowed_pages.unwrap_or(p.size_pages),
+            ),
+            (
+                "used_pages",
+                Gauge,
+                p.used_pages.unwrap_or(self.resident_pages),
+            ),
+            ("out_pages", Gauge, p.out_pages),
+            ("wanted_out_pages", Gauge, p.wanted_out_pages),
+            ("unreadable_pages", Gauge, p.unreadable_pages),
+            ("waiting_requests", Gauge, p.waiting_requests),
+            ("copies_pages", Gauge, p.copies),
+            ("evicted_pages", Counter, p.evicted),
+            ("written_pages", Counter, p.written),
+            ("unchanged_pages", Counter, p.unchanged),
+            ("alike_pages", Counter, p.deduplicated),
+            ("zero_pages", Counter, p.zeros),
+            ("moved_pages", Counter, p.moved),
+            ("paged_in_pages", Counter, p.paged_in),
+            ("prefetched_pages", Counter, p.prefetched),
+            ("read_ahead_pages", Counter, p.read_ahead),
+            ("read_ahead_hits", Counter, p.read_ahead_outcome.hits),
+            ("read_ahead_wasted", Counter, p.read_ahead_outcome.wasted),
+            ("dropped_pages", Counter, p.dropped),
+            ("refused_pages", Counter, p.refused),
+            ("store_reads", Counter, s.reads),
+            ("store_writes", Counter, s.writes),
+            ("fault_p50_us", Gauge, self.fault_p50_us),
+            ("fault_p99_us", Gauge, self.fault_p99_us),
+        ]
+    }
+
+    /// All of them in one line, as `xenpaging status` reads it.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for (name, _, value) in self.list() {
+            let space = if line.is_empty() { "" } else { " " };
+            let _ = write!(line, "{space}{name}={value}");
         }
+        line
+    }
+
+    /// For people: with the snapshot of a second before.
+    pub fn since(&self, before: &Self) -> impl fmt::Display {
+        let (now, then) = (self.progress, before.progress);
+        let (metrics, out, home) = (
+            *self,
+            now.evicted.saturating_sub(then.evicted),
+            now.paged_in.saturating_sub(then.paged_in),
+        );
+        fmt::from_fn(move |f| {
+            let p = metrics.progress;
+            write!(
+                f,
+                "resident {} pages, out {} of {} wanted | {out} out/s, {home} in/s | fault p50 {} us, p99 {} us",
+                metrics.resident_pages,
+                p.out_pages,
+                p.wanted_out_pages,
+                metrics.fault_p50_us,
+                metrics.fault_p99_us,
+            )
+        })
     }
 }
 
-fn answer(mut client: TcpStream, guests: &[(String, Reins)]) -> io::Result<()> {
-    client.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    client.set_write_timeout(Some(CLIENT_PATIENCE))?;
-    let mut request = [0; REQUEST_BYTES];
-    let mut read = 0;
-    while !request[..read].windows(4).any(|end| end == b"\r\n\r\n") {
-        match client.read(&mut request[read..])? {
-            0 => return Ok(()),
-            bytes => read += bytes,
+/// As Prometheus reads it (text format 0.0.4): of several guests, each with labels of its own like `{domain="1"}`.
+pub(super) fn prometheus(guests: &[(&str, Metrics)]) -> String {
+    let mut text = String::new();
+    for (nth, (name, kind, _)) in Metrics::default().list().into_iter().enumerate() {
+        let (kind, total) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let name = format!("xenpaging_{name}{total}");
+        let _ = writeln!(text, "# TYPE {name} {kind}");
+        for (labels, metrics) in guests {
+            let _ = writeln!(text, "{name}{labels} {}", metrics.list()[nth].2);
         }
     }
-    let (status, body) = if request.starts_with(b"GET /metrics ") {
-        let living = guests.iter().filter(|(_, reins)| !reins.are_over());
-        let figures = living.map(|(labels, reins)| (&**labels, reins.figures()));
-        ("200 OK", prometheus(&figures.collect::<Vec<_>>()))
-    } else {
-        ("404 Not Found", "only /metrics is here\n".to_owned())
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n",
-        body.len()
-    );
-    client.write_all(head.as_bytes())?;
-    client.write_all(body.as_bytes())
+    text
+}
+
+/// From request to answer. Records without allocating.
+#[derive(Debug)]
+pub(super) struct Faults {
+    asked: Vec<(Gfn, Instant)>,
+    took_us: Histogram<u32>,
+}
+
+impl Faults {
+    pub(super) fn new() -> Option<Self> {
+        Some(Self {
+            asked: Vec::with_capacity(2 * REQUESTS),
+            took_us: Histogram::new_with_bounds(1, LONGEST_US, 2).ok()?,
+        })
+    }
+
+    pub(super) fn asked(&mut self, gfn: Gfn) {
+        if self.asked.len() < self.asked.capacity() {
+            self.asked.push((gfn, Instant::now()));
+        }
+    }
+
+    pub(super) fn answered(&mut self, gfn: Gfn) {
+        if let Some(nth) = self.asked.iter().position(|asked| asked.0 == gfn) {
+            let took = self.asked.swap_remove(nth).1.elapsed().as_micros();
+            let took = u64::try_from(took).unwrap_or(LONGEST_US);
+            self.took_us.saturating_record(took.max(1));
+        }
+    }
+
+    pub(super) fn quantile_us(&self, quantile: f64) -> u64 {
+        self.took_us.value_at_quantile(quantile)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
-    use crate::Figures;
 
-    fn ask(address: SocketAddr, request: &str) -> String {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(request.as_bytes()).unwrap();
-        let mut reply = String::new();
-        client.read_to_string(&mut reply).unwrap();
-        reply
+    fn metrics() -> Metrics {
+        Metrics {
+            resident_pages: 18_432,
+            progress: Progress {
+                out_pages: 6144,
+                evicted: 7000,
+                ..Progress::default()
+            },
+            ..Metrics::default()
+        }
     }
 
     #[test]
-    fn figures_are_served_and_nothing_else_is() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let reins = Reins::detached();
-        reins.post(&Figures {
-            resident_pages: 77,
-            ..Figures::default()
-        });
-        thread::spawn(move || serve(&listener, &[("{domain=\"3\"}".into(), reins)]));
-        let reply = ask(address, "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n");
-        assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
-        assert!(reply.contains("xenpaging_resident_pages{domain=\"3\"} 77\n"));
-        assert!(ask(address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
-        // A client that says too much, or nothing, is let go; the next one is served.
-        assert_eq!(ask(address, &"x".repeat(REQUEST_BYTES)), "");
-        drop(TcpStream::connect(address).unwrap());
-        assert!(ask(address, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 77\n"));
+    fn every_output_has_every_figure() {
+        let guests = [
+            ("{domain=\"3\"}", metrics()),
+            ("{domain=\"4\"}", Metrics::default()),
+        ];
+        let (line, text) = (metrics().line(), prometheus(&guests));
+        for (name, _, value) in metrics().list() {
+            assert!(line.contains(&format!("{name}={value}")), "{line}");
+            assert!(text.contains(&format!("xenpaging_{name}")), "{text}");
+        }
+        assert!(text.contains(
+            "# TYPE xenpaging_evicted_pages_total counter\nxenpaging_evicted_pages_total{domain=\"3\"} 7000\n\
+             xenpaging_evicted_pages_total{domain=\"4\"} 0\n"
+        ));
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between() {
+        let mut later = metrics();
+        later.progress.evicted += 10;
+        later.progress.paged_in += 3;
+        let said = later.since(&metrics()).to_string();
+        assert!(said.contains("10 out/s, 3 in/s"), "{said}");
+    }
+
+    #[test]
+    fn a_fault_is_measured_once_and_an_answer_to_none_is_not() {
+        let mut faults = Faults::new().unwrap();
+        faults.asked(Gfn::new_truncate(1));
+        faults.answered(Gfn::new_truncate(2));
+        faults.answered(Gfn::new_truncate(1));
+        faults.answered(Gfn::new_truncate(1));
+        assert_eq!(faults.took_us.len(), 1);
+        assert!(faults.quantile_us(0.5) >= 1);
     }
 }

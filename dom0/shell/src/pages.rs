@@ -2,7 +2,7 @@
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;
-use pager_core::{Batch, Home, Page, PageError};
+use pager_core::{Batch, Location, Page, PageError};
 use pager_store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 use super::buffers::BufferSet;
@@ -38,7 +38,7 @@ pub(super) fn load(
 ) {
     let mut rest = batch.pages_mut();
     while let Some(page) = rest.first_mut() {
-        let Home::Slot(_) = page.home() else {
+        let Location::Slot(_) = page.location() else {
             if let Some(buffer) = buffers.pages.get_mut(page.buffer()) {
                 *buffer = PageBuf::ZERO;
                 page.outcome = Ok(());
@@ -50,7 +50,7 @@ pub(super) fn load(
         let start = page.buffer();
         let slots = rest.iter().enumerate().map_while(|(n, page)| {
             let ascends = page.buffer() == start + n;
-            page.home().slot().filter(|_| ascends)
+            page.location().slot().filter(|_| ascends)
         });
         scratch.slots.clear();
         scratch.slots.extend(slots);
@@ -123,9 +123,9 @@ fn write(
 ) {
     let pages = batch.pages();
     let write = |page: &Page| {
-        page.home().slot().map(|slot| Write {
+        page.location().slot().map(|slot| Write {
             slot,
-            like: page.like(),
+            like: page.compare_with(),
         })
     };
     scratch.writes.clear();

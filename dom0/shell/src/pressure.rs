@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use pager_core::balance::{Balance, Guest, Pressure};
 
-use super::figures::Figures;
 use super::inbox::Inbox;
 use super::machine::{FreeMemory, MachineError};
+use super::metrics::Metrics;
 use super::reporter::Board;
 
 /// Time between two looks: long enough for a batch to go out.
@@ -18,19 +18,19 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What others may know of a pager that serves, and tell it.
 #[derive(Clone, Debug)]
-pub struct Reins {
+pub struct PagerHandle {
     pub(super) inbox: Arc<Inbox>,
     pub(super) board: Arc<Board>,
 }
 
-impl Reins {
+impl PagerHandle {
     /// As of the last tick.
-    pub fn figures(&self) -> Figures {
-        self.board.figures()
+    pub fn metrics(&self) -> Metrics {
+        self.board.metrics()
     }
 
     /// Whether its guest is paged no more.
-    pub fn are_over(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         self.board.is_over()
     }
 }
@@ -74,16 +74,16 @@ pub struct Tenant {
     /// Pages that it cannot give.
     pub floor: u64,
     /// Its pager.
-    pub reins: Reins,
+    pub handle: PagerHandle,
 }
 
 impl Tenant {
     /// `None` before the first tick.
     fn facts(&self) -> Option<Guest> {
-        let figures = self.reins.figures();
-        let (_, target) = self.reins.inbox.bounds();
-        let progress = figures.progress;
-        (figures.ticks > 0).then_some(Guest {
+        let metrics = self.handle.metrics();
+        let (_, target) = self.handle.inbox.bounds();
+        let progress = metrics.progress;
+        (metrics.ticks > 0).then_some(Guest {
             id: self.id,
             size: progress.size_pages,
             resident: progress.resident_pages(),
@@ -101,7 +101,7 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant
     let mut fails = false;
     loop {
         thread::sleep(LOOK);
-        tenants.retain(|tenant| !tenant.reins.are_over());
+        tenants.retain(|tenant| !tenant.handle.is_finished());
         if tenants.is_empty() {
             return;
         }
@@ -119,15 +119,15 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant
             }
         };
         fails = false;
-        let verdict = balance.look(free, &facts);
-        for (tenant, allowed) in known.into_iter().zip(verdict.resident) {
-            tenant.reins.inbox.allow(allowed);
+        let allocation = balance.update(free, &facts);
+        for (tenant, allowed) in known.into_iter().zip(allocation.resident) {
+            tenant.handle.inbox.allow(allowed);
         }
-        if let Some(notice) = verdict.notice {
-            tracing::warn!("{notice}");
+        if let Some(event) = allocation.event {
+            tracing::warn!("{event}");
         }
-        if std::mem::replace(&mut pressure, verdict.pressure) != verdict.pressure {
-            match verdict.pressure {
+        if std::mem::replace(&mut pressure, allocation.pressure) != allocation.pressure {
+            match allocation.pressure {
                 Pressure::None => tracing::info!("{free} pages of the host are free: enough"),
                 Pressure::Background => {
                     tracing::info!("{free} pages of the host are free: guests give some up")
@@ -141,7 +141,7 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant
 }
 
 #[cfg(test)]
-impl Reins {
+impl PagerHandle {
     /// Of no pager.
     pub(super) fn detached() -> Self {
         let event = super::event_channel::EventChannel::new().unwrap();
@@ -151,7 +151,7 @@ impl Reins {
         }
     }
 
-    pub(super) fn post(&self, figures: &Figures) {
-        self.board.post(figures);
+    pub(super) fn post(&self, metrics: &Metrics) {
+        self.board.post(metrics);
     }
 }

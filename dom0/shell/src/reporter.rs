@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::figures::Figures;
 use super::machine::Publish;
+use super::metrics::Metrics;
 use super::service::Member;
 
 /// Where the main thread leaves its figures.
@@ -21,7 +21,7 @@ pub(super) struct Board {
 
 #[derive(Debug, Default)]
 struct State {
-    figures: Figures,
+    metrics: Metrics,
     ended: bool,
     /// The terminal has a line that is drawn over.
     live: bool,
@@ -52,8 +52,8 @@ impl Board {
         state.live
     }
 
-    pub(super) fn post(&self, figures: &Figures) {
-        self.state.lock().figures = *figures;
+    pub(super) fn post(&self, metrics: &Metrics) {
+        self.state.lock().metrics = *metrics;
     }
 
     /// There will be no more.
@@ -62,8 +62,8 @@ impl Board {
         self.ended.notify_all();
     }
 
-    pub(super) fn figures(&self) -> Figures {
-        self.state.lock().figures
+    pub(super) fn metrics(&self) -> Metrics {
+        self.state.lock().metrics
     }
 
     /// Whether there will be no more.
@@ -72,12 +72,12 @@ impl Board {
     }
 
     /// The figures in a second; `None` once there are no more.
-    fn next(&self) -> Option<Figures> {
+    fn next(&self) -> Option<Metrics> {
         let mut state = self.state.lock();
         if !state.ended {
             self.ended.wait_for(&mut state, SECOND);
         }
-        (!state.ended).then_some(state.figures)
+        (!state.ended).then_some(state.metrics)
     }
 }
 
@@ -92,7 +92,7 @@ fn draw(text: impl Display) {
 
 /// Passes figures on until there are no more.
 pub(super) fn report(board: &Board, mut publish: Option<Box<dyn Publish>>, member: &Member) {
-    let mut before = board.figures();
+    let mut before = board.metrics();
     member.begin();
     while let Some(now) = board.next() {
         let line = now.since(&before).to_string();

@@ -8,16 +8,18 @@ use std::time::Duration;
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
 use pager_store::{Counts, PageStore};
+use signal_hook::iterator::Handle;
 
 use super::console::complain;
 use super::control::{Change, Control};
 use super::demand::Demand;
-use super::figures::{Faults, Figures};
+use super::error::ShellError;
 use super::homeward::Homeward;
 use super::inbox::{Inbox, News};
 use super::machine::{Bell, Calls};
+use super::metrics::{Faults, Metrics};
 use super::reporter::Board;
-use super::start::{Beside, ShellError};
+use super::socket::Listener;
 use super::worker::Queues;
 
 /// Ticks from one count of how long faults take to the next.
@@ -59,7 +61,7 @@ pub struct Shell {
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
     pub(super) faults: Faults,
-    pub(super) figures: Figures,
+    pub(super) metrics: Metrics,
     /// Whose pager it is, where there are others in this process.
     pub(super) name: Option<String>,
     /// Where the figures go.
@@ -72,6 +74,23 @@ pub struct Shell {
     pub(super) caller: Option<JoinHandle<Box<dyn Calls>>>,
     /// The same.
     pub(super) storer: Option<JoinHandle<()>>,
+}
+
+/// The threads that wait for what may never come: they end with the pager, so that those of other guests may go on without.
+pub(super) struct Beside {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) signals: Handle,
+    pub(super) listener: Option<Arc<Listener>>,
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.inbox.end();
+        self.signals.close();
+        if let Some(listener) = &self.listener {
+            listener.close();
+        }
+    }
 }
 
 impl Shell {
@@ -177,8 +196,8 @@ impl Shell {
         }
         if news.contains(News::ASKED) {
             while let Some((request, asker)) = self.inbox.asked() {
-                let figures = self.pager.areas().collect();
-                match self.control.asked(request, asker, figures) {
+                let areas = self.pager.areas().collect();
+                match self.control.asked(request, asker, areas) {
                     Some(Change::Added(area)) => self.handle(Event::AreaAdded(area)),
                     Some(Change::Drain(area)) => self.handle(Event::Drain(area)),
                     None => {}
@@ -187,7 +206,7 @@ impl Shell {
         }
         if news.contains(News::TICK) {
             self.handle(Event::Tick);
-            self.post_figures();
+            self.post_metrics();
         }
         if let Some(homeward) = &mut self.homeward {
             homeward.left(self.pager.progress().out_pages);
@@ -249,20 +268,20 @@ impl Shell {
         self.handle(Event::Stop);
     }
 
-    fn post_figures(&mut self) {
-        let figures = &mut self.figures;
-        if figures.ticks.is_multiple_of(QUANTILE_TICKS) {
-            figures.fault_p50_us = self.faults.quantile_us(0.5);
-            figures.fault_p99_us = self.faults.quantile_us(0.99);
+    fn post_metrics(&mut self) {
+        let metrics = &mut self.metrics;
+        if metrics.ticks.is_multiple_of(QUANTILE_TICKS) {
+            metrics.fault_p50_us = self.faults.quantile_us(0.5);
+            metrics.fault_p99_us = self.faults.quantile_us(0.99);
         }
-        figures.ticks += 1;
+        metrics.ticks += 1;
         let progress = self.pager.progress();
         let told = self.inbox.resident();
-        figures.resident_pages = told.unwrap_or_else(|| progress.resident_pages());
-        figures.allowed_pages = self.inbox.bounds().0;
-        figures.progress = progress;
-        figures.store = self.store.counts();
-        self.board.post(figures);
+        metrics.resident_pages = told.unwrap_or_else(|| progress.resident_pages());
+        metrics.allowed_pages = self.inbox.bounds().0;
+        metrics.progress = progress;
+        metrics.store = self.store.counts();
+        self.board.post(metrics);
     }
 
     /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
@@ -311,7 +330,7 @@ fn say(report: &Report, control: &Control) {
             let name = control.name(*slot);
             tracing::error!("{name} is used only when no other area has room any more: {error}");
         }
-        Report::StoreBack => tracing::info!("{report}"),
+        Report::StoreRecovered => tracing::info!("{report}"),
         Report::StoreFull { .. } | Report::Delayed { .. } => tracing::warn!("{report}"),
         _ => tracing::error!("{report}"),
     }

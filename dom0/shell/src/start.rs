@@ -13,21 +13,21 @@ use pager_core::Pager;
 use pager_core::policy::Policy;
 use pager_store::PageStore;
 use pager_store::areas::Areas;
-use rustix::io::Errno;
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
 use super::control::{Control, listen as listen_to_operators};
 use super::cpu::pin_to;
 use super::demand::{Demand, REQUESTS};
-use super::figures::{Faults, Figures};
+use super::error::{ShellError, at};
 use super::inbox::{Inbox, News};
 use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
+use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
-use super::pressure::Reins;
+use super::pressure::PagerHandle;
 use super::reporter::{Board, report};
-use super::serve::Shell;
+use super::serve::{Beside, Shell};
 use super::service::{Member, Service};
 use super::socket::Listener;
 use super::worker::{Caller, Queues, Storer};
@@ -55,36 +55,6 @@ pub struct Options {
     pub control: Option<String>,
 }
 
-/// Why the pager could not start, or go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ShellError {
-    /// The machine.
-    #[error(transparent)]
-    Machine(#[from] MachineError),
-    /// Its threads and signals.
-    #[error("{step}: {error}")]
-    System {
-        /// What was tried.
-        step: &'static str,
-        /// Why not.
-        error: io::Error,
-    },
-    /// A thread that pages out has failed.
-    #[error("a worker thread has failed")]
-    Worker,
-    /// The machine's events.
-    #[error("no more events from the machine: {0}")]
-    Events(Errno),
-    /// Vcpus kept asking for pages although none is out.
-    #[error("paging cannot be disabled: vcpus still stand in line for the ring")]
-    StillInLine,
-}
-
-pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {
-    move |error| ShellError::System { step, error }
-}
-
 /// A pager that has attached and has everything open that it needs, but no threads yet: the time to give up whatever serving
 /// does not need.
 pub struct Ready {
@@ -94,7 +64,7 @@ pub struct Ready {
     cpu: Option<usize>,
     signals: Signals,
     faults: Faults,
-    reins: Reins,
+    handle: PagerHandle,
     member: Member,
     control: Option<Listener>,
     options: Options,
@@ -119,7 +89,7 @@ impl Ready {
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
-        let faults = Faults::new().ok_or_else(|| at("figures")(io::ErrorKind::Other.into()))?;
+        let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
         let board = Arc::new(Board::new(options.live));
         let attached = machine.attach(buffers(&pager))?;
         // Now that there is no other pager, whose socket it would be.
@@ -140,7 +110,7 @@ impl Ready {
             cpu,
             signals,
             faults,
-            reins: Reins { inbox, board },
+            handle: PagerHandle { inbox, board },
             member: options.service.join(),
             control,
             options,
@@ -148,8 +118,8 @@ impl Ready {
     }
 
     /// For whoever looks after several pagers.
-    pub fn reins(&self) -> &Reins {
-        &self.reins
+    pub fn handle(&self) -> &PagerHandle {
+        &self.handle
     }
 
     /// It is not to be a pager after all: another one of this process could not attach. Nothing is out.
@@ -163,11 +133,11 @@ impl Ready {
             pager,
             store,
             attached,
-            reins,
+            handle,
             options,
             ..
         } = self;
-        let Reins { inbox, board } = reins;
+        let PagerHandle { inbox, board } = handle;
         let queues = Arc::new(Queues::new(pager.batches()));
         let mut sets = buffer_sets(&pager, attached.buffers);
         start_ticker(&inbox)?;
@@ -219,7 +189,7 @@ impl Ready {
             overrun: None,
             finished: None,
             faults: self.faults,
-            figures: Figures::default(),
+            metrics: Metrics::default(),
             board,
             name: options.name,
             reporter: Some(reporter),
@@ -227,23 +197,6 @@ impl Ready {
             caller: Some(caller),
             storer: Some(storer),
         })
-    }
-}
-
-/// The threads that wait for what may never come: they end with the pager, so that those of other guests may go on without.
-pub(super) struct Beside {
-    inbox: Arc<Inbox>,
-    signals: Handle,
-    listener: Option<Arc<Listener>>,
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        self.inbox.end();
-        self.signals.close();
-        if let Some(listener) = &self.listener {
-            listener.close();
-        }
     }
 }
 

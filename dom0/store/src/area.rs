@@ -56,7 +56,7 @@ pub struct Header {
 /// Why something is no area, or not to be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AreaError {
+pub enum SwapAreaError {
     /// The system refused.
     #[error("{}: {what}: {errno}", path.display())]
     System {
@@ -133,7 +133,7 @@ pub enum HeaderError {
 
 /// Makes a file or a device a swap area. With a size in bytes, a file is made that long, with room on its disk, and made at all
 /// if it is not there. What was in it is lost.
-pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, AreaError> {
+pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, SwapAreaError> {
     let create = match bytes {
         Some(_) => OFlags::CREATE,
         None => OFlags::empty(),
@@ -147,7 +147,7 @@ pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, AreaError> {
     let slots = u32::try_from((bytes / PAGE).saturating_sub(1)).unwrap_or(u32::MAX);
     if slots == 0 {
         let path = path.to_owned();
-        return Err(AreaError::TooSmall { path, bytes });
+        return Err(SwapAreaError::TooSmall { path, bytes });
     }
     let uuid = Uuid::new_v4();
     let header = Header { slots, uuid };
@@ -159,39 +159,39 @@ pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, AreaError> {
 }
 
 /// Opens an area, for one pager alone: the lock stays with the file.
-pub fn claim(path: &Path) -> Result<(File, Header), AreaError> {
+pub fn claim(path: &Path) -> Result<(File, Header), SwapAreaError> {
     let file = open(path, OFlags::RDWR)?;
     let header = take(path, &file)?;
     Ok((file, header))
 }
 
 /// Locks a file that is open, unless this one has the lock already, and checks its header.
-pub fn take(path: &Path, file: &File) -> Result<Header, AreaError> {
+pub fn take(path: &Path, file: &File) -> Result<Header, SwapAreaError> {
     lock(path, file)?;
     read_header(path, file)
 }
 
 /// What an area says of itself, and whether somebody uses it.
-pub fn look(path: &Path) -> Result<(Header, bool), AreaError> {
+pub fn look(path: &Path) -> Result<(Header, bool), SwapAreaError> {
     let file = File::open(path).map_err(io(path, "open"))?;
     let header = read_header(path, &file)?;
     match lock(path, &file) {
         Ok(()) => Ok((header, false)),
-        Err(AreaError::InUse { .. }) => Ok((header, true)),
+        Err(SwapAreaError::InUse { .. }) => Ok((header, true)),
         Err(error) => Err(error),
     }
 }
 
-fn read_header(path: &Path, file: &File) -> Result<Header, AreaError> {
+fn read_header(path: &Path, file: &File) -> Result<Header, SwapAreaError> {
     let bytes = size(path, file)?;
     if bytes < 2 * PAGE {
         let path = path.to_owned();
-        return Err(AreaError::TooSmall { path, bytes });
+        return Err(SwapAreaError::TooSmall { path, bytes });
     }
     let mut raw = [0; HEADER_BYTES];
     file.read_exact_at(&mut raw, 0)
         .map_err(io(path, "header"))?;
-    check(zerocopy::transmute!(raw), bytes / PAGE - 1).map_err(|wrong| AreaError::Header {
+    check(zerocopy::transmute!(raw), bytes / PAGE - 1).map_err(|wrong| SwapAreaError::Header {
         path: path.to_owned(),
         wrong,
     })
@@ -240,7 +240,7 @@ impl RawHeader {
 }
 
 /// A device is not opened while a file system, or another pager, has it.
-fn open(path: &Path, flags: OFlags) -> Result<File, AreaError> {
+fn open(path: &Path, flags: OFlags) -> Result<File, SwapAreaError> {
     let is_device = std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device());
     let flags = if is_device {
         (flags - OFlags::CREATE) | OFlags::EXCL
@@ -249,17 +249,17 @@ fn open(path: &Path, flags: OFlags) -> Result<File, AreaError> {
     };
     match rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(File::from(file)),
-        Err(Errno::BUSY) => Err(AreaError::InUse {
+        Err(Errno::BUSY) => Err(SwapAreaError::InUse {
             path: path.to_owned(),
         }),
         Err(errno) => Err(at(path, "open")(errno)),
     }
 }
 
-fn lock(path: &Path, file: &File) -> Result<(), AreaError> {
+fn lock(path: &Path, file: &File) -> Result<(), SwapAreaError> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(AreaError::InUse {
+        Err(Errno::WOULDBLOCK) => Err(SwapAreaError::InUse {
             path: path.to_owned(),
         }),
         Err(errno) => Err(at(path, "lock")(errno)),
@@ -276,20 +276,20 @@ fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
 }
 
 /// Of a file or a device.
-fn size(path: &Path, mut file: &File) -> Result<u64, AreaError> {
+fn size(path: &Path, mut file: &File) -> Result<u64, SwapAreaError> {
     file.seek(SeekFrom::End(0)).map_err(io(path, "size"))
 }
 
-fn at(path: &Path, what: &'static str) -> impl Fn(Errno) -> AreaError {
+fn at(path: &Path, what: &'static str) -> impl Fn(Errno) -> SwapAreaError {
     let path = path.to_owned();
-    move |errno| AreaError::System {
+    move |errno| SwapAreaError::System {
         path: path.clone(),
         what,
         errno,
     }
 }
 
-fn io(path: &Path, what: &'static str) -> impl Fn(std::io::Error) -> AreaError {
+fn io(path: &Path, what: &'static str) -> impl Fn(std::io::Error) -> SwapAreaError {
     let at = at(path, what);
     move |error| at(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
@@ -313,7 +313,7 @@ mod tests {
             "{line}"
         );
         match error {
-            AreaError::Header { wrong, .. } => wrong,
+            SwapAreaError::Header { wrong, .. } => wrong,
             other => panic!("{other}"),
         }
     }
@@ -363,8 +363,11 @@ mod tests {
         assert_eq!(wrong(&path), short);
         assert!(short.to_string().contains("size is 2 pages, not 1"));
         file.set_len(PAGE).unwrap();
-        assert!(matches!(claim(&path), Err(AreaError::TooSmall { .. })));
-        assert!(matches!(make(&path, None), Err(AreaError::TooSmall { .. })));
+        assert!(matches!(claim(&path), Err(SwapAreaError::TooSmall { .. })));
+        assert!(matches!(
+            make(&path, None),
+            Err(SwapAreaError::TooSmall { .. })
+        ));
         let mut newer = RawHeader::of(header);
         newer.version = 2.into();
         newer.checksum = newer.sum().into();
@@ -376,7 +379,7 @@ mod tests {
         assert!(line.contains("magic is \"#!/bin/s\", not \"XENPAGES\""));
         let missing = path.with_file_name("missing");
         for refused in [make(&missing, None).map(drop), claim(&missing).map(drop)] {
-            assert!(matches!(refused, Err(AreaError::System { .. })));
+            assert!(matches!(refused, Err(SwapAreaError::System { .. })));
         }
     }
 
@@ -385,7 +388,7 @@ mod tests {
         let (_dir, path, header) = area(3);
         let held = claim(&path).unwrap();
         for refused in [claim(&path).map(drop), make(&path, None).map(drop)] {
-            assert!(matches!(refused, Err(AreaError::InUse { .. })));
+            assert!(matches!(refused, Err(SwapAreaError::InUse { .. })));
         }
         assert_eq!(take(&path, &held.0).unwrap(), header, "it has it already");
         assert_eq!(look(&path).unwrap(), (header, true));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-use super::area::{self, AreaError, Header};
+use super::area::{self, Header, SwapAreaError};
 use super::pagefile::Pagefile;
 use super::{
     Counts, Fill, Outcome, PageBuf, PageStore, SLOTS_END, SaveOutcome, Slot, SlotRange, StoreError,
@@ -56,7 +56,7 @@ struct Area {
 
 impl Areas {
     /// Claims all of them, for this process alone.
-    pub fn claim(choices: &[AreaChoice]) -> Result<Self, AreaError> {
+    pub fn claim(choices: &[AreaChoice]) -> Result<Self, SwapAreaError> {
         let areas = Self::default();
         for choice in choices {
             let (file, header) = area::claim(&choice.path)?;
@@ -72,10 +72,10 @@ impl Areas {
         file: File,
         header: Header,
         choice: &AreaChoice,
-    ) -> Result<SlotRange, AreaError> {
+    ) -> Result<SlotRange, SwapAreaError> {
         let mut list = self.list.write();
         let place = list.place_for(header.slots);
-        let (at, first, slots) = place.ok_or_else(|| AreaError::TooMany {
+        let (at, first, slots) = place.ok_or_else(|| SwapAreaError::TooMany {
             path: choice.path.clone(),
         })?;
         let range = SlotRange {
@@ -313,7 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let choice = choice(dir.path(), 0, 3);
         let error = Areas::claim(&[choice.clone(), choice]).unwrap_err();
-        assert!(matches!(error, AreaError::InUse { .. }), "{error}");
+        assert!(matches!(error, SwapAreaError::InUse { .. }), "{error}");
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
         let choices: Vec<_> = (0..=max).map(|n| choice(dir.path(), n, 3)).collect();
         assert_eq!(Areas::claim(&choices[1..]).unwrap().ranges().len(), 32);
         let error = Areas::claim(&choices).unwrap_err();
-        assert!(matches!(error, AreaError::TooMany { .. }), "{error}");
+        assert!(matches!(error, SwapAreaError::TooMany { .. }), "{error}");
         // Of an area with more pages than there are numbers left only a part is used.
         let areas = Areas::claim(&choices[..1]).unwrap();
         let claimed = |n: usize| {
@@ -336,6 +336,6 @@ mod tests {
         assert_eq!((range.first, range.end()), (Slot(64), SLOTS_END));
         let (file, header) = claimed(2);
         let error = areas.add(file, header, &choices[2]).unwrap_err();
-        assert!(matches!(error, AreaError::TooMany { .. }), "{error}");
+        assert!(matches!(error, SwapAreaError::TooMany { .. }), "{error}");
     }
 }

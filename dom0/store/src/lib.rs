@@ -5,12 +5,12 @@
 //! of the [core](pager_core). What must hold: a page that was written without an error is read
 //! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
 
-pub mod alike;
 pub mod area;
 pub mod areas;
 #[cfg(test)]
 mod bytes_per_page_tests;
 mod checksums;
+pub mod dedup;
 pub mod faulty;
 pub mod memory;
 pub mod pagefile;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2m_paging::PAGE_SIZE;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use pager_core::store::{Like, SLOTS_END, Saved, Slot, SlotRange, StoreError};
+pub use pager_core::store::{CompareWith, SLOTS_END, Saved, Slot, SlotRange, StoreError};
 
 /// The bytes of one page, aligned as a page.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -51,13 +51,13 @@ pub struct Write {
     /// Where to.
     pub slot: Slot,
     /// What is known of it.
-    pub like: Like,
+    pub like: CompareWith,
 }
 
 impl Write {
     /// Whether its slot holds what it may still be.
     pub fn has_copy(&self) -> bool {
-        self.like == Like::Own
+        self.like == CompareWith::Own
     }
 }
 

@@ -168,7 +168,7 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Like;
+    use crate::CompareWith;
     use crate::testing::{compares_and_spares_zeros, page, read, round_trips, write};
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         let mut seen = None;
         let write = Write {
             slot: far,
-            like: Like::Any,
+            like: CompareWith::Any,
         };
         store.write(
             &[write],

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the tests of all stores share.
 
-use super::{Like, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write};
+use super::{
+    CompareWith, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write,
+};
 
 /// A page whose contents say which one it is.
 pub(super) fn page(n: u32) -> PageBuf {
@@ -26,7 +28,11 @@ pub(super) fn write_pages(
     has_copy: bool,
 ) -> Vec<SaveOutcome> {
     let mut outcomes = vec![Err(StoreError::Full); slots.len()];
-    let like = if has_copy { Like::Own } else { Like::Any };
+    let like = if has_copy {
+        CompareWith::Own
+    } else {
+        CompareWith::Any
+    };
     let write = |slot: &Slot| Write { slot: *slot, like };
     let writes: Vec<_> = slots.iter().map(write).collect();
     let mut fill = |first: usize, buffers: &mut [PageBuf]| {
@@ -64,7 +70,7 @@ pub(super) fn round_trips(store: &impl PageStore) {
     );
     assert_eq!(write(store, &[Slot(7)]), [Ok(Saved::Written)]);
     assert_eq!(read(store, &[Slot(7)]).1, [Ok(())]);
-    let (slot, like) = (Slot(7), Like::Own);
+    let (slot, like) = (Slot(7), CompareWith::Own);
     let mut outcomes = [Ok(Saved::Written)];
     store.flush(&[Write { slot, like }], &mut outcomes);
     assert_eq!(outcomes, [Ok(Saved::Written)]);

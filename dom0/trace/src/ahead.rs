@@ -3,7 +3,7 @@
 
 use p2m_paging::Gfn;
 use pager_core::policy::ScanPart;
-use pager_core::read_ahead::{Ahead, ReadAhead};
+use pager_core::read_ahead::{ReadAhead, ReadAheadRange};
 
 /// Pages that come in beside one that is missed, at most: what the pager's batches hold.
 const MOST: u64 = 7;
@@ -44,7 +44,7 @@ impl Guess for Nothing {
 #[derive(Debug)]
 pub struct Streams {
     inner: ReadAhead,
-    wanted: Option<Ahead>,
+    wanted: Option<ReadAheadRange>,
     brought: u64,
 }
 

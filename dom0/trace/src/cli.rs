@@ -51,7 +51,7 @@ pub enum Command {
     /// Counts the misses of policies on traces, beside those of the optimum and of exact LRU.
     Replay(Replay),
     /// Counts the misses that ways of reading ahead leave, and what they bring in for nothing.
-    Ahead(Ahead),
+    Ahead(ReadAheadArgs),
 }
 
 /// How to replay.
@@ -73,7 +73,7 @@ pub struct Replay {
 
 /// How to compare ways of reading ahead.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct Ahead {
+pub struct ReadAheadArgs {
     /// Who chooses what goes out.
     #[arg(long, value_name = "NAME", default_value = "reuse", value_parser = policy())]
     policy: PolicyName,
@@ -272,7 +272,7 @@ fn cells(ratios: impl Iterator<Item = f64>) -> String {
     ratios.map(|ratio| format!(" {ratio:.3} |")).collect()
 }
 
-impl Ahead {
+impl ReadAheadArgs {
     fn run(&self) -> anyhow::Result<()> {
         say(format_args!(
             "| trace | memory | misses without | {} |",

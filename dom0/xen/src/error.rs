@@ -5,7 +5,7 @@ use pager_shell::MachineError;
 use rustix::io::Errno;
 
 use super::abi::KNOWN_INTERFACES;
-use super::xenstore::StoreError;
+use super::xenstore::XenstoreError;
 
 /// What went wrong with Xen as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub enum XenError {
     },
     /// Xenstore.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(#[from] XenstoreError),
 }
 
 impl From<XenError> for MachineError {

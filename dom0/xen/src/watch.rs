@@ -8,7 +8,7 @@ use pager_shell::{Notice, Watch};
 
 use super::domctl::Interface;
 use super::privcmd::Privcmd;
-use super::xenstore::{StoreError, Xenstore};
+use super::xenstore::{Xenstore, XenstoreError};
 
 /// How often Xen is asked how large the domain is, and whether it still lives.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ impl DomainWatch {
         xen: Privcmd,
         interface: Interface,
         domain: u16,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, XenstoreError> {
         let mut store = Xenstore::connect()?;
         store.watch("@releaseDomain", RELEASE)?;
         store.watch(&target_path(domain), TARGET)?;
@@ -54,7 +54,7 @@ impl DomainWatch {
     }
 
     /// The target, if there is one that makes sense.
-    fn target(&mut self) -> Result<Option<i64>, StoreError> {
+    fn target(&mut self) -> Result<Option<i64>, XenstoreError> {
         let path = target_path(self.domain);
         let Some(text) = self.store.read(&path)? else {
             return Ok(None);

@@ -51,7 +51,7 @@ pub struct Header {
 /// Why xenstore did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum StoreError {
+pub enum XenstoreError {
     /// Nobody answers.
     #[error("xenstore does not run: {} is not there", SOCKETS[0])]
     NotRunning,
@@ -76,8 +76,8 @@ pub enum StoreError {
     Broken,
 }
 
-fn at(step: &'static str) -> impl Fn(Errno) -> StoreError {
-    move |errno| StoreError::System { step, errno }
+fn at(step: &'static str) -> impl Fn(Errno) -> XenstoreError {
+    move |errno| XenstoreError::System { step, errno }
 }
 
 /// A connection.
@@ -91,7 +91,7 @@ pub struct Xenstore {
 
 impl Xenstore {
     /// Connects to the daemon, or through the kernel where it runs in a domain of its own.
-    pub fn connect() -> Result<Self, StoreError> {
+    pub fn connect() -> Result<Self, XenstoreError> {
         for path in SOCKETS {
             let flags = SocketFlags::CLOEXEC;
             let socket =
@@ -112,7 +112,7 @@ impl Xenstore {
                 Err(errno) => return Err(at("open of xenbus")(errno)),
             }
         }
-        Err(StoreError::NotRunning)
+        Err(XenstoreError::NotRunning)
     }
 
     fn on(stream: OwnedFd) -> Self {
@@ -124,48 +124,48 @@ impl Xenstore {
     }
 
     /// A node's value; `None` if there is no such node.
-    pub fn read(&mut self, path: &str) -> Result<Option<String>, StoreError> {
+    pub fn read(&mut self, path: &str) -> Result<Option<String>, XenstoreError> {
         match self.request(message::READ, path, &[path.as_bytes(), b"\0"]) {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
-            Err(StoreError::Refused { error, .. }) if error == "ENOENT" => Ok(None),
+            Err(XenstoreError::Refused { error, .. }) if error == "ENOENT" => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// The names of a node's children; none if there is no such node.
-    pub fn directory(&mut self, path: &str) -> Result<Vec<String>, StoreError> {
+    pub fn directory(&mut self, path: &str) -> Result<Vec<String>, XenstoreError> {
         match self.request(message::DIRECTORY, path, &[path.as_bytes(), b"\0"]) {
             Ok(names) => Ok(names.split(|&byte| byte == 0).map(text).collect()),
-            Err(StoreError::Refused { error, .. }) if error == "ENOENT" => Ok(Vec::new()),
+            Err(XenstoreError::Refused { error, .. }) if error == "ENOENT" => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
     /// Sets a node's value; makes the node if need be.
-    pub fn write(&mut self, path: &str, value: &str) -> Result<(), StoreError> {
+    pub fn write(&mut self, path: &str, value: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0", value.as_bytes()];
         self.request(message::WRITE, path, &parts).map(drop)
     }
 
     /// Removes a node and all below it.
-    pub fn remove(&mut self, path: &str) -> Result<(), StoreError> {
+    pub fn remove(&mut self, path: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0"];
         self.request(message::RM, path, &parts).map(drop)
     }
 
     /// Watches a node. The token is what [`Self::fired`] yields when it changes, and once at first.
-    pub fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError> {
+    pub fn watch(&mut self, path: &str, token: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
         self.request(message::WATCH, path, &parts).map(drop)
     }
 
     /// The token of a watch that has fired; `None`: none did within that time.
-    pub fn fired(&mut self, timeout: Duration) -> Result<Option<String>, StoreError> {
+    pub fn fired(&mut self, timeout: Duration) -> Result<Option<String>, XenstoreError> {
         if let Some(token) = self.fired.pop_front() {
             return Ok(Some(token));
         }
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
-        let timeout = Timespec::try_from(timeout).map_err(|_| StoreError::Broken)?;
+        let timeout = Timespec::try_from(timeout).map_err(|_| XenstoreError::Broken)?;
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => return Ok(None),
             Ok(_) => {}
@@ -173,12 +173,17 @@ impl Xenstore {
         }
         // A reply that nobody waits for is none of ours.
         match self.receive()? {
-            (header, _) if header.kind != message::WATCH_EVENT => Err(StoreError::Broken),
+            (header, _) if header.kind != message::WATCH_EVENT => Err(XenstoreError::Broken),
             _ => Ok(self.fired.pop_front()),
         }
     }
 
-    fn request(&mut self, kind: u32, path: &str, parts: &[&[u8]]) -> Result<Vec<u8>, StoreError> {
+    fn request(
+        &mut self,
+        kind: u32,
+        path: &str,
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, XenstoreError> {
         let payload = parts.concat();
         if payload.len() > PAYLOAD_MAX {
             return Err(at("request")(Errno::TOOBIG));
@@ -195,42 +200,43 @@ impl Xenstore {
             let (reply, body) = self.receive()?;
             match reply.kind {
                 message::WATCH_EVENT => {}
-                _ if reply.req_id != header.req_id => return Err(StoreError::Broken),
+                _ if reply.req_id != header.req_id => return Err(XenstoreError::Broken),
                 message::ERROR => {
-                    return Err(StoreError::Refused {
+                    return Err(XenstoreError::Refused {
                         path: path.to_owned(),
                         error: text(&body),
                     });
                 }
                 _ if reply.kind == kind => return Ok(body),
-                _ => return Err(StoreError::Broken),
+                _ => return Err(XenstoreError::Broken),
             }
         }
     }
 
     /// The next message; a watch event is noted too.
-    fn receive(&mut self) -> Result<(Header, Vec<u8>), StoreError> {
+    fn receive(&mut self) -> Result<(Header, Vec<u8>), XenstoreError> {
         let mut header = [0; size_of::<Header>()];
         self.fill(&mut header)?;
-        let header = Header::read_from_bytes(&header).map_err(|_| StoreError::Broken)?;
+        let header = Header::read_from_bytes(&header).map_err(|_| XenstoreError::Broken)?;
         let length = usize::try_from(header.len).unwrap_or(usize::MAX);
         if length > PAYLOAD_MAX {
-            return Err(StoreError::Broken);
+            return Err(XenstoreError::Broken);
         }
         let mut body = vec![0; length];
         self.fill(&mut body)?;
         if header.kind == message::WATCH_EVENT {
             // Path and token, each ended by a zero.
             let token = body.split(|&byte| byte == 0).nth(1);
-            self.fired.push_back(text(token.ok_or(StoreError::Broken)?));
+            self.fired
+                .push_back(text(token.ok_or(XenstoreError::Broken)?));
         }
         Ok((header, body))
     }
 
-    fn fill(&self, mut buffer: &mut [u8]) -> Result<(), StoreError> {
+    fn fill(&self, mut buffer: &mut [u8]) -> Result<(), XenstoreError> {
         while !buffer.is_empty() {
             match rustix::io::read(&self.stream, &mut *buffer) {
-                Ok(0) => return Err(StoreError::Broken),
+                Ok(0) => return Err(XenstoreError::Broken),
                 Ok(bytes) => buffer = &mut buffer[bytes..],
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(at("read")(errno)),
@@ -239,12 +245,12 @@ impl Xenstore {
         Ok(())
     }
 
-    fn send(&self, mut bytes: &[u8]) -> Result<(), StoreError> {
+    fn send(&self, mut bytes: &[u8]) -> Result<(), XenstoreError> {
         while !bytes.is_empty() {
             match rustix::io::write(&self.stream, bytes) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(Errno::INTR) => {}
-                Err(Errno::PIPE) => return Err(StoreError::Broken),
+                Err(Errno::PIPE) => return Err(XenstoreError::Broken),
                 Err(errno) => return Err(at("write")(errno)),
             }
         }
@@ -266,7 +272,7 @@ pub(super) struct StatusNode {
 }
 
 impl StatusNode {
-    pub(super) fn connect(domain: u16) -> Result<Self, StoreError> {
+    pub(super) fn connect(domain: u16) -> Result<Self, XenstoreError> {
         Ok(Self {
             store: Xenstore::connect()?,
             path: status_path(domain),
@@ -357,7 +363,7 @@ mod tests {
             }
             assert_eq!(
                 store.fired(Duration::from_secs(10)),
-                Err(StoreError::Broken),
+                Err(XenstoreError::Broken),
                 "it goes"
             );
         });
@@ -390,7 +396,11 @@ mod tests {
         for (kind, req_id, body) in replies {
             let (mut store, mut daemon) = pair();
             send(&mut daemon, kind, req_id, body);
-            assert_eq!(store.read("/a"), Err(StoreError::Broken), "{kind} {req_id}");
+            assert_eq!(
+                store.read("/a"),
+                Err(XenstoreError::Broken),
+                "{kind} {req_id}"
+            );
         }
         let (mut store, mut daemon) = pair();
         let long = Header {
@@ -400,7 +410,7 @@ mod tests {
             len: u32::MAX,
         };
         daemon.write_all(long.as_bytes()).unwrap();
-        assert_eq!(store.read("/a"), Err(StoreError::Broken));
+        assert_eq!(store.read("/a"), Err(XenstoreError::Broken));
         assert!(store.read(&"x".repeat(PAYLOAD_MAX)).is_err());
     }
 

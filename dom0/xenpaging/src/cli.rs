@@ -16,19 +16,19 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand};
 use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_core::Config;
-use pager_core::balance::Marks;
+use pager_core::balance::Watermarks;
 use pager_core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
 use pager_shell::console::complain;
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
 
+use crate::exit::Exit;
 use crate::job::parse_size;
 
 /// What a guest is worth if nothing is said of it.
@@ -36,22 +36,6 @@ const USUAL_SHARE: u32 = 100;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
 const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
-
-/// How the program ends. See the [module](self).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Every page is resident.
-    Done = 0,
-    /// An error, and every page is resident.
-    Failed = 1,
-    /// Bad arguments.
-    Usage = 2,
-    /// Could not start.
-    NotStarted = 3,
-    /// Pages are out that could not be brought back.
-    PagesOut = 4,
-}
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -61,27 +45,6 @@ Exit codes:
   3  the domain, the pagefile or Xen refused; nothing was paged out
   4  pages are out that could not be brought back: keep the pagefile
 With several guests, the worst one counts: 4, then 1, then 3.";
-
-impl Exit {
-    /// Of two guests, the one that somebody has to look after first.
-    #[must_use]
-    pub fn or_worse(self, other: Self) -> Self {
-        let urgency = |exit: &Self| match exit {
-            Self::Done => 0,
-            Self::Usage => 1,
-            Self::NotStarted => 2,
-            Self::Failed => 3,
-            Self::PagesOut => 4,
-        };
-        std::cmp::max_by_key(self, other, urgency)
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
 
 /// Keeps guests at their memory targets, and their host from running short of memory: pages guests' memory out to files and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
@@ -122,7 +85,7 @@ pub struct Cli {
     /// the guests give pages little by little; below MIN they give all that is missing at once; at HIGH that ends. What is
     /// free above HIGH goes back to them.
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = marks)]
-    pub watermarks: Option<Marks>,
+    pub watermarks: Option<Watermarks>,
 
     /// Tax on idle pages. The guest with the fewest shares for each page gives memory first; with 75, an idle page counts
     /// as four used ones, with 0 as one.
@@ -425,11 +388,11 @@ fn guest(text: &str) -> Result<GuestChoice, String> {
 }
 
 /// Three sizes, each larger than the one before.
-pub fn marks(text: &str) -> Result<Marks, String> {
+pub fn marks(text: &str) -> Result<Watermarks, String> {
     let sizes: Result<Vec<_>, _> = text.split(',').map(parse_size).collect();
     let pages = |bytes: u64| bytes / PAGE_SIZE as u64;
     match sizes.map_err(|error| error.to_string())?[..] {
-        [min, low, high] => Marks::new(pages(min), pages(low), pages(high))
+        [min, low, high] => Watermarks::new(pages(min), pages(low), pages(high))
             .ok_or_else(|| "require 0 < MIN < LOW < HIGH".into()),
         _ => Err("expected three sizes: MIN,LOW,HIGH".into()),
     }

@@ -252,7 +252,7 @@ fn c4_marks_are_sizes_in_order_and_the_tax_is_below_100() {
         parse(&[&["-d1", "-fp"], args].concat()).map(|cli| (cli.watermarks, cli.tax))
     };
     assert_eq!(marks(&[]), Ok((None, 75)));
-    let wanted = Marks::new(128, 16 * 256, 1 << 18);
+    let wanted = Watermarks::new(128, 16 * 256, 1 << 18);
     assert_eq!(
         marks(&["--watermarks", "512K,16,1G", "--tax", "0"]),
         Ok((wanted, 0))

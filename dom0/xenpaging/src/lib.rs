@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
 pub mod cli;
+mod console;
+pub mod exit;
 pub mod job;
 pub mod pager_main;
 mod pagers;

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use pager_accesses::Recorder;
 use pager_core::policy::PolicyName;
-use pager_shell::console;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{Cli, Command, Exit};
+use crate::cli::{Cli, Command};
+use crate::console::print_error;
+use crate::exit::Exit;
 use crate::pagers::Pagers;
 use crate::status;
 use crate::swaps;
 
-/// Name of the program, and what the embedded host is executed as to be it.
-pub const NAME: &str = "xenpaging";
+pub use crate::console::NAME;
 
 /// Runs the pager with these arguments, the program's name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -43,7 +43,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             recorder.map_or(exit, |recorder| complete(&recorder, exit))
         }
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             Exit::NotStarted
         }
     }
@@ -60,11 +60,6 @@ pub fn log_to_stderr(level: LevelFilter) {
         // Standard error may be closed. That would be said there, and whoever cannot say it panics.
         .log_internal_errors(false)
         .init();
-}
-
-/// One line.
-pub(crate) fn complain(error: &anyhow::Error) {
-    console::complain(format_args!("{NAME}: {error:#}"));
 }
 
 /// Where the guest's pages are to be taken down as they are used.
@@ -84,7 +79,7 @@ fn complete(recorder: &Recorder, exit: Exit) -> Exit {
             exit
         }
         Err(error) => {
-            complain(&anyhow::Error::from(error).context("--record"));
+            print_error(&anyhow::Error::from(error).context("--record"));
             if exit == Exit::Done {
                 Exit::Failed
             } else {
@@ -98,7 +93,7 @@ fn show_status(domain: Option<u16>) -> Exit {
     match status::print(domain) {
         Ok(()) => Exit::Done,
         Err(error) => {
-            complain(&error.into());
+            print_error(&error.into());
             Exit::NotStarted
         }
     }

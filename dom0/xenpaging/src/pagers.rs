@@ -15,31 +15,32 @@ use pager_core::balance::{Balance, Tax};
 use pager_core::policy::{PolicyName, eligible_pages};
 use pager_shell::harden::{drop_privileges, protect_memory};
 use pager_shell::pressure::{self, HostMemory, Tenant};
-use pager_shell::{Machine, Options, Ready, Service, ShellError, metrics};
+use pager_shell::{Machine, Options, Ready, Service, ShellError, metrics_server};
 use pager_store::PageStore;
-use pager_store::alike::Alike;
 use pager_store::areas::Areas;
+use pager_store::dedup::Dedup;
 use pager_store::memory::MemoryStore;
 use pager_store::pagefile::{Keep, Pagefile};
 use pager_uffd::embedded::EmbeddedMachine;
 use pager_xen::{Domain, Host, calls_made};
 
-use crate::cli::{Cli, Exit, domain_name, embedded_name};
-use crate::pager_main::complain;
+use crate::cli::{Cli, domain_name, embedded_name};
+use crate::console::print_error;
+use crate::exit::Exit;
 
 /// Room for the calls of a thread that serves, or balances: all of it is locked in memory.
 const STACK_BYTES: usize = 512 << 10;
 
 /// Pagers that have attached.
 pub(crate) struct Pagers {
-    all: Vec<Attached>,
+    all: Vec<AttachedPager>,
     balance: Option<(HostMemory, Balance)>,
     metrics: Option<TcpListener>,
     harden: bool,
 }
 
 /// One of them.
-struct Attached {
+struct AttachedPager {
     /// `None`: the guest of an embedded host.
     domain: Option<u16>,
     /// Whether there are others.
@@ -64,7 +65,7 @@ impl Pagers {
         let balance = host_memory(cli)?;
         let metrics = cli
             .metrics
-            .map(metrics::listen)
+            .map(metrics_server::listen)
             .transpose()
             .context("metrics")?;
         let harden = cli.embedded_host.is_none();
@@ -90,10 +91,10 @@ impl Pagers {
                     .or_else(|| cli.embedded_host.as_deref().map(embedded_name)),
                 areas: None,
             };
-            match Attached::new(cli, domain, pagefile, share, options, machine) {
+            match AttachedPager::new(cli, domain, pagefile, share, options, machine) {
                 Ok(attached) => pagers.all.push(attached),
                 Err(error) => {
-                    pagers.all.into_iter().for_each(Attached::detach);
+                    pagers.all.into_iter().for_each(AttachedPager::detach);
                     return Err(error);
                 }
             }
@@ -110,22 +111,22 @@ impl Pagers {
         {
             tracing::warn!("not all privileges are given up: {error}");
         }
-        let tenants: Vec<_> = self.all.iter().map(Attached::tenant).collect();
+        let tenants: Vec<_> = self.all.iter().map(AttachedPager::tenant).collect();
         if let Some(listener) = self.metrics {
-            let labels = |one: &Attached| {
+            let labels = |one: &AttachedPager| {
                 let label = one.domain.map(|id| format!("{{domain=\"{id}\"}}"));
-                (label.unwrap_or_default(), one.ready.reins().clone())
+                (label.unwrap_or_default(), one.ready.handle().clone())
             };
             let guests: Vec<_> = self.all.iter().map(labels).collect();
-            beside("metrics", move || metrics::serve(&listener, &guests));
+            beside("metrics", move || metrics_server::serve(&listener, &guests));
         }
         if let Some((memory, balance)) = self.balance {
             beside("balancer", move || pressure::run(memory, balance, tenants));
         }
         let mut all = self.all.into_iter();
         let first = all.next();
-        let others: Vec<_> = all.map(Attached::serve_beside).collect();
-        let exit = first.map_or(Exit::Done, Attached::serve);
+        let others: Vec<_> = all.map(AttachedPager::serve_beside).collect();
+        let exit = first.map_or(Exit::Done, AttachedPager::serve);
         others.into_iter().fold(exit, |worst, other| {
             // Whoever panics leaves pages out.
             let exit = other.map_or(Exit::NotStarted, |other| {
@@ -176,7 +177,7 @@ fn beside(name: &str, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-impl Attached {
+impl AttachedPager {
     fn new(
         cli: &Cli,
         domain: Option<u16>,
@@ -218,7 +219,7 @@ impl Attached {
             (None, None) => Arc::new(MemoryStore::new()),
         };
         let store = if cli.share_alike {
-            Arc::new(Alike::new(store))
+            Arc::new(Dedup::new(store))
         } else {
             store
         };
@@ -254,7 +255,7 @@ impl Attached {
             id: self.domain.unwrap_or(0).into(),
             share: self.share,
             floor: self.floor,
-            reins: self.ready.reins().clone(),
+            handle: self.ready.handle().clone(),
         }
     }
 
@@ -309,12 +310,12 @@ impl Attached {
                     evicted = p.evicted,
                     written = p.written,
                     unchanged = p.unchanged,
-                    alike = p.alike,
+                    alike = p.deduplicated,
                     zeros = p.zeros,
                     paged_in = p.paged_in,
                     read_ahead = p.read_ahead,
-                    hits = p.judged.hits,
-                    wasted = p.judged.wasted,
+                    hits = p.read_ahead_outcome.hits,
+                    wasted = p.read_ahead_outcome.wasted,
                     store_reads = s.reads,
                     pages_read = s.pages_read,
                     store_writes = s.writes,
@@ -348,8 +349,8 @@ fn span(domain: Option<u16>, among_others: bool) -> tracing::Span {
 fn fails(domain: Option<u16>, among_others: bool, error: ShellError) {
     let error = anyhow::Error::from(error);
     match domain.filter(|_| among_others) {
-        Some(domain) => complain(&error.context(name(domain))),
-        None => complain(&error),
+        Some(domain) => print_error(&error.context(name(domain))),
+        None => print_error(&error),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use pager_shell::console::say;
 use pager_xen::XenError;
-use pager_xen::xenstore::{StoreError, Xenstore, status_path};
+use pager_xen::xenstore::{Xenstore, XenstoreError, status_path};
 
 /// Prints a line for each domain that has a pager, or for the one asked for.
 pub fn print(domain: Option<u16>) -> Result<(), XenError> {
@@ -25,7 +25,7 @@ pub fn print(domain: Option<u16>) -> Result<(), XenError> {
     }
 }
 
-fn domains(store: &mut Xenstore) -> Result<Vec<u16>, StoreError> {
+fn domains(store: &mut Xenstore) -> Result<Vec<u16>, XenstoreError> {
     let names = store.directory("/local/domain")?;
     let mut domains: Vec<u16> = names.iter().filter_map(|name| name.parse().ok()).collect();
     domains.sort_unstable();

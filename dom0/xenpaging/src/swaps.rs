@@ -12,7 +12,8 @@ use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::area::{self, Header};
 use pager_store::areas::AreaChoice;
 
-use crate::cli::{Exit, PagerOf};
+use crate::cli::PagerOf;
+use crate::exit::Exit;
 
 /// Makes a swap area.
 pub(crate) fn make(path: &Path, bytes: Option<u64>) -> Exit {

@@ -4,7 +4,7 @@
 use p2m_paging::p2m::table::State;
 use p2m_paging::platform::Entry;
 use p2m_paging::{P2mType, VcpuId};
-use pager_core::Home;
+use pager_core::Location;
 
 use super::guest::{Want, vcpu_id};
 use super::pager::News;
@@ -131,8 +131,8 @@ impl World<'_> {
                     return;
                 }
                 let copy = truth.copy.and_then(|home| match home {
-                    Home::Slot(slot) => self.disk.borrow().trusted(slot),
-                    Home::Zeros => Some(Page::ZERO),
+                    Location::Slot(slot) => self.disk.borrow().trusted(slot),
+                    Location::Zeros => Some(Page::ZERO),
                 });
                 assert_eq!(copy, expected, "page {page} has another copy");
             }
@@ -225,7 +225,7 @@ impl World<'_> {
             let pager = self.pager.borrow();
             let believed = pager
                 .as_ref()
-                .and_then(|process| process.core.home_of(self.gfn(page)));
+                .and_then(|process| process.core.location_of(self.gfn(page)));
             text += &format!(
                 "\npage {page} is {:?}, the pager's copy in {believed:?}",
                 self.state(page)

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use fastrand::Rng;
-use pager_store::{Like, Outcome, Saved, Slot, StoreError};
+use pager_store::{CompareWith, Outcome, Saved, Slot, StoreError};
 
 use super::scenario::{Knob, Scenario};
 use crate::machine::{Page, SECTORS};
@@ -61,7 +61,7 @@ impl Disk {
     pub(super) fn save(
         &mut self,
         slot: Slot,
-        like: Like,
+        like: CompareWith,
         page: &Page,
         rng: &mut Rng,
     ) -> Result<Saved, StoreError> {
@@ -70,17 +70,17 @@ impl Disk {
             return Ok(Saved::Zeros);
         }
         let copy = match like {
-            Like::Own => Some(slot),
-            Like::Slot(other) => Some(other),
-            Like::Any | Like::Nothing => None,
+            CompareWith::Own => Some(slot),
+            CompareWith::Slot(other) => Some(other),
+            CompareWith::Any | CompareWith::Nothing => None,
         };
         if copy.is_some_and(|copy| self.read(copy, rng) == Ok(*page)) {
             return Ok(Saved::Unchanged);
         }
         if let Some(seems) = &mut self.seems {
             let last = seems.entry(page.checksum()).or_insert(slot);
-            if *last != slot && matches!(like, Like::Any | Like::Own) {
-                return Ok(Saved::SeemsLike(*last));
+            if *last != slot && matches!(like, CompareWith::Any | CompareWith::Own) {
+                return Ok(Saved::DedupCandidate(*last));
             }
             *last = slot;
         }

@@ -5,7 +5,7 @@ use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
 use p2m_paging::{Gfn, Mfn, VcpuId};
-use pager_core::Home;
+use pager_core::Location;
 
 use super::agenda::Happening;
 use super::scenario::Knob;
@@ -42,7 +42,7 @@ pub(super) struct PageTruth {
     /// Counts up when the page becomes memory anew.
     pub(super) life: u32,
     /// Where it lay when it was last evicted.
-    pub(super) copy: Option<Home>,
+    pub(super) copy: Option<Location>,
     /// Out when its pager was killed.
     pub(super) is_lost: bool,
     /// Written since the log of writes was begun, and logged.
@@ -437,7 +437,7 @@ impl World<'_> {
     pub(super) fn is_lost(&self, page: usize) -> bool {
         let truth = &self.guest.borrow().pages[page];
         let spoiled = |slot| self.disk.borrow().is_spoiled(slot);
-        truth.is_lost || truth.copy.and_then(Home::slot).is_some_and(spoiled)
+        truth.is_lost || truth.copy.and_then(Location::slot).is_some_and(spoiled)
     }
 
     /// The page that a vcpu waits for.

@@ -213,7 +213,7 @@ impl World<'_> {
             }
             Ok(Saved::Unchanged) => counts.host_compares += 1,
             Ok(Saved::Zeros) => counts.host_zeros += 1,
-            Ok(Saved::SeemsLike(_)) => {}
+            Ok(Saved::DedupCandidate(_)) => {}
             Err(_) => {}
         });
     }

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use p2m_paging::pause::VcpuCell;
-use pager_core::Home;
+use pager_core::Location;
 use pager_store::Slot;
 
 use super::pager::News;
@@ -61,8 +61,10 @@ impl Meter {
     }
 
     /// The pager's store is read.
-    pub(super) fn host_read(&self, home: Home) {
-        let Home::Slot(Slot(slot)) = home else { return };
+    pub(super) fn host_read(&self, home: Location) {
+        let Location::Slot(Slot(slot)) = home else {
+            return;
+        };
         let last = self.last_slot.replace(Some(slot));
         self.count(|counts| {
             counts.host_reads += 1;

@@ -104,7 +104,7 @@ impl World<'_> {
             takes_over: (0..self.pages()).any(is_out),
             memory,
             out_batch: batch,
-            ahead_batch: batch.div_ceil(2),
+            prefetch_batch: batch.div_ceil(2),
             out_threshold: 1 + batch as u64 / 2,
             read_attempts: 3,
             areas: match self.scenario.get(Knob::Areas) {
@@ -370,7 +370,8 @@ impl Process {
     /// A page that shares its slot may have been moved without having been read.
     fn follow(&self, world: &World<'_>) {
         for (page, truth) in world.guest.borrow_mut().pages.iter_mut().enumerate() {
-            if let (Some(copy), Some(home)) = (&mut truth.copy, self.core.home_of(world.gfn(page)))
+            if let (Some(copy), Some(home)) =
+                (&mut truth.copy, self.core.location_of(world.gfn(page)))
             {
                 *copy = home;
             }

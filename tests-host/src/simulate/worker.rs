@@ -4,7 +4,7 @@
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::table::State;
 use p2m_paging::{Errno, Mfn, VcpuId};
-use pager_core::{Home, Lane, PageError, Step};
+use pager_core::{Lane, Location, PageError, Step};
 use pager_store::StoreError;
 
 use super::agenda::Happening;
@@ -83,7 +83,7 @@ impl World<'_> {
             let batch_page = &mut running.batch.pages_mut()[at];
             batch_page.outcome = result.map_err(PageError::Refused);
             if is_evict && result.is_ok() {
-                self.guest.borrow_mut().pages[page].copy = Some(batch_page.home());
+                self.guest.borrow_mut().pages[page].copy = Some(batch_page.location());
             }
         }
     }
@@ -118,9 +118,12 @@ impl World<'_> {
         for mfn in &mapped {
             let page = &mut running.batch.pages_mut()[running.done];
             let contents = self.machine().with(|core| core.frames.get(*mfn).contents);
-            let slot = page.home().slot().expect("a slot for a page to be saved");
+            let slot = page
+                .location()
+                .slot()
+                .expect("a slot for a page to be saved");
             let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
-            let saved = disk.save(slot, page.like(), &contents, &mut rng);
+            let saved = disk.save(slot, page.compare_with(), &contents, &mut rng);
             self.note("save", [page.gfn().get(), saved.is_ok().into()]);
             self.meter_save(page.gfn(), &contents, saved);
             page.outcome = saved
@@ -136,12 +139,12 @@ impl World<'_> {
             let index = running.batch.index();
             let page = &mut running.batch.pages_mut()[at];
             let (disk, mut rng) = (self.disk.borrow(), self.rng.borrow_mut());
-            let read = match page.home() {
-                Home::Slot(slot) => disk.read(slot, &mut rng),
-                Home::Zeros => Ok(Page::ZERO),
+            let read = match page.location() {
+                Location::Slot(slot) => disk.read(slot, &mut rng),
+                Location::Zeros => Ok(Page::ZERO),
             };
             self.note("load", [page.gfn().get(), read.is_ok().into()]);
-            self.meter.host_read(page.home());
+            self.meter.host_read(page.location());
             assert!(
                 !matches!(read, Err(StoreError::Empty { .. })),
                 "{} is loaded from a slot that holds nothing",
@@ -165,10 +168,10 @@ impl World<'_> {
                 Some(process) => process.buffers[index][batch_page.buffer()],
                 None => return,
             };
-            let home = batch_page.home();
+            let home = batch_page.location();
             let slot = home.slot().expect("a slot for a page to be moved");
             let (mut disk, mut rng) = (self.disk.borrow_mut(), self.rng.borrow_mut());
-            let saved = disk.save(slot, batch_page.like(), &contents, &mut rng);
+            let saved = disk.save(slot, batch_page.compare_with(), &contents, &mut rng);
             self.note("move", [batch_page.gfn().get(), saved.is_ok().into()]);
             batch_page.outcome = saved.map(drop).map_err(PageError::Store);
             // Unless it was given back meanwhile.
@@ -205,7 +208,7 @@ impl World<'_> {
                 is_there.then_some(()).ok_or(Errno::ENOENT)
             } else if by_itself && self.strikes(Knob::Empty) {
                 let result = self.prep_empty(page, contents);
-                if result.is_ok() && lane == Lane::Ahead {
+                if result.is_ok() && lane == Lane::Prefetch {
                     running.tries = 1;
                     return;
                 }

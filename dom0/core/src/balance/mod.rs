@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much memory each of several guests may have while their host is short of it (rows C3, C4).
 //!
-//! Pure: no I/O, no clock. [`Balance::look`] makes targets of facts, a few times a second; the shell sees to the facts
+//! Pure: no I/O, no clock. [`Balance::update`] makes targets of facts, a few times a second; the shell sees to the facts
 //! and hands each target to that guest's pager, which knows how to follow one up and down.
 //!
 //! | free memory of the host | what happens |
@@ -43,7 +43,7 @@ const RESERVE: u64 = 8;
 /// What comes back at one look of what there is too much: one part in so many.
 const RELAX: u64 = 8;
 /// A guest that has given nothing at so many looks in a row is passed over.
-const VAIN_LOOKS: u32 = 12;
+const STALLED_UPDATES: u32 = 12;
 /// Guests are far apart if one has so many times the shares for its memory that another has.
 const FAR_APART: f64 = 1.25;
 /// What goes from one to the other then: one part in so many of what the smaller has.
@@ -51,13 +51,13 @@ const SHIFT: u64 = 32;
 
 /// Free memory of the host, in pages: `0 < min < low < high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marks {
+pub struct Watermarks {
     min: u64,
     low: u64,
     high: u64,
 }
 
-impl Marks {
+impl Watermarks {
     /// `None` if they are not in order.
     pub fn new(min: u64, low: u64, high: u64) -> Option<Self> {
         (0 < min && min < low && low < high).then_some(Self { min, low, high })
@@ -90,7 +90,7 @@ pub struct Guest {
 
 impl Guest {
     /// What it would have in memory if the host had enough.
-    fn wish(&self) -> u64 {
+    fn demand_pages(&self) -> u64 {
         self.target
             .map_or(self.size, |target| target.min(self.size))
     }
@@ -110,26 +110,26 @@ pub enum Pressure {
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Allocation {
     /// How short of memory the host is.
     pub pressure: Pressure,
     /// What each guest may have in memory, in the order of the facts; `None`: what its own target says.
     pub resident: Vec<Option<u64>>,
     /// For the log.
-    pub notice: Option<Notice>,
+    pub event: Option<BalanceEvent>,
 }
 
 /// What an operator wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Notice {
+pub enum BalanceEvent {
     /// One guest gives up its reserve.
     #[error("{0}")]
-    Pays(Payment),
+    VictimChosen(Victim),
     /// There is none to be had. Said once until there is memory again.
     #[error(
         "{free} pages of the host are free, below the mark of {min}, and no guest has anything left to give"
     )]
-    NobodyPays {
+    NoVictim {
         /// Free memory.
         free: u64,
         /// The mark that it is below.
@@ -139,7 +139,7 @@ pub enum Notice {
 
 /// Why one guest pays. Numbers are of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payment {
+pub struct Victim {
     /// Which one.
     pub id: u32,
     /// What is asked of it.
@@ -154,7 +154,7 @@ pub struct Payment {
     pub next: Option<(u32, u64)>,
 }
 
-impl fmt::Display for Payment {
+impl fmt::Display for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             id,
@@ -178,25 +178,25 @@ impl fmt::Display for Payment {
 
 /// What is kept of a guest from look to look.
 #[derive(Clone, Copy, Debug)]
-struct Seat {
+struct GuestRecord {
     id: u32,
     /// What it may have in memory because the host is short of it.
     allowed: Option<u64>,
     /// What it had at the last look.
     resident: u64,
     /// Looks in a row at which it was asked for pages and had not given any.
-    vain: u32,
+    stalled: u32,
     /// Its reserve goes.
-    pays: bool,
+    is_victim: bool,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Balance {
-    marks: Marks,
+    marks: Watermarks,
     tax: Tax,
     /// In the order of the facts of the last look.
-    seats: Vec<Seat>,
+    records: Vec<GuestRecord>,
     reclaiming: bool,
     priority: u32,
     nobody_said: bool,
@@ -204,11 +204,11 @@ pub struct Balance {
 
 impl Balance {
     /// Nobody is asked for anything yet.
-    pub fn new(marks: Marks, tax: Tax) -> Self {
+    pub fn new(marks: Watermarks, tax: Tax) -> Self {
         Self {
             marks,
             tax,
-            seats: Vec::new(),
+            records: Vec::new(),
             reclaiming: false,
             priority: FIRST_PRIORITY,
             nobody_said: false,
@@ -216,16 +216,16 @@ impl Balance {
     }
 
     /// What is to be done where so many pages of the host are free. Guests may come and go from look to look.
-    pub fn look(&mut self, free: u64, guests: &[Guest]) -> Verdict {
-        self.seat(guests);
+    pub fn update(&mut self, free: u64, guests: &[Guest]) -> Allocation {
+        self.update_records(guests);
         let pressure = self.pressure(free);
         let expected = self.expected(free, guests);
         let missing = self.marks.high.saturating_sub(expected);
-        let mut notice = None;
+        let mut event = None;
         match pressure {
             Pressure::Direct => {
                 if missing > 0 && self.take(guests, missing) == 0 && self.leaving(guests) == 0 {
-                    notice = self.pay(free, guests);
+                    event = self.choose_victim(free, guests);
                 }
             }
             Pressure::Background => {
@@ -236,42 +236,46 @@ impl Balance {
             Pressure::None => {
                 let excess = expected.saturating_sub(self.marks.high);
                 self.give(guests, excess.min(BATCH.max(excess / RELAX)));
-                self.shift(guests);
+                self.rebalance(guests);
             }
         }
-        Verdict {
+        Allocation {
             pressure,
-            resident: self.seats.iter().map(|seat| seat.allowed).collect(),
-            notice,
+            resident: self.records.iter().map(|record| record.allowed).collect(),
+            event,
         }
     }
 
-    /// A seat for each guest, in their order, with what has come of the last look.
-    fn seat(&mut self, guests: &[Guest]) {
-        let seats = guests.iter().map(|guest| {
-            let before = self.seats.iter().find(|seat| seat.id == guest.id);
-            let Some(&seat) = before else {
-                return Seat {
+    /// Makes a record for each guest, in their order, with what has come of the last update.
+    fn update_records(&mut self, guests: &[Guest]) {
+        let records = guests.iter().map(|guest| {
+            let before = self.records.iter().find(|record| record.id == guest.id);
+            let Some(&record) = before else {
+                return GuestRecord {
                     id: guest.id,
                     allowed: None,
                     resident: guest.resident,
-                    vain: 0,
-                    pays: false,
+                    stalled: 0,
+                    is_victim: false,
                 };
             };
-            let asked = goal(guest, &seat) < guest.resident;
-            let gave = guest.resident < seat.resident;
-            Seat {
+            let asked = goal(guest, &record) < guest.resident;
+            let gave = guest.resident < record.resident;
+            GuestRecord {
                 resident: guest.resident,
-                vain: if asked && !gave { seat.vain + 1 } else { 0 },
-                ..seat
+                stalled: if asked && !gave {
+                    record.stalled + 1
+                } else {
+                    0
+                },
+                ..record
             }
         });
-        self.seats = seats.collect();
+        self.records = records.collect();
     }
 
     fn pressure(&mut self, free: u64) -> Pressure {
-        let Marks { min, low, high } = self.marks;
+        let Watermarks { min, low, high } = self.marks;
         if free >= high {
             self.reclaiming = false;
         } else if free < low {
@@ -284,8 +288,8 @@ impl Balance {
         }
         if !self.reclaiming {
             self.nobody_said = false;
-            for seat in &mut self.seats {
-                (seat.vain, seat.pays) = (0, false);
+            for record in &mut self.records {
+                (record.stalled, record.is_victim) = (0, false);
             }
             return Pressure::None;
         }
@@ -298,8 +302,9 @@ impl Balance {
 
     /// What will be free once all are where they are to be.
     fn expected(&self, free: u64, guests: &[Guest]) -> u64 {
-        let coming = guests.iter().zip(&self.seats);
-        let coming = coming.map(|(guest, seat)| goal(guest, seat).saturating_sub(guest.resident));
+        let coming = guests.iter().zip(&self.records);
+        let coming =
+            coming.map(|(guest, record)| goal(guest, record).saturating_sub(guest.resident));
         (free + self.leaving(guests)).saturating_sub(coming.sum())
     }
 
@@ -307,25 +312,25 @@ impl Balance {
     fn leaving(&self, guests: &[Guest]) -> u64 {
         let willing = guests
             .iter()
-            .zip(&self.seats)
-            .filter(|(_, seat)| seat.is_willing());
+            .zip(&self.records)
+            .filter(|(_, record)| record.is_willing());
         willing
-            .map(|(guest, seat)| guest.resident.saturating_sub(goal(guest, seat)))
+            .map(|(guest, record)| guest.resident.saturating_sub(goal(guest, record)))
             .sum()
     }
 
     fn takeable(&self, guests: &[Guest], n: usize) -> u64 {
-        let (guest, seat) = (&guests[n], &self.seats[n]);
-        if seat.is_willing() {
-            held(guest, seat).saturating_sub(keeps(guest, seat.pays))
+        let (guest, record) = (&guests[n], &self.records[n]);
+        if record.is_willing() {
+            held(guest, record).saturating_sub(reserved_pages(guest, record.is_victim))
         } else {
             0
         }
     }
 
     fn shares(&self, guests: &[Guest], n: usize) -> f64 {
-        let (guest, seat) = (&guests[n], &self.seats[n]);
-        self.tax.shares_per_page(guest, held(guest, seat))
+        let (guest, record) = (&guests[n], &self.records[n]);
+        self.tax.shares_per_page(guest, held(guest, record))
     }
 
     /// Takes so many pages, or what there is, each part from who has the fewest shares for what it still holds. How many.
@@ -340,7 +345,7 @@ impl Balance {
                 break;
             };
             let taken = part.min(left).min(self.takeable(guests, n));
-            self.seats[n].allowed = Some(held(&guests[n], &self.seats[n]) - taken);
+            self.records[n].allowed = Some(held(&guests[n], &self.records[n]) - taken);
             left -= taken;
         }
         pages - left
@@ -348,9 +353,11 @@ impl Balance {
 
     /// Gives so many pages back to those who are short of them, each part to who has the most shares for what it holds.
     fn give(&mut self, guests: &[Guest], pages: u64) {
-        for (guest, seat) in guests.iter().zip(&mut self.seats) {
+        for (guest, record) in guests.iter().zip(&mut self.records) {
             // Who is allowed what it wishes is not held any more.
-            seat.allowed = seat.allowed.filter(|&allowed| allowed < guest.wish());
+            record.allowed = record
+                .allowed
+                .filter(|&allowed| allowed < guest.demand_pages());
         }
         let part = pages.div_ceil(PARTS);
         let mut left = pages;
@@ -363,32 +370,33 @@ impl Balance {
             let Some(n) = takers.max_by(by_shares) else {
                 return;
             };
-            let (wish, goal) = (guests[n].wish(), goal(&guests[n], &self.seats[n]));
-            let given = part.min(left).min(wish - goal);
-            self.seats[n].allowed = Some(goal + given).filter(|&allowed| allowed < wish);
+            let (demand_pages, goal) =
+                (guests[n].demand_pages(), goal(&guests[n], &self.records[n]));
+            let given = part.min(left).min(demand_pages - goal);
+            self.records[n].allowed = Some(goal + given).filter(|&allowed| allowed < demand_pages);
             left -= given;
         }
     }
 
     /// Whether it would have more in memory if the host had.
     fn is_short(&self, guests: &[Guest], n: usize) -> bool {
-        self.seats[n]
+        self.records[n]
             .allowed
-            .is_some_and(|allowed| allowed < guests[n].wish())
+            .is_some_and(|allowed| allowed < guests[n].demand_pages())
     }
 
     /// As [`Self::shares`], once it is where it is to be.
     fn shares_to_be(&self, guests: &[Guest], n: usize) -> f64 {
         self.tax
-            .shares_per_page(&guests[n], goal(&guests[n], &self.seats[n]))
+            .shares_per_page(&guests[n], goal(&guests[n], &self.records[n]))
     }
 
     /// While nothing else moves: a little from who has the fewest shares for its memory to who has the most and is short.
-    fn shift(&mut self, guests: &[Guest]) {
-        let settled = |(guest, seat): (&Guest, &Seat)| {
-            goal(guest, seat).abs_diff(guest.resident) <= BATCH || seat.allowed.is_none()
+    fn rebalance(&mut self, guests: &[Guest]) {
+        let settled = |(guest, record): (&Guest, &GuestRecord)| {
+            goal(guest, record).abs_diff(guest.resident) <= BATCH || record.allowed.is_none()
         };
-        if !guests.iter().zip(&self.seats).all(settled) {
+        if !guests.iter().zip(&self.records).all(settled) {
             return;
         }
         let all = 0..guests.len();
@@ -404,38 +412,38 @@ impl Balance {
         if self.shares(guests, giver) * FAR_APART >= self.shares(guests, taker) {
             return;
         }
-        let held_by = |n: usize| held(&guests[n], &self.seats[n]);
-        let (has, allowed) = (held_by(giver), goal(&guests[taker], &self.seats[taker]));
+        let held_by = |n: usize| held(&guests[n], &self.records[n]);
+        let (has, allowed) = (held_by(giver), goal(&guests[taker], &self.records[taker]));
         let pages = BATCH.max(has.min(held_by(taker)) / SHIFT);
         let pages = pages
             .min(self.takeable(guests, giver))
-            .min(guests[taker].wish() - allowed);
-        self.seats[giver].allowed = Some(has - pages);
-        self.seats[taker].allowed = Some(allowed + pages);
+            .min(guests[taker].demand_pages() - allowed);
+        self.records[giver].allowed = Some(has - pages);
+        self.records[taker].allowed = Some(allowed + pages);
     }
 
     /// Chooses who pays: of those that still can, who has the fewest shares for what it holds.
-    fn pay(&mut self, free: u64, guests: &[Guest]) -> Option<Notice> {
+    fn choose_victim(&mut self, free: u64, guests: &[Guest]) -> Option<BalanceEvent> {
         let min = self.marks.min;
         let can_pay = |&n: &usize| {
-            let (guest, seat) = (&guests[n], &self.seats[n]);
-            seat.is_willing() && held(guest, seat) > keeps(guest, true)
+            let (guest, record) = (&guests[n], &self.records[n]);
+            record.is_willing() && held(guest, record) > reserved_pages(guest, true)
         };
         let mut payers: Vec<_> = (0..guests.len()).filter(can_pay).collect();
         payers.sort_by(|&a, &b| self.shares(guests, a).total_cmp(&self.shares(guests, b)));
         let Some(&n) = payers.first() else {
             let said = std::mem::replace(&mut self.nobody_said, true);
-            return (!said).then_some(Notice::NobodyPays { free, min });
+            return (!said).then_some(BalanceEvent::NoVictim { free, min });
         };
         let next = payers.get(1);
         let next = next.map(|&n| (guests[n].id, tax::per_million(self.shares(guests, n))));
         let shares_per_million = tax::per_million(self.shares(guests, n));
-        let (guest, seat) = (&guests[n], &mut self.seats[n]);
-        let keeps = keeps(guest, true);
-        let gives = held(guest, seat) - keeps;
-        (seat.pays, seat.allowed) = (true, Some(keeps));
+        let (guest, record) = (&guests[n], &mut self.records[n]);
+        let keeps = reserved_pages(guest, true);
+        let gives = held(guest, record) - keeps;
+        (record.is_victim, record.allowed) = (true, Some(keeps));
         let id = guest.id;
-        Some(Notice::Pays(Payment {
+        Some(BalanceEvent::VictimChosen(Victim {
             id,
             gives,
             free,
@@ -446,26 +454,26 @@ impl Balance {
     }
 }
 
-impl Seat {
+impl GuestRecord {
     fn is_willing(&self) -> bool {
-        self.vain < VAIN_LOOKS
+        self.stalled < STALLED_UPDATES
     }
 }
 
 /// What a guest is to have in memory.
-fn goal(guest: &Guest, seat: &Seat) -> u64 {
-    seat.allowed.unwrap_or(u64::MAX).min(guest.wish())
+fn goal(guest: &Guest, record: &GuestRecord) -> u64 {
+    record.allowed.unwrap_or(u64::MAX).min(guest.demand_pages())
 }
 
 /// What it has in memory that is not on its way out.
-fn held(guest: &Guest, seat: &Seat) -> u64 {
-    goal(guest, seat).min(guest.resident)
+fn held(guest: &Guest, record: &GuestRecord) -> u64 {
+    goal(guest, record).min(guest.resident)
 }
 
 /// What it keeps; once it pays, no more than its floor.
-fn keeps(guest: &Guest, pays: bool) -> u64 {
+fn reserved_pages(guest: &Guest, is_victim: bool) -> u64 {
     let floor = guest.floor.min(guest.size);
-    if pays {
+    if is_victim {
         floor
     } else {
         floor + (guest.size - floor) / RESERVE

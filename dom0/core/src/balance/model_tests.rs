@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MARKS: Marks = Marks {
+const MARKS: Watermarks = Watermarks {
     min: 2000,
     low: 4000,
     high: 8000,
@@ -18,7 +18,7 @@ struct Host {
     /// Pages that a guest's pager moves from one look to the next.
     rate: u64,
     balance: Balance,
-    verdict: Verdict,
+    allocation: Allocation,
 }
 
 impl Host {
@@ -29,7 +29,7 @@ impl Host {
             guests,
             rate: 3000,
             balance,
-            verdict: Verdict::default(),
+            allocation: Allocation::default(),
         }
     }
 
@@ -38,14 +38,14 @@ impl Host {
         self.memory.saturating_sub(held)
     }
 
-    fn look(&mut self) {
-        self.verdict = self.balance.look(self.free(), &self.guests);
+    fn update(&mut self) {
+        self.allocation = self.balance.update(self.free(), &self.guests);
         for n in 0..self.guests.len() {
             let free = self.free();
             let guest = &mut self.guests[n];
-            let goal = self.verdict.resident[n]
+            let goal = self.allocation.resident[n]
                 .unwrap_or(u64::MAX)
-                .min(guest.wish());
+                .min(guest.demand_pages());
             let down = guest.resident.saturating_sub(goal).min(self.rate);
             // What cannot go stays.
             let down = down.min(guest.resident.saturating_sub(guest.floor));
@@ -58,7 +58,7 @@ impl Host {
 
     fn looks(&mut self, count: u32) {
         for _ in 0..count {
-            self.look();
+            self.update();
         }
     }
 
@@ -104,7 +104,7 @@ fn a_newcomer_is_made_room_for_by_the_idle_one_and_its_memory_comes_back_when_it
     host.memory += 29_000;
     host.looks(400);
     assert_eq!(host.resident(), [50_000, 50_000]);
-    assert_eq!(host.verdict.resident, [None, None], "nobody is held");
+    assert_eq!(host.allocation.resident, [None, None], "nobody is held");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn who_becomes_busy_gets_memory_from_who_has_become_idle() {
     host.guests[0].used = Some(2000);
     host.guests[1].used = Some(before[1]);
     for _ in 0..2000 {
-        host.look();
+        host.update();
         let busy = &mut host.guests[1];
         busy.used = Some(busy.resident);
     }
@@ -159,11 +159,14 @@ fn one_pays_with_its_reserve_when_there_is_nothing_else() {
     host.memory = 13_000;
     let mut notices = Vec::new();
     for _ in 0..300 {
-        host.look();
-        notices.extend(host.verdict.notice);
+        host.update();
+        notices.extend(host.allocation.event);
     }
     assert!(
-        matches!(notices[..], [Notice::Pays(Payment { id: 2, .. })]),
+        matches!(
+            notices[..],
+            [BalanceEvent::VictimChosen(Victim { id: 2, .. })]
+        ),
         "{notices:?}"
     );
     assert_eq!(host.resident()[1], host.guests[1].floor);
@@ -222,11 +225,11 @@ proptest! {
         host.looks(6000);
         let (settled, free) = (host.resident(), host.free());
         for _ in 0..50 {
-            host.look();
+            host.update();
             prop_assert_eq!(host.resident(), settled.clone());
         }
-        let all_home = host.guests.iter().all(|guest| guest.resident >= guest.wish());
-        let reserves: u64 = host.guests.iter().map(|guest| guest.resident.saturating_sub(keeps(guest, false))).sum();
+        let all_home = host.guests.iter().all(|guest| guest.resident >= guest.demand_pages());
+        let reserves: u64 = host.guests.iter().map(|guest| guest.resident.saturating_sub(reserved_pages(guest, false))).sum();
         prop_assert!(free >= MARKS.low || reserves == 0, "{free} free, {reserves} could be had");
         prop_assert!(free <= MARKS.high || all_home, "{free} free, and somebody is short");
     }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const MARKS: Marks = Marks {
+const MARKS: Watermarks = Watermarks {
     min: 1000,
     low: 2000,
     high: 4000,
@@ -26,17 +26,17 @@ fn balance() -> Balance {
 }
 
 /// What each is allowed, or has if it is not held.
-fn allowed(verdict: &Verdict, guests: &[Guest]) -> Vec<u64> {
-    let both = verdict.resident.iter().zip(guests);
+fn allowed(allocation: &Allocation, guests: &[Guest]) -> Vec<u64> {
+    let both = allocation.resident.iter().zip(guests);
     both.map(|(allowed, guest)| allowed.unwrap_or(guest.resident))
         .collect()
 }
 
 #[test]
 fn marks_are_in_order_and_a_tax_leaves_something() {
-    assert!(Marks::new(1, 2, 3).is_some());
+    assert!(Watermarks::new(1, 2, 3).is_some());
     for (min, low, high) in [(0, 2, 3), (2, 2, 3), (1, 3, 3), (3, 2, 1)] {
-        assert_eq!(Marks::new(min, low, high), None);
+        assert_eq!(Watermarks::new(min, low, high), None);
     }
     assert_eq!(Tax::percent(75), Some(Tax::default()));
     assert!(Tax::percent(0).is_some() && Tax::percent(99).is_some());
@@ -58,7 +58,7 @@ fn c4_reclaim_begins_below_low_and_ends_at_high() {
         (999, Pressure::Direct),
         (1000, Pressure::Background),
     ] {
-        assert_eq!(balance.look(free, &guests).pressure, pressure, "{free}");
+        assert_eq!(balance.update(free, &guests).pressure, pressure, "{free}");
     }
 }
 
@@ -68,8 +68,8 @@ fn c3_the_priority_falls_while_memory_stays_short() {
     let mut guests = [guest(1, 1 << 20)];
     let mut steps = Vec::new();
     for _ in 0..4 {
-        let verdict = balance.look(1500, &guests);
-        let allowed = allowed(&verdict, &guests)[0];
+        let allocation = balance.update(1500, &guests);
+        let allowed = allowed(&allocation, &guests)[0];
         steps.push(guests[0].resident - allowed);
         guests[0].resident = allowed;
     }
@@ -81,10 +81,10 @@ fn c3_the_priority_falls_while_memory_stays_short() {
 fn c4_at_min_all_that_is_missing_is_asked_for_at_once_and_only_once() {
     let mut balance = balance();
     let guests = [guest(1, 50_000)];
-    let verdict = balance.look(500, &guests);
-    assert_eq!(verdict.resident, [Some(50_000 - 3500)]);
+    let allocation = balance.update(500, &guests);
+    assert_eq!(allocation.resident, [Some(50_000 - 3500)]);
     // Under way: nothing more is needed.
-    assert_eq!(balance.look(500, &guests), verdict);
+    assert_eq!(balance.update(500, &guests), allocation);
 }
 
 #[test]
@@ -98,12 +98,12 @@ fn the_idle_one_pays_first_and_until_it_costs_no_more_than_the_busy_one() {
         used: Some(19_000),
         ..guest(2, 20_000)
     };
-    let verdict = balance.look(500, &[busy, idle]);
-    assert_eq!(verdict.resident, [None, Some(16_500)]);
+    let allocation = balance.update(500, &[busy, idle]);
+    assert_eq!(allocation.resident, [None, Some(16_500)]);
     // The busy one holds 19,000 + 4 * 1,000; the idle one comes to as much with 1,000 + 4 * 5,500.
     let after = |high| {
-        let mut balance = Balance::new(Marks { high, ..MARKS }, Tax::default());
-        balance.look(0, &[busy, idle]).resident
+        let mut balance = Balance::new(Watermarks { high, ..MARKS }, Tax::default());
+        balance.update(0, &[busy, idle]).resident
     };
     assert_eq!(after(13_000), [None, Some(7000)]);
     let [Some(busy_left), Some(idle_left)] = after(14_000)[..] else {
@@ -120,7 +120,7 @@ fn the_idle_one_pays_first_and_until_it_costs_no_more_than_the_busy_one() {
 #[test]
 fn who_has_twice_the_shares_keeps_twice_as_much() {
     let mut balance = Balance::new(
-        Marks {
+        Watermarks {
             high: 30_000,
             ..MARKS
         },
@@ -130,9 +130,9 @@ fn who_has_twice_the_shares_keeps_twice_as_much() {
         share: 200,
         ..guest(1, 30_000)
     };
-    let verdict = balance.look(0, &[rich, guest(2, 30_000)]);
-    let [Some(rich), Some(poor)] = verdict.resident[..] else {
-        panic!("{verdict:?}");
+    let allocation = balance.update(0, &[rich, guest(2, 30_000)]);
+    let [Some(rich), Some(poor)] = allocation.resident[..] else {
+        panic!("{allocation:?}");
     };
     assert_eq!(rich + poor, 30_000);
     assert!(
@@ -151,15 +151,15 @@ fn c3_when_only_reserves_are_left_one_pays_and_the_reason_is_said() {
         ..guest(id, 1070)
     };
     let guests = [at_reserve(1, 1070), at_reserve(2, 10)];
-    let verdict = balance.look(900, &guests);
-    let Some(Notice::Pays(payment)) = verdict.notice else {
-        panic!("{verdict:?}");
+    let allocation = balance.update(900, &guests);
+    let Some(BalanceEvent::VictimChosen(payment)) = allocation.event else {
+        panic!("{allocation:?}");
     };
     assert_eq!(
         (payment.id, payment.gives, payment.next.map(|next| next.0)),
         (2, 990, Some(1))
     );
-    assert_eq!(verdict.resident, [None, Some(80)]);
+    assert_eq!(allocation.resident, [None, Some(80)]);
     assert_eq!(
         payment.to_string(),
         "domain 2 pays with all it can give, 990 pages: 900 pages of the host are free, below the mark of 1000, nothing was \
@@ -173,41 +173,41 @@ fn c3_when_only_reserves_are_left_one_pays_and_the_reason_is_said() {
             ..guests[1]
         },
     ];
-    let verdict = balance.look(900, &guests);
+    let allocation = balance.update(900, &guests);
     assert!(matches!(
-        verdict.notice,
-        Some(Notice::Pays(Payment {
+        allocation.event,
+        Some(BalanceEvent::VictimChosen(Victim {
             id: 1,
             next: None,
             ..
         }))
     ));
     guests[0].resident = 80;
-    let nobody = Notice::NobodyPays {
+    let nobody = BalanceEvent::NoVictim {
         free: 900,
         min: 1000,
     };
-    assert_eq!(balance.look(900, &guests).notice, Some(nobody));
-    assert_eq!(balance.look(900, &guests).notice, None);
+    assert_eq!(balance.update(900, &guests).event, Some(nobody));
+    assert_eq!(balance.update(900, &guests).event, None);
 }
 
 #[test]
 fn c10_who_gives_nothing_for_long_is_passed_over() {
     let mut balance = balance();
     let guests = [guest(1, 50_000), guest(2, 40_000)];
-    let first = balance.look(500, &guests);
+    let first = balance.update(500, &guests);
     assert_eq!(first.resident, [Some(46_500), None]);
-    for _ in 1..VAIN_LOOKS {
-        assert_eq!(balance.look(500, &guests).resident, first.resident);
+    for _ in 1..STALLED_UPDATES {
+        assert_eq!(balance.update(500, &guests).resident, first.resident);
     }
     assert_eq!(
-        balance.look(500, &guests).resident,
+        balance.update(500, &guests).resident,
         [Some(46_500), Some(36_500)]
     );
     // It moves at last.
     let guests = [guest(1, 49_000), guest(2, 36_500)];
-    assert_eq!(balance.look(3900, &guests).pressure, Pressure::Background);
-    assert!(balance.seats[0].is_willing());
+    assert_eq!(balance.update(3900, &guests).pressure, Pressure::Background);
+    assert!(balance.records[0].is_willing());
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn what_a_guest_is_told_to_give_up_anyway_is_not_taken_from_others() {
         ..guest(1, 30_000)
     };
     assert_eq!(
-        balance.look(900, &[going, guest(2, 90_000)]).resident,
+        balance.update(900, &[going, guest(2, 90_000)]).resident,
         [None, None]
     );
 }
@@ -226,7 +226,7 @@ fn what_a_guest_is_told_to_give_up_anyway_is_not_taken_from_others() {
 #[test]
 fn memory_comes_back_little_by_little_until_high() {
     let mut balance = balance();
-    balance.look(0, &[guest(1, 50_000)]);
+    balance.update(0, &[guest(1, 50_000)]);
     let mut held = Guest {
         size: 50_000,
         ..guest(1, 46_000)
@@ -234,8 +234,8 @@ fn memory_comes_back_little_by_little_until_high() {
     let mut free = 4800;
     let mut steps = Vec::new();
     loop {
-        let verdict = balance.look(free, &[held]);
-        let Some(allowed) = verdict.resident[0] else {
+        let allocation = balance.update(free, &[held]);
+        let Some(allowed) = allocation.resident[0] else {
             panic!("freed {steps:?}");
         };
         if allowed == held.resident {
@@ -249,7 +249,7 @@ fn memory_comes_back_little_by_little_until_high() {
     assert_eq!((free, held.resident), (4000, 46_800));
     // With more than it needs it is held no more.
     for _ in 0..100 {
-        if balance.look(50_000, &[held]).resident == [None] {
+        if balance.update(50_000, &[held]).resident == [None] {
             return;
         }
     }
@@ -293,8 +293,8 @@ fn facts() -> impl Strategy<Value = Vec<Guest>> {
     })
 }
 
-fn marks() -> impl Strategy<Value = Marks> {
-    (1_u64..50_000, 1_u64..50_000, 1_u64..50_000).prop_map(|(min, more, most)| Marks {
+fn marks() -> impl Strategy<Value = Watermarks> {
+    (1_u64..50_000, 1_u64..50_000, 1_u64..50_000).prop_map(|(min, more, most)| Watermarks {
         min,
         low: min + more,
         high: min + more + most,
@@ -313,14 +313,14 @@ proptest! {
     ) {
         let mut balance = Balance::new(marks, Tax::percent(tax).unwrap());
         for (free, guests) in looks {
-            let before: Vec<_> = balance.seats.iter().map(|seat| (seat.id, seat.allowed)).collect();
-            let verdict = balance.look(free, &guests);
-            prop_assert_eq!(verdict.resident.len(), guests.len());
-            for (guest, seat) in guests.iter().zip(&balance.seats) {
+            let before: Vec<_> = balance.records.iter().map(|record| (record.id, record.allowed)).collect();
+            let allocation = balance.update(free, &guests);
+            prop_assert_eq!(allocation.resident.len(), guests.len());
+            for (guest, record) in guests.iter().zip(&balance.records) {
                 let was = before.iter().find(|(id, _)| *id == guest.id).and_then(|was| was.1);
-                let started = was.unwrap_or(u64::MAX).min(guest.wish()).min(guest.resident);
-                if let Some(allowed) = seat.allowed {
-                    prop_assert!(allowed >= keeps(guest, seat.pays).min(started), "{guest:?} {seat:?}");
+                let started = was.unwrap_or(u64::MAX).min(guest.demand_pages()).min(guest.resident);
+                if let Some(allowed) = record.allowed {
+                    prop_assert!(allowed >= reserved_pages(guest, record.is_victim).min(started), "{guest:?} {record:?}");
                 }
             }
         }
@@ -330,15 +330,15 @@ proptest! {
     #[test]
     fn direct_reclaim_takes_what_is_missing_or_what_there_is(marks in marks(), guests in facts()) {
         let mut balance = Balance::new(marks, Tax::default());
-        balance.seat(&guests);
+        balance.update_records(&guests);
         let missing = marks.high.saturating_sub(balance.expected(0, &guests));
         let there_is: u64 = (0..guests.len()).map(|n| balance.takeable(&guests, n)).sum();
         let held_by = |balance: &Balance| -> u64 {
-            guests.iter().zip(&balance.seats).map(|(guest, seat)| held(guest, seat)).sum()
+            guests.iter().zip(&balance.records).map(|(guest, record)| held(guest, record)).sum()
         };
         let before = held_by(&balance);
-        let verdict = balance.look(0, &guests);
-        if verdict.notice.is_none() {
+        let allocation = balance.update(0, &guests);
+        if allocation.event.is_none() {
             prop_assert_eq!(before - held_by(&balance), missing.min(there_is));
         }
     }
@@ -349,11 +349,11 @@ proptest! {
     ) {
         let look = |free| {
             let mut balance = Balance::new(marks, Tax::default());
-            let verdict = balance.look(free, &guests);
-            (allowed(&verdict, &guests).iter().sum::<u64>(), verdict.notice)
+            let allocation = balance.update(free, &guests);
+            (allowed(&allocation, &guests).iter().sum::<u64>(), allocation.event)
         };
-        let (much, (little, notice)) = (look(free), look(free.saturating_sub(less)));
-        prop_assert!(little <= much.0 || notice.is_some() || much.1.is_some());
+        let (much, (little, event)) = (look(free), look(free.saturating_sub(less)));
+        prop_assert!(little <= much.0 || event.is_some() || much.1.is_some());
     }
 
     /// Whatever it was told before, it comes to rest where nothing changes.
@@ -364,15 +364,15 @@ proptest! {
         let mut balance = Balance::new(marks, Tax::percent(tax).unwrap());
         let (free, guests) = looks.last().unwrap().clone();
         for (free, guests) in &looks {
-            balance.look(*free, guests);
+            balance.update(*free, guests);
         }
         for _ in 0..2000 {
-            balance.look(free, &guests);
+            balance.update(free, &guests);
         }
-        let settled = balance.look(free, &guests);
-        prop_assert_eq!(settled.notice, None);
+        let settled = balance.update(free, &guests);
+        prop_assert_eq!(settled.event, None);
         for _ in 0..20 {
-            prop_assert_eq!(&balance.look(free, &guests), &settled);
+            prop_assert_eq!(&balance.update(free, &guests), &settled);
         }
     }
 }

@@ -27,7 +27,7 @@ use std::ops::RangeInclusive;
 
 use p2m_paging::Gfn;
 
-use super::patience::Patience;
+use super::retry::RetryBackoff;
 use super::states::{NONE, State, StateMap, ones};
 use super::{Policy, ScanPart, SweepOptions, eligible};
 
@@ -62,7 +62,7 @@ pub struct Lru2 {
     /// Victims found and not yet handed out.
     batch: Vec<Gfn>,
     vain_scans: u32,
-    patience: Patience,
+    retry: RetryBackoff,
     counts: ScanCounts,
 }
 
@@ -93,7 +93,7 @@ impl Lru2 {
             active: List::new(LISTED | ACTIVE),
             batch: Vec::with_capacity(BATCH),
             vain_scans: 0,
-            patience: Patience::default(),
+            retry: RetryBackoff::default(),
             counts: ScanCounts::default(),
         };
         for range in eligible(memory, options) {
@@ -249,13 +249,13 @@ impl Policy for Lru2 {
             return Some(victim);
         }
         let refused = |from| self.states.next_around(REFUSED, from);
-        let gfn = self.patience.retry(refused)?;
+        let gfn = self.retry.retry(refused)?;
         self.states.set(gfn.get(), NONE);
         Some(gfn)
     }
 
     fn paged_out(&mut self, gfn: Gfn) {
-        self.patience.went_out(gfn);
+        self.retry.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, _asked: bool) {
@@ -263,12 +263,12 @@ impl Policy for Lru2 {
     }
 
     fn refused(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         self.states.set(gfn.get(), REFUSED);
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         self.join_inactive(gfn.get());
     }
 
@@ -277,7 +277,7 @@ impl Policy for Lru2 {
     }
 
     fn tick(&mut self) {
-        self.patience.tick(self.states.count(REFUSED));
+        self.retry.tick(self.states.count(REFUSED));
     }
 
     /// A bit of a page in the batch comes too late for it: it has been found.
@@ -301,7 +301,7 @@ impl Policy for Lru2 {
 
     fn table_bytes(&self) -> usize {
         self.states.table_bytes()
-            + self.patience.table_bytes()
+            + self.retry.table_bytes()
             + self.batch.capacity() * size_of::<Gfn>()
     }
 }

@@ -2,7 +2,7 @@
 //! Which pages go out.
 
 mod lru2;
-mod patience;
+mod retry;
 mod reuse;
 mod states;
 mod sweep;
@@ -132,6 +132,16 @@ impl ScanPart<'_> {
     pub fn contains(&self, gfn: u64) -> bool {
         gfn.checked_sub(self.first)
             .is_some_and(|place| place < PART_PAGES as u64)
+    }
+
+    /// Whether a page that came in unasked is seen to be used. Mapping a page may set its accessed bit,
+    /// so the first look after it came in says nothing. `first_look` is true until that look.
+    pub(super) fn shows_use(&self, gfn: u64, first_look: &mut bool) -> bool {
+        if *first_look {
+            *first_look = !self.contains(gfn);
+            return false;
+        }
+        self.is_accessed(gfn)
     }
 
     /// Whether a page is part of this, and was accessed.

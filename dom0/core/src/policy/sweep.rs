@@ -6,7 +6,7 @@
 //! middle of the guest's memory, so that the BIOS is left alone while the guest boots (row B1). One
 //! full turn without a victim means there is none.
 //!
-//! Refused pages are tried again when a whole turn found no other victim, after a while: see [`Patience`].
+//! Refused pages are tried again when a whole turn found no other victim, after a while: see [`RetryBackoff`].
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use p2m_paging::Gfn;
 
 use super::Policy;
-use super::patience::Patience;
+use super::retry::RetryBackoff;
 use crate::sparse::SparseSet;
 
 /// Pages that came in last and do not go out (64 MiB).
@@ -53,7 +53,7 @@ pub struct Sweep {
     mru_pages: usize,
     /// Where the next turn starts.
     cursor: u64,
-    patience: Patience,
+    retry: RetryBackoff,
 }
 
 impl Sweep {
@@ -75,7 +75,7 @@ impl Sweep {
             mru: VecDeque::with_capacity(mru_pages),
             mru_pages,
             cursor: middle(memory),
-            patience: Patience::default(),
+            retry: RetryBackoff::default(),
         }
     }
 
@@ -88,7 +88,7 @@ impl Policy for Sweep {
     fn choose(&mut self) -> Option<Gfn> {
         let Some(gfn) = next_around(&self.eligible, self.cursor) else {
             let refused = |from| next_around(&self.refused, from);
-            let gfn = self.patience.retry(refused)?;
+            let gfn = self.retry.retry(refused)?;
             self.refused.remove(gfn.get());
             return Some(gfn);
         };
@@ -98,7 +98,7 @@ impl Policy for Sweep {
     }
 
     fn paged_out(&mut self, gfn: Gfn) {
-        self.patience.went_out(gfn);
+        self.retry.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, _asked: bool) {
@@ -114,12 +114,12 @@ impl Policy for Sweep {
     }
 
     fn refused(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         self.refused.insert(gfn.get(), ());
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         self.make_eligible(gfn);
     }
 
@@ -128,13 +128,13 @@ impl Policy for Sweep {
     }
 
     fn tick(&mut self) {
-        self.patience.tick(self.refused.len());
+        self.retry.tick(self.refused.len());
     }
 
     fn table_bytes(&self) -> usize {
         self.eligible.table_bytes()
             + self.refused.table_bytes()
-            + self.patience.table_bytes()
+            + self.retry.table_bytes()
             + self.mru.capacity() * size_of::<Gfn>()
     }
 }

@@ -155,3 +155,18 @@ fn ranges_are_cut_to_what_may_go() {
         [1..=2, 4..=4, 7..=7, 8..=8]
     );
 }
+
+/// A page of another part has not been looked at.
+#[test]
+fn the_first_look_at_a_page_says_nothing_of_its_use() {
+    let accessed = [!0; PART_PAGES / 64];
+    let part = |first| ScanPart {
+        first,
+        accessed: &accessed,
+    };
+    let mut first_look = true;
+    assert!(!part(PART_PAGES as u64).shows_use(3, &mut first_look) && first_look);
+    assert!(!part(0).shows_use(3, &mut first_look) && !first_look);
+    assert!(!part(PART_PAGES as u64).shows_use(3, &mut first_look));
+    assert!(part(0).shows_use(3, &mut first_look));
+}

@@ -20,7 +20,7 @@ pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
 pub(super) fn guest(areas: &[SlotRange]) -> Sim {
     let config = Config {
         areas: areas.to_vec(),
-        ahead_batch: 8,
+        prefetch_batch: 8,
         ..Config::new(100)
     };
     Sim::new(100, 16, config, 0)
@@ -168,7 +168,11 @@ fn c5_pages_asked_for_while_they_are_moved_come_in_once_they_have_been() {
     assert_eq!(drained(&mut sim), [Ok(())]);
     assert!(sim.waits.iter().all(Option::is_none));
     assert_eq!(sim.entries[page(2)], Entry::Gone);
-    assert_eq!(sim.pager.home_of(moving[2]), None, "given back meanwhile");
+    assert_eq!(
+        sim.pager.location_of(moving[2]),
+        None,
+        "given back meanwhile"
+    );
     assert_eq!(sim.finish().unreadable_pages, 0);
     assert_eq!(sim.pager.slots_taken(), sim.pager.progress().copies);
 }
@@ -215,7 +219,7 @@ fn c5_without_room_elsewhere_an_area_stays_in_use() {
 fn c5_an_area_with_pages_that_do_not_read_back_stays_and_its_bad_neighbour_is_not_written() {
     let areas = [range(0, 100, 5), range(128, 100, 4)];
     let mut sim = half_out(&areas);
-    let out = |n: u64| sim.pager.home_of(Gfn::new_truncate(n))?.slot();
+    let out = |n: u64| sim.pager.location_of(Gfn::new_truncate(n))?.slot();
     sim.bad_slots = (0..100).filter_map(out).take(3).collect();
     sim.event(Event::Drain(areas[0]));
     assert_eq!(drained(&mut sim), [Err(DrainError::Failed { pages: 3 })]);
@@ -238,7 +242,7 @@ fn c5_a_full_store_goes_on_once_an_area_is_added() {
     sim.event(Event::AreaAdded(areas[1]));
     sim.settle();
     assert_eq!(sim.pager.progress().out_pages, 90);
-    assert_eq!(sim.reports.last(), Some(&Report::StoreBack));
+    assert_eq!(sim.reports.last(), Some(&Report::StoreRecovered));
 }
 
 #[test]

@@ -341,11 +341,11 @@ fn c8_pages_gone_through_in_order_come_in_together() {
     );
     let progress = sim.pager.progress();
     assert_eq!(progress.read_ahead, 80 - faults as u64);
-    assert!(progress.judged.hits >= 60 && progress.judged.wasted == 0);
+    assert!(progress.read_ahead_outcome.hits >= 60 && progress.read_ahead_outcome.wasted == 0);
     // Nobody is seen to use the last window.
     sim.event(Event::Tick);
     sim.settle();
-    let judged = sim.pager.progress().judged;
+    let judged = sim.pager.progress().read_ahead_outcome;
     assert_eq!(judged.hits + judged.wasted, progress.read_ahead);
     assert!(judged.wasted <= 7);
 }
@@ -373,7 +373,7 @@ fn c8_a_page_asked_for_while_it_comes_in_beside_another_is_read_once() {
     assert!(sim.waits.iter().all(Option::is_none));
     let progress = sim.pager.progress();
     assert_eq!((progress.paged_in, progress.read_ahead), (4, 1));
-    assert_eq!(progress.judged.hits, 1);
+    assert_eq!(progress.read_ahead_outcome.hits, 1);
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn pages_seen_accessed_stay() {
         run(&mut pager, &mut actions, Event::Target(8));
         assert_eq!(pager.progress().out_pages, 92);
         for n in 0..100 {
-            let out = pager.home_of(Gfn::new_truncate(n)).is_some();
+            let out = pager.location_of(Gfn::new_truncate(n)).is_some();
             assert_eq!(out, !(40..48).contains(&n), "{name:?}: gfn {n}");
         }
     }

@@ -8,7 +8,7 @@ use super::cases::{guest, paged, request, run};
 use super::sim::Entry;
 use crate::policy::{Sweep, SweepOptions};
 use crate::store::Slot;
-use crate::{Config, Event, Home, Pager, Report};
+use crate::{Config, Event, Location, Pager, Report};
 
 /// The C pager takes gfn > max_pages for out of range, which lets max_pages itself through to the
 /// table behind it.
@@ -49,7 +49,7 @@ fn defect_6_memory_above_the_mmio_hole_goes_out_and_comes_back() {
     let mut actions = pager.actions();
     run(&mut pager, &mut actions, Event::Target(0));
     assert_eq!(pager.progress().out_pages, 30);
-    assert!(pager.home_of(Gfn::MAX).is_some());
+    assert!(pager.location_of(Gfn::MAX).is_some());
     run(&mut pager, &mut actions, Event::Stop);
     assert_eq!(pager.progress().out_pages, 0);
 }
@@ -90,15 +90,15 @@ fn defect_14_unreadable_pages_are_named_at_the_end_and_their_slots_kept() {
     sim.bad_slots = vec![Slot(3), Slot(50)];
     let summary = sim.finish();
     assert_eq!(summary.unreadable_pages, 2);
-    let homes: Vec<_> = sim
+    let locations: Vec<_> = sim
         .pager
         .unreadable()
-        .filter_map(|gfn| sim.pager.home_of(gfn))
+        .filter_map(|gfn| sim.pager.location_of(gfn))
         .collect();
     assert!(
         [3, 50]
             .iter()
-            .all(|slot| homes.contains(&Home::Slot(Slot(*slot))))
+            .all(|slot| locations.contains(&Location::Slot(Slot(*slot))))
     );
     assert_eq!(
         sim.store.len(),
@@ -118,8 +118,8 @@ fn an_unreadable_page_is_never_given_to_the_guest_and_holds_up_no_other() {
     let gfn = Gfn::new_truncate(out[0] as u64);
     sim.bad_slots = sim
         .pager
-        .home_of(gfn)
-        .and_then(Home::slot)
+        .location_of(gfn)
+        .and_then(Location::slot)
         .into_iter()
         .collect();
     (0..12).for_each(|vcpu| sim.access(vcpu, out[0], false));

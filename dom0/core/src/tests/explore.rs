@@ -74,7 +74,7 @@ fn begin(alike: bool, batch: usize, beginning: usize) -> Sim {
     let config = Config {
         areas: vec![range(0, 2, 1), range(64, 2, 0)],
         out_batch: batch,
-        ahead_batch: 2,
+        prefetch_batch: 2,
         out_threshold: 1,
         requests: 3,
         ..Config::new(2)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The core against a simulated hypervisor and store.
 
-mod alike;
 mod areas;
 mod cases;
+mod dedup;
 mod defects;
 mod explore;
 mod full;

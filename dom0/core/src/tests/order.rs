@@ -28,7 +28,10 @@ struct Guest {
 
 /// Stretches of neighbouring slots.
 fn calls(pages: &[Page]) -> u64 {
-    let slots: Vec<Slot> = pages.iter().filter_map(|page| page.home().slot()).collect();
+    let slots: Vec<Slot> = pages
+        .iter()
+        .filter_map(|page| page.location().slot())
+        .collect();
     slots.chunk_by(|a, b| a.0 + 1 == b.0).count() as u64
 }
 

@@ -62,7 +62,11 @@ fn areas() -> Vec<SlotRange> {
 
 fn sim(mru_pages: usize, alike: bool) -> Sim {
     let mut config = Config::new(PAGES as u64);
-    (config.out_batch, config.ahead_batch, config.out_threshold) = (7, 3, 2);
+    (
+        config.out_batch,
+        config.prefetch_batch,
+        config.out_threshold,
+    ) = (7, 3, 2);
     config.areas = areas();
     let mut sim = Sim::new(PAGES, VCPUS, config, mru_pages);
     if alike {
@@ -97,7 +101,7 @@ fn apply(sim: &mut Sim, op: Op) {
             *fault += 1;
         }
         Op::Store(pages) => sim.store_pages = pages,
-        Op::RestoreAsks(asks) => sim.restore_asks = asks,
+        Op::RestoreAsks(pending) => sim.restore_asks = pending,
         Op::Resident => {
             let resident = |entry: &&Entry| {
                 matches!(

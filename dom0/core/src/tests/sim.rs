@@ -10,10 +10,10 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::judge::Judge;
-use crate::store::{Like, Saved, Slot, SlotRange, StoreError};
+use crate::store::{CompareWith, Saved, Slot, SlotRange, StoreError};
 use crate::{
-    Action, Actions, Batch, Config, DrainError, Event, Home, Page, PageError, Pager, Report, Step,
-    Summary,
+    Action, Actions, Batch, Config, DrainError, Event, Location, Page, PageError, Pager, Report,
+    Step, Summary,
 };
 
 /// What the hypervisor knows of a gfn.
@@ -92,9 +92,9 @@ fn pairs<'a>(a: &'a Batch, b: &'a Batch) -> impl Iterator<Item = (&'a Page, &'a 
 
 /// Which slot a step writes for a page, and which ones it has to do with.
 fn slots(step: Step, page: &Page) -> (Option<Slot>, [Option<Slot>; 2]) {
-    let home = page.home().slot();
-    match (step, page.like()) {
-        (Step::Save, Like::Slot(other)) => (home, [home, Some(other)]),
+    let home = page.location().slot();
+    match (step, page.compare_with()) {
+        (Step::Save, CompareWith::Slot(other)) => (home, [home, Some(other)]),
         (Step::Save | Step::Move, _) => (home, [home, None]),
         (Step::Load, _) => (None, [home, None]),
         _ => (None, [None, None]),
@@ -168,7 +168,7 @@ impl Sim {
                 Action::Drained(area, outcome) => self.drained(area, outcome),
                 Action::Report(report) => self.reports.push(report),
                 Action::Finished(summary) => {
-                    assert!(self.running.is_empty(), "finished with batches under way");
+                    assert!(self.running.is_empty(), "finished with batches in flight");
                     self.finished = Some(summary);
                 }
             }
@@ -212,8 +212,10 @@ impl Sim {
     fn free(&mut self, slot: Slot) {
         for (batch, done) in &self.running {
             let uses = matches!(batch.step(), Step::Save | Step::Load | Step::Move);
-            let names =
-                |page: &Page| page.home() == Home::Slot(slot) || page.like() == Like::Slot(slot);
+            let names = |page: &Page| {
+                page.location() == Location::Slot(slot)
+                    || page.compare_with() == CompareWith::Slot(slot)
+            };
             assert!(!uses || !batch.pages()[*done..].iter().any(names));
         }
         self.store.remove(&slot);
@@ -228,7 +230,7 @@ impl Sim {
             let batches = batches.filter(|batch| uses.contains(&batch.step()));
             let mut slots = batches
                 .flat_map(Batch::pages)
-                .filter_map(|page| page.home().slot());
+                .filter_map(|page| page.location().slot());
             assert!(slots.all(|slot| !area.contains(slot)));
         }
         self.draining.retain(|other| *other != area);
@@ -325,12 +327,12 @@ impl Sim {
             }
             (Step::Restore, Entry::Gone) => refused(Errno::ENOENT),
             (Step::Restore, _) => Ok(()),
-            (Step::Load, _) if page.home() == Home::Zeros => {
+            (Step::Load, _) if page.location() == Location::Zeros => {
                 self.buffers.insert(buffer, 0);
                 Ok(())
             }
             (Step::Load, _) => {
-                let slot = page.home().slot().unwrap();
+                let slot = page.location().slot().unwrap();
                 if self.bad_slots.contains(&slot) || take(&mut self.faults.read) {
                     return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
                 }
@@ -351,7 +353,7 @@ impl Sim {
             }
             (Step::Prep, _) => refused(Errno::ENOENT),
             (Step::Move, _) => {
-                let slot = page.home().slot().unwrap();
+                let slot = page.location().slot().unwrap();
                 assert!(
                     !self.store.contains_key(&slot),
                     "a slot that is taken is written"
@@ -365,7 +367,10 @@ impl Sim {
     /// Whatever the core thinks of a slot's contents, they are looked at.
     fn save(&mut self, page: &Page) -> Result<Saved, PageError> {
         let n = usize::try_from(page.gfn().get()).unwrap();
-        let slot = page.home().slot().expect("a slot for a page to be saved");
+        let slot = page
+            .location()
+            .slot()
+            .expect("a slot for a page to be saved");
         let (Entry::Ram(v) | Entry::PagingOut(v) | Entry::InStart(Some(v))) = self.entries[n]
         else {
             return Err(PageError::Unmapped(Errno::ENOENT));
@@ -377,11 +382,11 @@ impl Sim {
             self.store.remove(&slot);
             return Ok(Saved::Zeros);
         }
-        let like = page.like();
+        let like = page.compare_with();
         let copy = match like {
-            Like::Own => Some(slot),
-            Like::Slot(other) => Some(other),
-            Like::Any | Like::Nothing => None,
+            CompareWith::Own => Some(slot),
+            CompareWith::Slot(other) => Some(other),
+            CompareWith::Any | CompareWith::Nothing => None,
         };
         if copy.is_some_and(|copy| self.store.get(&copy) == Some(&v)) {
             return Ok(Saved::Unchanged);
@@ -389,8 +394,8 @@ impl Sim {
         // Some different pages look the same.
         let looks = if v < 8 { v % 3 } else { v };
         let seems = self.seems.entry(looks).or_insert(slot);
-        if self.alike && *seems != slot && matches!(like, Like::Any | Like::Own) {
-            return Ok(Saved::SeemsLike(*seems));
+        if self.alike && *seems != slot && matches!(like, CompareWith::Any | CompareWith::Own) {
+            return Ok(Saved::DedupCandidate(*seems));
         }
         *seems = slot;
         self.write(slot, v).map(|()| Saved::Written)
@@ -422,10 +427,10 @@ impl Sim {
                     assert_eq!(Some(value), truth, "{gfn} is wrong in the guest");
                 }
                 Entry::Paged | Entry::InStart(None) => {
-                    let home = self.pager.home_of(gfn).or_else(|| self.evicting(gfn));
+                    let home = self.pager.location_of(gfn).or_else(|| self.evicting(gfn));
                     let value = home.and_then(|home| match home {
-                        Home::Slot(slot) => self.store.get(&slot).copied(),
-                        Home::Zeros => Some(0),
+                        Location::Slot(slot) => self.store.get(&slot).copied(),
+                        Location::Zeros => Some(0),
                     });
                     assert_eq!(value, truth, "{gfn} is wrong in the store");
                 }
@@ -438,23 +443,33 @@ impl Sim {
     pub(super) fn check_owners(&self) {
         assert!(self.running.is_empty());
         let mut owners = BTreeMap::<_, u64>::new();
-        for slot in self.pager.homes.from(0).filter_map(|(_, home)| home.slot()) {
+        for slot in self
+            .pager
+            .placement
+            .locations
+            .from(0)
+            .filter_map(|(_, home)| home.slot())
+        {
             *owners.entry(slot).or_default() += 1;
         }
         let taken = self.pager.slots_taken();
         assert_eq!(taken, owners.len() as u64, "leaked: {:?}", self.pager);
         for (slot, owners) in owners {
-            assert_eq!(self.pager.slots.owners(slot), owners, "owners of {slot:?}");
+            assert_eq!(
+                self.pager.placement.slots.owners(slot),
+                owners,
+                "owners of {slot:?}"
+            );
         }
     }
 
-    fn evicting(&self, gfn: Gfn) -> Option<Home> {
+    fn evicting(&self, gfn: Gfn) -> Option<Location> {
         let pages = self
             .running
             .iter()
             .filter(|(batch, _)| batch.step() == Step::Evict);
         let mut pages = pages.flat_map(|(batch, _)| batch.pages());
-        pages.find(|page| page.gfn() == gfn).map(Page::home)
+        pages.find(|page| page.gfn() == gfn).map(Page::location)
     }
 
     /// Lets everything under way end, without ticks.

@@ -8,7 +8,7 @@ use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
 use pager_shell::{EventChannel, MachineError};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
-use crate::link::area::AreaError;
+use crate::link::area::SharedAreaError;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
 
@@ -35,7 +35,7 @@ pub enum CallError {
     Memory(#[from] CreateError),
     /// Nor are the shared pages, or memory to share is not to be had.
     #[error("shared memory: {0}")]
-    Shared(#[from] AreaError),
+    Shared(#[from] SharedAreaError),
 }
 
 impl From<CallError> for MachineError {

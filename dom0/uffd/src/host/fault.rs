@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A vcpu's fault: what an EPT violation is in Xen is a [trap](super::trap) here (row A7).
+//! A vcpu's fault: what an EPT violation is in Xen is a [trap](super::machine) here (row A7).
 
 use std::thread;
 

@@ -11,6 +11,8 @@
 //! The second runs on one CPU together with the pager's main thread, unless told not to: a wake-up
 //! across CPUs costs more than the whole rest of a fault.
 
+mod trap;
+
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,9 +29,8 @@ use rustix::io::Errno;
 
 use super::guest_memory::{CreateError, GuestMemory};
 use super::p2m::{HostPlatform, PageCounts};
-use super::trap;
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
-use crate::link::area::AreaError;
+use crate::link::area::SharedAreaError;
 use crate::link::packet::notice_words;
 use crate::link::{Mailbox, SharedArea};
 
@@ -48,7 +49,7 @@ pub struct MachineOptions {
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MachineError {
+pub enum UffdMachineError {
     /// The guest's memory.
     #[error("guest memory: {0}")]
     Memory(#[from] CreateError),
@@ -60,7 +61,7 @@ pub enum MachineError {
     Register(#[from] RangeError),
     /// The pages shared with the pager.
     #[error("ring page: {0}")]
-    Shared(#[from] AreaError),
+    Shared(#[from] SharedAreaError),
     /// The event channels.
     #[error("event channel: {0}")]
     Events(Errno),
@@ -130,17 +131,17 @@ impl Machine {
     pub fn start(
         memory: GuestMemory,
         options: &MachineOptions,
-    ) -> Result<&'static Self, MachineError> {
+    ) -> Result<&'static Self, UffdMachineError> {
         if options.vcpus == 0 {
-            return Err(MachineError::NoVcpus);
+            return Err(UffdMachineError::NoVcpus);
         }
-        trap::install().map_err(MachineError::Trap)?;
+        trap::install().map_err(UffdMachineError::Trap)?;
         let uffd = Userfaultfd::open(Options::GUEST)?;
         uffd.register(&memory, Modes::MISSING | Modes::WRITE_PROTECT)?;
         let shared: &'static SharedArea =
             Box::leak(Box::new(SharedArea::create("paging-ring", 2)?));
-        let mailbox = Mailbox::new(shared).ok_or(MachineError::Events(Errno::INVAL))?;
-        let events = EventChannel::new().map_err(MachineError::Events)?;
+        let mailbox = Mailbox::new(shared).ok_or(UffdMachineError::Events(Errno::INVAL))?;
+        let events = EventChannel::new().map_err(UffdMachineError::Events)?;
         let vcpus = options.vcpus as usize;
         let cells: &'static [VcpuCell] =
             Box::leak((0..vcpus).map(|_| VcpuCell::new()).collect::<Box<[_]>>());
@@ -150,7 +151,7 @@ impl Machine {
             faults: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             shared,
             mailbox: Mutex::new(mailbox),
-            doorbell: EventChannel::new().map_err(MachineError::Events)?,
+            doorbell: EventChannel::new().map_err(UffdMachineError::Events)?,
             cpu: options.cpu,
             watch: Mutex::new(Watch {
                 target,
@@ -170,10 +171,13 @@ impl Machine {
         &'static self,
         name: &str,
         serve: impl FnOnce(&Self) + Send + 'static,
-    ) -> Result<(), MachineError> {
+    ) -> Result<(), UffdMachineError> {
         let run = move || serve(self);
         let builder = thread::Builder::new().name(name.into());
-        builder.spawn(run).map_err(MachineError::Thread).map(drop)
+        builder
+            .spawn(run)
+            .map_err(UffdMachineError::Thread)
+            .map(drop)
     }
 
     /// The hypervisor half of paging.

@@ -8,8 +8,7 @@ mod hypercall;
 pub mod machine;
 pub mod p2m;
 mod prep;
-mod trap;
 pub mod uffd;
 pub mod workload;
 
-pub use machine::{Departure, Machine, MachineError, MachineOptions};
+pub use machine::{Departure, Machine, MachineOptions, UffdMachineError};

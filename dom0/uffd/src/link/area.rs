@@ -22,7 +22,7 @@ const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 /// Why memory could not be shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AreaError {
+pub enum SharedAreaError {
     /// The other side's memory is not the size that was agreed on, or could become smaller.
     #[error("shared memory of {bytes} bytes, size sealed: {sealed}; {expected} bytes are needed")]
     Size {
@@ -43,8 +43,8 @@ pub enum AreaError {
     },
 }
 
-fn at(step: &'static str) -> impl Fn(Errno) -> AreaError {
-    move |errno| AreaError::System { step, errno }
+fn at(step: &'static str) -> impl Fn(Errno) -> SharedAreaError {
+    move |errno| SharedAreaError::System { step, errno }
 }
 
 /// Pages of shared memory, mapped for good.
@@ -64,7 +64,7 @@ unsafe impl Sync for SharedArea {}
 
 impl SharedArea {
     /// New memory, all zeros.
-    pub fn create(name: &str, pages: usize) -> Result<Self, AreaError> {
+    pub fn create(name: &str, pages: usize) -> Result<Self, SharedAreaError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(name, flags).map_err(at("memfd_create"))?;
         rustix::fs::ftruncate(&file, size_bytes(pages)).map_err(at("ftruncate"))?;
@@ -75,7 +75,7 @@ impl SharedArea {
 
     /// Memory that the other side made and sent. Its size must be exactly `pages`, and sealed: a
     /// mapping that could lose its memory would kill this process.
-    pub fn open(file: OwnedFd, pages: usize) -> Result<Self, AreaError> {
+    pub fn open(file: OwnedFd, pages: usize) -> Result<Self, SharedAreaError> {
         // Anything that is no memfd has no seals.
         let seals = rustix::fs::fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
         let bytes = rustix::fs::fstat(&file)
@@ -84,7 +84,7 @@ impl SharedArea {
             .cast_unsigned();
         let (expected, sealed) = (size_bytes(pages), seals.contains(SIZE_SEALS));
         if bytes != expected || !sealed {
-            return Err(AreaError::Size {
+            return Err(SharedAreaError::Size {
                 bytes,
                 expected,
                 sealed,
@@ -93,15 +93,16 @@ impl SharedArea {
         Self::map(file, pages)
     }
 
-    fn map(file: OwnedFd, pages: usize) -> Result<Self, AreaError> {
+    fn map(file: OwnedFd, pages: usize) -> Result<Self, SharedAreaError> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         let bytes = pages * PAGE_SIZE;
         // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, protection, flags, &file, 0) };
-        let base = NonNull::new(base.map_err(at("mmap"))?.cast()).ok_or(AreaError::System {
-            step: "mmap",
-            errno: Errno::FAULT,
-        })?;
+        let base =
+            NonNull::new(base.map_err(at("mmap"))?.cast()).ok_or(SharedAreaError::System {
+                step: "mmap",
+                errno: Errno::FAULT,
+            })?;
         Ok(Self { base, pages, file })
     }
 
@@ -176,12 +177,15 @@ mod tests {
     fn memory_that_could_shrink_or_is_too_small_is_refused() {
         let area = SharedArea::create("test", 2).unwrap();
         let small = SharedArea::open(area.as_fd().try_clone_to_owned().unwrap(), 3);
-        assert!(matches!(small, Err(AreaError::Size { sealed: true, .. })));
+        assert!(matches!(
+            small,
+            Err(SharedAreaError::Size { sealed: true, .. })
+        ));
         let loose = rustix::fs::memfd_create("loose", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&loose, 4096).unwrap();
         assert!(matches!(
             SharedArea::open(loose, 1),
-            Err(AreaError::Size { sealed: false, .. })
+            Err(SharedAreaError::Size { sealed: false, .. })
         ));
     }
 }

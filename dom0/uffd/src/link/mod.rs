@@ -11,6 +11,6 @@ pub mod area;
 pub mod mailbox;
 pub mod packet;
 
-pub use area::{AreaError, SharedArea};
+pub use area::{SharedArea, SharedAreaError};
 pub use mailbox::{Mailbox, PostedPrep};
 pub use packet::{Op, PROTOCOL};

@@ -16,7 +16,8 @@ use pager_core::policy::PolicyName;
 use pager_shell::console::say;
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
-use xenpaging::cli::{Exit, gfns, marks, one_line, policy, swap_area};
+use xenpaging::cli::{gfns, marks, one_line, policy, swap_area};
+use xenpaging::exit::Exit;
 use xenpaging::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::pager_main;
 

@@ -23,7 +23,7 @@ use pager_accesses::Recorder;
 use pager_accesses::pattern::Spread;
 use pager_uffd::host::guest_memory::{CreateError, GuestMemory};
 use pager_uffd::host::machine::{
-    Departure, Machine, MachineError, MachineOptions, usual_fault_cpu,
+    Departure, Machine, MachineOptions, UffdMachineError, usual_fault_cpu,
 };
 use pager_uffd::host::uffd::{OpenError, Options, Userfaultfd};
 use pager_uffd::host::workload::fill::{self, FillError};
@@ -34,7 +34,7 @@ pub use child::{ChildError, PagerCommand};
 pub use options::{JobOptions, SizeError, Sizes, StoreChoice, parse_size};
 pub use report::{Fate, Report};
 
-use crate::cli::Exit;
+use crate::exit::Exit;
 use child::PagerProcess;
 use report::Phases;
 use watch::Line;
@@ -65,7 +65,7 @@ pub enum JobError {
     Record(io::Error),
     /// No machine.
     #[error(transparent)]
-    Machine(#[from] MachineError),
+    Machine(#[from] UffdMachineError),
     /// No pager.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -88,7 +88,9 @@ impl JobError {
     /// else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Size(_) | Self::Userfaultfd(_) | Self::Machine(MachineError::Userfaultfd(_)) => 2,
+            Self::Size(_)
+            | Self::Userfaultfd(_)
+            | Self::Machine(UffdMachineError::Userfaultfd(_)) => 2,
             _ => 1,
         }
     }

@@ -11,7 +11,7 @@
 //! Time is counted in *ticks*. A tick has passed when an eighth as many pages as are in have become young: came in,
 //! or were used again after they had been old. A guest that does nothing does not age.
 //!
-//! A page that comes in unasked is *awaited*: spared until it is seen used or so many others have come in after it. Whoever goes
+//! A page that comes in unasked is *spared*: spared until it is seen used or so many others have come in after it. Whoever goes
 //! through memory for the hundredth time needs it in a moment, and not again for as long as any page there is.
 //!
 //! Victims are taken from the least valuable history that has any page, by gfn from a cursor on; of old pages those first
@@ -23,28 +23,28 @@
 //! from pages that were out; that pages that are in are not seen used counts a little, so
 //! that histories which look good are doubted, and tried, after a while.
 
-mod awaited;
 mod forecast;
 mod history;
+mod spared;
 
 use std::ops::RangeInclusive;
 
 use p2m_paging::Gfn;
 
-use super::patience::Patience;
+use super::retry::RetryBackoff;
 use super::states::{LEAF_PAGES, NONE, Selection, StateMap, ones};
 use super::{Policy, ScanPart, SweepOptions, eligible, sweep};
-use awaited::Awaited;
 use forecast::Forecast;
 use history::{
     CLASSES, FRESH, History, NEW, REFUSED, STATES, UNKNOWN_IN, UNKNOWN_OUT, YOUNG, older,
 };
+use spared::SparedReadAhead;
 
 /// Ticks while as many pages become young as are in.
 const TICKS_A_TURN: u64 = 8;
 
-/// So large a part of the pages in may be awaited as one in so many.
-const AWAITED_OF: u64 = 16;
+/// So large a part of the pages in may be spared as one in so many.
+const SPARED_OF: u64 = 16;
 
 /// How much it counts that a page in memory was not seen used where nobody looks.
 const UNSEEN_WEIGHT: f64 = 0.1;
@@ -54,7 +54,7 @@ const UNSEEN_WEIGHT: f64 = 0.1;
 pub struct Reuse {
     states: StateMap<STATES>,
     /// In, in the state of pages that are out.
-    awaited: Awaited,
+    spared: SparedReadAhead,
     forecast: Forecast,
     /// Ticks that have begun.
     ticks: u64,
@@ -62,7 +62,7 @@ pub struct Reuse {
     rejuvenated: u64,
     sight: Sight,
     cursor: u64,
-    patience: Patience,
+    retry: RetryBackoff,
     random: u64,
 }
 
@@ -92,13 +92,13 @@ impl Reuse {
         }
         Self {
             states,
-            awaited: Awaited::default(),
+            spared: SparedReadAhead::default(),
             forecast: Forecast::new(),
             ticks: 0,
             rejuvenated: 0,
             sight: Sight::Blind { hand: 0 },
             cursor: sweep::middle(memory),
-            patience: Patience::default(),
+            retry: RetryBackoff::default(),
             random: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -125,7 +125,7 @@ impl Reuse {
         History::new(class, age)
     }
 
-    /// A page that was out, or is awaited, is used.
+    /// A page that was out, or is spared, is used.
     fn used_again(&mut self, gfn: Gfn, age: usize) {
         let now = match History::of_away(self.states.get(gfn.get())) {
             Some(before) => self.used(before, age),
@@ -201,25 +201,25 @@ impl Policy for Reuse {
                 }
             }
         }
-        if let Some(gfn) = self.awaited.pop() {
+        if let Some(gfn) = self.spared.pop() {
             return Some(gfn);
         }
         let refused = |from| self.states.next_around(REFUSED, from);
-        let gfn = self.patience.retry(refused)?;
+        let gfn = self.retry.retry(refused)?;
         self.states.set(gfn.get(), UNKNOWN_OUT);
         Some(gfn)
     }
 
     fn paged_out(&mut self, gfn: Gfn) {
-        self.patience.went_out(gfn);
+        self.retry.went_out(gfn);
     }
 
     fn paged_in(&mut self, gfn: Gfn, asked: bool) {
         if asked {
             return self.used_again(gfn, FRESH);
         }
-        let limit = self.residents() / AWAITED_OF;
-        if let Some(gfn) = self.awaited.push(gfn, limit) {
+        let limit = self.residents() / SPARED_OF;
+        if let Some(gfn) = self.spared.push(gfn, limit) {
             // It was not seen used: as it was before it came in.
             let before = History::of_away(self.states.get(gfn.get()));
             let state = before.map_or(UNKNOWN_IN, History::resident);
@@ -228,31 +228,31 @@ impl Policy for Reuse {
     }
 
     fn refused(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         self.states.set(gfn.get(), REFUSED);
     }
 
     fn abandoned(&mut self, gfn: Gfn) {
-        self.patience.stayed(gfn);
+        self.retry.stayed(gfn);
         let before = History::of_away(self.states.get(gfn.get()));
         let state = before.map_or(UNKNOWN_IN, History::resident);
         self.states.set(gfn.get(), state);
     }
 
     fn dropped(&mut self, gfn: Gfn) {
-        self.awaited.remove(gfn);
+        self.spared.remove(gfn);
         self.states.set(gfn.get(), UNKNOWN_IN);
     }
 
     fn tick(&mut self) {
-        self.patience.tick(self.states.count(REFUSED));
+        self.retry.tick(self.states.count(REFUSED));
     }
 
     fn referenced(&mut self, part: &ScanPart<'_>) {
         let Some((leaf, 0)) = self.states.find(part.first) else {
             return;
         };
-        for gfn in self.awaited.scanned(part) {
+        for gfn in self.spared.scanned(part) {
             self.used_again(gfn, FRESH);
         }
         let ticking = matches!(self.sight, Sight::Scans { ticking: true, .. });
@@ -307,7 +307,7 @@ impl Policy for Reuse {
     }
 
     fn table_bytes(&self) -> usize {
-        self.states.table_bytes() + self.awaited.table_bytes() + self.patience.table_bytes()
+        self.states.table_bytes() + self.spared.table_bytes() + self.retry.table_bytes()
     }
 }
 

@@ -121,7 +121,7 @@ fn all_out(pages: u64) -> Reuse {
 fn c8_a_page_that_came_in_unasked_is_spared_until_others_have_come_in_after_it() {
     let mut policy = all_out(4096);
     (100..700).for_each(|n| policy.paged_in(gfn(n), true));
-    let limit = 600 / AWAITED_OF;
+    let limit = 600 / SPARED_OF;
     (0..limit).for_each(|n| policy.paged_in(gfn(n), false));
     for _ in 0..600 {
         assert!(policy.choose().unwrap() >= gfn(100));
@@ -142,7 +142,7 @@ fn c8_an_awaited_page_that_is_used_is_as_one_that_was_asked_for() {
     // Coming in may set the bit: the first look at it tells nothing.
     seen.paged_in(gfn(7), false);
     scan(&mut seen, &[7]);
-    assert_eq!(seen.awaited.scanned(&nothing_used()), []);
+    assert_eq!(seen.spared.scanned(&nothing_used()), []);
     asked.paged_in(gfn(7), true);
     for policy in [&mut asked, &mut seen] {
         scan(policy, &[7]);

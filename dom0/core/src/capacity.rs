@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How much the store can hold, as far as it has shown.
 
-use super::event::{PageError, Report};
 use p2m_paging::Gfn;
+
+use super::batch::PageError;
+use super::event::Report;
 
 /// What is known of a store that refused a page.
 ///
@@ -10,7 +12,7 @@ use p2m_paging::Gfn;
 /// that an operator who makes room need not tell the pager: one page first, then twice as many each
 /// time it works, until a whole batch fits and the limit is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct StoreRoom {
+pub(super) struct StoreCapacity {
     limit: Option<Limit>,
 }
 
@@ -23,7 +25,7 @@ struct Limit {
     window_pages: u64,
 }
 
-impl StoreRoom {
+impl StoreCapacity {
     /// How many pages may be out, of those that are wanted out.
     pub(super) fn allowed(&self, wanted_pages: u64) -> u64 {
         self.limit.as_ref().map_or(wanted_pages, |limit| {
@@ -49,7 +51,7 @@ impl StoreRoom {
             return None;
         }
         self.limit = None;
-        Some(Report::StoreBack)
+        Some(Report::StoreRecovered)
     }
 
     /// A page could not be written, while the store held so many.
@@ -92,7 +94,7 @@ mod tests {
     #[test]
     fn a_full_store_is_reported_once_and_probed_with_ever_more_pages() {
         let gfn = Gfn::new_truncate(1);
-        let mut room = StoreRoom::default();
+        let mut room = StoreCapacity::default();
         assert_eq!(room.allowed(1000), 1000);
         assert_eq!(
             room.refused(100, gfn, FULL),
@@ -117,7 +119,7 @@ mod tests {
     /// The probe's page was written with another for which there was no room, so nobody said that it had fit.
     #[test]
     fn what_is_out_is_proven() {
-        let mut room = StoreRoom::default();
+        let mut room = StoreCapacity::default();
         room.refused(3, Gfn::new_truncate(1), FULL);
         room.tick(2);
         assert_eq!(room.allowed(36), 4);

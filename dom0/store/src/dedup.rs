@@ -2,16 +2,16 @@
 //! Pages that are alike are written once (row C6).
 //!
 //! A store around another that looks for a slot that holds what is to be written, of those written lately: in a table
-//! of fixed size, by checksum. What it finds is a guess, and said to be one ([`Saved::SeemsLike`]): the slot may have been freed or
+//! of fixed size, by checksum. What it finds is a guess, and said to be one ([`Saved::DedupCandidate`]): the slot may have been freed or
 //! written again since, and a checksum is alike whenever the guest wants it to be. Whoever asks sees to it that the slot stays what it
-//! is, then asks for a comparison ([`Like::Slot`]). Only that, all bytes of both, decides.
+//! is, then asks for a comparison ([`CompareWith::Slot`]). Only that, all bytes of both, decides.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::{
-    Counts, Fill, Like, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, Tally, Write,
+    CompareWith, Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, Tally, Write,
     is_zeros, stretches,
 };
 
@@ -23,7 +23,7 @@ const REMEMBERED: usize = 1 << 16;
 const WAYS: usize = 4;
 
 /// See the [module](self).
-pub struct Alike {
+pub struct Dedup {
     inner: Arc<dyn PageStore>,
     /// One writer at a time.
     looking: Mutex<Looking>,
@@ -37,7 +37,7 @@ struct Looking {
     others: Vec<PageBuf>,
 }
 
-impl Alike {
+impl Dedup {
     /// Looks on behalf of this store.
     pub fn new(inner: Arc<dyn PageStore>) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl Alike {
         let mut slots = [Slot(0); RUN_PAGES];
         let mut count = 0;
         for (n, write) in writes.iter().enumerate() {
-            if let Like::Slot(other) = write.like {
+            if let CompareWith::Slot(other) = write.like {
                 (which[count], slots[count]) = (n, other);
                 count += 1;
             }
@@ -84,13 +84,13 @@ impl Alike {
     }
 }
 
-impl std::fmt::Debug for Alike {
+impl std::fmt::Debug for Dedup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Alike")
+        f.write_str("Dedup")
     }
 }
 
-impl PageStore for Alike {
+impl PageStore for Dedup {
     fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
         let Looking {
             recent,
@@ -112,14 +112,16 @@ impl PageStore for Alike {
                 }
                 let found = match write.like {
                     _ if is_zeros(page) => None,
-                    Like::Any | Like::Own => recent.find_or_note(sum(page), write.slot),
-                    Like::Slot(_) | Like::Nothing => {
+                    CompareWith::Any | CompareWith::Own => {
+                        recent.find_or_note(sum(page), write.slot)
+                    }
+                    CompareWith::Slot(_) | CompareWith::Nothing => {
                         recent.note(sum(page), write.slot);
                         None
                     }
                 };
                 match found {
-                    Some(other) => settled[n] = Some(Ok(Saved::SeemsLike(other))),
+                    Some(other) => settled[n] = Some(Ok(Saved::DedupCandidate(other))),
                     None => rest.push(n),
                 }
             }
@@ -215,11 +217,11 @@ mod tests {
     use crate::pagefile::{Keep, Pagefile};
     use crate::testing::{compares_and_spares_zeros, page, read, round_trips};
 
-    fn store() -> Alike {
-        Alike::new(Arc::new(MemoryStore::new()))
+    fn store() -> Dedup {
+        Dedup::new(Arc::new(MemoryStore::new()))
     }
 
-    fn write(store: &Alike, writes: &[(u32, Like, u32)]) -> Vec<SaveOutcome> {
+    fn write(store: &Dedup, writes: &[(u32, CompareWith, u32)]) -> Vec<SaveOutcome> {
         let list = writes.iter().map(|(slot, like, _)| Write {
             slot: Slot(*slot),
             like: *like,
@@ -245,15 +247,15 @@ mod tests {
     fn c6_a_page_like_another_is_not_written_but_compared_first() {
         let dir = tempfile::tempdir().unwrap();
         let pagefile = Pagefile::create(&dir.path().join("pages"), Keep::Unlinked).unwrap();
-        let store = Alike::new(Arc::new(pagefile));
-        let any = Like::Any;
+        let store = Dedup::new(Arc::new(pagefile));
+        let any = CompareWith::Any;
         // In one call, and across two.
-        let seems = Ok(Saved::SeemsLike(Slot(1)));
+        let seems = Ok(Saved::DedupCandidate(Slot(1)));
         let outcomes = write(&store, &[(1, any, 7), (2, any, 8), (3, any, 7)]);
         assert_eq!(outcomes, [Ok(Saved::Written), Ok(Saved::Written), seems]);
         assert_eq!(write(&store, &[(4, any, 7)]), [seems]);
         assert_eq!(store.counts().pages_written, 2);
-        let like = Like::Slot(Slot(1));
+        let like = CompareWith::Slot(Slot(1));
         let outcomes = write(&store, &[(3, like, 7), (4, like, 9)]);
         assert_eq!(outcomes, [Ok(Saved::Unchanged), Ok(Saved::Written)]);
         let (pages, outcomes) = read(&store, &[1, 2, 3, 4].map(Slot));
@@ -267,27 +269,39 @@ mod tests {
     #[test]
     fn c6_a_page_is_not_like_itself_and_may_be_said_to_be_like_none() {
         let store = store();
-        write(&store, &[(1, Like::Any, 7)]);
-        assert_eq!(write(&store, &[(1, Like::Own, 7)]), [Ok(Saved::Unchanged)]);
+        write(&store, &[(1, CompareWith::Any, 7)]);
         assert_eq!(
-            write(&store, &[(2, Like::Nothing, 7)]),
+            write(&store, &[(1, CompareWith::Own, 7)]),
+            [Ok(Saved::Unchanged)]
+        );
+        assert_eq!(
+            write(&store, &[(2, CompareWith::Nothing, 7)]),
             [Ok(Saved::Written)]
         );
-        assert_eq!(write(&store, &[(1, Like::Own, 7)]), [Ok(Saved::Unchanged)]);
-        assert_eq!(write(&store, &[(2, Like::Own, 7)]), [Ok(Saved::Unchanged)]);
+        assert_eq!(
+            write(&store, &[(1, CompareWith::Own, 7)]),
+            [Ok(Saved::Unchanged)]
+        );
+        assert_eq!(
+            write(&store, &[(2, CompareWith::Own, 7)]),
+            [Ok(Saved::Unchanged)]
+        );
     }
 
     /// The table does not know what has become of a slot: it is the comparison that does.
     #[test]
     fn c6_a_slot_freed_or_written_again_is_compared_and_found_to_be_another() {
         let store = store();
-        write(&store, &[(1, Like::Any, 7), (2, Like::Any, 8)]);
+        write(
+            &store,
+            &[(1, CompareWith::Any, 7), (2, CompareWith::Any, 8)],
+        );
         store.free(Slot(1));
-        write(&store, &[(2, Like::Own, 9)]);
+        write(&store, &[(2, CompareWith::Own, 9)]);
         for (n, slot) in [(7, Slot(1)), (8, Slot(2))] {
-            let seems = Ok(Saved::SeemsLike(slot));
-            assert_eq!(write(&store, &[(n, Like::Any, n)]), [seems]);
-            let outcomes = write(&store, &[(n, Like::Slot(slot), n)]);
+            let seems = Ok(Saved::DedupCandidate(slot));
+            assert_eq!(write(&store, &[(n, CompareWith::Any, n)]), [seems]);
+            let outcomes = write(&store, &[(n, CompareWith::Slot(slot), n)]);
             assert_eq!(outcomes, [Ok(Saved::Written)]);
         }
         let (pages, _) = read(&store, &[2, 7, 8].map(Slot));

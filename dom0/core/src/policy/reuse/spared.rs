@@ -12,19 +12,19 @@ const MOST: usize = 512;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Awaited {
+pub(super) struct SparedReadAhead {
     /// Oldest first; each page once.
-    pages: VecDeque<Page>,
+    pages: VecDeque<SparedPage>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Page {
+struct SparedPage {
     gfn: Gfn,
-    /// Its accessed bit has not been read and cleared since it came in. The first time it means nothing.
-    unread: bool,
+    /// Its accessed bit has not been read and cleared since it came in ([`ScanPart::shows_use`]).
+    first_look: bool,
 }
 
-impl Default for Awaited {
+impl Default for SparedReadAhead {
     fn default() -> Self {
         Self {
             pages: VecDeque::with_capacity(MOST),
@@ -32,11 +32,14 @@ impl Default for Awaited {
     }
 }
 
-impl Awaited {
+impl SparedReadAhead {
     /// A page has come in. The one that is spared no longer, where there are more than `limit`.
     pub(super) fn push(&mut self, gfn: Gfn, limit: u64) -> Option<Gfn> {
         let limit = usize::try_from(limit).unwrap_or(MOST).clamp(1, MOST - 1);
-        self.pages.push_back(Page { gfn, unread: true });
+        self.pages.push_back(SparedPage {
+            gfn,
+            first_look: true,
+        });
         (self.pages.len() > limit).then(|| self.pop()).flatten()
     }
 
@@ -54,19 +57,17 @@ impl Awaited {
     pub(super) fn scanned(&mut self, part: &ScanPart<'_>) -> Vec<Gfn> {
         let mut used = Vec::new();
         self.pages.retain_mut(|page| {
-            let gfn = page.gfn.get();
-            if page.unread || !part.is_accessed(gfn) {
-                page.unread &= !part.contains(gfn);
-                return true;
+            let is_used = part.shows_use(page.gfn.get(), &mut page.first_look);
+            if is_used {
+                used.push(page.gfn);
             }
-            used.push(page.gfn);
-            false
+            !is_used
         });
         used
     }
 
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
-        self.pages.capacity() * size_of::<Page>()
+        self.pages.capacity() * size_of::<SparedPage>()
     }
 }

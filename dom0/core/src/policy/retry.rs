@@ -14,7 +14,7 @@ const LIMIT_TICKS: u32 = 128;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct RetryBackoff {
     /// A choice found nothing since the last tick that granted retries.
     fruitless: bool,
     waited_ticks: u32,
@@ -26,7 +26,7 @@ pub(super) struct Patience {
     cursor: u64,
 }
 
-impl Default for Patience {
+impl Default for RetryBackoff {
     fn default() -> Self {
         Self {
             fruitless: false,
@@ -39,7 +39,7 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
+impl RetryBackoff {
     /// There is no other victim: the next refused page in turn, if one may be tried. `next_around`: the first from a
     /// number on, or from the start.
     pub(super) fn retry(&mut self, next_around: impl FnOnce(u64) -> Option<u64>) -> Option<Gfn> {

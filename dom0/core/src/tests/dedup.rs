@@ -27,7 +27,7 @@ fn c6_pages_that_are_alike_take_one_slot_which_is_free_when_the_last_has_gone() 
     let mut sim = alike(&[range(0, 200, 0)]);
     target(&mut sim, 0);
     let progress = sim.pager.progress();
-    assert_eq!((progress.out_pages, progress.alike), (100, 97));
+    assert_eq!((progress.out_pages, progress.deduplicated), (100, 97));
     assert_eq!((sim.store.len(), sim.pager.slots_taken()), (3, 3));
     sim.check_owners();
     // All pages of one kind are given back, then all come home.
@@ -103,7 +103,11 @@ fn c5_c6_areas_are_full_in_turn_and_pages_that_are_alike_need_no_room() {
     sim.check_owners();
     // A page that does not read back takes those with it that share its slot, and no others.
     let gfn = Gfn::new_truncate(50);
-    let bad = sim.pager.home_of(gfn).and_then(|home| home.slot()).unwrap();
+    let bad = sim
+        .pager
+        .location_of(gfn)
+        .and_then(|home| home.slot())
+        .unwrap();
     sim.bad_slots = vec![bad];
     let left = sim.finish().unreadable_pages;
     assert_eq!(left, 30);

@@ -7,7 +7,7 @@
 //!
 //! **What the handler may do.** Usually next to nothing, because a signal may come in the middle of
 //! anything: of the allocator, of a lock being held. This one is synchronous. It comes from the one
-//! instruction that touches guest memory, and those stand in [`GuestMemory`](super::guest_memory) and
+//! instruction that touches guest memory, and those stand in [`GuestMemory`](crate::host::guest_memory) and
 //! in its users: plain loads and stores by a thread that has said that it is a vcpu, with no lock held
 //! that the hypervisor's half, the allocator or the log takes. So the handler is an ordinary call made
 //! at that instruction: it may lock, log and sleep. It must not touch guest memory itself, and does
@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 use p2m_paging::VcpuId;
 use p2m_paging::p2m::Access;
 
-use super::machine::Machine;
+use super::Machine;
 
 /// Bit of a page fault's error code: the access was a write.
 const ERROR_WRITE: libc::greg_t = 1 << 1;

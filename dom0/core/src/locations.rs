@@ -23,14 +23,14 @@ const NOTHING: u32 = ZEROS + 1;
 
 /// Where the contents of a page lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Home {
+pub enum Location {
     /// In a slot of the store.
     Slot(Slot),
     /// Nowhere: it is all zeros.
     Zeros,
 }
 
-impl Home {
+impl Location {
     /// The slot, if it needs one.
     pub fn slot(self) -> Option<Slot> {
         match self {
@@ -42,7 +42,7 @@ impl Home {
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Homes {
+pub(super) struct Locations {
     /// By half a gfn; there if either page has a home.
     pairs: SparseMap<Pair>,
     /// The pages that are out. The others' slots are copies.
@@ -50,7 +50,7 @@ pub(super) struct Homes {
     copies: u64,
 }
 
-impl Homes {
+impl Locations {
     /// How many pages are out.
     pub(super) fn out_pages(&self) -> u64 {
         self.out.len()
@@ -67,14 +67,14 @@ impl Homes {
     }
 
     /// Where its contents lie, if it is out.
-    pub(super) fn out(&self, gfn: Gfn) -> Option<Home> {
-        self.home(gfn).filter(|_| self.is_out(gfn))
+    pub(super) fn out(&self, gfn: Gfn) -> Option<Location> {
+        self.location(gfn).filter(|_| self.is_out(gfn))
     }
 
     /// The slot that holds its copy, if it is in and has one.
     pub(super) fn copy(&self, gfn: Gfn) -> Option<Slot> {
-        let home = self.home(gfn).filter(|_| !self.is_out(gfn));
-        home.and_then(Home::slot)
+        let home = self.location(gfn).filter(|_| !self.is_out(gfn));
+        home.and_then(Location::slot)
     }
 
     /// The page is in, and has a copy there.
@@ -85,7 +85,7 @@ impl Homes {
     }
 
     /// The page is out, and its contents lie there.
-    pub(super) fn goes_out(&mut self, gfn: Gfn, home: Home) {
+    pub(super) fn goes_out(&mut self, gfn: Gfn, home: Location) {
         self.forget(gfn);
         self.set(gfn, home.slot().map_or(ZEROS, |slot| slot.0));
         self.out.insert(gfn.get(), ());
@@ -96,15 +96,15 @@ impl Homes {
         if self.out.remove(gfn.get()).is_none() {
             return;
         }
-        match self.home(gfn) {
-            Some(Home::Slot(_)) => self.copies += 1,
-            Some(Home::Zeros) | None => self.set(gfn, NOTHING),
+        match self.location(gfn) {
+            Some(Location::Slot(_)) => self.copies += 1,
+            Some(Location::Zeros) | None => self.set(gfn, NOTHING),
         }
     }
 
     /// Neither its contents nor its copy are wanted any more. The slot that is free now, if there was one.
     pub(super) fn forget(&mut self, gfn: Gfn) -> Option<Slot> {
-        let home = self.home(gfn)?;
+        let home = self.location(gfn)?;
         if self.out.remove(gfn.get()).is_none() {
             self.copies -= 1;
         }
@@ -113,18 +113,18 @@ impl Homes {
     }
 
     /// The first page out from this number on.
-    pub(super) fn next_out(&self, from: u64) -> Option<(Gfn, Home)> {
+    pub(super) fn next_out(&self, from: u64) -> Option<(Gfn, Location)> {
         let (gfn, ()) = self.out.next(from)?;
         let gfn = Gfn::try_new(gfn)?;
-        Some((gfn, self.home(gfn)?))
+        Some((gfn, self.location(gfn)?))
     }
 
     /// The pages with a home from this number on, out or in, lowest first.
-    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (Gfn, Home)> + '_ {
+    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (Gfn, Location)> + '_ {
         let pairs = self.pairs.iter_from(from / 2);
         let both = pairs.flat_map(|(half, pair)| [2 * half, 2 * half + 1].map(|gfn| (gfn, pair)));
         both.filter(move |(gfn, _)| *gfn >= from)
-            .filter_map(|(gfn, pair)| Some((Gfn::try_new(gfn)?, pair.home(gfn)?)))
+            .filter_map(|(gfn, pair)| Some((Gfn::try_new(gfn)?, pair.location(gfn)?)))
     }
 
     /// The slots of pages around this one, itself among them: of as many, from a multiple of that on.
@@ -144,8 +144,8 @@ impl Homes {
         self.pairs.table_bytes() + self.out.table_bytes()
     }
 
-    fn home(&self, gfn: Gfn) -> Option<Home> {
-        self.pairs.get(gfn.get() / 2)?.home(gfn.get())
+    fn location(&self, gfn: Gfn) -> Option<Location> {
+        self.pairs.get(gfn.get() / 2)?.location(gfn.get())
     }
 
     fn set(&mut self, gfn: Gfn, value: u32) {
@@ -179,12 +179,12 @@ impl Pair {
         self.0 == Self::default().0
     }
 
-    fn home(self, gfn: u64) -> Option<Home> {
+    fn location(self, gfn: u64) -> Option<Location> {
         let value = self.word() >> shift(gfn) & u64::from(NOTHING);
         match u32::try_from(value).ok()? {
             NOTHING => None,
-            ZEROS => Some(Home::Zeros),
-            slot => Some(Home::Slot(Slot(slot))),
+            ZEROS => Some(Location::Zeros),
+            slot => Some(Location::Slot(Slot(slot))),
         }
     }
 
@@ -214,7 +214,7 @@ mod tests {
         fn c7_homes_behave_like_two_btrees(
             ops in prop::collection::vec((0..7_u8, 0..12_u64, 0..SLOTS_END), 0..80),
         ) {
-            let mut homes = Homes::default();
+            let mut locations = Locations::default();
             let (mut out, mut copies) = (BTreeMap::new(), BTreeMap::new());
             for (op, n, slot) in ops {
                 // Neighbours, and some on the far side of a leaf.
@@ -223,44 +223,44 @@ mod tests {
                 let slot = Slot(slot);
                 match op {
                     0 | 1 => {
-                        let home = if op == 0 { Home::Slot(slot) } else { Home::Zeros };
-                        homes.goes_out(gfn, home);
+                        let home = if op == 0 { Location::Slot(slot) } else { Location::Zeros };
+                        locations.goes_out(gfn, home);
                         copies.remove(&n);
                         out.insert(n, home);
                     }
                     2 => {
-                        homes.keep(gfn, slot);
+                        locations.keep(gfn, slot);
                         out.remove(&n);
                         copies.insert(n, slot);
                     }
                     3 => {
-                        homes.comes_in(gfn);
-                        if let Some(Home::Slot(slot)) = out.remove(&n) {
+                        locations.comes_in(gfn);
+                        if let Some(Location::Slot(slot)) = out.remove(&n) {
                             copies.insert(n, slot);
                         }
                     }
                     4 => {
-                        let was_out = out.remove(&n).and_then(Home::slot);
-                        prop_assert_eq!(homes.forget(gfn), was_out.or(copies.remove(&n)));
+                        let was_out = out.remove(&n).and_then(Location::slot);
+                        prop_assert_eq!(locations.forget(gfn), was_out.or(copies.remove(&n)));
                     }
                     5 => {
                         let next = out.range(n..).next();
                         let next = next.map(|(gfn, home)| (Gfn::new_truncate(*gfn), *home));
-                        prop_assert_eq!(homes.next_out(n), next);
+                        prop_assert_eq!(locations.next_out(n), next);
                     }
                     _ => {
                         let mut all = out.clone();
-                        all.extend(copies.iter().map(|(gfn, slot)| (*gfn, Home::Slot(*slot))));
+                        all.extend(copies.iter().map(|(gfn, slot)| (*gfn, Location::Slot(*slot))));
                         let expected: Vec<_> = all.range(n..)
                             .map(|(gfn, home)| (Gfn::new_truncate(*gfn), *home)).collect();
-                        prop_assert_eq!(homes.from(n).collect::<Vec<_>>(), expected);
+                        prop_assert_eq!(locations.from(n).collect::<Vec<_>>(), expected);
                     }
                 }
-                prop_assert_eq!(homes.out(gfn), out.get(&n).copied());
-                prop_assert_eq!(homes.is_out(gfn), out.contains_key(&n));
-                prop_assert_eq!(homes.copy(gfn), copies.get(&n).copied());
-                prop_assert_eq!(homes.out_pages(), out.len() as u64);
-                prop_assert_eq!(homes.copies(), copies.len() as u64);
+                prop_assert_eq!(locations.out(gfn), out.get(&n).copied());
+                prop_assert_eq!(locations.is_out(gfn), out.contains_key(&n));
+                prop_assert_eq!(locations.copy(gfn), copies.get(&n).copied());
+                prop_assert_eq!(locations.out_pages(), out.len() as u64);
+                prop_assert_eq!(locations.copies(), copies.len() as u64);
             }
         }
     }
@@ -268,22 +268,25 @@ mod tests {
     /// The C pager has 0 stand for "free" in its slot table.
     #[test]
     fn defect_7_gfn_0_has_a_slot_like_any_other() {
-        let mut homes = Homes::default();
+        let mut locations = Locations::default();
         let zero = Gfn::new_truncate(0);
-        let home = Home::Slot(Slot(0));
-        homes.goes_out(zero, home);
-        assert_eq!(homes.out(zero), Some(home));
-        assert_eq!(homes.next_out(0), Some((zero, home)));
-        assert_eq!(homes.forget(zero), Some(Slot(0)));
-        assert_eq!(homes.forget(zero), None);
+        let home = Location::Slot(Slot(0));
+        locations.goes_out(zero, home);
+        assert_eq!(locations.out(zero), Some(home));
+        assert_eq!(locations.next_out(0), Some((zero, home)));
+        assert_eq!(locations.forget(zero), Some(Slot(0)));
+        assert_eq!(locations.forget(zero), None);
     }
 
     #[test]
     fn the_highest_slot_is_not_taken_for_zeros() {
-        let mut homes = Homes::default();
-        for (gfn, home) in [(2, Home::Slot(Slot(SLOTS_END - 1))), (3, Home::Zeros)] {
-            homes.goes_out(Gfn::new_truncate(gfn), home);
-            assert_eq!(homes.out(Gfn::new_truncate(gfn)), Some(home));
+        let mut locations = Locations::default();
+        for (gfn, home) in [
+            (2, Location::Slot(Slot(SLOTS_END - 1))),
+            (3, Location::Zeros),
+        ] {
+            locations.goes_out(Gfn::new_truncate(gfn), home);
+            assert_eq!(locations.out(Gfn::new_truncate(gfn)), Some(home));
         }
     }
 }

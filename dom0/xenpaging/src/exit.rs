@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How the program ends.
+
+use std::process::ExitCode;
+
+/// How the program ends. The [command line](crate::cli) lists the codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything is home.
+    Done = 0,
+    /// An error, everything is home.
+    Failed = 1,
+    /// Bad arguments.
+    Usage = 2,
+    /// Could not start.
+    NotStarted = 3,
+    /// Pages are out that do not read back.
+    PagesOut = 4,
+}
+
+impl Exit {
+    /// Of two guests, the one that somebody has to look after first.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        let urgency = |exit: &Self| match exit {
+            Self::Done => 0,
+            Self::Usage => 1,
+            Self::NotStarted => 2,
+            Self::Failed => 3,
+            Self::PagesOut => 4,
+        };
+        std::cmp::max_by_key(self, other, urgency)
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
