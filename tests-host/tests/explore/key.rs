@@ -46,7 +46,8 @@ impl Hasher for Lanes {
     }
 
     fn write_u64(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let product =
+            u128::from(self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.0 = (product ^ (product >> 64)) as u64;
         self.0 = self.0.rotate_left(23).wrapping_add(0x2545_f491_4f6c_dd1d);
         self.1 = (self.1.rotate_left(29) ^ word).wrapping_mul(0xd6e8_feb8_6659_fd93);
