@@ -128,9 +128,9 @@ DEBUGGER = """    if ( (mfn_valid(mfn) || mem_paging_active(dp)) &&
     {
         put_gfn(dp, gfn_x(*gfn));
         mfn = get_gfn(dp, gfn_x(*gfn), &gfntype);
-        if ( toaddr && p2m_is_paging(gfntype) )
-            mfn = INVALID_MFN;
     }
+    if ( p2m_is_paging(gfntype) && (toaddr || !mfn_valid(mfn)) )
+        mfn = INVALID_MFN;
 """
 ALTP2M = """        /* One view could go on writing a frame that is nominated in another. */
         if ( a.u.domain_state.state && mem_paging_active(d) )
