@@ -256,14 +256,14 @@ static void debugger(void)
     uint64_t gfn = next_gfn++;
 
     must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
-    line("debugger: read of a nominated page", debug(gfn, 0));
-    printf("debugger: write to a nominated page = %s", errno_name(debug(gfn, 1)));
+    line("read of a nominated page", debug(gfn, 0));
+    printf("write to a nominated page = %s", errno_name(debug(gfn, 1)));
     printf(", evict: %s", errno_name(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL)));
     printf(", again: %s\n", errno_name(debug(gfn, 1)));
     gfn = next_gfn++;
     must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
     must(memop(dom.id, XENMEM_paging_op_evict, gfn, NULL), 0, "evict");
-    printf("debugger: read of a page that is out = %s", errno_name(debug(gfn, 0)));
+    printf("read of a page that is out = %s", errno_name(debug(gfn, 0)));
     answer_requests(1);
     printf("\n");
 }
@@ -320,14 +320,16 @@ static void enabling(void)
 
 int main(int argc, char **argv)
 {
-    (void)argv;
     setvbuf(stdout, NULL, _IOLBF, 0);
     open_everything();
     buffer = xencall_alloc_buffer(xcall, XC_PAGE_SIZE);
     memset(buffer, 0xa5, XC_PAGE_SIZE);
     if (argc > 1) {
         attach(&dom);
-        matrix(HOLE, HOME, 1);
+        if (strcmp(argv[1], "debugger"))
+            matrix(HOLE, HOME, 1);
+        else
+            debugger();
         return 0;
     }
     enabling();
@@ -335,7 +337,6 @@ int main(int argc, char **argv)
     contents();
     many();
     half_of_many();
-    debugger();
     matrix(HOLE, HOME, 0);
     if (xc_shadow_control(xch, dom.id, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0) < 0)
         stop("cannot turn log-dirty on");
