@@ -20,18 +20,18 @@ pub(super) enum Direction {
 pub(super) enum FlightOutcome {
     /// It goes on.
     Proceed,
-    /// On its way out: its contents are in the guest and stay there, so any request for it can be
+    /// Being paged out: its contents are in the guest and stay there, so any request for it can be
     /// answered at once. `again`: it may be chosen again as if nothing had been tried.
     Cancelled { again: bool },
-    /// The guest gave it back: there is nothing to bring anywhere.
+    /// The guest gave it back: there is nothing left to move.
     Dropped,
-    /// On its way in: the guest gave back what it took for its page. If the page turns out to be gone, that was the drop
-    /// to be heard of; if not, it was one of an earlier life, or of the page once it was home.
+    /// Being paged in: the guest gave back what it took for its page. If the page turns out to be removed,
+    /// that was its drop; if not, it was one of an earlier life, or of the page once it was resident.
     DropUncertain,
 }
 
 impl FlightOutcome {
-    /// Of a page on its way in: it goes on.
+    /// Of a page that is being paged in: it goes on.
     pub(super) fn goes_in(self) -> bool {
         matches!(self, Self::Proceed | Self::DropUncertain)
     }

@@ -39,50 +39,54 @@
 //! | request | page | what happens |
 //! |---|---|---|
 //! | any but drop | resident | answered at once, no I/O |
-//! | any but drop | out | loaded, prepped, answered; a second one waits for the same load |
-//! | any but drop | on its way in, asked for or not | waits for that prep |
-//! | `EVICT_FAIL` | on its way out, any step | answered at once: the contents are in place, and an evict already given out will fail; no further step but restore |
-//! | not `EVICT_FAIL` | on its way out | the page may be evicted already, or the request overtook the one that says `EVICT_FAIL`. Waits for the end of the step: the page was evicted, then it is loaded; or it was not, then it stays and the request is answered |
+//! | any but drop | out | loaded, prepped, answered; a second request waits for the same load |
+//! | any but drop | being paged in, asked for or not | waits for that prep |
+//! | `EVICT_FAIL` | being paged out, any step | answered at once: the contents are in place, and an evict already given out will fail; no further step but restore |
+//! | not `EVICT_FAIL` | being paged out | the page may be evicted already, or the request overtook the one that says `EVICT_FAIL`. It waits for the end of the step. If the page was evicted, it is loaded; if not, it stays and the request is answered |
 //! | drop | resident | answered |
 //! | drop | out | slot free, policy told, answered |
-//! | drop, after the evict | on its way out | answered; slot free when the step is done, never before: a late write would hit the slot's next owner |
-//! | drop | out or on its way, and other pages were out when the pager came | the page is brought in: prep's `ENOENT` says that it was this one |
-//! | drop, of a nominated page | on its way out | answered; the evict will fail |
-//! | any | moved from one slot to another | as on its way in: waits for the end of that step, then it is loaded |
-//! | drop | on its way in | answered, as is everybody who waits for the page; slot free when the load is done; prep fails with `ENOENT` or is not tried |
+//! | drop, after the evict | being paged out | answered; slot free when the step is done, never before: a late write would hit the slot's next owner |
+//! | drop | out or in flight, and other pages were out when the pager came | the page is paged in: prep's `ENOENT` says that it was this one |
+//! | drop, of a nominated page | being paged out | answered; the evict will fail |
+//! | any | being moved to another slot | as while it is paged in: waits for the end of that step, then it is loaded |
+//! | drop | being paged in | answered, as is everybody who waits for the page; slot free when the load is done; prep fails with `ENOENT` or is not tried |
 //!
-//! **Stale requests.** A request may stand in line for the ring while its page goes home by another
-//! way and out again. One to bring a page in does no harm then. An `EVICT_FAIL` may have been sent
-//! during an earlier nomination: it is answered, and as the hypervisor may not take that for an answer
+//! **Stale requests.** A request may wait for a ring slot while its page becomes resident by another way
+//! and is paged out again. A request to page in does no harm then. An `EVICT_FAIL` may have been sent
+//! during an earlier nomination. It is answered, and as the hypervisor may not take that for an answer
 //! to the present one, the page is restored all the same. A late drop would take the new contents of a
 //! page that became memory again under the same number. So a drop counts only for a page that was out
-//! when the guest gave it back: one of a nominated page never does, by the type in the request, nor does
-//! one that says that the contents were in place. And a page for which prep says `ENOENT` is no victim
-//! again before its drop was heard. A pager that takes over a guest from one that was killed cannot go by that: it takes pages to be in that are
-//! out, and the late drop of one would take contents that it has evicted itself since. So it looks.
+//! when the guest gave it back. A drop of a nominated page never counts, by the type in the request, nor
+//! does one that says that the contents were in place. A page for which prep says `ENOENT` is no victim
+//! again before its drop was heard.
+//!
+//! A pager that takes over a guest from one that was killed cannot go by that. It takes pages to be
+//! resident that are out, and the late drop of one would take contents that it has evicted itself since.
+//! So it looks whether the page is there.
 //!
 //! | failure | what happens |
 //! |---|---|
 //! | nominate, map or evict refused | slot given back, the page stays and is not chosen again for a while |
-//! | store full | copies of pages that are in are given up, many at a time; if there are none, as below |
-//! | a page that seems to be like another's slot is not, or that slot cannot be shared | it is written |
+//! | store full | copies of resident pages are given up, many at a time; if there are none, as below |
+//! | a dedup candidate differs from the page, or its slot cannot be shared | the page is written |
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
-//! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. Ahead of need (stop, raised target) it is read once a round |
+//! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. In the prefetch lane (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
-//! | a move fails | the page stays where it was, and is tried again at each tick; after some rounds that led nowhere the area stays |
+//! | a move fails | the page stays where it was, and is tried again at each tick; after some stalled rounds the area stays in use |
 //! | restore fails | reported, counted in the summary |
 //! | the shell does not get to a page | as if it had not been tried |
 //!
-//! The target may change at any moment. Raised while a batch goes out: pages that are no longer
-//! wanted out are not evicted but restored. Lowered while one comes in: it comes in. A stop is a
-//! target of everything, and page-out ends at the next step.
+//! The target may change at any moment. If it is raised while a batch is paged out, pages that are no
+//! longer wanted out are restored instead of evicted. If it is lowered while a batch is paged in, the batch
+//! is paged in all the same. A stop is a target of everything, and page-out ends at the next step.
 //!
 //! # Memory
 //!
 //! Per page of the guest, all of them out: 3.5 bytes for its slot, two bits and a half (slot free, page
-//! out, pair with a home; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep), 3 bytes for the checksum in
-//! the store; 7.9 bytes with all nodes. Where pages share slots 4 bytes more for each slot of a group of 4096. Beside that 8 bytes for each MRU page of a sweep, and buffers for
-//! the batches. Handling a request, from ring to answer, allocates nothing.
+//! out, pair with a location; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep),
+//! 3 bytes for the checksum in the store; 7.9 bytes with all nodes. Where pages share slots, 4 bytes more
+//! for each slot of a group of 4096. In addition 8 bytes for each MRU page of a sweep, and buffers for the
+//! batches. Handling a request, from ring to answer, allocates nothing.
 
 pub mod balance;
 mod batch;
