@@ -19,6 +19,8 @@ use zerocopy::IntoBytes as _;
 pub const PACKET_WORDS: usize = 2049;
 /// Descriptors that go with one packet at most.
 pub const MAX_FDS: usize = 8;
+/// How long a send waits for memory before it tries again.
+const MEMORY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -166,12 +168,12 @@ impl Connection {
         self.0.try_clone().map(Self)
     }
 
-    /// Sends a packet, waiting for room.
+    /// Sends a packet, waiting for room, and for memory.
     pub fn send(&self, words: &[u64], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         self.send_with(words, fds, SendFlags::NOSIGNAL)
     }
 
-    /// Sends a packet; EAGAIN if there is no room for it now.
+    /// Sends a packet; EAGAIN if there is no room for it now, ENOBUFS or ENOMEM if there is no memory.
     pub fn try_send(&self, words: &[u64]) -> Result<(), Errno> {
         self.send_with(words, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
     }
@@ -187,14 +189,10 @@ impl Connection {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(Errno::INVAL);
         }
-        loop {
+        until_sent(flags, || {
             let bytes = IoSlice::new(words.as_bytes());
-            match rustix::net::sendmsg(&self.0, &[bytes], &mut control, flags) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+            rustix::net::sendmsg(&self.0, &[bytes], &mut control, flags).map(drop)
+        })
     }
 
     /// Waits for a packet. `None`: the other side is gone. EMSGSIZE: it was no whole number of
@@ -230,6 +228,22 @@ impl Connection {
                 words: received.bytes / 8,
                 fds,
             }));
+        }
+    }
+}
+
+/// Sends, and sends again after an error that passes and that the kernel returns with nothing sent.
+///
+/// Packets are charged to the memory cgroup, so a send that may wait for room waits for memory too: a lost
+/// reply, or a lost call, would be the end of the pager. It ends when the peer does, with EPIPE.
+fn until_sent(flags: SendFlags, mut send: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match send() {
+            Err(Errno::INTR) => {}
+            Err(Errno::NOBUFS | Errno::NOMEM) if !flags.contains(SendFlags::DONTWAIT) => {
+                std::thread::sleep(MEMORY_PAUSE);
+            }
+            done => return done,
         }
     }
 }
@@ -273,6 +287,40 @@ mod tests {
         let long = vec![0_u64; PACKET_WORDS + 1];
         a.send(&long, &[]).unwrap();
         assert_eq!(b.receive(&mut words).unwrap_err(), Errno::MSGSIZE);
+    }
+
+    /// A send that fails `times` times with `errno`, and how often it was tried.
+    fn sends_after(flags: SendFlags, errno: Errno, times: u32) -> (Result<(), Errno>, u32) {
+        let (a, b) = Connection::pair().unwrap();
+        let mut tries = 0;
+        let sent = until_sent(flags, || {
+            tries += 1;
+            if tries <= times {
+                return Err(errno);
+            }
+            rustix::net::send(&a, 7_u64.as_bytes(), flags).map(drop)
+        });
+        drop(a);
+        let mut words = [0; PACKET_WORDS];
+        let received = b.receive(&mut words).unwrap();
+        assert_eq!(received.is_some(), sent.is_ok());
+        (sent, tries)
+    }
+
+    /// The kernel has sent nothing then, and packets are charged to the memory cgroup: a reply that is lost
+    /// would leave nobody to bring pages back.
+    #[test]
+    fn a_send_that_finds_no_memory_is_tried_again() {
+        for errno in [Errno::INTR, Errno::NOBUFS, Errno::NOMEM] {
+            let sent = sends_after(SendFlags::NOSIGNAL, errno, 3);
+            assert_eq!(sent, (Ok(()), 4), "{errno}");
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        for errno in [Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(sends_after(flags, errno, 3), (Err(errno), 1), "{errno}");
+        }
+        let gone = sends_after(SendFlags::NOSIGNAL, Errno::PIPE, 3);
+        assert_eq!(gone, (Err(Errno::PIPE), 1));
     }
 
     #[test]
