@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use p2m_paging::p2m::{Access, P2mType, Permit};
-use p2m_paging::paging::{DomainFacts, Job, Populated, PrepJob, RingState};
+use p2m_paging::paging::{DomainProperties, Job, Populated, PrepJob, RingState};
 use p2m_paging::pause::VcpuCell;
-use p2m_paging::platform::{AllocError, Broken, Contents, Demand};
-use p2m_paging::platform::{Entry, FrameFacts, Leak, TakeError};
+use p2m_paging::platform::{AllocError, Contents, InvariantViolation, TakeCondition};
+use p2m_paging::platform::{Entry, FrameUsers, Leak, TakeError};
 use p2m_paging::ring::{Back, Notify, Response, SharedPage};
 use p2m_paging::{Errno, Gfn, Mfn, P2m, PAGE_SIZE, Paging, Platform, SpinLock, VcpuId};
 
@@ -54,7 +54,7 @@ impl Platform for Guest {
     }
     fn notify_pager(&self) {} // `main` looks at the ring by itself.
     fn defer_event(&self) {} // `main` calls `on_event` until the ring is empty.
-    fn broken(&self, what: Broken) {
+    fn invariant_violated(&self, what: InvariantViolation) {
         panic!("{what}");
     }
 }
@@ -66,14 +66,14 @@ impl P2m for LockedP2m<'_> {
         let found = self.0.p2m.get(gfn.get() as usize);
         found.copied().unwrap_or(entry(P2mType::Invalid, None))
     }
-    fn facts(&self, _: Mfn) -> FrameFacts {
-        FrameFacts::default() // Nobody maps frames here.
+    fn users(&self, _: Mfn) -> FrameUsers {
+        FrameUsers::default() // Nobody maps frames here.
     }
     fn set_type(&mut self, _: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         self.0.p2m[gfn.get() as usize].p2mt = to;
         Ok(())
     }
-    fn take(&mut self, _: Permit, gfn: Gfn, mfn: Mfn, to: P2mType, _: Demand) -> Taken {
+    fn take(&mut self, _: Permit, gfn: Gfn, mfn: Mfn, to: P2mType, _: TakeCondition) -> Taken {
         self.0.p2m[gfn.get() as usize] = entry(to, None);
         Ok(Frame(mfn))
     }
@@ -90,7 +90,7 @@ impl P2m for LockedP2m<'_> {
         Ok(frame.0)
     }
     fn restore_m2p(&mut self, _: Mfn, _: Gfn) {} // There is no m2p.
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         P2mType::RamRw
     }
     fn flush(&mut self) {} // There is no TLB.
@@ -118,29 +118,29 @@ fn main() {
     let page = NonNull::from(Box::leak(Box::new([0_u64; PAGE_SIZE / 8]))).cast();
     // SAFETY: aligned to 8, PAGE_SIZE bytes, never freed, accessed through `SharedPage` only.
     let map = || unsafe { SharedPage::new(page) };
-    let facts = DomainFacts::PAGEABLE;
-    paging.enable(&facts, || Some(map())).unwrap();
+    let properties = DomainProperties::PAGEABLE;
+    paging.enable(&properties, || Some(map())).unwrap();
     let mut pager = Back::new(map());
 
     // Out: nominate, copy, evict. The frame is free, and the pager has the only copy.
     let mut batch = [Job::new(gfn)];
     paging.nominate(&mut batch);
-    assert_eq!(batch[0].done, Some(Ok(())));
+    assert_eq!(batch[0].outcome, Some(Ok(())));
     let copy = guest.memory().frames[0];
     let mut batch = [Job::new(gfn)];
     paging.evict(&mut batch);
-    assert_eq!(batch[0].done, Some(Ok(())));
+    assert_eq!(batch[0].outcome, Some(Ok(())));
     assert_eq!(guest.memory().free, [mfn]);
 
     // The guest reads the page: its vcpu stops, and a request is on the ring.
-    assert!(paging.fault(VcpuId(0), gfn, Access::READ) == Ok(Populated::Waiting));
+    assert!(paging.fault(VcpuId(0), gfn, Access::READ) == Ok(Populated::Paused));
     assert!(guest.vcpu_stopped.load(Ordering::SeqCst));
 
     // In: the prep fills a frame and wakes the vcpu. The response frees the ring slot.
     let request = pager.take().unwrap().unwrap().unwrap();
     paging.prep(&mut [PrepJob::filled(request.gfn, copy)]);
     assert!(!guest.vcpu_stopped.load(Ordering::SeqCst));
-    pager.answer(&Response::to(&request)).unwrap();
+    pager.respond(&Response::to(&request)).unwrap();
     if pager.publish() == Notify::Owed {
         while paging.on_event().state == RingState::More {}
     }

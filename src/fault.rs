@@ -11,7 +11,7 @@
 //! let write = ExitQualification::WRITE.access();
 //! assert_eq!(decide(P2mType::RamPaged, write), Decision::PopulateAndPause);
 //! assert_eq!(decide(P2mType::RamPagingOut, write), Decision::Restore);
-//! assert_eq!(decide(P2mType::RamRw, write), Decision::NotOurs);
+//! assert_eq!(decide(P2mType::RamRw, write), Decision::NotPaging);
 //! ```
 
 use bitflags::bitflags;
@@ -113,7 +113,7 @@ impl NestedFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The type is not a paging type.
-    NotOurs,
+    NotPaging,
     /// The entry allows the access by now: run the instruction again.
     Retry,
     /// The page is nominated: make it resident, then run the instruction again.
@@ -128,7 +128,7 @@ pub enum Decision {
 /// otherwise it would be retried for ever.
 pub const fn decide(p2mt: P2mType, access: Access) -> Decision {
     let Some(allowed) = p2mt.paging_access() else {
-        return Decision::NotOurs;
+        return Decision::NotPaging;
     };
     if !access.is_empty() && allowed.contains(access) {
         return Decision::Retry;
@@ -155,7 +155,7 @@ pub enum Mapper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapDecision {
     /// The type is not a paging type.
-    NotOurs,
+    NotPaging,
     /// Map it, with a reference. The page cannot be evicted while the reference is held.
     Map,
     /// Call [`Paging::populate`] and let the mapper retry: at once if the page was nominated, later if
@@ -169,7 +169,7 @@ impl MapDecision {
     /// The number for C code: 0, 1 and 2 in the order of the variants.
     pub const fn as_raw(self) -> u32 {
         match self {
-            Self::NotOurs => 0,
+            Self::NotPaging => 0,
             Self::Map => 1,
             Self::Populate => 2,
         }
@@ -191,7 +191,7 @@ pub const fn decide_map(p2mt: P2mType, has_frame: bool, mapper: Mapper) -> MapDe
             MapDecision::Map
         }
         _ if p2mt.is_paging() => MapDecision::Populate,
-        _ => MapDecision::NotOurs,
+        _ => MapDecision::NotPaging,
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
     /// The whole rule: every type, with and without a frame, for pager, reader and writer.
     #[test]
     fn an_unfilled_page_is_mapped_by_its_pager_alone_and_a_nominated_one_by_no_writer() {
-        use MapDecision::{Map, NotOurs, Populate};
+        use MapDecision::{Map, NotPaging, Populate};
         for t in P2mType::ALL {
             for has_frame in [false, true] {
                 let decided = [Mapper::Pager, Mapper::Reader, Mapper::Writer]
@@ -211,7 +211,7 @@ mod tests {
                     (P2mType::RamPagingOut, true) => [Map, Map, Populate],
                     (P2mType::RamPagingIn, true) => [Map, Populate, Populate],
                     (t, _) if t.is_paging() => [Populate; 3],
-                    _ => [NotOurs; 3],
+                    _ => [NotPaging; 3],
                 };
                 assert_eq!(decided, expected, "{t:?}, frame: {has_frame}");
             }
@@ -247,19 +247,19 @@ mod tests {
     /// Row A7, whole: every type of paging with every access.
     #[test]
     fn a7_decisions() {
-        use Decision::{NotOurs, Pause, PopulateAndPause, Restore, Retry};
+        use Decision::{NotPaging, Pause, PopulateAndPause, Restore, Retry};
         let (r, w, x) = (Access::READ, Access::READ | Access::WRITE, Access::FETCH);
         let none = Access::empty();
         let expected = [
-            (P2mType::RamRw, [NotOurs; 4]),
+            (P2mType::RamRw, [NotPaging; 4]),
             // Defect 2: in C a mere read of a nominated page goes to the pager.
             (P2mType::RamPagingOut, [Retry, Restore, Retry, Restore]),
             (P2mType::RamPaged, [PopulateAndPause; 4]),
             // Defect 3: in C a vcpu that faults on a page in flight spins.
             (P2mType::RamPagingInStart, [Pause; 4]),
             (P2mType::RamPagingIn, [Pause; 4]),
-            (P2mType::MmioDm, [NotOurs; 4]),
-            (P2mType::RamShared, [NotOurs; 4]),
+            (P2mType::MmioDm, [NotPaging; 4]),
+            (P2mType::RamShared, [NotPaging; 4]),
         ];
         for (t, decisions) in expected {
             assert_eq!(
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_map_decision_is_a_number_for_c() {
         let decisions = [
-            MapDecision::NotOurs,
+            MapDecision::NotPaging,
             MapDecision::Map,
             MapDecision::Populate,
         ];

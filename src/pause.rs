@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::frame::{Gfn, VcpuId};
-use crate::platform::Broken;
+use crate::platform::InvariantViolation;
 
 /// What paging knows of one vcpu. The embedder provides one for each vcpu of the domain. A new one is
 /// neither paused nor waiting.
@@ -19,17 +19,17 @@ pub struct VcpuCell {
     /// The page it waits for, plus one; 0: none.
     waits_for: AtomicU64,
     /// In the wait queue: the request that it wants to push. Used under the ring lock only.
-    pub(crate) in_line: AtomicU64,
+    pub(crate) queued_request: AtomicU64,
     /// The next vcpu in the wait queue, plus one; 0: none. Used under the ring lock only.
-    pub(crate) next: AtomicU32,
+    pub(crate) next_queued: AtomicU32,
     /// Leaked pauses, which nobody can undo.
-    lost: AtomicU32,
+    leaked_pauses: AtomicU32,
 }
 
 /// A pause that must be undone with [`Paging::unpause`](crate::Paging::unpause).
 ///
 /// Only [`Paging::pause`](crate::Paging::pause) creates one. If it is dropped instead, the vcpu stays
-/// paused for ever, and [`Vcpus::lost`] counts it.
+/// paused for ever, and [`Vcpus::leaked_pauses`] counts it.
 #[must_use = "the vcpu stays paused until this is given to `unpause`"]
 #[derive(Debug)]
 pub struct VcpuPaused<'d> {
@@ -40,11 +40,11 @@ pub struct VcpuPaused<'d> {
 /// What the caller must do on the platform after a change of the count.
 #[must_use = "the count alone does not stop a vcpu"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Switch {
+pub(crate) enum PauseEdge {
     /// Nothing: there are other pauses.
-    Stay,
+    Unchanged,
     /// The count left 0: stop the vcpu. Or it reached 0: let the vcpu run.
-    Change,
+    Changed,
 }
 
 /// The vcpus of a domain.
@@ -61,9 +61,9 @@ impl VcpuCell {
         Self {
             pauses: AtomicU32::new(0),
             waits_for: AtomicU64::new(0),
-            in_line: AtomicU64::new(0),
-            next: AtomicU32::new(0),
-            lost: AtomicU32::new(0),
+            queued_request: AtomicU64::new(0),
+            next_queued: AtomicU32::new(0),
+            leaked_pauses: AtomicU32::new(0),
         }
     }
 }
@@ -90,9 +90,9 @@ impl<'s, 'd> Vcpus<'s, 'd> {
     }
 
     /// Pauses that were dropped instead of undone. Each one is a bug of the embedder.
-    pub fn lost(&self) -> u32 {
-        let lost = |cell: &VcpuCell| cell.lost.load(Ordering::Relaxed);
-        self.cells.iter().map(lost).fold(0, u32::saturating_add)
+    pub fn leaked_pauses(&self) -> u32 {
+        let leaked = |cell: &VcpuCell| cell.leaked_pauses.load(Ordering::Relaxed);
+        self.cells.iter().map(leaked).fold(0, u32::saturating_add)
     }
 
     /// The page this vcpu waits for.
@@ -114,22 +114,22 @@ impl<'s, 'd> Vcpus<'s, 'd> {
     }
 
     /// Counts a pause. `None`: the domain has no such vcpu.
-    pub(crate) fn pause(&self, vcpu: VcpuId) -> Option<(VcpuPaused<'d>, Switch)> {
+    pub(crate) fn pause(&self, vcpu: VcpuId) -> Option<(VcpuPaused<'d>, PauseEdge)> {
         let cell = self.cell(vcpu)?;
         let before = cell.pauses.fetch_add(1, Ordering::AcqRel);
-        let switch = if before == 0 {
-            Switch::Change
+        let edge = if before == 0 {
+            PauseEdge::Changed
         } else {
-            Switch::Stay
+            PauseEdge::Unchanged
         };
-        Some((VcpuPaused { cell, vcpu }, switch))
+        Some((VcpuPaused { cell, vcpu }, edge))
     }
 
     /// Undoes a pause. A pause of another domain's vcpu is leaked, and nothing changes here.
-    pub(crate) fn unpause(&self, paused: VcpuPaused<'d>) -> Result<Switch, Broken> {
+    pub(crate) fn unpause(&self, paused: VcpuPaused<'d>) -> Result<PauseEdge, InvariantViolation> {
         let VcpuPaused { cell, vcpu } = paused;
         if !self.cell(vcpu).is_some_and(|own| core::ptr::eq(own, cell)) {
-            return Ok(Switch::Stay);
+            return Ok(PauseEdge::Unchanged);
         }
         core::mem::forget(paused);
         let count = |pauses: u32| pauses.checked_sub(1);
@@ -137,9 +137,9 @@ impl<'s, 'd> Vcpus<'s, 'd> {
             .pauses
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, count)
         {
-            Ok(1) => Ok(Switch::Change),
-            Ok(_) => Ok(Switch::Stay),
-            Err(_) => Err(Broken::Pauses(vcpu)),
+            Ok(1) => Ok(PauseEdge::Changed),
+            Ok(_) => Ok(PauseEdge::Unchanged),
+            Err(_) => Err(InvariantViolation::Pauses(vcpu)),
         }
     }
 
@@ -178,25 +178,28 @@ impl<'s, 'd> Vcpus<'s, 'd> {
     }
 
     /// The wait queue stores the pause from here on. Under the ring lock.
-    pub(crate) fn keep_in_line(&self, paused: VcpuPaused<'d>) {
+    pub(crate) fn store_queued_pause(&self, paused: VcpuPaused<'d>) {
         core::mem::forget(paused);
     }
 
     /// Takes the pause out of the wait queue: once, when the vcpu leaves it. Under the ring lock.
-    pub(crate) fn take_from_line(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
+    pub(crate) fn take_queued_pause(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
         let cell = self.cell(vcpu)?;
         Some(VcpuPaused { cell, vcpu })
     }
 
     /// Ends the wait of all vcpus that wait for `gfn`, and of them only.
-    pub(crate) fn woken(&self, gfn: Gfn) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
+    pub(crate) fn take_waiters(
+        &self,
+        gfn: Gfn,
+    ) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
         let vcpus = *self;
         let ids = vcpus.ids();
         ids.filter_map(move |vcpu| vcpus.end_wait(VcpuId(vcpu), gfn))
     }
 
     /// Ends every wait.
-    pub(crate) fn all_woken(&self) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
+    pub(crate) fn take_all_waiters(&self) -> impl Iterator<Item = VcpuPaused<'d>> + use<'s, 'd> {
         let vcpus = *self;
         vcpus.ids().filter_map(move |vcpu| {
             let vcpu = VcpuId(vcpu);
@@ -218,7 +221,7 @@ impl VcpuPaused<'_> {
 
 impl Drop for VcpuPaused<'_> {
     fn drop(&mut self) {
-        self.cell.lost.fetch_add(1, Ordering::Relaxed);
+        self.cell.leaked_pauses.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -238,10 +241,10 @@ mod tests {
         let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
         let vcpus = Vcpus::new(&cells, &waiting);
         let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
-        assert_eq!(vcpus.unpause(paused), Ok(Switch::Change));
-        assert_eq!(vcpus.lost(), 0);
+        assert_eq!(vcpus.unpause(paused), Ok(PauseEdge::Changed));
+        assert_eq!(vcpus.leaked_pauses(), 0);
         drop(vcpus.pause(VcpuId(0)).unwrap());
-        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (1, 1));
+        assert_eq!((vcpus.leaked_pauses(), vcpus.pauses(VcpuId(0))), (1, 1));
     }
 
     #[test]
@@ -250,18 +253,21 @@ mod tests {
         let vcpus = Vcpus::new(&cells, &waiting);
         let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
         vcpus.wait(paused, GFN).unwrap();
-        let mut woken = vcpus.woken(GFN);
-        assert_eq!(vcpus.unpause(woken.next().unwrap()), Ok(Switch::Change));
+        let mut woken = vcpus.take_waiters(GFN);
+        assert_eq!(vcpus.unpause(woken.next().unwrap()), Ok(PauseEdge::Changed));
         assert!(woken.next().is_none());
-        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (0, 0));
+        assert_eq!((vcpus.leaked_pauses(), vcpus.pauses(VcpuId(0))), (0, 0));
     }
 
     #[test]
     fn an_unpause_too_many_is_an_error_and_counts_nothing() {
         let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
         let vcpus = Vcpus::new(&cells, &waiting);
-        let again = vcpus.take_from_line(VcpuId(0)).unwrap();
-        assert_eq!(vcpus.unpause(again), Err(Broken::Pauses(VcpuId(0))));
+        let again = vcpus.take_queued_pause(VcpuId(0)).unwrap();
+        assert_eq!(
+            vcpus.unpause(again),
+            Err(InvariantViolation::Pauses(VcpuId(0)))
+        );
         assert_eq!(vcpus.pauses(VcpuId(0)), 0);
     }
 
@@ -274,9 +280,9 @@ mod tests {
             Vcpus::new(&others, &others_waiting),
         );
         let (paused, _) = vcpus.pause(VcpuId(0)).unwrap();
-        assert_eq!(other.unpause(paused), Ok(Switch::Stay));
-        assert_eq!((vcpus.lost(), vcpus.pauses(VcpuId(0))), (1, 1));
-        assert_eq!((other.lost(), other.pauses(VcpuId(0))), (0, 0));
+        assert_eq!(other.unpause(paused), Ok(PauseEdge::Unchanged));
+        assert_eq!((vcpus.leaked_pauses(), vcpus.pauses(VcpuId(0))), (1, 1));
+        assert_eq!((other.leaked_pauses(), other.pauses(VcpuId(0))), (0, 0));
     }
 
     #[test]
@@ -297,7 +303,7 @@ mod tests {
         let ended = vcpus.end_wait(VcpuId(0), Gfn::MAX).unwrap();
         assert_eq!(ended.vcpu(), VcpuId(0));
         assert!(vcpus.waiting().eq([(VcpuId(2), GFN)]));
-        let woken: std::vec::Vec<_> = vcpus.all_woken().collect();
+        let woken: std::vec::Vec<_> = vcpus.take_all_waiters().collect();
         assert_eq!(woken.len(), 1);
         assert!(!vcpus.anyone_waits());
         assert_eq!(vcpus.waiting().next(), None);
@@ -311,11 +317,11 @@ mod tests {
         let pause = || vcpus.pause(VcpuId(0)).unwrap().0;
         vcpus.wait(pause(), GFN).unwrap();
         let back = vcpus.wait(pause(), Gfn::MAX).unwrap_err();
-        assert_eq!(vcpus.unpause(back), Ok(Switch::Stay));
+        assert_eq!(vcpus.unpause(back), Ok(PauseEdge::Unchanged));
         assert_eq!(vcpus.waits_for(VcpuId(0)), Some(GFN));
         assert!(vcpus.end_wait(VcpuId(0), Gfn::MAX).is_none());
         let kept = vcpus.end_wait(VcpuId(0), GFN).unwrap();
         assert!(!vcpus.anyone_waits());
-        assert_eq!(vcpus.unpause(kept), Ok(Switch::Change));
+        assert_eq!(vcpus.unpause(kept), Ok(PauseEdge::Changed));
     }
 }

@@ -20,7 +20,7 @@ use lock_api::RawMutex;
 
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn, VcpuId};
-use crate::p2m::{Cleared, P2mType, Permit, Take, Uses};
+use crate::p2m::{AccessBits, ClearBits, Cleared, P2mType, Permit};
 
 /// One paged domain, as the hypervisor sees it.
 pub trait Platform {
@@ -52,7 +52,7 @@ pub trait Platform {
     /// the page is gone, or the request failed. The platform may pin the page until the vcpu has made
     /// progress. Otherwise the pager could evict the page again, and a vcpu that needs several pages at
     /// once could wait for ever. Called without locks.
-    fn wait_is_over(&self, _vcpu: VcpuId, _gfn: Gfn) {}
+    fn vcpu_resumes(&self, _vcpu: VcpuId, _gfn: Gfn) {}
 
     /// Undoes the [`Self::pause_vcpu`] of this vcpu. Called without locks.
     fn unpause_vcpu(&self, vcpu: VcpuId);
@@ -69,7 +69,7 @@ pub trait Platform {
 
     /// An invariant of this crate does not hold. The domain must not continue; the host must. Xen crashes
     /// the domain. May be called with the p2m or the ring locked.
-    fn broken(&self, what: Broken);
+    fn invariant_violated(&self, what: InvariantViolation);
 }
 
 /// A spinlock for embedders without a lock of their own. It is a [`RawMutex`] of [`lock_api`].
@@ -77,14 +77,14 @@ pub type SpinLock = spin::Mutex<()>;
 
 /// An invariant that does not hold: memory was overwritten, or this crate has a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum InvariantViolation {
     /// More ring slots were released than were in use.
     RingSlots,
     /// A vcpu was unpaused more often than it was paused.
     Pauses(VcpuId),
 }
 
-impl core::fmt::Display for Broken {
+impl core::fmt::Display for InvariantViolation {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::RingSlots => f.write_str("more ring slots given back than were held"),
@@ -113,13 +113,13 @@ pub trait P2m {
     fn get(&self, gfn: Gfn) -> Entry;
 
     /// Who uses a frame that is in an entry.
-    fn facts(&self, mfn: Mfn) -> FrameFacts;
+    fn users(&self, mfn: Mfn) -> FrameUsers;
 
     /// Changes the type and keeps the frame. If the new type allows more, the change takes effect before
     /// this returns. If it allows less, a flush is owed.
     fn set_type(&mut self, permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno>;
 
-    /// Takes the frame out of the entry and sets its type to `to`. With [`Demand::SoleOwner`] the
+    /// Takes the frame out of the entry and sets its type to `to`. With [`TakeCondition::SoleOwner`] the
     /// platform checks, atomically with taking it, that nobody else uses the frame. On an error the
     /// entry is unchanged.
     fn take(
@@ -128,7 +128,7 @@ pub trait P2m {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        demand: Demand,
+        condition: TakeCondition,
     ) -> Result<Self::Frame, TakeError>;
 
     /// Allocates a frame for the domain and fills it. Data of another owner never remains in it. On an
@@ -151,7 +151,7 @@ pub trait P2m {
 
     /// The type that a page gets when it becomes resident: [`P2mType::RamLogDirty`] while the domain logs
     /// dirty pages (Xen lost this before 2ad467f6a3), otherwise [`P2mType::RamRw`].
-    fn home_type(&self) -> P2mType;
+    fn resident_type(&self) -> P2mType;
 
     /// Flushes: when this returns, all CPUs see every change so far.
     fn flush(&mut self);
@@ -159,11 +159,16 @@ pub trait P2m {
     /// Scrubs and frees frames that were taken out. The crate calls it after the flush.
     fn free(&mut self, frames: impl Iterator<Item = Self::Frame>);
 
-    /// Reads and clears accessed and dirty bits. Each element of `uses` stands for 64 gfns; the first
+    /// Reads and clears accessed and dirty bits. Each element of `bits` stands for 64 gfns; the first
     /// starts at `first`, a multiple of 64. The elements are zero when this is called. Gfns beyond the
     /// guest's memory have no bits. A platform without such bits returns an error.
-    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
-        let _ = (first, uses, take);
+    fn read_clear_access_bits(
+        &mut self,
+        first: Gfn,
+        bits: &mut [AccessBits],
+        clear: ClearBits,
+    ) -> Result<Cleared, Errno> {
+        let _ = (first, bits, clear);
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -186,7 +191,7 @@ pub struct Entry {
 impl Entry {
     /// Whether the entry contradicts itself: a paging type that needs a frame and has none, or must not
     /// have one and does. Somebody else has damaged the entry, and its page cannot be brought back.
-    pub const fn is_bad(self) -> bool {
+    pub const fn is_inconsistent(self) -> bool {
         match self.p2mt {
             P2mType::RamPagingOut | P2mType::RamPagingIn => self.mfn.is_none(),
             P2mType::RamPaged | P2mType::RamPagingInStart => self.mfn.is_some(),
@@ -197,7 +202,7 @@ impl Entry {
 
 /// Who uses a frame. The default: ordinary memory that nobody else uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FrameFacts {
+pub struct FrameUsers {
     /// I/O memory.
     pub mmio: bool,
     /// References, including the one of the allocation.
@@ -206,7 +211,7 @@ pub struct FrameFacts {
     pub typed: u32,
 }
 
-impl FrameFacts {
+impl FrameUsers {
     /// Whether nobody but the owner uses the frame.
     pub const fn sole_owner(self) -> bool {
         self.references <= 1 && self.typed == 0
@@ -215,11 +220,11 @@ impl FrameFacts {
 
 /// What must hold for a frame to be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
+pub enum TakeCondition {
     /// Nobody else uses it. Required when its contents are about to be lost.
     SoleOwner,
     /// Nothing. The owner gives the frame up, and the platform frees it when its last user is gone.
-    Nothing,
+    Any,
 }
 
 /// Why a frame was not taken out.

@@ -6,30 +6,30 @@ use std::vec::Vec;
 
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn, VcpuId};
-use crate::p2m::{Cleared, P2mType, Permit, Take, Uses};
+use crate::p2m::{AccessBits, ClearBits, Cleared, P2mType, Permit};
 use crate::platform::{
-    AllocError, Broken, Contents, Demand, Entry, FrameFacts, Leak, P2m, Platform, SpinLock,
-    TakeError,
+    AllocError, Contents, Entry, FrameUsers, InvariantViolation, Leak, P2m, Platform, SpinLock,
+    TakeCondition, TakeError,
 };
 
 /// The platform.
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     table: Mutex<Table>,
-    broken: Mutex<Vec<Broken>>,
+    broken: Mutex<Vec<InvariantViolation>>,
 }
 
 /// What is behind the p2m lock.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     /// Each time uses were taken: the first gfn, how many words, and which bits were cleared.
-    pub(crate) taken: Vec<(u64, usize, Take)>,
+    pub(crate) taken: Vec<(u64, usize, ClearBits)>,
     /// The bits of each word that are set.
     pub(crate) accessed: u64,
     pub(crate) dirty: u64,
     /// No bit has to be cleared.
     pub(crate) is_clear: bool,
-    /// Uses are refused from this call on.
+    /// AccessBits are refused from this call on.
     pub(crate) refuse_from: Option<usize>,
     pub(crate) flushes: usize,
 }
@@ -48,7 +48,7 @@ impl Machine {
     }
 
     /// What was said to be broken since the last call.
-    pub(crate) fn take_broken(&self) -> Vec<Broken> {
+    pub(crate) fn take_broken(&self) -> Vec<InvariantViolation> {
         core::mem::take(&mut self.broken.lock().unwrap())
     }
 }
@@ -70,7 +70,7 @@ impl Platform for Machine {
 
     fn defer_event(&self) {}
 
-    fn broken(&self, what: Broken) {
+    fn invariant_violated(&self, what: InvariantViolation) {
         self.broken.lock().unwrap().push(what);
     }
 }
@@ -86,7 +86,7 @@ impl P2m for Locked<'_> {
         }
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
         unreachable!("{mfn:?} of a machine without memory")
     }
 
@@ -100,7 +100,7 @@ impl P2m for Locked<'_> {
         _gfn: Gfn,
         _mfn: Mfn,
         _to: P2mType,
-        _demand: Demand,
+        _condition: TakeCondition,
     ) -> Result<NoFrame, TakeError> {
         Err(TakeError::Platform(Errno::EINVAL))
     }
@@ -121,7 +121,7 @@ impl P2m for Locked<'_> {
 
     fn restore_m2p(&mut self, _mfn: Mfn, _gfn: Gfn) {}
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         P2mType::RamRw
     }
 
@@ -131,7 +131,12 @@ impl P2m for Locked<'_> {
 
     fn free(&mut self, _frames: impl Iterator<Item = NoFrame>) {}
 
-    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+    fn read_clear_access_bits(
+        &mut self,
+        first: Gfn,
+        uses: &mut [AccessBits],
+        take: ClearBits,
+    ) -> Result<Cleared, Errno> {
         if self
             .0
             .refuse_from
@@ -141,7 +146,7 @@ impl P2m for Locked<'_> {
         }
         self.0.taken.push((first.get(), uses.len(), take));
         for word in uses {
-            assert_eq!(*word, Uses::default(), "they come as zeros");
+            assert_eq!(*word, AccessBits::default(), "they come as zeros");
             word.accessed.data = [self.0.accessed];
             word.dirty.data = [self.0.dirty];
         }

@@ -2,10 +2,10 @@
 """What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
 
 An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
-that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in waits.py.
+that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in retry_edits.py.
 """
 from edit import ELSE, ON, Edit, also, include, instead
-from waits import WAITS
+from retry_edits import RETRY_EDITS
 
 KCONFIG = """
 choice
@@ -114,11 +114,12 @@ AGAIN = """            case -EAGAIN:
                 goto out;
 """
 
-NO_MAP_PV = """            if ( mem_paging_no_map(pg_dom, gfn, p2mt, page, q & P2M_UNSHARE) )
+NO_MAP_PV = """            if ( mem_paging_map_refused(pg_dom, gfn, p2mt, page,
+                                        q & P2M_UNSHARE) )
                 return -ENOENT;
 
 """
-NO_MAP = """    if ( mem_paging_no_map(d, gfn, p2mt, page, !readonly) )
+NO_MAP = """    if ( mem_paging_map_refused(d, gfn, p2mt, page, !readonly) )
         return -EAGAIN;
 """
 
@@ -154,7 +155,7 @@ VM_EVENT = "common/vm_event.c"
 EDITS = [
     Edit("arch/x86/Kconfig", "config MEM_PAGING\n", "depends on HVM", "after", KCONFIG),
     Edit("arch/x86/mm/Makefile", "", "CONFIG_MEM_PAGING)", "replace", "CONFIG_MEM_PAGING_C)"),
-    Edit("arch/x86/mm/Makefile", "", "mem_paging.o", "after", "obj-$(CONFIG_MEM_PAGING_RUST) += p2mp/\n"),
+    Edit("arch/x86/mm/Makefile", "", "mem_paging.o", "after", "obj-$(CONFIG_MEM_PAGING_RUST) += p2m_rs/\n"),
 
     # The type, and where it belongs.
     Edit(P2M_H, "", "p2m_ioreq_server = 15,", "after",
@@ -189,13 +190,13 @@ EDITS = [
     *instead(EPT, "static void ept_disable_pml(", "ept_set_ad_sync(p2m->domain, false);",
              "    ept_set_ad_sync(p2m->domain, mem_paging_wants_ad(p2m->domain));\n"),
     also(VM_EVENT, "case XEN_DOMCTL_VM_EVENT_OP_MONITOR:", "monitor_notification);", "after",
-         "            if ( !rc )\n                mem_paging_track_uses(d);\n"),
+         "            if ( !rc )\n                mem_paging_track_access_bits(d);\n"),
     also(VM_EVENT, "case XEN_DOMCTL_VM_EVENT_OP_MONITOR:", "arch_monitor_cleanup_domain(d);", "after",
-         "                mem_paging_track_uses(d);\n"),
+         "                mem_paging_track_access_bits(d);\n"),
     also(HVM, "case HVMOP_altp2m_get_domain_state:\n        a.u", "ostate = d->arch.altp2m_active;", "before", ALTP2M),
 
     # The domain's state.
-    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2mp *p2mp;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"
+    also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2m_rs *p2m_rs;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"
          "    struct tasklet *mem_paging_later;\n"),
     include("common/domain.c", "#include <xen/vm_event.h>"),
     also("common/domain.c", "", "xfree(d->vm_event_paging);", "after", "    mem_paging_free(d);\n"),
@@ -237,8 +238,8 @@ EDITS = [
     also("common/memory.c", "int guest_remove_page(", "mfn = get_gfn_query(d, gmfn, &p2mt);", "before", " again:\n"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),
     also("common/memory.c", "if ( !rc && !is_domain_direct_mapped(d) )", "put_page_alloc_ref(page);", "after",
-         "    if ( !rc )\n        mem_paging_given_back(d, page);\n"),
+         "    if ( !rc )\n        mem_paging_page_removed(d, page);\n"),
     also("common/memory.c", "static void decrease_reservation(", "case -ENOENT:", "before", AGAIN),
 
-    *WAITS,
+    *RETRY_EDITS,
 ]

@@ -17,7 +17,7 @@ CONNECT_SECONDS = 300
 # Numbers of registers in the stub's protocol, in the order of its answer to `g`.
 RAX, RDX, RSP = 0, 3, 7
 PAGING_OUT, PAGED = 9, 10
-# Of p2mp_permissions, in both vendors' tables the second bit is the right to write.
+# Of p2m_rs_permissions, in both vendors' tables the second bit is the right to write.
 NO_RIGHTS, WRITE = 2**64 - 1, 2
 
 
@@ -91,12 +91,12 @@ def symbol(syms, name):
 
 
 def break_entry(stub, syms):
-    populate, get_entry = symbol(syms, "p2mp_populate"), symbol(syms, "p2mx_get_entry")
+    populate, get_entry = symbol(syms, "p2m_rs_populate"), symbol(syms, "xen_shim_get_entry")
     while True:
         cpu = stub.run(populate)
         stub.run(get_entry, cpu)
         stub.run(stub.word_at(stub.get(RSP)), cpu)
-        # struct p2mx_entry: the frame in RAX, the type in the lower half of RDX.
+        # struct xen_shim_entry: the frame in RAX, the type in the lower half of RDX.
         types = stub.get(RDX)
         if types & 0xffffffff == PAGED:
             return stub.set(RDX, types - PAGED + PAGING_OUT)
@@ -104,7 +104,7 @@ def break_entry(stub, syms):
 
 
 def break_rights(stub, syms):
-    permissions = symbol(syms, "p2mp_permissions")
+    permissions = symbol(syms, "p2m_rs_permissions")
     while True:
         cpu = stub.run(permissions)
         stub.run(stub.word_at(stub.get(RSP)), cpu)

@@ -44,7 +44,7 @@ broken() {
 }
 
 cp "$here/dom0/broken.sh" "$test/run"
-broken entry 0 'gfn 0x[0-9a-f]+: an entry that cannot be: .* without a frame.*domain crashed'
+broken entry 0 'gfn 0x[0-9a-f]+: inconsistent p2m entry: .* without a frame.*domain crashed'
 broken rights 0 '^p2m type [0-9]+ has permissions 0x[0-9a-f]+, not 0x[0-9a-f]+.$'
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

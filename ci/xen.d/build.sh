@@ -16,7 +16,7 @@ jobs=${XEN_JOBS:-$(nproc)}
 
 # What the tree was made from; another source or seed means a fresh copy.
 stamp() {
-    { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:+counters}" "$flavour"; gcc -dumpfullversion; } |
+    { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:+counters}" "$flavour"; grep '^NOTE' "$root/xen-glue/install"; gcc -dumpfullversion; } |
         sha256sum | cut -d' ' -f1
 }
 
@@ -33,7 +33,7 @@ fresh_tree() {
 install_rust() {
     local installer=$root/xen-glue/install
     [ -x "$installer" ] || die "no xen-glue/install in this checkout: only the C hypervisor can be built"
-    "$root/xen-glue/copies" "$cache/xen-source" >>"$log" 2>&1 ||
+    "$root/xen-glue/check-guest-accesses" "$cache/xen-source" >>"$log" 2>&1 ||
         die "Xen uses guests' memory where docs/xen-guest-memory.md does not say so: see $log"
     "$installer" "$tree" >>"$log" 2>&1 || die "xen-glue/install refused the tree: see $log"
 }

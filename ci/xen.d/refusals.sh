@@ -44,7 +44,7 @@ unchanged() { check "... and changes nothing" same as-was; }
 
 fresh; keep original
 "$glue/install" "$work/tree" >"$work/said" 2>&1 || true
-check "fits a fresh tree" test -e "$work/tree/xen/.p2mp-installed"
+check "fits a fresh tree" test -e "$work/tree/xen/.p2m-rs-installed"
 keep fitted
 "$glue/install" "$work/tree" >"$work/said" 2>&1 || true
 check "a second time there is nothing to do" says "nothing to do"
@@ -65,7 +65,7 @@ fresh; sed -i '/p2m_mem_paging_populate(currd,/d' "$work/tree/xen/arch/x86/hvm/h
 refused "a file that has been changed otherwise" "hvm.c is not the file of Xen 4.17.*nothing was changed" "$glue/install" "$work/tree"; unchanged
 rm -rf "$work/tree"; cp -a "$work/fitted" "$work/tree"; sed -i '/mem_paging_cleanup(d);/d' "$work/tree/xen/common/vm_event.c"; keep as-was
 refused "removal of what was changed since" "was changed after it was fitted.*nothing was changed" "$glue/install" --remove "$work/tree"; unchanged
-rm -rf "$work/tree"; cp -a "$work/fitted" "$work/tree"; echo '{' >"$work/tree/xen/.p2mp-installed"; keep as-was
+rm -rf "$work/tree"; cp -a "$work/fitted" "$work/tree"; echo '{' >"$work/tree/xen/.p2m-rs-installed"; keep as-was
 refused "a damaged note" "is damaged: unpack the source again" "$glue/install" "$work/tree"; unchanged
 refused "no tree" "is no Xen source tree" "$glue/install" "$work"
 refused "no argument" "restores every file as it was\|Known: Xen" "$glue/install"
@@ -75,7 +75,7 @@ nobody=()
 [ "$(id -u)" != 0 ] || nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 fresh; chmod -R a+rwX "$work/tree"; chmod a-w "$work/tree/xen/include/xen/sched.h"; keep as-was
 refused "a file that cannot be written" "cannot write .*sched.h: Permission denied" "${nobody[@]}" "$glue/install" "$work/tree"
-check "... and changes no file of Xen's" not grep -rq "struct p2mp\b\|CONFIG_MEM_PAGING_RUST" "$work/tree/xen/common" "$work/tree/xen/include"
+check "... and changes no file of Xen's" not grep -rq "struct p2m_rs\b\|CONFIG_MEM_PAGING_RUST" "$work/tree/xen/common" "$work/tree/xen/include"
 
 # The build of the object, with compilers that have no source of their library: the ones of this machine must not be found.
 mkdir -p "$work/bin"

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m side of paging: what a gfn is, and how it moves from one state to the next.
 
-mod debts;
+mod access_bits;
+mod owed_flush;
 mod slot;
 pub mod table;
 mod types;
-mod uses;
 
-pub use debts::{Debts, FlushOwed};
+pub use access_bits::{
+    ACCESS_BITS_GFNS, AccessBits, ClearBits, Cleared, GfnSet, read_clear_access_bits,
+};
+pub use owed_flush::{FlushOwed, OwedFlushes};
 pub(crate) use slot::classify;
 pub use slot::{
-    Found, FurnishError, InFlight, Moved, MovedOwing, Paged, PagingIn, PagingOut, Permit, Ram,
-    Slot, lookup,
+    AttachFrameError, Found, Moved, MovedOwing, Paged, PagingIn, PagingInStart, PagingOut, Permit,
+    Ram, Slot, lookup,
 };
 pub use types::{Access, EptPermissions, P2mType};
-pub use uses::{Cleared, GfnSet, Take, USES_GFNS, Uses, take_uses};

@@ -8,11 +8,11 @@
 
 use static_assertions::assert_not_impl_any;
 
-use super::debts::FlushOwed;
+use super::owed_flush::FlushOwed;
 use super::types::P2mType;
 use crate::errno::Errno;
 use crate::frame::{Gfn, Mfn};
-use crate::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+use crate::platform::{AllocError, Contents, Entry, FrameUsers, P2m, TakeCondition, TakeError};
 
 /// One gfn in state `S`, under the p2m lock.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub struct Paged;
 
 /// Requested from the pager (`paging_in_start`): no frame.
 #[derive(Debug)]
-pub struct InFlight;
+pub struct PagingInStart;
 
 /// Has an empty frame (`paging_in`): the pager fills it and responds.
 #[derive(Debug)]
@@ -66,10 +66,10 @@ pub enum Found<'g, M> {
     /// Paged out.
     Paged(Slot<'g, M, Paged>),
     /// Requested.
-    InFlight(Slot<'g, M, InFlight>),
+    PagingInStart(Slot<'g, M, PagingInStart>),
     /// Has an empty frame.
     PagingIn(Slot<'g, M, PagingIn>),
-    /// Not a paging type, or an inconsistent entry ([`Entry::is_bad`]).
+    /// Not a paging type, or an inconsistent entry ([`Entry::is_inconsistent`]).
     Other(Entry),
 }
 
@@ -97,10 +97,10 @@ pub(crate) fn classify<M: P2m>(p2m: &mut M, gfn: Gfn, entry: Entry) -> Found<'_,
             gfn,
             state: Paged,
         }),
-        (P2mType::RamPagingInStart, None) => Found::InFlight(Slot {
+        (P2mType::RamPagingInStart, None) => Found::PagingInStart(Slot {
             p2m,
             gfn,
-            state: InFlight,
+            state: PagingInStart,
         }),
         (P2mType::RamPagingIn, Some(mfn)) => Found::PagingIn(Slot {
             p2m,
@@ -124,7 +124,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
         self.gfn
     }
 
-    fn to<T>(self, state: T) -> Slot<'g, M, T> {
+    fn into_state<T>(self, state: T) -> Slot<'g, M, T> {
         Slot {
             p2m: self.p2m,
             gfn: self.gfn,
@@ -133,47 +133,47 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
     }
 
     /// Changes the type and keeps the frame.
-    fn retype<T>(self, to: P2mType, state: T) -> Moved<'g, M, T, S, Errno> {
+    fn change_type<T>(self, to: P2mType, state: T) -> Moved<'g, M, T, S, Errno> {
         match self.p2m.set_type(Permit(()), self.gfn, to) {
-            Ok(()) => Ok(self.to(state)),
+            Ok(()) => Ok(self.into_state(state)),
             Err(errno) => Err((self, errno)),
         }
     }
 
-    fn go_home(self, mfn: Mfn) -> Moved<'g, M, Ram, S, Errno> {
-        let home = self.p2m.home_type();
-        let slot = self.retype(home, Ram { mfn })?;
+    fn make_resident(self, mfn: Mfn) -> Moved<'g, M, Ram, S, Errno> {
+        let resident_type = self.p2m.resident_type();
+        let slot = self.change_type(resident_type, Ram { mfn })?;
         slot.p2m.restore_m2p(mfn, slot.gfn);
         Ok(slot)
     }
 
     /// Allocates a frame, puts it in, and counts the page in.
-    fn furnish(
+    fn attach_frame(
         &mut self,
         contents: Contents<'_, M::Buffer>,
         to: P2mType,
-    ) -> Result<Mfn, FurnishError> {
-        let frame = self.p2m.alloc(contents).map_err(FurnishError::Alloc)?;
+    ) -> Result<Mfn, AttachFrameError> {
+        let frame = self.p2m.alloc(contents).map_err(AttachFrameError::Alloc)?;
         let mfn = self
             .p2m
             .install(Permit(()), self.gfn, frame, to)
-            .map_err(FurnishError::Platform)?;
+            .map_err(AttachFrameError::Platform)?;
         self.p2m.restore_m2p(mfn, self.gfn);
         self.p2m.count_in();
         Ok(mfn)
     }
 
-    fn furnish_filled(mut self, buffer: &M::Buffer) -> Moved<'g, M, Ram, S, FurnishError> {
-        let home = self.p2m.home_type();
-        match self.furnish(Contents::From(buffer), home) {
-            Ok(mfn) => Ok(self.to(Ram { mfn })),
+    fn attach_filled_frame(mut self, buffer: &M::Buffer) -> Moved<'g, M, Ram, S, AttachFrameError> {
+        let resident_type = self.p2m.resident_type();
+        match self.attach_frame(Contents::From(buffer), resident_type) {
+            Ok(mfn) => Ok(self.into_state(Ram { mfn })),
             Err(e) => Err((self, e)),
         }
     }
 
-    fn furnish_empty(mut self) -> Moved<'g, M, PagingIn, S, FurnishError> {
-        match self.furnish(Contents::Zero, P2mType::RamPagingIn) {
-            Ok(mfn) => Ok(self.to(PagingIn { mfn })),
+    fn attach_zeroed_frame(mut self) -> Moved<'g, M, PagingIn, S, AttachFrameError> {
+        match self.attach_frame(Contents::Zero, P2mType::RamPagingIn) {
+            Ok(mfn) => Ok(self.into_state(PagingIn { mfn })),
             Err(e) => Err((self, e)),
         }
     }
@@ -182,10 +182,13 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
     fn remove(self, mfn: Option<Mfn>) -> Result<FlushOwed<M::Frame>, (Self, Errno)> {
         let removed = match mfn {
             Some(mfn) => {
-                match self
-                    .p2m
-                    .take(Permit(()), self.gfn, mfn, P2mType::Invalid, Demand::Nothing)
-                {
+                match self.p2m.take(
+                    Permit(()),
+                    self.gfn,
+                    mfn,
+                    P2mType::Invalid,
+                    TakeCondition::Any,
+                ) {
                     Ok(frame) => Ok(Some(frame)),
                     Err(TakeError::Platform(errno)) => Err(errno),
                     Err(TakeError::InUse { .. }) => Err(Errno::EBUSY),
@@ -213,7 +216,7 @@ impl<'g, M: P2m, S> Slot<'g, M, S> {
 
 /// Why a page got no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FurnishError {
+pub enum AttachFrameError {
     /// The frame could not be allocated or filled.
     Alloc(AllocError),
     /// The entry could not be changed.
@@ -222,15 +225,15 @@ pub enum FurnishError {
 
 impl<'g, M: P2m> Slot<'g, M, Ram> {
     /// Who uses the frame.
-    pub fn facts(&self) -> FrameFacts {
-        self.p2m.facts(self.state.mfn)
+    pub fn users(&self) -> FrameUsers {
+        self.p2m.users(self.state.mfn)
     }
 
     /// `ram_rw → paging_out`. The flush is owed before the pager may copy the page: until then a
     /// CPU may still write through a stale entry.
     pub fn nominate(self) -> MovedOwing<'g, M, PagingOut, Ram, Errno> {
         let mfn = self.state.mfn;
-        let slot = self.retype(P2mType::RamPagingOut, PagingOut { mfn })?;
+        let slot = self.change_type(P2mType::RamPagingOut, PagingOut { mfn })?;
         Ok((slot, FlushOwed::without_frame()))
     }
 }
@@ -244,11 +247,11 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
             self.gfn,
             mfn,
             P2mType::RamPaged,
-            Demand::SoleOwner,
+            TakeCondition::SoleOwner,
         ) {
             Ok(frame) => {
                 self.p2m.count_out();
-                Ok((self.to(Paged), FlushOwed::with_frame(frame)))
+                Ok((self.into_state(Paged), FlushOwed::with_frame(frame)))
             }
             Err(e) => Err((self, e)),
         }
@@ -258,7 +261,7 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
     /// evict is refused, and that tells the pager. No flush is owed, because the entry allows more.
     pub fn restore(self) -> Moved<'g, M, Ram, PagingOut, Errno> {
         let mfn = self.state.mfn;
-        self.go_home(mfn)
+        self.make_resident(mfn)
     }
 
     /// Removes the page.
@@ -270,18 +273,18 @@ impl<'g, M: P2m> Slot<'g, M, PagingOut> {
 
 impl<'g, M: P2m> Slot<'g, M, Paged> {
     /// `paged → paging_in_start`.
-    pub fn populate(self) -> Moved<'g, M, InFlight, Paged, Errno> {
-        self.retype(P2mType::RamPagingInStart, InFlight)
+    pub fn populate(self) -> Moved<'g, M, PagingInStart, Paged, Errno> {
+        self.change_type(P2mType::RamPagingInStart, PagingInStart)
     }
 
     /// `paged → ram_rw`, filled: the pager brings in a page that nobody requested.
-    pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, Paged, FurnishError> {
-        self.furnish_filled(buffer)
+    pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, Paged, AttachFrameError> {
+        self.attach_filled_frame(buffer)
     }
 
     /// `paged → paging_in`, to be filled by the pager through a mapping.
-    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, Paged, FurnishError> {
-        self.furnish_empty()
+    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, Paged, AttachFrameError> {
+        self.attach_zeroed_frame()
     }
 
     /// Removes the page.
@@ -290,15 +293,18 @@ impl<'g, M: P2m> Slot<'g, M, Paged> {
     }
 }
 
-impl<'g, M: P2m> Slot<'g, M, InFlight> {
+impl<'g, M: P2m> Slot<'g, M, PagingInStart> {
     /// `paging_in_start → ram_rw`, filled.
-    pub fn prep_filled(self, buffer: &M::Buffer) -> Moved<'g, M, Ram, InFlight, FurnishError> {
-        self.furnish_filled(buffer)
+    pub fn prep_filled(
+        self,
+        buffer: &M::Buffer,
+    ) -> Moved<'g, M, Ram, PagingInStart, AttachFrameError> {
+        self.attach_filled_frame(buffer)
     }
 
     /// `paging_in_start → paging_in`, to be filled by the pager through a mapping.
-    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, InFlight, FurnishError> {
-        self.furnish_empty()
+    pub fn prep_empty(self) -> Moved<'g, M, PagingIn, PagingInStart, AttachFrameError> {
+        self.attach_zeroed_frame()
     }
 
     /// Removes the page.
@@ -311,7 +317,7 @@ impl<'g, M: P2m> Slot<'g, M, PagingIn> {
     /// `paging_in → ram_rw`.
     pub fn resume(self) -> Moved<'g, M, Ram, PagingIn, Errno> {
         let mfn = self.state.mfn;
-        self.go_home(mfn)
+        self.make_resident(mfn)
     }
 
     /// Removes the page.

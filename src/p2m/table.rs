@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every transition of the state machine, and every refusal, in one table.
 //!
-//! [`step`] says what an event does to a page in a state. Tests compare the operations in
+//! [`transition`] says what an event does to a page in a state. Tests compare the operations in
 //! [`crate::paging`] with it. The diagram of the states is drawn from it ([`mermaid`]).
 //!
 //! The table has seven states: the five of a page that is paged, resident memory that is log-dirty, and
 //! "no page".
 //!
 //! ```
-//! use p2m_paging::p2m::table::{Event, Outcome, State, step};
+//! use p2m_paging::p2m::table::{Event, Outcome, State, transition};
 //!
-//! assert_eq!(step(State::PagingOut, Event::Evict, false), Outcome::To(State::Paged));
+//! assert_eq!(transition(State::PagingOut, Event::Evict, false), Outcome::To(State::Paged));
 //! // A page that the guest wrote meanwhile is resident: the evict is refused.
-//! assert_eq!(step(State::PagingOut, Event::GuestWrite, false), Outcome::To(State::RamRw));
-//! assert_eq!(step(State::RamRw, Event::Evict, false), Outcome::Refused);
+//! assert_eq!(transition(State::PagingOut, Event::GuestWrite, false), Outcome::To(State::RamRw));
+//! assert_eq!(transition(State::RamRw, Event::Evict, false), Outcome::Refused);
 //! ```
 
 use core::fmt;
@@ -147,11 +147,11 @@ impl Event {
 
 /// What `event` does to a page in `state`. `log_dirty`: the domain logs its writes, so a page becomes
 /// [`State::RamLogDirty`] where it would become [`State::RamRw`].
-pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
+pub const fn transition(state: State, event: Event, log_dirty: bool) -> Outcome {
     use Event as E;
     use Outcome::{Ignored, Refused, To};
     use State as S;
-    let home = if log_dirty { S::RamLogDirty } else { S::RamRw };
+    let resident = if log_dirty { S::RamLogDirty } else { S::RamRw };
     match (state, event) {
         // Row A1.
         (S::RamRw | S::RamLogDirty, E::Nominate) => To(S::PagingOut),
@@ -159,22 +159,22 @@ pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
         // Row A2.
         (S::PagingOut, E::Evict) => To(S::Paged),
         (_, E::Evict | E::EvictInUse) => Refused,
-        (S::PagingOut, E::Restore) => To(home),
+        (S::PagingOut, E::Restore) => To(resident),
         (_, E::Restore) => Refused,
         // Rows A3 and A7. A nominated page may be read. Any other access makes it resident.
         (S::PagingOut, E::GuestRead) => To(S::PagingOut),
-        (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(home),
+        (S::PagingOut, E::GuestWrite | E::ForeignPopulate) => To(resident),
         (S::Paged, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => To(S::PagingInStart),
         (S::PagingInStart | S::PagingIn, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => {
             To(state)
         }
         (_, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => Ignored,
         // Row A4.
-        (S::Paged | S::PagingInStart, E::PrepFilled) => To(home),
+        (S::Paged | S::PagingInStart, E::PrepFilled) => To(resident),
         (S::Paged | S::PagingInStart, E::PrepEmpty) => To(S::PagingIn),
         (_, E::PrepFilled | E::PrepEmpty) => Refused,
         // Row A5.
-        (S::PagingIn, E::Respond) => To(home),
+        (S::PagingIn, E::Respond) => To(resident),
         (_, E::Respond | E::RespondDropped) => Ignored,
         // Row A6.
         (S::PagingOut | S::Paged | S::PagingInStart | S::PagingIn, E::Drop) => To(S::Invalid),
@@ -185,7 +185,7 @@ pub const fn step(state: State, event: Event, log_dirty: bool) -> Outcome {
 /// The whole table: one line for each state and event.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
-    /// As in [`step`].
+    /// As in [`transition`].
     pub log_dirty: bool,
 }
 
@@ -196,7 +196,7 @@ impl fmt::Display for Matrix {
                 writeln!(
                     f,
                     "{state:?} + {event:?} => {:?}",
-                    step(state, event, self.log_dirty)
+                    transition(state, event, self.log_dirty)
                 )?;
             }
         }
@@ -209,7 +209,8 @@ pub fn mermaid(out: &mut impl fmt::Write) -> fmt::Result {
     writeln!(out, "stateDiagram-v2")?;
     for from in State::ALL {
         for to in State::ALL {
-            let leads = |event: &Event| from != to && step(from, *event, false) == Outcome::To(to);
+            let leads =
+                |event: &Event| from != to && transition(from, *event, false) == Outcome::To(to);
             let mut events = Event::ALL.into_iter().filter(leads);
             let Some(first) = events.next() else { continue };
             write!(out, "    {from:?} --> {to:?}: {first:?}")?;

@@ -33,7 +33,7 @@ counts! {
     /// Evictions refused.
     EvictRefused = "evict-refused",
     /// Nominated pages that became resident because somebody accessed them.
-    Recalled = "recalled",
+    RestoredOnAccess = "restored-on-access",
     /// Nominated pages that the pager restored.
     Restored = "restored",
     /// Page-ins started.

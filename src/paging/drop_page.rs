@@ -4,8 +4,8 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use super::line::{FullRing, Kind, NotSent, Sent, Want};
 use super::populate::Caller;
+use super::wait_queue::{ClaimError, FullRing, QueuedRequest, RequestKind, Sent};
 use super::{Count, Paging};
 use crate::errno::Errno;
 use crate::frame::{Gfn, VcpuId};
@@ -58,50 +58,55 @@ impl<P: Platform> Paging<'_, P> {
     /// If the ring is full, a vcpu of the guest is paused until the pager has been told; its page is
     /// removed at once. A foreign caller gets [`DropError::RingFull`]. No locks held.
     pub fn drop_page(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
-        let reserved = match (self.reserve(caller.asker()), caller) {
+        let reserved = match (self.reserve(caller.requester()), caller) {
             (Ok(reserved), _) => Ok(reserved),
-            (Err(NotSent::NoRing), _) => return Err(DropError::NoRing),
-            (Err(NotSent::Full(ring)), Caller::Guest(vcpu)) if !self.is_being_paused(vcpu) => {
+            (Err(ClaimError::NoRing), _) => return Err(DropError::NoRing),
+            (Err(ClaimError::RingFull(ring)), Caller::Guest(vcpu))
+                if !self.is_being_paused(vcpu) =>
+            {
                 Err((vcpu, ring))
             }
-            (Err(NotSent::Full(_)), _) => {
+            (Err(ClaimError::RingFull(_)), _) => {
                 self.counters.add(Count::RingFull, 1);
                 return Err(DropError::RingFull);
             }
         };
         let entry = self.discard(gfn)?;
-        let want = Want {
+        let request = QueuedRequest {
             gfn,
             p2mt: entry.p2mt,
-            kind: Kind::Drop,
+            kind: RequestKind::Drop,
             // The pager may not know that this page is out. When it reads this request, the gfn may be
             // a new page that it has evicted since, and must not forget.
-            in_place: entry.mfn.is_some(),
+            contents_resident: entry.mfn.is_some(),
         };
         match reserved {
             // If the ring was torn down meanwhile, no pager has a copy to forget.
             Ok(reserved) => {
-                let _ = reserved.push(want, caller);
+                let _ = reserved.push(request, caller);
             }
-            Err((vcpu, ring)) => self.drop_in_turn(vcpu, want, ring),
+            Err((vcpu, ring)) => self.queue_drop(vcpu, request, ring),
         }
         Ok(())
     }
 
     /// Queues the drop request of a vcpu, which is paused until it has been pushed.
-    fn drop_in_turn(&self, vcpu: VcpuId, want: Want, ring: FullRing) {
+    fn queue_drop(&self, vcpu: VcpuId, request: QueuedRequest, ring: FullRing) {
         // Paused first: whoever serves the wait queue unpauses it, possibly at once.
         let Some(paused) = self.pause(vcpu) else {
             return;
         };
-        let (sent, paused) = self.line.lock().send_drop(self.vcpus(), paused, want, ring);
+        let (sent, paused) = self
+            .wait_queue
+            .lock()
+            .send_drop(self.vcpus(), paused, request, ring);
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);
                 self.notify(notify);
             }
-            Sent::InLine => self.counters.add(Count::Queued, 1),
-            Sent::Already | Sent::Not => {}
+            Sent::Queued => self.counters.add(Count::Queued, 1),
+            Sent::AlreadyPending | Sent::Refused => {}
         }
         if let Some(paused) = paused {
             self.unpause(paused);
@@ -114,9 +119,9 @@ impl<P: Platform> Paging<'_, P> {
         let entry = {
             let mut p2m = self.platform.lock_p2m();
             let (entry, owed) = remove(&mut p2m, gfn)?;
-            owed.pay(&mut p2m);
+            owed.flush_and_free(&mut p2m);
             if entry.mfn.is_some() && entry.p2mt != P2mType::RamPagingOut {
-                self.to_resume.fetch_sub(1, Ordering::AcqRel);
+                self.awaiting_response.fetch_sub(1, Ordering::AcqRel);
             }
             entry
         };
@@ -132,7 +137,7 @@ fn remove<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(Entry, FlushOwed<M::Frame>),
     let removed = match classify(p2m, gfn, entry) {
         Found::PagingOut(slot) => slot.discard().map_err(|(_, e)| e),
         Found::Paged(slot) => slot.discard().map_err(|(_, e)| e),
-        Found::InFlight(slot) => slot.discard().map_err(|(_, e)| e),
+        Found::PagingInStart(slot) => slot.discard().map_err(|(_, e)| e),
         Found::PagingIn(slot) => slot.discard().map_err(|(_, e)| e),
         Found::Ram(_) | Found::Other(_) => return Err(DropError::NotPaging(entry.p2mt)),
     };

@@ -11,7 +11,7 @@ use crate::ring::{Front, SharedPage};
 
 /// Properties of a domain that decide whether it can be paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DomainFacts {
+pub struct DomainProperties {
     /// The control domain is an HVM guest. (Its mappings of foreign frames are not tracked.)
     pub hvm_control_domain: bool,
     /// The guest's memory is translated by hardware: EPT or NPT.
@@ -31,17 +31,17 @@ pub struct DomainFacts {
 /// Why paging was not enabled. Nothing has changed.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum EnableError {
-    /// Refused by [`DomainFacts::hvm_control_domain`].
+    /// Refused by [`DomainProperties::hvm_control_domain`].
     HvmControlDomain,
-    /// Refused by [`DomainFacts::hap`].
+    /// Refused by [`DomainProperties::hap`].
     NoHap,
-    /// Refused by [`DomainFacts::iommu`].
+    /// Refused by [`DomainProperties::iommu`].
     Iommu,
-    /// Refused by [`DomainFacts::populate_on_demand`].
+    /// Refused by [`DomainProperties::populate_on_demand`].
     PopulateOnDemand,
-    /// Refused by [`DomainFacts::nested_virt`].
+    /// Refused by [`DomainProperties::nested_virt`].
     NestedVirt,
-    /// Refused by [`DomainFacts::alternate_p2ms`].
+    /// Refused by [`DomainProperties::alternate_p2ms`].
     AlternateP2ms,
     /// A pager is attached already.
     Enabled,
@@ -86,14 +86,14 @@ impl core::error::Error for EnableError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisableError {
     /// Vcpus are in the wait queue for a ring slot.
-    VcpusInLine,
+    VcpusQueued,
 }
 
 impl DisableError {
     /// As `vm_event_disable` in Xen 4.17.
     pub const fn errno(self) -> Errno {
         match self {
-            Self::VcpusInLine => Errno::EBUSY,
+            Self::VcpusQueued => Errno::EBUSY,
         }
     }
 }
@@ -101,14 +101,14 @@ impl DisableError {
 impl fmt::Display for DisableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::VcpusInLine => f.write_str("vcpus stand in line for a slot of the ring"),
+            Self::VcpusQueued => f.write_str("vcpus are queued for a ring slot"),
         }
     }
 }
 
 impl core::error::Error for DisableError {}
 
-impl DomainFacts {
+impl DomainProperties {
     /// A domain that can be paged.
     pub const PAGEABLE: Self = Self {
         hvm_control_domain: false,
@@ -144,14 +144,14 @@ impl<P: Platform> Paging<'_, P> {
     /// only if all other checks pass. No locks held.
     pub fn enable(
         &self,
-        facts: &DomainFacts,
+        properties: &DomainProperties,
         ring: impl FnOnce() -> Option<SharedPage>,
     ) -> Result<(), EnableError> {
-        facts.check()?;
-        let mut line = self.line.lock();
-        let epoch = line.next_epoch().ok_or(EnableError::Enabled)?;
+        properties.check()?;
+        let mut queue = self.wait_queue.lock();
+        let epoch = queue.next_epoch().ok_or(EnableError::Enabled)?;
         let page = ring().ok_or(EnableError::NoRingPage)?;
-        line.open(Front::new(page, epoch));
+        queue.open(Front::new(page, epoch));
         self.enabled.store(true, Ordering::Release);
         Ok(())
     }
@@ -163,12 +163,12 @@ impl<P: Platform> Paging<'_, P> {
         // If more responses are left than one call takes, the pager is broken and they do not matter.
         let _ = self.on_event();
         let front = {
-            let mut line = self.line.lock();
-            if !line.is_empty() {
-                return Err(DisableError::VcpusInLine);
+            let mut queue = self.wait_queue.lock();
+            if !queue.is_empty() {
+                return Err(DisableError::VcpusQueued);
             }
             self.enabled.store(false, Ordering::Release);
-            line.close()
+            queue.close()
         };
         self.wake_all();
         Ok(front.map(Front::into_page))
@@ -177,13 +177,13 @@ impl<P: Platform> Paging<'_, P> {
     /// The domain is dying: as [`Self::disable`], but never refused. Vcpus in the wait queue are woken too.
     pub fn shut_down(&self) -> Option<SharedPage> {
         let front = {
-            let mut line = self.line.lock();
+            let mut queue = self.wait_queue.lock();
             self.enabled.store(false, Ordering::Release);
-            line.close()
+            queue.close()
         };
         loop {
-            let dismissed = self.line.lock().dismiss(self.vcpus());
-            match dismissed {
+            let drained = self.wait_queue.lock().drain_one(self.vcpus());
+            match drained {
                 Some(paused) => paused.into_iter().for_each(|paused| self.unpause(paused)),
                 None => break,
             }
@@ -193,7 +193,7 @@ impl<P: Platform> Paging<'_, P> {
     }
 
     fn wake_all(&self) {
-        for paused in self.vcpus().all_woken() {
+        for paused in self.vcpus().take_all_waiters() {
             self.unpause(paused);
         }
     }

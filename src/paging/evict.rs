@@ -6,7 +6,7 @@ use core::fmt;
 use super::{CHUNK, Count, Job, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Debts, FlushOwed, Found, P2mType, lookup};
+use crate::p2m::{FlushOwed, Found, OwedFlushes, P2mType, lookup};
 use crate::platform::{P2m, Platform, TakeError};
 
 /// Why a page was not evicted. Nothing has changed.
@@ -75,20 +75,20 @@ impl<P: Platform> Paging<'_, P> {
     /// At most `N` pages, under one hold of the lock.
     fn evict_chunk<const N: usize>(&self, chunk: &mut [Job<EvictError>]) {
         let mut p2m = self.platform.lock_p2m();
-        let mut debts: Debts<_, N> = Debts::new();
+        let mut owed_flushes: OwedFlushes<_, N> = OwedFlushes::new();
         for job in chunk {
-            let done = evict_one(&mut p2m, job.gfn).map(|owed| debts.add(owed));
+            let outcome = evict_one(&mut p2m, job.gfn).map(|owed| owed_flushes.add(owed));
             self.counters.add(
-                if done.is_ok() {
+                if outcome.is_ok() {
                     Count::Evicted
                 } else {
                     Count::EvictRefused
                 },
                 1,
             );
-            job.done = Some(done);
+            job.outcome = Some(outcome);
         }
-        debts.pay(&mut p2m);
+        owed_flushes.flush_and_free(&mut p2m);
     }
 }
 
@@ -97,7 +97,7 @@ fn evict_one<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<FlushOwed<M::Frame>, Evict
         Found::PagingOut(slot) => slot,
         Found::Ram(_) => return Err(EvictError::NotNominated(P2mType::RamRw)),
         Found::Paged(_) => return Err(EvictError::NotNominated(P2mType::RamPaged)),
-        Found::InFlight(_) => return Err(EvictError::NotNominated(P2mType::RamPagingInStart)),
+        Found::PagingInStart(_) => return Err(EvictError::NotNominated(P2mType::RamPagingInStart)),
         Found::PagingIn(_) => return Err(EvictError::NotNominated(P2mType::RamPagingIn)),
         Found::Other(entry) => return Err(EvictError::NotNominated(entry.p2mt)),
     };

@@ -20,39 +20,39 @@
 //! all vcpus that wait for it. So no vcpu waits for a resident page. The pager's response frees the ring
 //! slot. It changes nothing for a resident page, so a late, repeated or missing response is harmless.
 
+mod access_bits;
 mod counters;
 mod drop_page;
 mod enable;
 mod evict;
-mod line;
 mod nominate;
 mod populate;
 mod prep;
 mod reserved;
 mod respond;
 mod restore;
-mod uses;
+mod wait_queue;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lock_api::Mutex;
 
+pub use access_bits::{ACCESS_BITS_CHUNK, AccessBitsError};
 pub use counters::{Count, Counters};
 pub use drop_page::DropError;
-pub use enable::{DisableError, DomainFacts, EnableError};
+pub use enable::{DisableError, DomainProperties, EnableError};
 pub use evict::EvictError;
 pub use nominate::NominateError;
 pub use populate::{Caller, PopulateError, Populated};
 pub use prep::{PrepError, PrepJob};
-pub use respond::{EVENT_RESPONSES, Handled, Ignored, RingState};
+pub use respond::{EVENT_RESPONSES, EventOutcome, Ignored, RingState};
 pub use restore::RestoreError;
-pub use uses::{USES_CHUNK, UsesError};
 
 use crate::frame::{Gfn, VcpuId};
-use crate::pause::{Switch, VcpuCell, VcpuPaused, Vcpus};
+use crate::pause::{PauseEdge, VcpuCell, VcpuPaused, Vcpus};
 use crate::platform::Platform;
 use crate::ring::Notify;
-use line::Line;
+use wait_queue::WaitQueue;
 
 /// Gfns that are processed under one hold of the p2m lock.
 pub const CHUNK: usize = 64;
@@ -63,13 +63,13 @@ pub struct Job<E> {
     /// The page.
     pub gfn: Gfn,
     /// The outcome; `None` until the batch has been processed.
-    pub done: Option<Result<(), E>>,
+    pub outcome: Option<Result<(), E>>,
 }
 
 impl<E> Job<E> {
     /// A page without an outcome yet.
     pub const fn new(gfn: Gfn) -> Self {
-        Self { gfn, done: None }
+        Self { gfn, outcome: None }
     }
 }
 
@@ -83,10 +83,10 @@ pub struct Paging<'d, P: Platform> {
     /// While the number is 0, as it nearly always is, a response needs no look at the p2m. It is
     /// incremented before anybody can respond for the page. If another subsystem removes the page, the
     /// number stays too high; the only cost is one extra lookup for each response.
-    to_resume: AtomicU32,
+    awaiting_response: AtomicU32,
     /// Whether there is a ring, readable without the ring lock.
     enabled: AtomicBool,
-    line: Mutex<P::RingLock, Line>,
+    wait_queue: Mutex<P::RingLock, WaitQueue>,
     counters: Counters,
 }
 
@@ -97,9 +97,9 @@ impl<'d, P: Platform> Paging<'d, P> {
             platform,
             cells,
             waiting: AtomicU32::new(0),
-            to_resume: AtomicU32::new(0),
+            awaiting_response: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
-            line: Mutex::new(Line::new()),
+            wait_queue: Mutex::new(WaitQueue::new()),
             counters: Counters::default(),
         }
     }
@@ -126,15 +126,18 @@ impl<'d, P: Platform> Paging<'d, P> {
 
     /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only
     /// while all slots are in use, or the guest uses [`GUEST_SLOTS`](crate::ring::GUEST_SLOTS) of them.
-    pub fn slots_held(&self) -> u32 {
-        self.line.lock().front().map_or(0, |front| front.held())
+    pub fn slots_in_use(&self) -> u32 {
+        self.wait_queue
+            .lock()
+            .front()
+            .map_or(0, |front| front.slots_in_use())
     }
 
     /// Pauses a vcpu for a reason of the caller, independent of pauses for pages (row A8). The returned
     /// value must go to [`Self::unpause`]. `None`: the domain has no such vcpu.
     pub fn pause(&self, vcpu: VcpuId) -> Option<VcpuPaused<'d>> {
-        let (paused, switch) = self.vcpus().pause(vcpu)?;
-        if switch == Switch::Change {
+        let (paused, edge) = self.vcpus().pause(vcpu)?;
+        if edge == PauseEdge::Changed {
             self.platform.pause_vcpu(vcpu);
         }
         Some(paused)
@@ -144,9 +147,9 @@ impl<'d, P: Platform> Paging<'d, P> {
     pub fn unpause(&self, paused: VcpuPaused<'d>) {
         let vcpu = paused.vcpu();
         match self.vcpus().unpause(paused) {
-            Ok(Switch::Change) => self.platform.unpause_vcpu(vcpu),
-            Ok(Switch::Stay) => {}
-            Err(broken) => self.platform.broken(broken),
+            Ok(PauseEdge::Changed) => self.platform.unpause_vcpu(vcpu),
+            Ok(PauseEdge::Unchanged) => {}
+            Err(violation) => self.platform.invariant_violated(violation),
         }
     }
 
@@ -159,9 +162,9 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     fn wake_waiting(&self, gfn: Gfn) {
-        for paused in self.vcpus().woken(gfn) {
+        for paused in self.vcpus().take_waiters(gfn) {
             self.counters.add(Count::Woken, 1);
-            self.platform.wait_is_over(paused.vcpu(), gfn);
+            self.platform.vcpu_resumes(paused.vcpu(), gfn);
             self.unpause(paused);
         }
     }

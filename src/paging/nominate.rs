@@ -6,7 +6,7 @@ use core::fmt;
 use super::{CHUNK, Count, Job, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Debts, Found, P2mType, lookup};
+use crate::p2m::{Found, OwedFlushes, P2mType, lookup};
 use crate::platform::{Entry, P2m, Platform};
 
 /// Why a page was not nominated. Nothing has changed.
@@ -68,20 +68,20 @@ impl<P: Platform> Paging<'_, P> {
     pub fn nominate(&self, batch: &mut [Job<NominateError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
-            let mut debts: Debts<_, 0> = Debts::new();
+            let mut owed_flushes: OwedFlushes<_, 0> = OwedFlushes::new();
             for job in chunk {
-                let done = nominate_one(&mut p2m, job.gfn, &mut debts);
+                let outcome = nominate_one(&mut p2m, job.gfn, &mut owed_flushes);
                 self.counters.add(
-                    if done.is_ok() {
+                    if outcome.is_ok() {
                         Count::Nominated
                     } else {
                         Count::NominateRefused
                     },
                     1,
                 );
-                job.done = Some(done);
+                job.outcome = Some(outcome);
             }
-            debts.pay(&mut p2m);
+            owed_flushes.flush_and_free(&mut p2m);
         }
     }
 }
@@ -89,28 +89,28 @@ impl<P: Platform> Paging<'_, P> {
 fn nominate_one<M: P2m>(
     p2m: &mut M,
     gfn: Gfn,
-    debts: &mut Debts<M::Frame, 0>,
+    owed_flushes: &mut OwedFlushes<M::Frame, 0>,
 ) -> Result<(), NominateError> {
     let slot = match lookup(p2m, gfn) {
         Found::Ram(slot) => slot,
         Found::PagingOut(_) => return Err(NominateError::Paging(P2mType::RamPagingOut)),
         Found::Paged(_) => return Err(NominateError::Paging(P2mType::RamPaged)),
-        Found::InFlight(_) => return Err(NominateError::Paging(P2mType::RamPagingInStart)),
+        Found::PagingInStart(_) => return Err(NominateError::Paging(P2mType::RamPagingInStart)),
         Found::PagingIn(_) => return Err(NominateError::Paging(P2mType::RamPagingIn)),
         Found::Other(entry) => return Err(refusal(entry)),
     };
-    let facts = slot.facts();
-    if facts.mmio {
+    let users = slot.users();
+    if users.mmio {
         return Err(NominateError::Mmio);
     }
-    if !facts.sole_owner() {
-        let (references, typed) = (facts.references, facts.typed);
+    if !users.sole_owner() {
+        let (references, typed) = (users.references, users.typed);
         return Err(NominateError::InUse { references, typed });
     }
     let (_, owed) = slot
         .nominate()
         .map_err(|(_, errno)| NominateError::Platform(errno))?;
-    debts.add(owed);
+    owed_flushes.add(owed);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use super::line::{Kind, Line, NotSent, Sent, Want};
+use super::wait_queue::{ClaimError, QueuedRequest, RequestKind, Sent, WaitQueue};
 use super::{Count, Paging};
 use crate::errno::Errno;
 use crate::fault::{Decision, NestedFault, decide};
@@ -11,7 +11,7 @@ use crate::frame::{Gfn, VcpuId};
 use crate::p2m::{Access, Found, classify};
 use crate::pause::VcpuPaused;
 use crate::platform::{Entry, P2m, Platform};
-use crate::ring::Asker;
+use crate::ring::Requester;
 
 /// Who needs the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,10 @@ impl Caller {
         }
     }
 
-    pub(super) fn asker(self) -> Asker {
+    pub(super) fn requester(self) -> Requester {
         match self {
-            Self::Guest(_) => Asker::Guest,
-            Self::Foreign(_) => Asker::Foreign,
+            Self::Guest(_) => Requester::Guest,
+            Self::Foreign(_) => Requester::Foreign,
         }
     }
 }
@@ -48,9 +48,9 @@ pub enum Populated {
     /// just become resident.
     Present,
     /// The vcpu is paused. It is woken when the page is resident, and then retries.
-    Waiting,
+    Paused,
     /// The page has been requested, and the caller is not paused: retry later.
-    OnItsWay,
+    InFlight,
 }
 
 /// Why the page was not requested. Nothing has changed.
@@ -61,8 +61,8 @@ pub enum PopulateError {
     NoRing,
     /// No ring slot for this caller now: retry later. A vcpu of the guest enters the wait queue instead.
     RingFull,
-    /// The entry contradicts itself ([`Entry::is_bad`]): the page cannot be brought back.
-    BadEntry(Entry),
+    /// The entry contradicts itself ([`Entry::is_inconsistent`]): the page cannot be brought back.
+    InconsistentEntry(Entry),
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -73,7 +73,7 @@ impl PopulateError {
         match self {
             Self::NoRing => Errno::EOPNOTSUPP,
             Self::RingFull => Errno::EBUSY,
-            Self::BadEntry(_) => Errno::EIO,
+            Self::InconsistentEntry(_) => Errno::EIO,
             Self::Platform(errno) => errno,
         }
     }
@@ -84,17 +84,13 @@ impl fmt::Display for PopulateError {
         match self {
             Self::NoRing => f.write_str("no pager is attached"),
             Self::RingFull => f.write_str("the ring is full"),
-            Self::BadEntry(entry) => {
+            Self::InconsistentEntry(entry) => {
                 let with = if entry.mfn.is_some() {
                     "with"
                 } else {
                     "without"
                 };
-                write!(
-                    f,
-                    "an entry that cannot be: {:?} {with} a frame",
-                    entry.p2mt
-                )
+                write!(f, "inconsistent p2m entry: {:?} {with} a frame", entry.p2mt)
             }
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
@@ -114,15 +110,15 @@ enum Looked {
 impl<'d, P: Platform> Paging<'d, P> {
     /// A vcpu of the guest accessed a page whose entry does not allow the access (row A7).
     ///
-    /// [`Populated::Waiting`]: the vcpu has been paused. [`Populated::Present`] and
-    /// [`Populated::OnItsWay`]: let it run the instruction again. No locks held.
+    /// [`Populated::Paused`]: the vcpu has been paused. [`Populated::Present`] and
+    /// [`Populated::InFlight`]: let it run the instruction again. No locks held.
     pub fn fault(
         &self,
         vcpu: VcpuId,
         gfn: Gfn,
         access: Access,
     ) -> Result<Populated, PopulateError> {
-        self.bring_in(gfn, Caller::Guest(vcpu), access)
+        self.populate_for(gfn, Caller::Guest(vcpu), access)
     }
 
     /// As [`Self::fault`], with what hardware reported. No locks held.
@@ -137,10 +133,10 @@ impl<'d, P: Platform> Paging<'d, P> {
 
     /// Requests a page for somebody who needs it with all rights (row A3). No locks held.
     pub fn populate(&self, gfn: Gfn, caller: Caller) -> Result<Populated, PopulateError> {
-        self.bring_in(gfn, caller, Access::WRITE)
+        self.populate_for(gfn, caller, Access::WRITE)
     }
 
-    fn bring_in(
+    fn populate_for(
         &self,
         gfn: Gfn,
         caller: Caller,
@@ -148,15 +144,15 @@ impl<'d, P: Platform> Paging<'d, P> {
     ) -> Result<Populated, PopulateError> {
         match caller {
             Caller::Guest(vcpu) if !self.is_being_paused(vcpu) => {
-                self.bring_in_and_wait(gfn, vcpu, access)
+                self.populate_and_pause(gfn, vcpu, access)
             }
             // A foreign caller, or a vcpu that is being paused for something else and goes on until
             // that takes effect: it comes back for this page.
-            _ => self.bring_in_unpaused(gfn, caller, access),
+            _ => self.populate_unpaused(gfn, caller, access),
         }
     }
 
-    fn bring_in_and_wait(
+    fn populate_and_pause(
         &self,
         gfn: Gfn,
         vcpu: VcpuId,
@@ -171,29 +167,29 @@ impl<'d, P: Platform> Paging<'d, P> {
             return Err(PopulateError::NoRing);
         }
         if leaves {
-            self.depart(&mut p2m, gfn, entry)?;
+            self.start_page_in(&mut p2m, gfn, entry)?;
         }
         let waits = self.wait(vcpu, gfn);
         drop(p2m);
         match waits {
-            Ok(()) => self.ask(vcpu, want(gfn, entry), leaves),
+            Ok(()) => self.send_page_in_request(vcpu, page_in_request(gfn, entry), leaves),
             Err(paused) => {
                 // No such vcpu, or one that faults twice at a time: the caller breaks the rules, and
                 // nobody waits.
                 paused.into_iter().for_each(|paused| self.unpause(paused));
-                Ok(Populated::OnItsWay)
+                Ok(Populated::InFlight)
             }
         }
     }
 
     /// For callers that are not paused. It claims the ring slot first, so that a full ring changes nothing.
-    fn bring_in_unpaused(
+    fn populate_unpaused(
         &self,
         gfn: Gfn,
         caller: Caller,
         access: Access,
     ) -> Result<Populated, PopulateError> {
-        let reserved = self.reserve(caller.asker());
+        let reserved = self.reserve(caller.requester());
         let entry = {
             let mut p2m = self.platform.lock_p2m();
             let (entry, leaves) = match self.look(&mut p2m, gfn, access) {
@@ -201,22 +197,22 @@ impl<'d, P: Platform> Paging<'d, P> {
                 Looked::Settled(outcome) => return outcome,
             };
             if leaves && reserved.is_ok() {
-                self.depart(&mut p2m, gfn, entry)?;
+                self.start_page_in(&mut p2m, gfn, entry)?;
             }
             entry
         };
         match reserved {
             Ok(reserved) => {
                 // If the ring has gone meanwhile, the caller looks again, and finds out.
-                let _ = reserved.push(want(gfn, entry), caller);
-                Ok(Populated::OnItsWay)
+                let _ = reserved.push(page_in_request(gfn, entry), caller);
+                Ok(Populated::InFlight)
             }
-            Err(NotSent::Full(_)) => {
+            Err(ClaimError::RingFull(_)) => {
                 self.counters.add(Count::RingFull, 1);
                 Err(PopulateError::RingFull)
             }
-            Err(NotSent::NoRing) if self.is_enabled() => Ok(Populated::OnItsWay),
-            Err(NotSent::NoRing) => Err(PopulateError::NoRing),
+            Err(ClaimError::NoRing) if self.is_enabled() => Ok(Populated::InFlight),
+            Err(ClaimError::NoRing) => Err(PopulateError::NoRing),
         }
     }
 
@@ -225,10 +221,10 @@ impl<'d, P: Platform> Paging<'d, P> {
     fn look(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, access: Access) -> Looked {
         let entry = p2m.get(gfn);
         Looked::Settled(match decide(entry.p2mt, access) {
-            Decision::NotOurs => Ok(Populated::NotPaging),
+            Decision::NotPaging => Ok(Populated::NotPaging),
             Decision::Retry => Ok(Populated::Present),
-            _ if entry.is_bad() => Err(PopulateError::BadEntry(entry)),
-            Decision::Restore => self.recall(p2m, gfn, entry),
+            _ if entry.is_inconsistent() => Err(PopulateError::InconsistentEntry(entry)),
+            Decision::Restore => self.restore_on_access(p2m, gfn, entry),
             leaves @ (Decision::Pause | Decision::PopulateAndPause) => {
                 let leaves = leaves == Decision::PopulateAndPause;
                 return Looked::Missing { entry, leaves };
@@ -237,18 +233,18 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// With the p2m locked: makes a nominated page resident, because somebody needs it.
-    fn recall(
+    fn restore_on_access(
         &self,
         p2m: &mut P::P2m<'_>,
         gfn: Gfn,
         entry: Entry,
     ) -> Result<Populated, PopulateError> {
         let Found::PagingOut(slot) = classify(p2m, gfn, entry) else {
-            return Err(PopulateError::BadEntry(entry));
+            return Err(PopulateError::InconsistentEntry(entry));
         };
         match slot.restore() {
             Ok(_) => {
-                self.counters.add(Count::Recalled, 1);
+                self.counters.add(Count::RestoredOnAccess, 1);
                 Ok(Populated::Present)
             }
             Err((_, errno)) => Err(PopulateError::Platform(errno)),
@@ -256,9 +252,14 @@ impl<'d, P: Platform> Paging<'d, P> {
     }
 
     /// With the p2m locked: starts the page-in (`paged → paging_in_start`).
-    fn depart(&self, p2m: &mut P::P2m<'_>, gfn: Gfn, entry: Entry) -> Result<(), PopulateError> {
+    fn start_page_in(
+        &self,
+        p2m: &mut P::P2m<'_>,
+        gfn: Gfn,
+        entry: Entry,
+    ) -> Result<(), PopulateError> {
         let Found::Paged(slot) = classify(p2m, gfn, entry) else {
-            return Err(PopulateError::BadEntry(entry));
+            return Err(PopulateError::InconsistentEntry(entry));
         };
         match slot.populate() {
             Ok(_) => {
@@ -279,37 +280,37 @@ impl<'d, P: Platform> Paging<'d, P> {
 
     /// Whether a pause of this crate is about to take effect on the vcpu.
     pub(super) fn is_being_paused(&self, vcpu: VcpuId) -> bool {
-        self.vcpus().waits_for(vcpu).is_some() || Line::is_dropping(self.vcpus(), vcpu)
+        self.vcpus().waits_for(vcpu).is_some() || WaitQueue::is_queued_for_drop(self.vcpus(), vcpu)
     }
 
     /// Requests the page that the vcpu waits for. If the page-in had started before, somebody has requested
     /// it already, unless that was on a ring that is gone.
-    fn ask(
+    fn send_page_in_request(
         &self,
         vcpu: VcpuId,
-        want: Want,
+        request: QueuedRequest,
         has_just_left: bool,
     ) -> Result<Populated, PopulateError> {
         let sent = {
-            let mut line = self.line.lock();
+            let mut queue = self.wait_queue.lock();
             if has_just_left {
-                line.send(self.vcpus(), vcpu, want)
+                queue.send(self.vcpus(), vcpu, request)
             } else {
-                line.send_again(self.vcpus(), vcpu, want)
+                queue.send_unless_pending(self.vcpus(), vcpu, request)
             }
         };
         match sent {
             Sent::Pushed(notify) => {
                 self.counters.add(Count::Requests, 1);
                 self.notify(notify);
-                Ok(Populated::Waiting)
+                Ok(Populated::Paused)
             }
-            Sent::InLine => {
+            Sent::Queued => {
                 self.counters.add(Count::Queued, 1);
-                Ok(Populated::Waiting)
+                Ok(Populated::Paused)
             }
-            Sent::Already => Ok(Populated::Waiting),
-            Sent::Not => self.stop_waiting(vcpu, want.gfn),
+            Sent::AlreadyPending => Ok(Populated::Paused),
+            Sent::Refused => self.cancel_wait(vcpu, request.gfn),
         }
     }
 
@@ -317,20 +318,20 @@ impl<'d, P: Platform> Paging<'d, P> {
     /// that began to wait after that wakes itself, even if there is a new ring by now, because nobody has
     /// requested the page on it. The vcpu retries instead of getting an error: the page may have become
     /// resident before the ring was torn down.
-    fn stop_waiting(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
+    fn cancel_wait(&self, vcpu: VcpuId, gfn: Gfn) -> Result<Populated, PopulateError> {
         if let Some(paused) = self.vcpus().end_wait(vcpu, gfn) {
             self.unpause(paused);
         }
-        Ok(Populated::OnItsWay)
+        Ok(Populated::InFlight)
     }
 }
 
 /// The request for a page that had this entry.
-fn want(gfn: Gfn, entry: Entry) -> Want {
-    Want {
+fn page_in_request(gfn: Gfn, entry: Entry) -> QueuedRequest {
+    QueuedRequest {
         gfn,
         p2mt: entry.p2mt,
-        kind: Kind::Page,
-        in_place: false,
+        kind: RequestKind::PageIn,
+        contents_resident: false,
     }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::{CHUNK, Count, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Found, FurnishError, P2mType, lookup};
+use crate::p2m::{AttachFrameError, Found, P2mType, lookup};
 use crate::platform::{AllocError, Platform};
 
 /// One page to be brought in, and its outcome.
@@ -20,7 +20,7 @@ pub struct PrepJob<B> {
     /// resident, and its vcpus wake, with the pager's response.
     pub buffer: Option<B>,
     /// The outcome; `None` until the batch has been processed.
-    pub done: Option<Result<(), PrepError>>,
+    pub outcome: Option<Result<(), PrepError>>,
 }
 
 /// Why a page was not brought in. Nothing has changed, and the pager may retry.
@@ -52,13 +52,13 @@ impl PrepError {
     }
 }
 
-impl From<FurnishError> for PrepError {
-    fn from(e: FurnishError) -> Self {
+impl From<AttachFrameError> for PrepError {
+    fn from(e: AttachFrameError) -> Self {
         match e {
-            FurnishError::Alloc(AllocError::NoMemory) => Self::NoMemory,
-            FurnishError::Alloc(AllocError::InvalidBuffer) => Self::InvalidBuffer,
-            FurnishError::Alloc(AllocError::BufferFault) => Self::BufferFault,
-            FurnishError::Platform(errno) => Self::Platform(errno),
+            AttachFrameError::Alloc(AllocError::NoMemory) => Self::NoMemory,
+            AttachFrameError::Alloc(AllocError::InvalidBuffer) => Self::InvalidBuffer,
+            AttachFrameError::Alloc(AllocError::BufferFault) => Self::BufferFault,
+            AttachFrameError::Platform(errno) => Self::Platform(errno),
         }
     }
 }
@@ -83,7 +83,7 @@ impl<B> PrepJob<B> {
         Self {
             gfn,
             buffer: Some(buffer),
-            done: None,
+            outcome: None,
         }
     }
 
@@ -92,7 +92,7 @@ impl<B> PrepJob<B> {
         Self {
             gfn,
             buffer: None,
-            done: None,
+            outcome: None,
         }
     }
 }
@@ -106,21 +106,21 @@ impl<P: Platform> Paging<'_, P> {
             {
                 let mut p2m = self.platform.lock_p2m();
                 for job in chunk.iter_mut() {
-                    let done = self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
+                    let outcome = self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
                     self.counters.add(
-                        if done.is_ok() {
+                        if outcome.is_ok() {
                             Count::Prepped
                         } else {
                             Count::PrepRefused
                         },
                         1,
                     );
-                    job.done = Some(done);
+                    job.outcome = Some(outcome);
                 }
             }
             // A page with a buffer is resident.
             for job in chunk.iter() {
-                if job.done == Some(Ok(())) && job.buffer.is_some() {
+                if job.outcome == Some(Ok(())) && job.buffer.is_some() {
                     self.wake(job.gfn);
                 }
             }
@@ -134,7 +134,7 @@ impl<P: Platform> Paging<'_, P> {
         buffer: Option<&P::Buffer>,
     ) -> Result<(), PrepError> {
         match (lookup(p2m, gfn), buffer) {
-            (Found::InFlight(slot), Some(buffer)) => {
+            (Found::PagingInStart(slot), Some(buffer)) => {
                 slot.prep_filled(buffer)
                     .map_err(|(_, e)| PrepError::from(e))?;
                 Ok(())
@@ -144,14 +144,14 @@ impl<P: Platform> Paging<'_, P> {
                     .map_err(|(_, e)| PrepError::from(e))?;
                 Ok(())
             }
-            (Found::InFlight(slot), None) => {
+            (Found::PagingInStart(slot), None) => {
                 slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
-                self.to_resume.fetch_add(1, Ordering::AcqRel);
+                self.awaiting_response.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
             (Found::Paged(slot), None) => {
                 slot.prep_empty().map_err(|(_, e)| PrepError::from(e))?;
-                self.to_resume.fetch_add(1, Ordering::AcqRel);
+                self.awaiting_response.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
             (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A ring slot that is claimed before the p2m is locked.
 
-use super::line::{NotSent, Sent, Want};
 use super::populate::Caller;
+use super::wait_queue::{ClaimError, QueuedRequest, Sent};
 use super::{Count, Paging};
 use crate::platform::Platform;
-use crate::ring::{Asker, Claim};
+use crate::ring::{Claim, Requester};
 
 /// A claimed slot. If it is dropped unused, it is released and offered to the wait queue. No locks held.
 #[must_use = "the slot is released unless a request is pushed"]
@@ -16,8 +16,8 @@ pub(super) struct Reserved<'a, 'd, P: Platform> {
 
 impl<'d, P: Platform> Paging<'d, P> {
     /// Claims a slot. A vcpu of the guest does not overtake the wait queue. No locks held.
-    pub(super) fn reserve(&self, asker: Asker) -> Result<Reserved<'_, 'd, P>, NotSent> {
-        let claim = self.line.lock().claim_in_turn(asker)?;
+    pub(super) fn reserve(&self, requester: Requester) -> Result<Reserved<'_, 'd, P>, ClaimError> {
+        let claim = self.wait_queue.lock().claim_behind_queue(requester)?;
         Ok(Reserved {
             paging: self,
             claim: Some(claim),
@@ -27,19 +27,19 @@ impl<'d, P: Platform> Paging<'d, P> {
 
 impl<P: Platform> Reserved<'_, '_, P> {
     /// Pushes the request, unless one for its page is pending. No locks held.
-    pub(super) fn push(mut self, want: Want, caller: Caller) -> Sent {
+    pub(super) fn push(mut self, request: QueuedRequest, caller: Caller) -> Sent {
         let Some(claim) = self.claim.take() else {
-            return Sent::Not;
+            return Sent::Refused;
         };
-        let sent = self.paging.line.lock().push(claim, want, caller);
+        let sent = self.paging.wait_queue.lock().push(claim, request, caller);
         match &sent {
             Sent::Pushed(notify) => {
                 self.paging.counters.add(Count::Requests, 1);
                 self.paging.notify(*notify);
             }
             // The slot was freed.
-            Sent::Already => self.paging.serve(),
-            Sent::InLine | Sent::Not => {}
+            Sent::AlreadyPending => self.paging.serve(),
+            Sent::Queued | Sent::Refused => {}
         }
         sent
     }

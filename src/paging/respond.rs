@@ -3,11 +3,11 @@
 
 use core::sync::atomic::Ordering;
 
-use super::line::Served;
+use super::wait_queue::Served;
 use super::{Count, Paging};
 use crate::frame::Gfn;
 use crate::p2m::{Found, lookup};
-use crate::platform::{Broken, Platform};
+use crate::platform::{InvariantViolation, Platform};
 use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
 
 /// The largest number of responses that one call of [`Paging::on_event`] takes, unless the platform
@@ -18,7 +18,7 @@ pub const EVENT_RESPONSES: u32 = 16 * SLOTS;
 /// What one call of [`Paging::on_event`] did.
 #[must_use = "responses are left on the ring if the state is `More`"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handled {
+pub struct EventOutcome {
     /// Responses taken.
     pub responses: u32,
     /// How the ring was left.
@@ -47,9 +47,9 @@ pub enum Ignored {
     /// It names a paused vcpu that does not exist.
     NoSuchVcpu,
     /// The page is not paging in, or has no frame yet.
-    NotOnItsWay,
+    NotInFlight,
     /// A later request for the page is pending, so the pager may not have filled it yet.
-    AskedAgain,
+    RequestPending,
     /// The entry could not be changed.
     Platform,
 }
@@ -61,60 +61,61 @@ impl<'d, P: Platform> Paging<'d, P> {
     /// One call takes at most [`Platform::EVENT_RESPONSES`] responses. If it returns
     /// [`RingState::More`], call it again: no event will come for what is left. For that it also calls
     /// [`Platform::defer_event`]. No locks held.
-    pub fn on_event(&self) -> Handled {
+    pub fn on_event(&self) -> EventOutcome {
         for responses in 0..P::EVENT_RESPONSES {
-            let (taken, asked_again, served, broken) = {
-                let mut line = self.line.lock();
-                let taken = match line.front().map(|front| front.take()) {
+            let (taken, request_pending, served, broken) = {
+                let mut queue = self.wait_queue.lock();
+                let taken = match queue.front().map(|front| front.take()) {
                     Some(Ok(Some(taken))) => taken,
                     Some(Ok(None)) => {
-                        return Handled {
+                        return EventOutcome {
                             responses,
                             state: RingState::Empty,
                         };
                     }
                     Some(Err(overrun)) => {
                         self.counters.add(Count::Overruns, 1);
-                        return Handled {
+                        return EventOutcome {
                             responses,
                             state: RingState::Overrun(overrun),
                         };
                     }
                     None => {
-                        return Handled {
+                        return EventOutcome {
                             responses,
                             state: RingState::NoRing,
                         };
                     }
                 };
                 let answers = taken.response.ok().map(|response| response.gfn);
-                let asked_again = answers.is_some_and(|gfn| line.has_asked(gfn));
-                let served = (!line.is_empty()).then(|| line.serve(self.vcpus()));
-                (taken, asked_again, served, line.is_broken())
+                let request_pending = answers.is_some_and(|gfn| queue.has_pending(gfn));
+                let served = (!queue.is_empty()).then(|| queue.serve(self.vcpus()));
+                (taken, request_pending, served, queue.counts_inconsistent())
             };
             if broken {
-                self.platform.broken(Broken::RingSlots);
+                self.platform
+                    .invariant_violated(InvariantViolation::RingSlots);
             }
             self.counters.add(Count::Responses, 1);
             if taken
                 .response
                 .map_err(Ignored::Entry)
-                .and_then(|response| self.resume(&response, taken.asked, asked_again))
+                .and_then(|response| self.resume(&response, taken.request_gfn, request_pending))
                 .is_err()
             {
                 self.counters.add(Count::Ignored, 1);
             }
             // The request is done, even if the response was ignored. A vcpu whose page is still not
             // resident faults again, and requests it again.
-            if let Some(asked) = taken.asked {
-                self.wake(asked);
+            if let Some(request_gfn) = taken.request_gfn {
+                self.wake(request_gfn);
             }
             if let Some(served) = served {
                 self.after_serving(served);
             }
         }
         self.platform.defer_event();
-        Handled {
+        EventOutcome {
             responses: P::EVENT_RESPONSES,
             state: RingState::More,
         }
@@ -123,19 +124,20 @@ impl<'d, P: Platform> Paging<'d, P> {
     /// Releases a claimed slot that was not used, and offers it to the wait queue.
     pub(super) fn cancel(&self, claim: Claim) {
         let broken = {
-            let mut line = self.line.lock();
-            line.cancel(claim);
-            line.is_broken()
+            let mut queue = self.wait_queue.lock();
+            queue.cancel(claim);
+            queue.counts_inconsistent()
         };
         if broken {
-            self.platform.broken(Broken::RingSlots);
+            self.platform
+                .invariant_violated(InvariantViolation::RingSlots);
         }
         self.serve();
     }
 
     /// A slot was freed: serves the wait queue.
     pub(super) fn serve(&self) {
-        let served = self.line.lock().serve(self.vcpus());
+        let served = self.wait_queue.lock().serve(self.vcpus());
         self.after_serving(served);
     }
 
@@ -149,14 +151,14 @@ impl<'d, P: Platform> Paging<'d, P> {
             .for_each(|paused| self.unpause(paused));
     }
 
-    /// Makes a page resident because of a response, and wakes the vcpus that wait for it. `asked`: the page
+    /// Makes a page resident because of a response, and wakes the vcpus that wait for it. `request_gfn`: the page
     /// of the request that this responds to. Most pages are resident by now, because their prep had a
     /// buffer; then there is nothing to do.
     fn resume(
         &self,
         response: &Response,
-        asked: Option<Gfn>,
-        asked_again: bool,
+        request_gfn: Option<Gfn>,
+        request_pending: bool,
     ) -> Result<(), Ignored> {
         if response.flags.contains(EntryFlags::VCPU_PAUSED) && !self.vcpus().contains(response.vcpu)
         {
@@ -165,31 +167,31 @@ impl<'d, P: Platform> Paging<'d, P> {
         if response.paging.contains(PagingFlags::DROP_PAGE) {
             return Ok(());
         }
-        if self.to_resume.load(Ordering::Acquire) == 0 {
-            return if asked == Some(response.gfn) {
+        if self.awaiting_response.load(Ordering::Acquire) == 0 {
+            return if request_gfn == Some(response.gfn) {
                 Ok(())
             } else {
-                Err(Ignored::NotOnItsWay)
+                Err(Ignored::NotInFlight)
             };
         }
-        self.resume_gfn(response.gfn, asked_again)?;
+        self.resume_gfn(response.gfn, request_pending)?;
         self.wake(response.gfn);
         Ok(())
     }
 
-    fn resume_gfn(&self, gfn: Gfn, asked_again: bool) -> Result<(), Ignored> {
+    fn resume_gfn(&self, gfn: Gfn, request_pending: bool) -> Result<(), Ignored> {
         let mut p2m = self.platform.lock_p2m();
         match lookup(&mut p2m, gfn) {
-            Found::PagingIn(_) if asked_again => return Err(Ignored::AskedAgain),
+            Found::PagingIn(_) if request_pending => return Err(Ignored::RequestPending),
             Found::PagingIn(slot) => match slot.resume() {
                 Ok(_) => {}
                 Err(_) => return Err(Ignored::Platform),
             },
             // A prep has filled it: it is resident already.
             Found::Ram(_) => return Ok(()),
-            _ => return Err(Ignored::NotOnItsWay),
+            _ => return Err(Ignored::NotInFlight),
         }
-        self.to_resume.fetch_sub(1, Ordering::AcqRel);
+        self.awaiting_response.fetch_sub(1, Ordering::AcqRel);
         self.counters.add(Count::Resumed, 1);
         Ok(())
     }
@@ -200,13 +202,13 @@ mod tests {
     use super::*;
     use crate::pause::VcpuCell;
     use crate::ring::testing::{TestPage, request};
-    use crate::ring::{Asker, Back, Front};
+    use crate::ring::{Back, Front, Requester};
     use crate::testing::Machine;
 
     /// Domains cannot get such a claim: of another ring that passes for this one.
     fn forged() -> Claim {
         Front::new(TestPage::new().map(), 1)
-            .claim(Asker::Guest)
+            .claim(Requester::Guest)
             .unwrap()
     }
 
@@ -215,9 +217,12 @@ mod tests {
         let cells = [VcpuCell::new()];
         let paging = Paging::new(Machine::default(), &cells);
         let page = TestPage::new();
-        paging.line.lock().open(Front::new(page.map(), 1));
+        paging.wait_queue.lock().open(Front::new(page.map(), 1));
         paging.cancel(forged());
-        assert_eq!(paging.platform().take_broken(), [Broken::RingSlots]);
+        assert_eq!(
+            paging.platform().take_broken(),
+            [InvariantViolation::RingSlots]
+        );
     }
 
     #[test]
@@ -228,19 +233,19 @@ mod tests {
         let mut front = Front::new(page.map(), 1);
         let mut back = Back::new(page.map());
         for gfn in [1, 2] {
-            let claim = front.claim(Asker::Guest).unwrap();
+            let claim = front.claim(Requester::Guest).unwrap();
             let _ = front.push(claim, &request(gfn)).unwrap();
         }
         front.cancel(forged());
-        paging.line.lock().open(front);
+        paging.wait_queue.lock().open(front);
         let mut answer = || {
             let request = back.take().unwrap().unwrap().unwrap();
-            back.answer(&Response::to(&request)).unwrap();
+            back.respond(&Response::to(&request)).unwrap();
             let _ = back.publish();
             assert_eq!(paging.on_event().responses, 1);
             paging.platform().take_broken()
         };
         assert_eq!(answer(), [], "the counts still fit");
-        assert_eq!(answer(), [Broken::RingSlots]);
+        assert_eq!(answer(), [InvariantViolation::RingSlots]);
     }
 }

@@ -47,11 +47,11 @@ impl<P: Platform> Paging<'_, P> {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
             for job in chunk {
-                let done = restore_one(&mut p2m, job.gfn);
-                if done.is_ok() {
+                let outcome = restore_one(&mut p2m, job.gfn);
+                if outcome.is_ok() {
                     self.counters.add(Count::Restored, 1);
                 }
-                job.done = Some(done);
+                job.outcome = Some(outcome);
             }
         }
     }
@@ -67,7 +67,7 @@ fn restore_one<M: P2m>(p2m: &mut M, gfn: Gfn) -> Result<(), RestoreError> {
         }
         Found::Ram(_) => P2mType::RamRw,
         Found::Paged(_) => P2mType::RamPaged,
-        Found::InFlight(_) => P2mType::RamPagingInStart,
+        Found::PagingInStart(_) => P2mType::RamPagingInStart,
         Found::PagingIn(_) => P2mType::RamPagingIn,
         Found::Other(entry) => entry.p2mt,
     };

@@ -125,11 +125,11 @@ impl MemPagingOp {
     pub const OP_PREP: u8 = 2;
     /// Reads and clears accessed bits. `gfn` is the first gfn, a multiple of 64. `buffer` is the address of
     /// the words to fill, one for every 64 gfns up to the next multiple of
-    /// [`USES_GFNS`](Self::USES_GFNS). Both fields may have changed when the call returns. Xen's C
+    /// [`ACCESS_BITS_GFNS`](Self::ACCESS_BITS_GFNS). Both fields may have changed when the call returns. Xen's C
     /// returns `ENOSYS`. `EOPNOTSUPP`: this domain's p2m has no such bits.
-    pub const OP_USES: u8 = 32;
-    /// The largest number of gfns of one [`OP_USES`](Self::OP_USES): 64 MiB of the guest, 256 words.
-    pub const USES_GFNS: u64 = 16_384;
+    pub const OP_ACCESS_BITS: u8 = 32;
+    /// The largest number of gfns of one [`OP_ACCESS_BITS`](Self::OP_ACCESS_BITS): 64 MiB of the guest, 256 words.
+    pub const ACCESS_BITS_GFNS: u64 = 16_384;
     /// Copies a nominated page to `buffer`, in place of mapping it. `EBUSY` for any other page. With
     /// [`MANY`](Self::MANY) only.
     pub const OP_READ: u8 = 8;

@@ -19,15 +19,15 @@ pub struct Back {
 
 /// There is no pending request to respond to: the caller responded to one twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRequestToAnswer;
+pub struct NoPendingRequest;
 
-impl core::fmt::Display for NoRequestToAnswer {
+impl core::fmt::Display for NoPendingRequest {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("every request has been answered already")
     }
 }
 
-impl core::error::Error for NoRequestToAnswer {}
+impl core::error::Error for NoPendingRequest {}
 
 impl Back {
     /// Starts at the first request of a ring that has just been set up.
@@ -68,14 +68,14 @@ impl Back {
     }
 
     /// The number of requests that were taken and have no response yet.
-    pub fn unanswered(&self) -> u32 {
+    pub fn pending_requests(&self) -> u32 {
         self.req_cons.wrapping_sub(self.rsp_prod)
     }
 
     /// Writes a response. The hypervisor sees it after [`Self::publish`].
-    pub fn answer(&mut self, response: &Response) -> Result<(), NoRequestToAnswer> {
-        if self.unanswered() == 0 {
-            return Err(NoRequestToAnswer);
+    pub fn respond(&mut self, response: &Response) -> Result<(), NoPendingRequest> {
+        if self.pending_requests() == 0 {
+            return Err(NoPendingRequest);
         }
         // Responses overwrite requests that have been copied: rsp_prod < req_cons.
         self.page.write(self.rsp_prod, &RawEntry::from(response));
@@ -101,7 +101,7 @@ impl Back {
         // Pairs with the hypervisor's release store: entries before index.
         let prod = self.page.load(Index::ReqProd, Ordering::Acquire);
         let pending = prod.wrapping_sub(self.req_cons);
-        let possible = SLOTS - self.unanswered().min(SLOTS);
+        let possible = SLOTS - self.pending_requests().min(SLOTS);
         if pending > possible {
             Err(Overrun { pending, possible })
         } else {
@@ -113,7 +113,7 @@ impl Back {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestPage, request};
-    use super::super::{Asker, Front};
+    use super::super::{Front, Requester};
     use super::*;
     use crate::Gfn;
 
@@ -125,7 +125,7 @@ mod tests {
         for round in 0..1000_u64 {
             let gfns = [round * 3, round * 3 + 1, round * 3 + 2];
             for gfn in gfns {
-                let claim = front.claim(Asker::Guest).unwrap();
+                let claim = front.claim(Requester::Guest).unwrap();
                 let _ = front.push(claim, &request(gfn)).unwrap();
             }
             let taken = gfns.map(|gfn| {
@@ -135,7 +135,7 @@ mod tests {
             });
             assert_eq!(back.take(), Ok(None));
             for taken in taken.iter().rev() {
-                back.answer(&Response::to(taken)).unwrap();
+                back.respond(&Response::to(taken)).unwrap();
             }
             assert_eq!(back.publish(), Notify::Owed);
             for gfn in gfns.iter().rev() {
@@ -152,7 +152,7 @@ mod tests {
         let mut front = Front::new(page.map(), 0);
         let mut back = Back::new(page.map());
         let mut push = |gfn| {
-            let claim = front.claim(Asker::Guest).unwrap();
+            let claim = front.claim(Requester::Guest).unwrap();
             front.push(claim, &request(gfn)).unwrap()
         };
         assert_eq!(push(1), Notify::Owed, "asleep since the ring was set up");
@@ -167,8 +167,8 @@ mod tests {
         let _front = Front::new(page.map(), 0);
         let mut back = Back::new(page.map());
         assert_eq!(
-            back.answer(&Response::to(&request(0))),
-            Err(NoRequestToAnswer)
+            back.respond(&Response::to(&request(0))),
+            Err(NoPendingRequest)
         );
     }
 
@@ -195,13 +195,13 @@ mod tests {
         let mut front = Front::new(page.map(), 0);
         let mut back = Back::new(page.map());
         for gfn in 0..3 {
-            let claim = front.claim(Asker::Guest).unwrap();
+            let claim = front.claim(Requester::Guest).unwrap();
             let _ = front.push(claim, &request(gfn)).unwrap();
             assert!(back.has_request());
             assert!(back.take().unwrap().is_some());
             assert!(!back.has_request());
         }
-        assert_eq!(back.unanswered(), 3);
+        assert_eq!(back.pending_requests(), 3);
         let (possible, pending) = (SLOTS - 3, SLOTS - 2);
         page.map()
             .store(Index::ReqProd, 3 + pending, Ordering::Relaxed);

@@ -18,7 +18,7 @@ pub const FOREIGN_SLOTS: u32 = SLOTS;
 
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum Requester {
     /// A vcpu of the paged guest.
     Guest,
     /// Another domain, or the hypervisor for it.
@@ -29,7 +29,7 @@ pub enum Asker {
 #[must_use = "a claimed slot is lost unless it is pushed or cancelled"]
 #[derive(Debug)]
 pub struct Claim {
-    asker: Asker,
+    requester: Requester,
     epoch: u32,
 }
 
@@ -37,7 +37,7 @@ pub struct Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The page of the request whose slot is free now. It is not pending any more.
-    pub asked: Option<Gfn>,
+    pub request_gfn: Option<Gfn>,
     /// The response, checked.
     pub response: Result<Response, EntryError>,
 }
@@ -62,9 +62,9 @@ pub struct Front {
     guest: u32,
     foreign: u32,
     /// The pending requests.
-    asked: [Option<(Gfn, Asker)>; SLOTS as usize],
+    pending_requests: [Option<(Gfn, Requester)>; SLOTS as usize],
     /// More slots were released than were in use: the counts are not trusted any more.
-    broken: bool,
+    counts_inconsistent: bool,
 }
 
 impl Front {
@@ -78,14 +78,14 @@ impl Front {
             rsp_cons: 0,
             guest: 0,
             foreign: 0,
-            asked: [None; SLOTS as usize],
-            broken: false,
+            pending_requests: [None; SLOTS as usize],
+            counts_inconsistent: false,
         }
     }
 
     /// Whether the counts of slots have been found inconsistent. Only a new ring corrects that.
-    pub fn is_broken(&self) -> bool {
-        self.broken
+    pub fn counts_inconsistent(&self) -> bool {
+        self.counts_inconsistent
     }
 
     /// Returns the page.
@@ -99,28 +99,31 @@ impl Front {
     }
 
     /// The number of slots in use: claimed, or with a pending request.
-    pub fn held(&self) -> u32 {
+    pub fn slots_in_use(&self) -> u32 {
         self.guest.saturating_add(self.foreign)
     }
 
     /// Whether a request for this page is pending.
-    pub fn asks(&self, gfn: Gfn) -> bool {
-        self.asked.iter().flatten().any(|(asked, _)| *asked == gfn)
+    pub fn has_pending(&self, gfn: Gfn) -> bool {
+        self.pending_requests
+            .iter()
+            .flatten()
+            .any(|(asked, _)| *asked == gfn)
     }
 
     /// Claims a slot.
-    pub fn claim(&mut self, asker: Asker) -> Result<Claim, Full> {
-        let room = self.held() < SLOTS;
-        let (held, most) = match asker {
-            Asker::Guest => (&mut self.guest, GUEST_SLOTS),
-            Asker::Foreign => (&mut self.foreign, FOREIGN_SLOTS),
+    pub fn claim(&mut self, requester: Requester) -> Result<Claim, Full> {
+        let room = self.slots_in_use() < SLOTS;
+        let (held, most) = match requester {
+            Requester::Guest => (&mut self.guest, GUEST_SLOTS),
+            Requester::Foreign => (&mut self.foreign, FOREIGN_SLOTS),
         };
         if !room || *held >= most {
             return Err(Full);
         }
         *held = held.saturating_add(1);
         Ok(Claim {
-            asker,
+            requester,
             epoch: self.epoch,
         })
     }
@@ -128,23 +131,23 @@ impl Front {
     /// Releases a claimed slot. A claim on a ring that is gone has no effect.
     pub fn cancel(&mut self, claim: Claim) {
         if claim.epoch == self.epoch {
-            self.give_back(claim.asker);
+            self.release_slot(claim.requester);
         }
     }
 
     /// Writes a request into a claimed slot and publishes it.
     pub fn push(&mut self, claim: Claim, request: &Request) -> Result<Notify, Stale> {
-        let Claim { asker, epoch } = claim;
+        let Claim { requester, epoch } = claim;
         if epoch != self.epoch {
             return Err(Stale);
         }
         let mut entry = RawEntry::from(request);
-        if asker == Asker::Foreign {
+        if requester == Requester::Foreign {
             entry.flags |= EntryFlags::FOREIGN.bits();
         }
         // A claim guarantees that fewer than SLOTS requests are outstanding.
-        if let Some(free) = self.asked.iter_mut().find(|a| a.is_none()) {
-            *free = Some((request.gfn, asker));
+        if let Some(free) = self.pending_requests.iter_mut().find(|a| a.is_none()) {
+            *free = Some((request.gfn, requester));
         }
         self.page.write(self.req_prod, &entry);
         let old = self.req_prod;
@@ -180,9 +183,12 @@ impl Front {
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
         // Which request it answers, it says even where it is worth nothing otherwise: Xen's own pager
         // leaves version and reason unset.
-        let asked = self.release(Gfn::try_new(entry.paging.gfn));
+        let request_gfn = self.release(Gfn::try_new(entry.paging.gfn));
         let response = Response::try_from(&entry);
-        Ok(Some(Taken { asked, response }))
+        Ok(Some(Taken {
+            request_gfn,
+            response,
+        }))
     }
 
     /// Responses that wait to be taken, checked: only what was asked can be answered.
@@ -201,22 +207,22 @@ impl Front {
     /// Frees the slot of the request that was answered: the one for this gfn, or any one if the
     /// answer names none that was asked. Yields the page that had been asked for.
     fn release(&mut self, gfn: Option<Gfn>) -> Option<Gfn> {
-        let by_gfn = |a: &Option<(Gfn, Asker)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
-        let slot = self.asked.iter().position(by_gfn);
-        let slot = slot.or_else(|| self.asked.iter().position(Option::is_some));
-        let (asked, asker) = self.asked.get_mut(slot?)?.take()?;
-        self.give_back(asker);
+        let by_gfn = |a: &Option<(Gfn, Requester)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
+        let slot = self.pending_requests.iter().position(by_gfn);
+        let slot = slot.or_else(|| self.pending_requests.iter().position(Option::is_some));
+        let (asked, requester) = self.pending_requests.get_mut(slot?)?.take()?;
+        self.release_slot(requester);
         Some(asked)
     }
 
-    fn give_back(&mut self, asker: Asker) {
-        let held = match asker {
-            Asker::Guest => &mut self.guest,
-            Asker::Foreign => &mut self.foreign,
+    fn release_slot(&mut self, requester: Requester) {
+        let held = match requester {
+            Requester::Guest => &mut self.guest,
+            Requester::Foreign => &mut self.foreign,
         };
         match held.checked_sub(1) {
             Some(left) => *held = left,
-            None => self.broken = true,
+            None => self.counts_inconsistent = true,
         }
     }
 }
@@ -230,27 +236,28 @@ mod tests {
     fn guest_and_foreign_slots_are_apart() {
         let page = TestPage::new();
         let mut front = Front::new(page.map(), 0);
-        let guests = [(); GUEST_SLOTS as usize].map(|()| front.claim(Asker::Guest).unwrap());
-        assert_eq!(front.claim(Asker::Guest).unwrap_err(), Full);
-        let foreign = front.claim(Asker::Foreign).unwrap();
-        assert_eq!(front.claim(Asker::Foreign).unwrap_err(), Full);
+        let guests = [(); GUEST_SLOTS as usize].map(|()| front.claim(Requester::Guest).unwrap());
+        assert_eq!(front.claim(Requester::Guest).unwrap_err(), Full);
+        let foreign = front.claim(Requester::Foreign).unwrap();
+        assert_eq!(front.claim(Requester::Foreign).unwrap_err(), Full);
         guests.into_iter().for_each(|claim| front.cancel(claim));
         front.cancel(foreign);
-        let foreign = [(); FOREIGN_SLOTS as usize].map(|()| front.claim(Asker::Foreign).unwrap());
-        assert_eq!(front.claim(Asker::Foreign).unwrap_err(), Full);
+        let foreign =
+            [(); FOREIGN_SLOTS as usize].map(|()| front.claim(Requester::Foreign).unwrap());
+        assert_eq!(front.claim(Requester::Foreign).unwrap_err(), Full);
         foreign.into_iter().for_each(|claim| front.cancel(claim));
-        assert_eq!(front.held(), 0);
+        assert_eq!(front.slots_in_use(), 0);
     }
 
     #[test]
     fn a_slot_given_back_twice_is_noticed_and_counts_for_nothing() {
         let mut front = Front::new(TestPage::new().map(), 0);
-        let claim = front.claim(Asker::Guest).unwrap();
+        let claim = front.claim(Requester::Guest).unwrap();
         front.guest = 0;
-        assert!(!front.is_broken());
+        assert!(!front.counts_inconsistent());
         front.cancel(claim);
-        assert!(front.is_broken());
-        assert_eq!(front.held(), 0);
+        assert!(front.counts_inconsistent());
+        assert_eq!(front.slots_in_use(), 0);
     }
 
     #[test]
@@ -258,13 +265,13 @@ mod tests {
         let (old_page, new_page) = (TestPage::new(), TestPage::new());
         let mut old = Front::new(old_page.map(), 0);
         let (push, cancel) = (
-            old.claim(Asker::Guest).unwrap(),
-            old.claim(Asker::Foreign).unwrap(),
+            old.claim(Requester::Guest).unwrap(),
+            old.claim(Requester::Foreign).unwrap(),
         );
         let mut new = Front::new(new_page.map(), 1);
         assert_eq!(new.push(push, &request(1)), Err(Stale));
         new.cancel(cancel);
-        assert_eq!((new.held(), new.outstanding()), (0, 0));
+        assert_eq!((new.slots_in_use(), new.outstanding()), (0, 0));
     }
 
     #[test]
@@ -272,21 +279,21 @@ mod tests {
         let page = TestPage::new();
         let mut front = Front::new(page.map(), 0);
         let mut back = super::super::Back::new(page.map());
-        let claim = front.claim(Asker::Guest).unwrap();
+        let claim = front.claim(Requester::Guest).unwrap();
         assert_eq!(front.push(claim, &request(7)), Ok(Notify::Owed));
         let asked = back.take().unwrap().unwrap().unwrap();
         let other = Response {
             gfn: Gfn::new_truncate(8),
             ..Response::to(&asked)
         };
-        back.answer(&other).unwrap();
+        back.respond(&other).unwrap();
         assert_eq!(back.publish(), Notify::Owed);
         let taken = Taken {
-            asked: Some(asked.gfn),
+            request_gfn: Some(asked.gfn),
             response: Ok(other),
         };
         assert_eq!(front.take(), Ok(Some(taken)));
-        assert_eq!((front.held(), front.outstanding()), (0, 0));
+        assert_eq!((front.slots_in_use(), front.outstanding()), (0, 0));
         assert_eq!(front.take(), Ok(None));
     }
 
@@ -321,7 +328,7 @@ mod tests {
         let page = TestPage::new();
         let mut front = Front::new(page.map(), 0);
         for gfn in [6, 7] {
-            let claim = front.claim(Asker::Foreign).unwrap();
+            let claim = front.claim(Requester::Foreign).unwrap();
             let _ = front.push(claim, &request(gfn)).unwrap();
         }
         let mut entry = RawEntry::ZERO;
@@ -330,11 +337,11 @@ mod tests {
         page.map().write(0, &entry);
         page.map().store(Index::RspProd, 1, Ordering::Release);
         let taken = Taken {
-            asked: Some(Gfn::new_truncate(7)),
+            request_gfn: Some(Gfn::new_truncate(7)),
             response: Err(EntryError::Version(3)),
         };
         assert_eq!(front.take(), Ok(Some(taken)));
-        assert_eq!(front.held(), 1);
-        assert!(front.asks(Gfn::new_truncate(6)));
+        assert_eq!(front.slots_in_use(), 1);
+        assert!(front.has_pending(Gfn::new_truncate(6)));
     }
 }

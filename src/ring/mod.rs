@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use core::ptr::NonNull;
-//! use p2m_paging::ring::{Asker, Back, EntryFlags, Front, Notify, PagingFlags, Request, Response, SharedPage};
+//! use p2m_paging::ring::{Requester, Back, EntryFlags, Front, Notify, PagingFlags, Request, Response, SharedPage};
 //! use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
 //!
 //! let page = NonNull::from(Box::leak(Box::new([0_u64; PAGE_SIZE / 8]))).cast();
@@ -18,7 +18,7 @@
 //! let (mut front, mut back) = (Front::new(map(), 0), Back::new(map()));
 //!
 //! // The hypervisor claims a slot and pushes a request. The pager sleeps, so it needs an event.
-//! let claim = front.claim(Asker::Guest).unwrap();
+//! let claim = front.claim(Requester::Guest).unwrap();
 //! let request = Request {
 //!     gfn: Gfn::try_new(5).unwrap(),
 //!     vcpu: VcpuId(0),
@@ -30,10 +30,10 @@
 //!
 //! // The pager takes it and responds. That frees the slot.
 //! let taken = back.take().unwrap().unwrap().unwrap();
-//! back.answer(&Response::to(&taken)).unwrap();
+//! back.respond(&Response::to(&taken)).unwrap();
 //! assert_eq!(back.publish(), Notify::Owed);
-//! assert_eq!(front.take().unwrap().unwrap().asked, Some(request.gfn));
-//! assert_eq!(front.held(), 0);
+//! assert_eq!(front.take().unwrap().unwrap().request_gfn, Some(request.gfn));
+//! assert_eq!(front.slots_in_use(), 0);
 //! ```
 
 pub mod abi;
@@ -42,8 +42,8 @@ mod front;
 mod page;
 
 pub use abi::{EntryError, EntryFlags, PagingFlags, Request, Response, SLOTS};
-pub use back::{Back, NoRequestToAnswer};
-pub use front::{Asker, Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Stale, Taken};
+pub use back::{Back, NoPendingRequest};
+pub use front::{Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Requester, Stale, Taken};
 pub use page::SharedPage;
 
 /// The other side published an impossible index: more entries than the ring has, or more responses than

@@ -3,7 +3,7 @@
 //!
 //! `fuzz/` drives these with coverage; the tests replay `corpus/`.
 
-use crate::world::{Op, World, cells};
+use crate::lockstep::{Lockstep, Op, cells};
 
 /// At most so many operations in one life: enough to fill the ring twice and go through every state.
 const MOST_OPS: usize = 200;
@@ -24,7 +24,7 @@ pub fn ops(data: &[u8]) {
     let cells = cells(vcpus);
     let mut bytes = data.iter().copied();
     let ops = std::iter::from_fn(|| Op::decode(&mut bytes)).take(MOST_OPS);
-    World::new(&cells, gfns, spare).run(ops);
+    Lockstep::new(&cells, gfns, spare).run(ops);
 }
 
 /// As [`ops`], with a hand that writes anything anywhere into the ring page in between. There is no

@@ -11,8 +11,8 @@ use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Response, SLOTS};
 use p2m_paging::{Gfn, P2mType, VcpuId};
 
+use crate::lockstep::Op;
 use crate::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
-use crate::world::Op;
 
 /// The domain and the page in the pager's hands.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl<'c> Hostile<'c> {
     /// An event: bounded work, whatever the page says.
     pub fn event(&self) {
         let requests = || self.paging.counters().get(Count::Requests);
-        let (held, before) = (self.paging.slots_held(), requests());
+        let (held, before) = (self.paging.slots_in_use(), requests());
         let handled = self.paging.on_event();
         assert!(handled.responses <= EVENT_RESPONSES, "{handled:?}");
         // Only what was asked, before or meanwhile, can have been answered.
@@ -116,7 +116,7 @@ impl<'c> Hostile<'c> {
         let mut batch = [PrepJob {
             gfn,
             buffer,
-            done: None,
+            outcome: None,
         }];
         self.paging.prep(&mut batch);
     }
@@ -135,7 +135,7 @@ impl<'c> Hostile<'c> {
     fn check(&self) {
         let machine = self.paging.platform();
         machine.check();
-        assert!(self.paging.slots_held() <= SLOTS);
+        assert!(self.paging.slots_in_use() <= SLOTS);
         for n in 0..self.vcpus {
             let vcpu = VcpuId(n);
             let pauses = self.paging.vcpus().pauses(vcpu);
@@ -162,7 +162,7 @@ impl<'c> Hostile<'c> {
             while let Some(request) = self.back.take().expect("an honest hypervisor") {
                 let request = request.expect("an honest hypervisor");
                 self.prep(request.gfn, Some(Buffer::Page(7)));
-                let answered = self.back.answer(&Response::to(&request));
+                let answered = self.back.respond(&Response::to(&request));
                 answered.expect("one answer for each request");
             }
             let _ = self.back.publish();
@@ -174,7 +174,7 @@ impl<'c> Hostile<'c> {
         for n in 0..self.vcpus {
             assert_eq!(self.paging.vcpus().pauses(VcpuId(n)), 0, "v{n}");
         }
-        assert_eq!(self.paging.slots_held(), 0);
+        assert_eq!(self.paging.slots_in_use(), 0);
     }
 }
 

@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs hypervisor, guest, pager and disk from seeds, with troubles, and checks everything
+    /// Runs hypervisor, guest, pager and disk from seeds, with injected faults, and checks everything
     Simulate(Box<Simulate>),
     /// Produces what goes wrong when a guest that pages by itself is paged, and prints a table
     Pathologies,
@@ -138,7 +138,7 @@ fn say(tally: &Tally, took: Duration) {
         .coverage
         .missed(|outcome| matches!(outcome, Outcome::To(_)));
     println!(
-        "{} seeds held in {:.1} s: {} happenings, {} accesses, {} faults, {} evicted, {} task switches; longest wait {} us; \
+        "{} seeds held in {:.1} s: {} events, {} accesses, {} faults, {} evicted, {} task switches; longest wait {} us; \
          {} of {legal} legal moves seen; hash {:#018x}",
         tally.passed,
         took.as_secs_f64(),

@@ -45,7 +45,7 @@ fn defect_03_a_second_vcpu_on_a_page_in_flight_sleeps() {
     let mut d = Domain::new(3, 4);
     d.out([1]);
     for vcpu in 0..3 {
-        assert_eq!(d.fault(vcpu, 1), Ok(Populated::Waiting));
+        assert_eq!(d.fault(vcpu, 1), Ok(Populated::Paused));
         assert!(d.machine().is_stopped(VcpuId(vcpu)));
     }
     assert!(d.serve_one().is_some());
@@ -104,7 +104,7 @@ fn defect_11_a_drop_request_says_drop_and_nothing_stale() {
 fn defect_12_an_impossible_index_is_an_error_in_bounded_time() {
     let mut d = Domain::new(2, 4);
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     for garbage in [2, SLOTS, SLOTS + 1, 1 << 31, u32::MAX] {
         d.page.poke(2, garbage);
         let handled = d.paging.on_event();
@@ -128,7 +128,7 @@ fn defect_14_a_pager_can_be_replaced() {
     let second = d.paging.enable(&PAGEABLE_DOMAIN, || Some(other.map()));
     assert_eq!(second, Err(EnableError::Enabled));
     assert_eq!(second.unwrap_err().errno(), Errno::EBUSY);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     let _ = d.paging.disable().unwrap();
     assert_eq!(
         d.fault(0, 1),
@@ -137,8 +137,8 @@ fn defect_14_a_pager_can_be_replaced() {
     );
     assert!(!d.machine().is_stopped(VcpuId(0)));
     d.reattach();
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
-    assert_eq!(d.fault(1, 2), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
+    assert_eq!(d.fault(1, 2), Ok(Populated::Paused));
     while d.serve_one().is_some() {}
     d.assert_settled();
     assert_eq!(d.machine().contents(gfn(1)), Some(1));
@@ -150,7 +150,7 @@ fn defect_15_who_waits_for_a_slot_is_not_passed() {
     let mut d = Domain::new(20, 40);
     d.out(0..40);
     for n in 0..20 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     let mut last_of_line = None;
     for served in 0..20_u32 {
@@ -159,7 +159,7 @@ fn defect_15_who_waits_for_a_slot_is_not_passed() {
         if served < 5 {
             // Back at once for another page: behind those that wait.
             let again = 20 + u64::from(served);
-            assert_eq!(d.fault(served, again), Ok(Populated::Waiting));
+            assert_eq!(d.fault(served, again), Ok(Populated::Paused));
         }
         last_of_line = Some(served);
     }
@@ -219,7 +219,7 @@ fn fixed_7f8445d967_more_vcpus_than_slots() {
         let all = 0..u32::try_from(vcpus).unwrap();
         d.out(all.clone().map(u64::from));
         for n in all {
-            assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+            assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
         }
         let mut served = 0;
         while d.serve_one().is_some() {
@@ -248,7 +248,7 @@ fn fixed_15e4dd5e86_every_way_out_gives_its_slot_back() {
         // Reserved, then there is nothing to ask for.
         assert_eq!(d.paging.populate(gfn(2), DOM0), Ok(Populated::NotPaging));
         assert!(d.paging.drop_page(gfn(2), DOM0).is_err());
-        assert_eq!(d.paging.slots_held(), 0);
+        assert_eq!(d.paging.slots_in_use(), 0);
     }
     assert_eq!(d.take(), None);
     d.assert_settled();
@@ -261,7 +261,7 @@ fn fixed_868d9b99b3_answers_too_many_unpause_nobody() {
     let held = d.paging.pause(VcpuId(1)).unwrap();
     d.out([1]);
     for _ in 0..5 {
-        assert_eq!(d.paging.populate(gfn(1), DOM0), Ok(Populated::OnItsWay));
+        assert_eq!(d.paging.populate(gfn(1), DOM0), Ok(Populated::InFlight));
         let mut request = d.take().unwrap();
         // As if vcpu 1 had been paused for it.
         request.vcpu = VcpuId(1);
@@ -284,7 +284,7 @@ fn fixed_461f048203_an_answer_before_the_vcpu_has_stopped() {
     d.out([1]);
     // The page is home, and the pause undone, before `fault` returns to a caller that then wants
     // to stop the vcpu: the pause was made under the p2m lock, before the request.
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     assert!(d.serve_one().is_some());
     assert!(!d.machine().is_stopped(VcpuId(0)));
     assert_eq!(d.machine().stops(VcpuId(0)), 1);
@@ -298,7 +298,7 @@ fn fixed_66b7f58e58_a_foreign_vcpu_is_none_of_the_guests() {
     let mut d = Domain::new(4, 4);
     d.out([1]);
     let caller = Caller::Foreign(VcpuId(2));
-    assert_eq!(d.paging.populate(gfn(1), caller), Ok(Populated::OnItsWay));
+    assert_eq!(d.paging.populate(gfn(1), caller), Ok(Populated::InFlight));
     assert!(
         !d.machine().is_stopped(VcpuId(2)),
         "the guest's vcpu 2 has asked for nothing"
@@ -353,7 +353,7 @@ fn fixed_2ad467f6a3_pages_come_home_to_be_logged() {
     assert_eq!(d.fault(0, 3), Ok(Populated::Present));
     for n in 1..4 {
         if n < 3 {
-            assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
+            assert_eq!(d.fault(0, n), Ok(Populated::Paused));
             let request = d.take().unwrap();
             d.prep(n, (n == 1).then_some(Buffer::Page(n))).unwrap();
             d.respond_to(&request);
@@ -372,7 +372,7 @@ fn fixed_daf20794ed_the_m2p_entry_comes_back() {
     assert_eq!(d.fault(0, 3), Ok(Populated::Present));
     for n in 1..4 {
         if n < 3 {
-            assert_eq!(d.fault(0, n), Ok(Populated::Waiting));
+            assert_eq!(d.fault(0, n), Ok(Populated::Paused));
             let request = d.take().unwrap();
             d.prep(n, (n == 1).then_some(Buffer::Page(n))).unwrap();
             d.respond_to(&request);

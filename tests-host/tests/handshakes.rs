@@ -90,7 +90,7 @@ fn without_its_fences_the_ring_would_lose_an_event() {
     sleeping_consumer(false);
 }
 
-/// A vcpu that waits, and whoever tears the ring down: `Paging::bring_in` and `Paging::disable`.
+/// A vcpu that waits, and whoever tears the ring down: `Paging::populate_for` and `Paging::disable`.
 struct Waiting {
     waits_for: AtomicU64,
     enabled: AtomicBool,
@@ -129,7 +129,7 @@ impl Waiting {
         *ring = there;
     }
 
-    /// `Paging::disable`, and its `all_woken`.
+    /// `Paging::disable`, and its `take_all_waiters`.
     fn disable(&self) {
         self.set_ring(false);
         if self.waits_for.load(Acquire) != 0 {
@@ -175,7 +175,7 @@ fn a_look_at_the_flag_alone_would_lose_the_vcpu() {
 }
 
 /// As [`tear_down`], and a new pager attaches at once. A vcpu that found no ring stops waiting
-/// (`Paging::stop_waiting`); one that believed the flag, which speaks of the new ring, would wait
+/// (`Paging::cancel_wait`); one that believed the flag, which speaks of the new ring, would wait
 /// for a request that nobody made.
 fn replacement(believes_the_flag: bool) {
     loom::model(move || {

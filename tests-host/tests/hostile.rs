@@ -5,8 +5,8 @@ use p2m_paging::ring::abi::RawEntry;
 use p2m_paging::ring::{Back, Front, SLOTS};
 use proptest::prelude::*;
 use tests_host::hostile::Hostile;
+use tests_host::lockstep::{Op, cells};
 use tests_host::plain::RingPage;
-use tests_host::world::{Op, cells};
 
 /// Values that lie beside every limit.
 const GARBAGE: [u32; 12] = [

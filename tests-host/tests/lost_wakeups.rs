@@ -14,12 +14,12 @@ use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 fn a_page_in_flight_is_asked_for_again_after_a_reattach() {
     let mut d = Domain::new(2, 4);
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     assert!(d.take().is_some());
     d.reattach();
     assert!(!d.is_waiting(0), "woken by the tear-down");
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
-    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
+    assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
     let request = d.serve_one().expect("the new pager is asked");
     assert_eq!(
         (request.gfn, request.p2mt),
@@ -35,10 +35,10 @@ fn a_foreign_caller_asks_again_after_a_reattach() {
     let mut d = Domain::new(1, 4);
     d.out([1]);
     let foreign = Caller::Foreign(VcpuId(5));
-    assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::OnItsWay));
+    assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::InFlight));
     d.reattach();
     for _ in 0..3 {
-        assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::OnItsWay));
+        assert_eq!(d.paging.populate(gfn(1), foreign), Ok(Populated::InFlight));
     }
     assert!(d.serve_one().is_some());
     assert!(d.take().is_none(), "once");
@@ -65,18 +65,18 @@ fn a_place_in_line_says_what_the_page_is_now() {
     let mut d = Domain::new(10, 12);
     d.out(0..7);
     for vcpu in 0..7 {
-        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Paused));
     }
     // Vcpu 7 stands in line for a page that is out.
     d.out([9]);
-    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
     // It comes home by a prep that nobody asked for, and goes out again.
     d.prep(9, Some(Buffer::Page(0))).unwrap();
     assert!(!d.is_waiting(7));
     d.out([9]);
     // Vcpu 8 asks for it; vcpu 7 waits with it, at its old place in line.
-    assert_eq!(d.fault(8, 9), Ok(Populated::Waiting));
-    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    assert_eq!(d.fault(8, 9), Ok(Populated::Paused));
+    assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
     let mut asked = 0;
     while let Some(request) = d.serve_one() {
         if request.gfn == gfn(9) {
@@ -116,7 +116,7 @@ fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
         });
     };
     let of_another_version: Cheat = |d, request| {
-        d.back.answer(&Response::to(request)).unwrap();
+        d.back.respond(&Response::to(request)).unwrap();
         let _ = d.back.publish();
         d.page.poke(16, 6);
         let _ = d.paging.on_event();
@@ -130,15 +130,15 @@ fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
     ] {
         let mut d = Domain::new(2, 4);
         d.out([1]);
-        assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
-        assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+        assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
+        assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
         let request = d.take().unwrap();
         cheat(&mut d, &request);
         assert!(
             !d.is_waiting(0) && !d.is_waiting(1),
             "nobody else would wake them"
         );
-        assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+        assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
         assert!(d.serve_one().is_some(), "asked again");
         d.assert_settled();
         assert_eq!(d.machine().contents(gfn(1)), Some(1));
@@ -150,7 +150,7 @@ fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
 fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     let mut d = Domain::new(1, 4);
     d.out([2]);
-    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 2), Ok(Populated::Paused));
     let request = d.take().unwrap();
     d.prep(2, None).unwrap();
     d.machine()
@@ -158,7 +158,7 @@ fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     d.respond_to(&request);
     assert_eq!(d.p2mt(2), P2mType::RamPagingIn);
     assert!(!d.is_waiting(0), "nobody else would wake it");
-    assert_eq!(d.fault(0, 2), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 2), Ok(Populated::Paused));
     assert!(d.serve_one().is_some(), "asked again");
     d.assert_settled();
     assert_eq!(d.p2mt(2), P2mType::RamRw);
@@ -173,7 +173,7 @@ fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
         d.out([1]);
         if second_vcpu {
             // In flight already: the vcpu under test only joins.
-            assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+            assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
         }
         let new_page: &'static RingPage = Box::leak(Box::new(RingPage::new()));
         let d: &'static Domain = d;
@@ -185,12 +185,12 @@ fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
         let got = d.fault(0, 1);
         let mut back = Back::new(new_page.map());
         match got {
-            Ok(Populated::Waiting) => {
+            Ok(Populated::Paused) => {
                 let request = back.take().unwrap().expect("asked on the new ring");
                 assert_eq!(request.unwrap().gfn, gfn(1));
             }
             other => {
-                assert_eq!(other, Ok(Populated::OnItsWay));
+                assert_eq!(other, Ok(Populated::InFlight));
                 assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
             }
         }
@@ -206,7 +206,7 @@ fn a_pager_that_leaves_while_a_vcpu_is_being_stopped() {
     d.machine().on_next_pause(|| {
         let _ = d.paging.disable().unwrap();
     });
-    assert_eq!(d.fault(0, 1), Ok(Populated::OnItsWay));
+    assert_eq!(d.fault(0, 1), Ok(Populated::InFlight));
     assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
     assert_eq!(d.paging.vcpus().pauses(VcpuId(0)), 0);
     assert_eq!(d.fault(0, 1), Err(PopulateError::NoRing));

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use common::{Domain, gfn};
 use p2m_paging::VcpuId;
 use p2m_paging::p2m::Access;
-use p2m_paging::p2m::table::{Event, Matrix, Outcome, State, mermaid, step};
+use p2m_paging::p2m::table::{Event, Matrix, Outcome, State, mermaid, transition};
 use p2m_paging::paging::{Caller, Populated};
 use p2m_paging::ring::{PagingFlags, Response};
 use tests_host::plain::Buffer;
@@ -38,7 +38,7 @@ fn domain_in(state: State, log_dirty: bool) -> Domain {
         State::Paged => d.out([PAGE]),
         State::PagingInStart => {
             d.out([PAGE]);
-            assert_eq!(d.fault(3, PAGE), Ok(Populated::Waiting));
+            assert_eq!(d.fault(3, PAGE), Ok(Populated::Paused));
         }
         State::PagingIn => {
             d.out([PAGE]);
@@ -92,7 +92,7 @@ fn make(d: &mut Domain, event: Event) -> Option<bool> {
             let foreign = Caller::Foreign(VcpuId(9));
             assert_eq!(
                 d.paging.populate(gfn(OTHER), foreign),
-                Ok(Populated::OnItsWay)
+                Ok(Populated::InFlight)
             );
             let mut request = d.take().unwrap();
             while request.gfn != gfn(OTHER) {
@@ -128,7 +128,7 @@ fn the_crate_does_what_the_table_says() {
                 let contents = d.machine().contents(gfn(PAGE));
                 let refused = make(&mut d, event);
                 let at = format!("{state:?} + {event:?}, log-dirty {log_dirty}");
-                match step(state, event, log_dirty) {
+                match transition(state, event, log_dirty) {
                     Outcome::To(to) => {
                         assert_eq!(state_of(&d), to, "{at}");
                         assert_ne!(refused, Some(true), "{at}");

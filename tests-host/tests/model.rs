@@ -2,7 +2,7 @@
 //! Random and all short sequences of operations, on the crate and on a model of it.
 
 use proptest::prelude::*;
-use tests_host::world::{Failure, Manner, Op, World, cells};
+use tests_host::lockstep::{Failure, Lockstep, Manner, Op, cells};
 
 /// Operations as likely as they are interesting.
 fn op() -> impl Strategy<Value = Op> {
@@ -15,7 +15,7 @@ fn honest_op() -> impl Strategy<Value = Op> {
 
 fn run(vcpus: usize, gfns: usize, spare: usize, ops: Vec<Op>) {
     let cells = cells(vcpus);
-    World::new(&cells, gfns, spare).run(ops);
+    Lockstep::new(&cells, gfns, spare).run(ops);
 }
 
 fn config(cases: u32) -> ProptestConfig {
@@ -97,7 +97,7 @@ fn enumerate(vcpus: usize, gfns: usize, start: &[Op], alphabet: &[Op], depth: u3
             .collect();
         let cells = cells(vcpus);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            World::new(&cells, gfns, 2).run(start.iter().chain(&sequence).copied());
+            Lockstep::new(&cells, gfns, 2).run(start.iter().chain(&sequence).copied());
         }));
         assert!(
             outcome.is_ok(),

@@ -86,7 +86,7 @@ fn a1_a_batch_says_for_each_page_what_became_of_it() {
     let mut batch: Vec<_> = (0..300).map(|n| Job::new(gfn(n))).collect();
     d.paging.nominate(&mut batch);
     for (n, job) in batch.iter().enumerate() {
-        assert_eq!(job.done.unwrap().is_ok(), n < 200, "{n}");
+        assert_eq!(job.outcome.unwrap().is_ok(), n < 200, "{n}");
     }
     let flushes = d.machine().with(|core| core.flushes);
     assert_eq!(flushes, 4, "one for each 64 of which one was nominated");
@@ -115,7 +115,7 @@ fn a2_a_batch_is_evicted_in_chunks_and_each_has_one_flush() {
     let flushes = d.machine().with(|core| core.flushes);
     let mut batch: Vec<_> = (0..200).map(|n| Job::new(gfn(n))).collect();
     d.paging.evict(&mut batch);
-    assert!(batch.iter().all(|job| job.done == Some(Ok(()))));
+    assert!(batch.iter().all(|job| job.outcome == Some(Ok(()))));
     d.machine().with(|core| {
         assert_eq!(core.free_frames(), free + 200, "none is leaked");
         assert_eq!(core.flushes, flushes + 4, "one for each 64");
@@ -182,7 +182,7 @@ fn a4_refusals() {
 fn a4_an_empty_frame_is_zeroed_and_untouchable_until_the_answer() {
     let mut d = Domain::new(1, 4);
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     d.prep(1, None).unwrap();
     assert_eq!(d.machine().contents(gfn(1)), Some(0));
     assert_eq!(d.p2mt(1), P2mType::RamPagingIn);
@@ -206,7 +206,7 @@ fn a1_a_nomination_that_is_taken_back_sends_the_page_home() {
     for (n, job) in (0..).zip(&batch) {
         let home = Err(RestoreError::NotNominated(P2mType::RamRw));
         let expected = if n < nominated { Ok(()) } else { home };
-        assert_eq!(job.done, Some(expected), "page {n}");
+        assert_eq!(job.outcome, Some(expected), "page {n}");
         assert_eq!(d.p2mt(n), P2mType::RamRw);
         assert_eq!(d.machine().contents(gfn(n)), Some(n));
     }
@@ -258,7 +258,7 @@ fn a5_answers_to_nothing_change_nothing() {
     for (ignored, target) in (0..).zip([0, 2, 5, 99]) {
         assert_eq!(d.paging.counters().get(Count::Ignored), ignored);
         let asked = d.paging.populate(gfn(1), FOREIGN);
-        assert_eq!(asked, Ok(Populated::OnItsWay));
+        assert_eq!(asked, Ok(Populated::InFlight));
         let request = d.take().unwrap();
         let before = d.machine().with(|core| core.entry(gfn(target)));
         d.respond(&Response {
@@ -280,7 +280,7 @@ fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
     let asked = |d: &mut Domain, n| {
         d.out([n]);
         let asked = d.paging.populate(gfn(n), FOREIGN);
-        assert_eq!(asked, Ok(Populated::OnItsWay));
+        assert_eq!(asked, Ok(Populated::InFlight));
         d.take().unwrap()
     };
     let filled = asked(&mut d, 1);
@@ -307,13 +307,13 @@ fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
 fn a4_a_late_answer_takes_no_page_home_that_its_pager_has_not_filled() {
     let mut d = Domain::new(2, 4);
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     let first = d.take().unwrap();
     d.prep(1, Some(Buffer::Page(1))).unwrap();
-    d.back.answer(&Response::to(&first)).unwrap();
+    d.back.respond(&Response::to(&first)).unwrap();
     let _ = d.back.publish();
     d.out([1]);
-    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
     let second = d.take().unwrap();
     d.prep(1, None).unwrap();
     assert_eq!(d.paging.on_event().responses, 1);

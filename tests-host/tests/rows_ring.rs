@@ -7,7 +7,7 @@ mod common;
 use common::{Domain, domain, gfn};
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{
-    Caller, DisableError, DomainFacts, DropError, EVENT_RESPONSES, EnableError, EvictError,
+    Caller, DisableError, DomainProperties, DropError, EVENT_RESPONSES, EnableError, EvictError,
     PopulateError, Populated, PrepJob, RingState,
 };
 use p2m_paging::ring::{Back, EntryFlags, FOREIGN_SLOTS, PagingFlags, Response};
@@ -20,20 +20,20 @@ const FOREIGN: Caller = Caller::Foreign(VcpuId(40));
 fn a3_a_request_says_who_and_what() {
     let mut d = Domain::new(2, 6);
     d.out([1, 2]);
-    assert_eq!(d.fault(1, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
     let out = d.take().unwrap();
     let seen = (out.gfn, out.vcpu, out.p2mt);
     assert_eq!(seen, (gfn(1), VcpuId(1), P2mType::RamPaged));
     assert_eq!(out.flags, EntryFlags::VCPU_PAUSED);
     assert_eq!(out.paging, PagingFlags::empty());
-    let on_its_way = Ok(Populated::OnItsWay);
+    let on_its_way = Ok(Populated::InFlight);
     assert_eq!(d.paging.populate(gfn(2), FOREIGN), on_its_way);
     let foreign = d.take().unwrap();
     assert_eq!((foreign.gfn, foreign.vcpu), (gfn(2), VcpuId(40)));
     assert_eq!(foreign.flags, EntryFlags::FOREIGN);
     assert_eq!(foreign.paging, PagingFlags::empty());
     // On its way already: no second request, but who faults waits too.
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     assert_eq!(d.paging.populate(gfn(1), FOREIGN), on_its_way);
     assert_eq!(d.take(), None);
 }
@@ -42,7 +42,7 @@ fn a3_a_request_says_who_and_what() {
 fn a3_foreign_callers_are_told_to_retry_when_the_ring_is_full() {
     let mut d = Domain::new(8, 20);
     d.out(0..20);
-    let on_its_way = Ok(Populated::OnItsWay);
+    let on_its_way = Ok(Populated::InFlight);
     let most = u64::from(FOREIGN_SLOTS);
     for n in 0..most {
         assert_eq!(d.paging.populate(gfn(n), FOREIGN), on_its_way);
@@ -53,7 +53,7 @@ fn a3_foreign_callers_are_told_to_retry_when_the_ring_is_full() {
     assert_eq!(d.p2mt(most), P2mType::RamPaged, "nothing has changed");
     // The guest's own are not kept out by them: they have the next slots.
     for vcpu in 0..8 {
-        assert_eq!(d.fault(vcpu, 10 + u64::from(vcpu)), Ok(Populated::Waiting));
+        assert_eq!(d.fault(vcpu, 10 + u64::from(vcpu)), Ok(Populated::Paused));
     }
     while d.serve_one().is_some() {}
     assert_eq!(d.paging.populate(gfn(most), FOREIGN), on_its_way);
@@ -73,7 +73,7 @@ fn a3_without_a_ring_there_is_a_clear_error() {
     assert!(!d.is_waiting(0));
     assert_eq!(d.p2mt(1), P2mType::RamPaged);
     d.reattach();
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     while d.serve_one().is_some() {}
     d.assert_settled();
 }
@@ -107,14 +107,14 @@ fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
         }
         d.machine().with(|core| core.force_type(gfn(1), t));
         let entry = d.machine().with(|core| core.entry(gfn(1)));
-        let broken = PopulateError::BadEntry(entry);
+        let broken = PopulateError::InconsistentEntry(entry);
         assert_eq!(entry.mfn.is_none(), wants_frame);
         assert_eq!(d.paging.populate(gfn(1), FOREIGN), Err(broken));
         let write = Access::READ | Access::WRITE;
         assert_eq!(d.paging.fault(VcpuId(0), gfn(1), write), Err(broken));
         assert_eq!(broken.errno(), Errno::EIO);
         assert!(!d.is_waiting(0));
-        assert_eq!(d.paging.slots_held(), 0, "the slot is free again");
+        assert_eq!(d.paging.slots_in_use(), 0, "the slot is free again");
     }
 }
 
@@ -156,10 +156,10 @@ fn a3_a_nominated_page_goes_home_though_the_ring_is_full() {
     let mut d = Domain::new(10, 20);
     d.out(0..10);
     for n in 0..8 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     let last = d.paging.populate(gfn(9), FOREIGN);
-    assert_eq!(last, Ok(Populated::OnItsWay));
+    assert_eq!(last, Ok(Populated::InFlight));
     d.nominate(11).unwrap();
     assert_eq!(d.paging.populate(gfn(11), FOREIGN), Ok(Populated::Present));
     assert_eq!(d.p2mt(11), P2mType::RamRw);
@@ -181,11 +181,11 @@ fn a3_a_slot_of_a_ring_that_was_replaced_is_no_missing_pager() {
             .unwrap();
     });
     let asked = d.paging.populate(gfn(1), FOREIGN);
-    assert_eq!(asked, Ok(Populated::OnItsWay));
+    assert_eq!(asked, Ok(Populated::InFlight));
     d.back = Back::new(page.map());
     assert_eq!(d.take(), None, "it was not asked for on the new ring");
     let asked = d.paging.populate(gfn(1), FOREIGN);
-    assert_eq!(asked, Ok(Populated::OnItsWay));
+    assert_eq!(asked, Ok(Populated::InFlight));
     assert!(d.serve_one().is_some());
     d.assert_settled();
 }
@@ -206,7 +206,7 @@ fn a6_a_drop_needs_a_ring_with_room() {
     assert_eq!(home, Err(DropError::NotPaging(P2mType::RamRw)));
     assert_eq!(home.unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(
-        d.paging.slots_held(),
+        d.paging.slots_in_use(),
         FOREIGN_SLOTS,
         "its slot is free again"
     );
@@ -223,12 +223,12 @@ fn a6_a_drop_needs_a_ring_with_room() {
 fn a6_a_drop_says_whether_the_page_had_its_contents() {
     let mut d = Domain::new(1, 8);
     d.out([1, 2, 4]);
-    assert_eq!(d.paging.populate(gfn(2), FOREIGN), Ok(Populated::OnItsWay));
+    assert_eq!(d.paging.populate(gfn(2), FOREIGN), Ok(Populated::InFlight));
     d.prep(4, None).unwrap();
     d.nominate(5).unwrap();
     while let Some(request) = d.take() {
         d.back
-            .answer(&Response {
+            .respond(&Response {
                 paging: PagingFlags::DROP_PAGE,
                 ..Response::to(&request)
             })
@@ -267,7 +267,7 @@ fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
     let vcpu = VcpuId(0);
     let first = d.paging.pause(vcpu).unwrap();
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     let second = d.paging.pause(vcpu).unwrap();
     assert_eq!(d.paging.vcpus().pauses(vcpu), 3);
     assert!(d.serve_one().is_some());
@@ -287,10 +287,10 @@ fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
 fn a8_who_has_waited_is_named_before_it_runs() {
     let mut d = Domain::new(3, 4);
     d.out([1, 2]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
-    assert_eq!(d.fault(2, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
+    assert_eq!(d.fault(2, 1), Ok(Populated::Paused));
     let foreign = d.paging.populate(gfn(2), FOREIGN);
-    assert_eq!(foreign, Ok(Populated::OnItsWay));
+    assert_eq!(foreign, Ok(Populated::InFlight));
     while d.serve_one().is_some() {}
     let told = d.machine().told();
     assert_eq!(told, [(VcpuId(0), gfn(1)), (VcpuId(2), gfn(1))]);
@@ -303,7 +303,7 @@ fn a9_nobody_starves_in_line() {
     let mut d = Domain::new(vcpus, 40);
     d.out(0..40);
     for n in 0..40 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     let mut order = Vec::new();
     while let Some(request) = d.serve_one() {
@@ -312,7 +312,7 @@ fn a9_nobody_starves_in_line() {
         if order.len() < 200 {
             let n = request.gfn.get();
             d.out([n]);
-            assert_eq!(d.fault(request.vcpu.0, n), Ok(Populated::Waiting));
+            assert_eq!(d.fault(request.vcpu.0, n), Ok(Populated::Paused));
         }
     }
     for (at, vcpu) in order.iter().enumerate() {
@@ -326,16 +326,16 @@ fn a9_foreign_callers_do_not_pass_those_in_line() {
     let mut d = Domain::new(10, 40);
     d.out(0..30);
     for n in 0..10 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     let mut foreign = 20;
     for _ in 0..3 {
-        while d.paging.populate(gfn(foreign), FOREIGN) == Ok(Populated::OnItsWay) {
+        while d.paging.populate(gfn(foreign), FOREIGN) == Ok(Populated::InFlight) {
             foreign += 1;
         }
         let request = d.serve_one().unwrap();
         assert!(!request.flags.contains(EntryFlags::FOREIGN), "{request:?}");
-        assert_eq!(d.paging.slots_held(), 8, "it went to the vcpu in line");
+        assert_eq!(d.paging.slots_in_use(), 8, "it went to the vcpu in line");
     }
     while d.serve_one().is_some() {}
     d.assert_settled();
@@ -345,7 +345,7 @@ fn a9_foreign_callers_do_not_pass_those_in_line() {
 fn a10_refusals_in_xens_order() {
     let paging = domain(1, 1, 0);
     let page = RingPage::new();
-    let mut facts = DomainFacts {
+    let mut properties = DomainProperties {
         hvm_control_domain: true,
         hap: false,
         iommu: true,
@@ -353,28 +353,38 @@ fn a10_refusals_in_xens_order() {
         nested_virt: true,
         alternate_p2ms: true,
     };
-    let refused = |facts: &DomainFacts, why: EnableError, errno: Errno| {
-        assert_eq!(paging.enable(facts, || panic!("not asked for")), Err(why));
+    let refused = |properties: &DomainProperties, why: EnableError, errno: Errno| {
+        assert_eq!(
+            paging.enable(properties, || panic!("not asked for")),
+            Err(why)
+        );
         assert_eq!(why.errno(), errno);
         assert!(!paging.is_enabled());
     };
-    refused(&facts, EnableError::HvmControlDomain, Errno::EOPNOTSUPP);
-    facts.hvm_control_domain = false;
-    refused(&facts, EnableError::NoHap, Errno::ENODEV);
-    facts.hap = true;
-    refused(&facts, EnableError::Iommu, Errno::EMLINK);
-    facts.iommu = false;
-    refused(&facts, EnableError::PopulateOnDemand, Errno::EXDEV);
-    facts.populate_on_demand = false;
-    refused(&facts, EnableError::NestedVirt, Errno::EOPNOTSUPP);
-    facts.nested_virt = false;
-    refused(&facts, EnableError::AlternateP2ms, Errno::EOPNOTSUPP);
-    facts.alternate_p2ms = false;
-    assert_eq!(paging.enable(&facts, || None), Err(EnableError::NoRingPage));
+    refused(
+        &properties,
+        EnableError::HvmControlDomain,
+        Errno::EOPNOTSUPP,
+    );
+    properties.hvm_control_domain = false;
+    refused(&properties, EnableError::NoHap, Errno::ENODEV);
+    properties.hap = true;
+    refused(&properties, EnableError::Iommu, Errno::EMLINK);
+    properties.iommu = false;
+    refused(&properties, EnableError::PopulateOnDemand, Errno::EXDEV);
+    properties.populate_on_demand = false;
+    refused(&properties, EnableError::NestedVirt, Errno::EOPNOTSUPP);
+    properties.nested_virt = false;
+    refused(&properties, EnableError::AlternateP2ms, Errno::EOPNOTSUPP);
+    properties.alternate_p2ms = false;
+    assert_eq!(
+        paging.enable(&properties, || None),
+        Err(EnableError::NoRingPage)
+    );
     assert_eq!(EnableError::NoRingPage.errno(), Errno::EOPNOTSUPP);
     assert_eq!(paging.on_event().state, RingState::NoRing);
-    assert_eq!(paging.enable(&facts, || Some(page.map())), Ok(()));
-    let again = paging.enable(&facts, || panic!("not asked for"));
+    assert_eq!(paging.enable(&properties, || Some(page.map())), Ok(()));
+    let again = paging.enable(&properties, || panic!("not asked for"));
     assert_eq!(again, Err(EnableError::Enabled));
     assert_eq!(EnableError::Enabled.errno(), Errno::EBUSY);
     assert!(paging.disable().unwrap().is_some());
@@ -386,10 +396,10 @@ fn a10_refusals_in_xens_order() {
 fn a10_answers_on_the_ring_are_taken_before_it_goes() {
     let mut d = Domain::new(1, 4);
     d.out([1]);
-    assert_eq!(d.fault(0, 1), Ok(Populated::Waiting));
+    assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     let request = d.take().unwrap();
     d.prep(1, None).unwrap();
-    d.back.answer(&Response::to(&request)).unwrap();
+    d.back.respond(&Response::to(&request)).unwrap();
     let _ = d.back.publish();
     let _ = d.paging.disable().unwrap();
     assert_eq!(d.p2mt(1), P2mType::RamRw);
@@ -402,11 +412,11 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     let mut d = Domain::new(9, 12);
     d.out(0..9);
     for n in 0..9 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     let refused = d.paging.disable().map(drop);
-    assert_eq!(refused, Err(DisableError::VcpusInLine));
-    assert_eq!(DisableError::VcpusInLine.errno(), Errno::EBUSY);
+    assert_eq!(refused, Err(DisableError::VcpusQueued));
+    assert_eq!(DisableError::VcpusQueued.errno(), Errno::EBUSY);
     // By force: all are woken, and find no ring; a new one serves them.
     assert!(d.paging.shut_down().is_some());
     d.assert_settled();
@@ -416,7 +426,7 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     assert_eq!(attached, Ok(()));
     d.back = Back::new(d.page.map());
     for n in 0..9 {
-        assert_eq!(d.fault(n, n.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(n, n.into()), Ok(Populated::Paused));
     }
     while d.serve_one().is_some() {}
     d.assert_settled();
@@ -432,7 +442,7 @@ fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
     d.out(0..all);
     for n in 0..all {
         let vcpu = u32::try_from(n).unwrap();
-        assert_eq!(d.fault(vcpu, n), Ok(Populated::Waiting));
+        assert_eq!(d.fault(vcpu, n), Ok(Populated::Paused));
     }
     let paging = d.paging;
     let page = d.page.map();
@@ -442,7 +452,7 @@ fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
             let n = request.gfn.get();
             let mut batch = [PrepJob::filled(request.gfn, Buffer::Page(n))];
             paging.prep(&mut batch);
-            back.answer(&Response::to(&request)).unwrap();
+            back.respond(&Response::to(&request)).unwrap();
         }
         let _ = back.publish();
     };

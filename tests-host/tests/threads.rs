@@ -12,8 +12,8 @@ use p2m_paging::p2m::Access;
 use p2m_paging::paging::{Caller, Job, Paging, PopulateError, Populated, PrepJob, RingState};
 use p2m_paging::ring::{Back, PagingFlags, Response};
 use p2m_paging::{Gfn, VcpuId};
+use tests_host::lockstep::cells;
 use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
-use tests_host::world::cells;
 
 /// Looks at a stopped vcpu before it is given up for lost: minutes, where microseconds are usual.
 const PATIENCE: u64 = 2_000_000_000;
@@ -59,8 +59,8 @@ impl Shared<'_> {
             assert!(tries < PATIENCE, "{vcpu:?} never gets {gfn}");
             match self.paging.fault(vcpu, gfn, access) {
                 Ok(Populated::NotPaging | Populated::Present) => return,
-                Ok(Populated::Waiting) => self.until_let_go(vcpu),
-                Ok(Populated::OnItsWay) | Err(PopulateError::NoRing | PopulateError::RingFull) => {
+                Ok(Populated::Paused) => self.until_let_go(vcpu),
+                Ok(Populated::InFlight) | Err(PopulateError::NoRing | PopulateError::RingFull) => {
                     std::thread::yield_now();
                 }
                 Err(e) => panic!("{vcpu:?} at {gfn}: {e}"),
@@ -130,7 +130,7 @@ impl Shared<'_> {
                 self.paging
                     .prep(&mut [PrepJob::filled(request.gfn, contents)]);
             }
-            let _ = back.answer(&Response::to(&request));
+            let _ = back.respond(&Response::to(&request));
             let _ = back.publish();
         }
         // The event may be sent by either, at any time: a look costs nothing.
@@ -214,7 +214,7 @@ fn hammer(vcpus: u32, gfns: u64, touches: u64, drops: bool, turnovers: u32) {
         assert_eq!(shared.paging.vcpus().pauses(vcpu), 0, "{vcpu:?}");
         assert!(!shared.paging.platform().is_stopped(vcpu), "{vcpu:?}");
     }
-    assert_eq!(shared.paging.slots_held(), 0, "slots are lost");
+    assert_eq!(shared.paging.slots_in_use(), 0, "slots are lost");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_tear_down_and_a_wait_do_not_miss_each_other() {
         shared.paging.nominate(&mut [Job::new(gfn)]);
         shared.paging.evict(&mut [Job::new(gfn)]);
         let first = shared.paging.populate(gfn, Caller::Foreign(VcpuId(0)));
-        assert_eq!(first, Ok(Populated::OnItsWay));
+        assert_eq!(first, Ok(Populated::InFlight));
         let start = Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -150,7 +150,7 @@ fn round_trip() {
     });
 }
 
-/// Two workers, as the caller and the storer are, hand back at the same time.
+/// Two workers, as the hypercall worker and the store worker are, hand back at the same time.
 fn two_workers(batch_first: bool) {
     model(move || {
         let inbox = Arc::new(Inbox::new());

@@ -13,14 +13,14 @@
 #include <asm/hvm/ioreq.h>
 #include <asm/hvm/nestedhvm.h>
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/paging.h>
 
 #include <public/hvm/params.h>
 
 /* Caller holds: anything. Yields the number of the running vcpu. */
-uint32_t p2mx_caller(struct domain *d, bool *own)
+uint32_t xen_shim_caller(struct domain *d, bool *own)
 {
     const struct vcpu *curr = current;
 
@@ -30,7 +30,7 @@ uint32_t p2mx_caller(struct domain *d, bool *own)
 }
 
 /* Caller holds: possibly the p2m lock. The vcpu stops before it next enters the guest. */
-void p2mx_vcpu_pause(struct domain *d, uint32_t vcpu)
+void xen_shim_vcpu_pause(struct domain *d, uint32_t vcpu)
 {
     struct vcpu *v = domain_vcpu(d, vcpu);
 
@@ -39,7 +39,7 @@ void p2mx_vcpu_pause(struct domain *d, uint32_t vcpu)
 }
 
 /* Caller holds: nothing of its own; the p2m lock may be held further up. */
-void p2mx_vcpu_unpause(struct domain *d, uint32_t vcpu)
+void xen_shim_vcpu_unpause(struct domain *d, uint32_t vcpu)
 {
     struct vcpu *v = domain_vcpu(d, vcpu);
 
@@ -47,8 +47,8 @@ void p2mx_vcpu_unpause(struct domain *d, uint32_t vcpu)
         vcpu_unpause(v);
 }
 
-/* Caller holds: the domctl lock. Bits: see exports.rs, DomainFacts. */
-uint32_t p2mx_facts(struct domain *d)
+/* Caller holds: the domctl lock. Bits: see exports.rs, DomainProperties. */
+uint32_t xen_shim_domain_properties(struct domain *d)
 {
     return (is_hvm_domain(hardware_domain) ? 1 : 0) |
            (hap_enabled(d) ? 2 : 0) |
@@ -62,51 +62,51 @@ uint32_t p2mx_facts(struct domain *d)
 }
 
 /* Caller holds: the domctl lock. */
-bool p2mx_has_ring_gfn(struct domain *d)
+bool xen_shim_has_ring_gfn(struct domain *d)
 {
     return d->arch.hvm.params[HVM_PARAM_PAGING_RING_PFN] != 0;
 }
 
 /* Caller holds: the domctl lock. */
-int p2mx_ring_map(struct domain *d, struct page_info **page, void **va)
+int xen_shim_ring_map(struct domain *d, struct page_info **page, void **va)
 {
     return prepare_ring_for_helper(
         d, d->arch.hvm.params[HVM_PARAM_PAGING_RING_PFN], page, va);
 }
 
 /* Caller holds: the domctl lock, or the domain is dying. */
-void p2mx_ring_unmap(struct page_info *page, void *va)
+void xen_shim_ring_unmap(struct page_info *page, void *va)
 {
     destroy_ring_for_helper(&va, page);
 }
 
 static void cf_check paging_event(struct vcpu *v, unsigned int port)
 {
-    if ( v->domain->p2mp )
-        p2mp_on_event(v->domain->p2mp);
+    if ( v->domain->p2m_rs )
+        p2m_rs_on_event(v->domain->p2m_rs);
 }
 
 /* Caller holds: the domctl lock. Yields a port, or a negative errno. */
-int p2mx_channel_open(struct domain *d)
+int xen_shim_channel_open(struct domain *d)
 {
     return alloc_unbound_xen_event_channel(d, 0, current->domain->domain_id,
                                            paging_event);
 }
 
 /* Caller holds: the domctl lock, or the domain is dying. */
-void p2mx_channel_close(struct domain *d, uint32_t port)
+void xen_shim_channel_close(struct domain *d, uint32_t port)
 {
     free_xen_event_channel(d, port);
 }
 
 /* Caller holds: nothing of its own; the p2m lock may be held further up. */
-void p2mx_notify(struct domain *d, uint32_t port)
+void xen_shim_notify(struct domain *d, uint32_t port)
 {
     notify_via_xen_event_channel(d, port);
 }
 
 /* Caller holds: anything. */
-void p2mx_print(const uint8_t *text, uint32_t len)
+void xen_shim_print(const uint8_t *text, uint32_t len)
 {
     printk("%.*s", (int)len, (const char *)text);
 }
@@ -115,7 +115,7 @@ void p2mx_print(const uint8_t *text, uint32_t len)
  * Caller holds: possibly the p2m lock. A vcpu of the domain's own must not meet
  * the same again and again until the crash takes effect.
  */
-void p2mx_crash(struct domain *d)
+void xen_shim_crash(struct domain *d)
 {
     if ( current->domain == d )
         vcpu_pause_nosync(current);
@@ -123,7 +123,7 @@ void p2mx_crash(struct domain *d)
 }
 
 /* Caller holds: anything, which is why there is no way back. */
-void p2mx_die(void)
+void xen_shim_panic(void)
 {
     BUG();
 }

@@ -16,7 +16,7 @@
 #include <asm/mem_paging.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 
 #include <xsm/xsm.h>
 
@@ -33,7 +33,7 @@ static bool rights_agree(const struct domain *d)
 
     for ( t = p2m_ram_rw; t <= p2m_ram_paging_in_start; t++ )
     {
-        uint64_t wanted = p2mp_permissions(t, cpu_has_vmx), is;
+        uint64_t wanted = p2m_rs_permissions(t, cpu_has_vmx), is;
 
         if ( wanted == ~0UL && !p2m_is_paging(t) )
             continue;
@@ -56,32 +56,32 @@ static void cf_check later(void *data)
 {
     const struct domain *d = data;
 
-    p2mp_on_event(d->p2mp);
+    p2m_rs_on_event(d->p2m_rs);
 }
 
 /* Caller holds: anything. The pager's event is looked at again, soon. */
-void p2mx_defer_event(struct domain *d)
+void xen_shim_defer_event(struct domain *d)
 {
     tasklet_schedule(d->mem_paging_later);
 }
 
 /*
- * Caller holds: the domctl lock; the domain is paused. As p2mp_enable(), for a
+ * Caller holds: the domctl lock; the domain is paused. As p2m_rs_enable(), for a
  * domain that has no state yet. A refusal leaves none: nobody sees the state
  * before paging is enabled, and then it stays until the domain is freed.
  */
 static int enable_first(struct domain *d)
 {
-    struct mem_paging_vcpu *vcpus = mem_paging_hold_alloc(d);
+    struct mem_paging_vcpu *vcpus = mem_paging_pin_alloc(d);
     struct tasklet *tasklet = xmalloc(struct tasklet);
-    void *state = xzalloc_bytes(p2mp_state_size(d->max_vcpus));
+    void *state = xzalloc_bytes(p2m_rs_state_size(d->max_vcpus));
     int rc = -ENOMEM;
 
     if ( vcpus && tasklet && state )
     {
         tasklet_init(tasklet, later, d);
-        p2mp_state_init(state, d, d->max_vcpus);
-        rc = p2mp_enable(state);
+        p2m_rs_state_init(state, d, d->max_vcpus);
+        rc = p2m_rs_enable(state);
     }
     if ( rc < 0 )
     {
@@ -95,7 +95,7 @@ static int enable_first(struct domain *d)
     d->mem_paging_vcpu = vcpus;
     d->mem_paging_later = tasklet;
     smp_wmb();
-    d->p2mp = state;
+    d->p2m_rs = state;
 
     return rc;
 }
@@ -112,14 +112,14 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
     if ( hap_enabled(d) && !rights_agree(d) )
         return -EOPNOTSUPP;
 
-    /* No vcpu is in the middle of a hypercall whose pages are not held. */
+    /* No vcpu is in the middle of a hypercall whose pages are not pinned. */
     domain_pause(d);
-    rc = d->p2mp ? p2mp_enable(d->p2mp) : enable_first(d);
+    rc = d->p2m_rs ? p2m_rs_enable(d->p2m_rs) : enable_first(d);
     if ( rc >= 0 )
     {
         vec->u.enable.port = rc;
-        mem_paging_hold(d, true);
-        mem_paging_track_uses(d);
+        mem_paging_pin(d, true);
+        mem_paging_track_access_bits(d);
     }
     domain_unpause(d);
 
@@ -140,11 +140,11 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
         if ( mem_paging_active(d) )
         {
             domain_pause(d);
-            rc = p2mp_disable(d->p2mp);
+            rc = p2m_rs_disable(d->p2m_rs);
             if ( !rc )
             {
-                mem_paging_hold(d, false);
-                mem_paging_track_uses(d);
+                mem_paging_pin(d, false);
+                mem_paging_track_access_bits(d);
             }
             domain_unpause(d);
         }
@@ -153,7 +153,7 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     case XEN_VM_EVENT_RESUME:
         if ( !mem_paging_active(d) )
             return -ENODEV;
-        p2mp_on_event(d->p2mp);
+        p2m_rs_on_event(d->p2m_rs);
         return 0;
 
     default:
@@ -167,8 +167,8 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 #define READ 8
 /* On many pages only: they stay after all (MemPagingOp::OP_RESTORE). */
 #define RESTORE 9
-/* Another operation: accessed bits (MemPagingOp::OP_USES). */
-#define USES 32
+/* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
+#define ACCESS_BITS 32
 /* Pages between two looks whether somebody else wants the CPU. */
 #define CHUNK 64
 
@@ -196,7 +196,7 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
              copy_to_guest(at, items, 2 * n) )
             return -EFAULT;
 
-        rc = p2mp_memop_many(d->p2mp, mpo->op - MANY, items, n);
+        rc = p2m_rs_memop_many(d->p2m_rs, mpo->op - MANY, items, n);
         if ( rc )
             return rc;
 
@@ -217,7 +217,8 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
 static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo,
                       XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
-    int rc = mpo->op == USES ? mem_paging_uses(d, mpo) : memop_many(d, mpo);
+    int rc = mpo->op == ACCESS_BITS ? mem_paging_access_bits(d, mpo)
+                                    : memop_many(d, mpo);
 
     if ( rc != -ERESTART )
         return rc;
@@ -245,7 +246,7 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
         return rc;
 
     rc = xsm_mem_paging(XSM_DM_PRIV, d);
-    if ( !rc && unlikely(!d->p2mp) )
+    if ( !rc && unlikely(!d->p2m_rs) )
         rc = -ENODEV;
     if ( rc )
         goto out;
@@ -253,10 +254,10 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     if ( mpo.op >= MANY &&
          (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == MANY + READ ||
           mpo.op == MANY + RESTORE ||
-          mpo.op == USES) )
+          mpo.op == ACCESS_BITS) )
         rc = memop_long(d, &mpo, arg);
     else
-        rc = p2mp_memop(d->p2mp, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
+        rc = p2m_rs_memop(d->p2m_rs, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
 
  out:
 
@@ -279,14 +280,14 @@ static void no_pager(struct domain *d, unsigned long gfn)
 /* Caller holds: possibly the p2m lock, and locks that may be held around it. */
 void p2m_mem_paging_populate(struct domain *d, gfn_t gfn)
 {
-    if ( !d->p2mp || p2mp_populate(d->p2mp, gfn_x(gfn)) )
+    if ( !d->p2m_rs || p2m_rs_populate(d->p2m_rs, gfn_x(gfn)) )
         no_pager(d, gfn_x(gfn));
 }
 
 /* Caller holds: nothing. */
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 {
-    if ( !d->p2mp || p2mp_fault(d->p2mp, gfn, npfec.cause, cpu_has_vmx) )
+    if ( !d->p2m_rs || p2m_rs_fault(d->p2m_rs, gfn, npfec.cause, cpu_has_vmx) )
         no_pager(d, gfn);
 }
 
@@ -298,8 +299,8 @@ void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
                        bool has_frame, bool write)
 {
-    /* As p2mp_map() numbers them. */
-    enum { NOT_OURS, MAP, POPULATE } what = p2mp_map(t, has_frame, write);
+    /* As p2m_rs_map() numbers them. */
+    enum { NOT_PAGING, MAP, POPULATE } what = p2m_rs_map(t, has_frame, write);
 
     if ( what != POPULATE )
         return false;
@@ -310,8 +311,8 @@ bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
 }
 
 /* As mem_paging_no_use(), with the page that was found, if any: it is put then. */
-bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
-                       struct page_info *page, bool write)
+bool mem_paging_map_refused(struct domain *d, gfn_t gfn, unsigned int t,
+                            struct page_info *page, bool write)
 {
     if ( !mem_paging_no_use(d, gfn, t, page, write) )
         return false;
@@ -329,7 +330,7 @@ bool mem_paging_no_map(struct domain *d, gfn_t gfn, unsigned int t,
 int mem_paging_remove_page(struct domain *d, unsigned long gfn)
 {
     /* Without state nothing was ever paged. */
-    return d->p2mp ? p2mp_drop(d->p2mp, gfn) : -EINVAL;
+    return d->p2m_rs ? p2m_rs_drop(d->p2m_rs, gfn) : -EINVAL;
 }
 
 /*
@@ -349,19 +350,19 @@ void p2m_mem_paging_drop_page(struct domain *d, gfn_t gfn, p2m_type_t p2mt)
 /* Caller holds: the domain is dying, paused, and still has its vcpus. */
 void mem_paging_cleanup(struct domain *d)
 {
-    if ( !d->p2mp )
+    if ( !d->p2m_rs )
         return;
 
-    p2mp_shut_down(d->p2mp);
+    p2m_rs_shut_down(d->p2m_rs);
     /* Nobody schedules it any more. */
     tasklet_kill(d->mem_paging_later);
-    mem_paging_hold(d, false);
+    mem_paging_pin(d, false);
 }
 
 /* Caller: the last reference to the domain is gone. */
 void mem_paging_free(struct domain *d)
 {
-    XFREE(d->p2mp);
+    XFREE(d->p2m_rs);
     XFREE(d->mem_paging_later);
     XFREE(d->mem_paging_vcpu);
 }
@@ -372,11 +373,11 @@ void mem_paging_dump(const struct domain *d)
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
     unsigned int defer_flush;
 
-    if ( !d->p2mp )
+    if ( !d->p2m_rs )
         return;
 
-    p2mp_print(d->p2mp);
-    mem_paging_hold_dump(d);
+    p2m_rs_print(d->p2m_rs);
+    mem_paging_pin_dump(d);
 
     /* While nobody holds it for writing no flush is deferred. */
     p2m_read_lock(p2m);
@@ -388,7 +389,7 @@ void mem_paging_dump(const struct domain *d)
 
 bool mem_paging_active(const struct domain *d)
 {
-    return d->p2mp && p2mp_is_enabled(d->p2mp);
+    return d->p2m_rs && p2m_rs_is_enabled(d->p2m_rs);
 }
 
 /*

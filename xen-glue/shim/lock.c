@@ -5,29 +5,29 @@
 
 #include <xen/spinlock.h>
 
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 
 /* Caller: nobody else knows the lock yet. */
-void p2mx_lock_init(void *lock)
+void xen_shim_lock_init(void *lock)
 {
-    BUILD_BUG_ON(sizeof(spinlock_t) > P2MP_LOCK_BYTES);
+    BUILD_BUG_ON(sizeof(spinlock_t) > P2M_RS_LOCK_BYTES);
     spin_lock_init((spinlock_t *)lock);
 }
 
 /* Caller holds: possibly the p2m lock, of somebody further up; never this one. */
-void p2mx_lock(void *lock)
+void xen_shim_lock(void *lock)
 {
     spin_lock((spinlock_t *)lock);
 }
 
-/* Caller holds: as p2mx_lock(). */
-bool p2mx_trylock(void *lock)
+/* Caller holds: as xen_shim_lock(). */
+bool xen_shim_trylock(void *lock)
 {
     return spin_trylock((spinlock_t *)lock);
 }
 
 /* Caller holds: this lock. */
-void p2mx_unlock(void *lock)
+void xen_shim_unlock(void *lock)
 {
     spin_unlock((spinlock_t *)lock);
 }

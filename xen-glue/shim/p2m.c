@@ -9,25 +9,25 @@
 #include <asm/hvm/nestedhvm.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 #include <asm/paging.h>
 
 #include "../mm-locks.h"
 
 /* Caller holds: nothing of a higher order; possibly this lock, which is recursive. */
-void p2mx_p2m_lock(struct domain *d)
+void xen_shim_p2m_lock(struct domain *d)
 {
     gfn_lock(p2m_get_hostp2m(d), _gfn(0), 0);
 }
 
 /* Caller holds: the p2m lock. A flush that is still owed is done. */
-void p2mx_p2m_unlock(struct domain *d)
+void xen_shim_p2m_unlock(struct domain *d)
 {
     gfn_unlock(p2m_get_hostp2m(d), _gfn(0), 0);
 }
 
 /* Caller holds: the p2m lock. */
-struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn)
+struct xen_shim_entry xen_shim_get_entry(struct domain *d, uint64_t gfn)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
     p2m_type_t t;
@@ -36,8 +36,8 @@ struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn)
 
     BUILD_BUG_ON(p2m_ram_paging_in_start != 16);
 
-    return (struct p2mx_entry){
-        .mfn = mfn_valid(m) ? mfn_x(m) : P2MP_NO_MFN,
+    return (struct xen_shim_entry){
+        .mfn = mfn_valid(m) ? mfn_x(m) : P2M_RS_NO_MFN,
         .p2mt = t,
         .access = a,
     };
@@ -47,8 +47,8 @@ struct p2mx_entry p2mx_get_entry(struct domain *d, uint64_t gfn)
  * Caller holds: the p2m lock. An entry that is removed gets the default access
  * rights, any other keeps those that it has.
  */
-int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
-                   uint32_t p2mt, uint32_t access)
+int xen_shim_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
+                       uint32_t p2mt, uint32_t access)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
 
@@ -58,14 +58,14 @@ int p2mx_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
         ioreq_request_mapcache_invalidate(d);
     }
 
-    BUILD_BUG_ON(P2MP_NO_MFN != INVALID_MFN_RAW);
+    BUILD_BUG_ON(P2M_RS_NO_MFN != INVALID_MFN_RAW);
 
     return p2m_set_entry(p2m, _gfn(gfn), _mfn(mfn), PAGE_ORDER_4K, p2mt,
                          access);
 }
 
 /* Caller holds: the p2m lock. */
-void p2mx_flush(struct domain *d)
+void xen_shim_flush(struct domain *d)
 {
     p2m_tlb_flush_sync(p2m_get_hostp2m(d));
 }
@@ -77,7 +77,7 @@ void p2mx_flush(struct domain *d)
  *
  * It is for changes that memory paging makes, to or from one of its types. It
  * frees a frame that it has taken out of an entry after p2m_tlb_flush_sync() only
- * (p2mx_flush()), and a page that goes home keeps its frame and gets more rights.
+ * (xen_shim_flush()), and a page that goes home keeps its frame and gets more rights.
  * No page table is freed behind an entry of level 1; whoever replaces an entry of
  * another level flushes at once, and that flush covers what is still owed. All
  * other changes are flushed at once, as are those of a domain with nested
@@ -101,31 +101,31 @@ bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
 }
 
 /* Caller holds: the p2m lock. */
-void p2mx_set_m2p(uint64_t mfn, uint64_t gfn)
+void xen_shim_set_m2p(uint64_t mfn, uint64_t gfn)
 {
     set_gpfn_from_mfn(mfn, gfn);
 }
 
 /* Caller holds: the p2m lock, and a reference to the frame. */
-void p2mx_clear_m2p(uint64_t mfn)
+void xen_shim_clear_m2p(uint64_t mfn)
 {
     set_gpfn_from_mfn(mfn, INVALID_M2P_ENTRY);
 }
 
 /* Caller holds: the p2m lock. */
-bool p2mx_log_dirty(struct domain *d)
+bool xen_shim_log_dirty(struct domain *d)
 {
     return paging_mode_log_dirty(d);
 }
 
 /* Caller holds: the p2m lock. */
-void p2mx_count_out(struct domain *d)
+void xen_shim_count_out(struct domain *d)
 {
     atomic_inc(&d->paged_pages);
 }
 
 /* Caller holds: the p2m lock. */
-void p2mx_count_in(struct domain *d)
+void xen_shim_count_in(struct domain *d)
 {
     atomic_dec(&d->paged_pages);
 }

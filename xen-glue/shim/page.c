@@ -9,7 +9,7 @@
 #include <xen/sched.h>
 
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 
 #include "../mm-locks.h"
 
@@ -32,11 +32,11 @@ static uint32_t typed(const struct page_info *page)
 }
 
 /* Caller holds: the p2m lock; the frame is valid, and in an entry. */
-struct p2mx_users p2mx_page_users(uint64_t mfn)
+struct xen_shim_users xen_shim_page_users(uint64_t mfn)
 {
     const struct page_info *page = mfn_to_page(_mfn(mfn));
 
-    return (struct p2mx_users){
+    return (struct xen_shim_users){
         .references = references(page),
         .typed = typed(page),
         .mmio = page_get_owner(page) == dom_io,
@@ -44,12 +44,12 @@ struct p2mx_users p2mx_page_users(uint64_t mfn)
 }
 
 /* Caller holds: the p2m lock. NULL: not a frame of the domain's any more. */
-struct p2mx_held p2mx_page_get(struct domain *d, uint64_t mfn)
+struct xen_shim_page_ref xen_shim_page_get(struct domain *d, uint64_t mfn)
 {
     struct page_info *page = mfn_to_page(_mfn(mfn));
     bool ours = get_page(page, d);
 
-    return (struct p2mx_held){
+    return (struct xen_shim_page_ref){
         .page = ours ? page : NULL,
         .references = references(page) - ours,
         .typed = typed(page),
@@ -57,7 +57,7 @@ struct p2mx_held p2mx_page_get(struct domain *d, uint64_t mfn)
 }
 
 /* Caller holds: a reference; possibly the p2m lock. */
-void p2mx_page_put(struct page_info *page)
+void xen_shim_page_put(struct page_info *page)
 {
     put_page(page);
 }
@@ -67,7 +67,7 @@ void p2mx_page_put(struct page_info *page)
  * frame, and if one did, the flush has been done. One that is to be scrubbed
  * has no other user.
  */
-void p2mx_page_release(struct page_info *page, bool scrub)
+void xen_shim_page_release(struct page_info *page, bool scrub)
 {
     if ( scrub )
         scrub_one_page(page);
@@ -76,7 +76,7 @@ void p2mx_page_release(struct page_info *page, bool scrub)
 }
 
 /* Caller holds: nothing. */
-uint64_t p2mx_page_mfn(struct page_info *page)
+uint64_t xen_shim_page_mfn(struct page_info *page)
 {
     return mfn_x(page_to_mfn(page));
 }
@@ -85,7 +85,7 @@ uint64_t p2mx_page_mfn(struct page_info *page)
  * Caller holds: the p2m lock, nothing of a higher order. Yields a reference
  * beside the allocation.
  */
-struct page_info *p2mx_page_alloc(struct domain *d)
+struct page_info *xen_shim_page_alloc(struct domain *d)
 {
     struct page_info *page;
 
@@ -106,7 +106,7 @@ struct page_info *p2mx_page_alloc(struct domain *d)
 }
 
 /* Caller holds: the p2m lock; nobody else knows the frame. */
-void p2mx_page_clear(struct page_info *page)
+void xen_shim_page_clear(struct page_info *page)
 {
     clear_domain_page(page_to_mfn(page));
 }
@@ -125,7 +125,7 @@ static XEN_GUEST_HANDLE_64(const_uint8) buffer_handle(uint64_t buffer)
  * current domain is the control domain and PV: copying from it may fault, but
  * takes none of the locks that its own p2m would need, nor does it sleep.
  */
-bool p2mx_page_fill(struct page_info *page, uint64_t buffer)
+bool xen_shim_page_fill(struct page_info *page, uint64_t buffer)
 {
     void *map = map_domain_page(page_to_mfn(page));
     bool filled = !copy_from_guest(map, buffer_handle(buffer), PAGE_SIZE);
@@ -139,7 +139,7 @@ bool p2mx_page_fill(struct page_info *page, uint64_t buffer)
  * Caller holds: nothing. What is in a page of a paging type that has its frame;
  * nobody in the guest writes it meanwhile. 0 or a negative errno.
  */
-int p2mx_page_read(struct domain *d, uint64_t gfn, uint64_t buffer)
+int xen_shim_page_read(struct domain *d, uint64_t gfn, uint64_t buffer)
 {
     XEN_GUEST_HANDLE_PARAM(char) to =
         guest_handle_from_ptr((void *)buffer, char);
@@ -164,7 +164,7 @@ int p2mx_page_read(struct domain *d, uint64_t gfn, uint64_t buffer)
 }
 
 /* Caller holds: nothing. */
-bool p2mx_buffer_okay(uint64_t buffer)
+bool xen_shim_buffer_okay(uint64_t buffer)
 {
     return guest_handle_okay(buffer_handle(buffer), PAGE_SIZE);
 }

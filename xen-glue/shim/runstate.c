@@ -4,7 +4,7 @@
  * without asking, written whenever the vcpu is put on a CPU or taken off it. It
  * is written whole, or not at all and then when the vcpu next runs; and with one
  * walk of the guest's page table, for each of its tables is a page that is looked
- * up and held.
+ * up and pinned.
  */
 
 #include <xen/domain_page.h>

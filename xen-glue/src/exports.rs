@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What Xen's C calls. `include/p2mp.h` is generated from the signatures and comments here.
+//! What Xen's C calls. `include/p2m_rs.h` is generated from the signatures and comments here.
 //!
 //! Every function but the first two takes the state of one domain, which Xen keeps from the first
 //! time that paging is enabled until the domain is freed. None of them sleeps.
@@ -8,22 +8,22 @@ use core::fmt::Write;
 use core::ptr::NonNull;
 
 use p2m_paging::fault::{ExitQualification, Mapper, NestedFault, NpfErrorCode, decide_map};
-use p2m_paging::p2m::{P2mType, Take, Uses};
+use p2m_paging::p2m::{AccessBits, ClearBits, P2mType};
 use p2m_paging::paging::{
-    CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated, PrepError, PrepJob,
-    RestoreError, USES_CHUNK,
+    ACCESS_BITS_CHUNK, CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated,
+    PrepError, PrepJob, RestoreError,
 };
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
 
+use crate::console::Console;
 use crate::platform::Buffer;
 use crate::shim::{self, Domain};
 use crate::state::State;
-use crate::words::Console;
 
 /// Bytes of the state of a domain with this many vcpus.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_state_size(max_vcpus: u32) -> usize {
+pub extern "C" fn p2m_rs_state_size(max_vcpus: u32) -> usize {
     State::size(max_vcpus)
 }
 
@@ -33,7 +33,7 @@ pub extern "C" fn p2mp_state_size(max_vcpus: u32) -> usize {
 ///
 /// As `State::init`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mp_state_init(memory: *mut u8, d: *mut Domain, max_vcpus: u32) {
+pub unsafe extern "C" fn p2m_rs_state_init(memory: *mut u8, d: *mut Domain, max_vcpus: u32) {
     if let Some(memory) = NonNull::new(memory) {
         // SAFETY: the caller's promise.
         unsafe { State::init(memory, d, max_vcpus) }
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn p2mp_state_init(memory: *mut u8, d: *mut Domain, max_vc
 /// Attaches a pager: the port of its event channel, or a negative errno. Domctl lock held, so
 /// that it is alone.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_enable(state: &State) -> i32 {
+pub extern "C" fn p2m_rs_enable(state: &State) -> i32 {
     match state.enable() {
         Ok(port) => i32::try_from(port).unwrap_or(Errno::EIO.as_return()),
         Err(rc) => rc,
@@ -52,27 +52,27 @@ pub extern "C" fn p2mp_enable(state: &State) -> i32 {
 
 /// Whether a pager is attached. Any locks.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_is_enabled(state: &State) -> bool {
+pub extern "C" fn p2m_rs_is_enabled(state: &State) -> bool {
     state.paging.is_enabled()
 }
 
-/// Detaches the pager: 0, or -EBUSY while vcpus stand in line for the ring. Domctl lock held, the
+/// Detaches the pager: 0, or -EBUSY while vcpus are queued for the ring. Domctl lock held, the
 /// domain paused.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_disable(state: &State) -> i32 {
+pub extern "C" fn p2m_rs_disable(state: &State) -> i32 {
     state.disable().map_or_else(Errno::as_return, |()| 0)
 }
 
 /// The domain is dying: detaches the pager, whoever waits. The vcpus still exist; the domain is
 /// paused and gets no new state.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_shut_down(state: &State) {
+pub extern "C" fn p2m_rs_shut_down(state: &State) {
     state.shut_down();
 }
 
 /// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. No locks held.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
+pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
     let gfn = gfn_of(gfn);
     let paging = &state.paging;
     if !paging.is_enabled() {
@@ -83,23 +83,23 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
             let mut job = [Job::new(gfn)];
             paging.nominate(&mut job);
             let [job] = job;
-            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
+            errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_EVICT => {
             let mut job = [Job::new(gfn)];
             paging.evict(&mut job);
             let [job] = job;
-            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
+            errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_PREP => {
             // SAFETY: only looks at the address.
-            if !unsafe { shim::p2mx_buffer_okay(buffer) } {
+            if !unsafe { shim::xen_shim_buffer_okay(buffer) } {
                 return PrepError::InvalidBuffer.errno().as_return();
             }
             let mut job = [PrepJob::filled(gfn, Buffer(buffer))];
             paging.prep(&mut job);
             let [job] = job;
-            errno_of(job.done.map(|r| r.map_err(|e| e.errno())))
+            errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
         _ => Err(Errno::ENOSYS),
     };
@@ -114,7 +114,7 @@ pub extern "C" fn p2mp_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i3
 ///
 /// `items` must be `2 * count` words that nobody else uses.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mp_memop_many(
+pub unsafe extern "C" fn p2m_rs_memop_many(
     state: &State,
     op: u8,
     items: *mut u64,
@@ -127,18 +127,34 @@ pub unsafe extern "C" fn p2mp_memop_many(
     let items = unsafe { core::slice::from_raw_parts_mut(items.cast(), count as usize) };
     match op {
         MemPagingOp::OP_NOMINATE => {
-            many(items, |jobs| state.paging.nominate(jobs), |e: NominateError| e.errno());
+            many(
+                items,
+                |jobs| state.paging.nominate(jobs),
+                |e: NominateError| e.errno(),
+            );
         }
         MemPagingOp::OP_EVICT => {
-            many(items, |jobs| state.paging.evict(jobs), |e: EvictError| e.errno());
+            many(
+                items,
+                |jobs| state.paging.evict(jobs),
+                |e: EvictError| e.errno(),
+            );
         }
         // SAFETY: only looks at the addresses.
-        MemPagingOp::OP_PREP if items.iter().all(|i| unsafe { shim::p2mx_buffer_okay(i.word) }) => {
+        MemPagingOp::OP_PREP
+            if items
+                .iter()
+                .all(|i| unsafe { shim::xen_shim_buffer_okay(i.word) }) =>
+        {
             prep_many(state, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
         MemPagingOp::OP_RESTORE => {
-            many(items, |jobs| state.paging.restore(jobs), |e: RestoreError| e.errno());
+            many(
+                items,
+                |jobs| state.paging.restore(jobs),
+                |e: RestoreError| e.errno(),
+            );
         }
         MemPagingOp::OP_READ => read_many(state, items),
         _ => return Errno::ENOSYS.as_return(),
@@ -153,8 +169,13 @@ pub unsafe extern "C" fn p2mp_memop_many(
 ///
 /// `words` must be `count` words that nobody else uses.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mp_uses(state: &State, gfn: u64, words: *mut u64, count: u32) -> i32 {
-    let mut uses = [Uses::default(); USES_CHUNK];
+pub unsafe extern "C" fn p2m_rs_access_bits(
+    state: &State,
+    gfn: u64,
+    words: *mut u64,
+    count: u32,
+) -> i32 {
+    let mut uses = [AccessBits::default(); ACCESS_BITS_CHUNK];
     let (Some(first), Some(uses)) = (Gfn::try_new(gfn), uses.get_mut(..count as usize)) else {
         return Errno::EINVAL.as_return();
     };
@@ -163,7 +184,9 @@ pub unsafe extern "C" fn p2mp_uses(state: &State, gfn: u64, words: *mut u64, cou
     }
     // SAFETY: the caller's promise.
     let words = unsafe { core::slice::from_raw_parts_mut(words, uses.len()) };
-    let taken = state.paging.take_uses(first, uses, Take::Accessed);
+    let taken = state
+        .paging
+        .read_clear_access_bits(first, uses, ClearBits::Accessed);
     for (word, uses) in words.iter_mut().zip(&*uses) {
         [*word] = uses.accessed.into_inner();
     }
@@ -184,7 +207,11 @@ fn many<E: Copy>(
         job.gfn = gfn_of(item.gfn);
     }
     work(jobs);
-    note(items, jobs.iter().map(|job| job.done.map(|r| r.map_err(&errno))));
+    note(
+        items,
+        jobs.iter()
+            .map(|job| job.outcome.map(|r| r.map_err(&errno))),
+    );
 }
 
 #[inline(never)]
@@ -196,7 +223,9 @@ fn prep_many(state: &State, items: &mut [PagingItem]) {
         job.buffer = Some(Buffer(item.word));
     }
     state.paging.prep(jobs);
-    let results = jobs.iter().map(|job| job.done.map(|r| r.map_err(|e| e.errno())));
+    let results = jobs
+        .iter()
+        .map(|job| job.outcome.map(|r| r.map_err(|e| e.errno())));
     note(items, results);
 }
 
@@ -205,7 +234,7 @@ fn read_many(state: &State, items: &mut [PagingItem]) {
     for item in items {
         let gfn = gfn_of(item.gfn).get();
         // SAFETY: a live domain; Xen checks the address.
-        let value = unsafe { shim::p2mx_page_read(domain, gfn, item.word) };
+        let value = unsafe { shim::xen_shim_page_read(domain, gfn, item.word) };
         item.word = i64::from(value).cast_unsigned();
     }
 }
@@ -230,17 +259,17 @@ fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {
 /// again, -EOPNOTSUPP if there is nobody to bring the page. A vcpu of the domain itself has been
 /// paused until the page is home. The p2m lock may be held, but need not be.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_populate(state: &State, gfn: u64) -> i32 {
+pub extern "C" fn p2m_rs_populate(state: &State, gfn: u64) -> i32 {
     let gfn = Gfn::new_truncate(gfn);
     let paging = &state.paging;
     retry(state, gfn, paging.populate(gfn, paging.platform().caller()))
 }
 
 /// The running vcpu hit an entry of a paging type. `cause`: the exit qualification of an EPT
-/// violation (`ept`), or the error code of a nested page fault. As p2mp_populate, but a read of a
+/// violation (`ept`), or the error code of a nested page fault. As p2m_rs_populate, but a read of a
 /// nominated page asks for nothing. No locks held.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> i32 {
+pub extern "C" fn p2m_rs_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> i32 {
     let paging = &state.paging;
     let Caller::Guest(vcpu) = paging.platform().caller() else {
         return 0;
@@ -255,10 +284,10 @@ pub extern "C" fn p2mp_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> 
 }
 
 /// What becomes of a map from outside of a gfn of this p2m type, which has a frame or none: 0 not
-/// paging's business, 1 it is mapped, 2 p2mp_populate and then again. A pager maps as a reader. Any
+/// paging's business, 1 it is mapped, 2 p2m_rs_populate and then again. A pager maps as a reader. Any
 /// locks.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
+pub extern "C" fn p2m_rs_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
     let mapper = if write {
         Mapper::Writer
     } else {
@@ -270,7 +299,7 @@ pub extern "C" fn p2mp_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
 /// The permission bits of an entry of this p2m type, in EPT or in AMD's nested page table; all ones
 /// if the type is not paging's. Any locks.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_permissions(p2mt: u32, ept: bool) -> u64 {
+pub extern "C" fn p2m_rs_permissions(p2mt: u32, ept: bool) -> u64 {
     P2mType::try_from_raw(p2mt)
         .and_then(|t| {
             if ept {
@@ -287,10 +316,10 @@ pub extern "C" fn p2mp_permissions(p2mt: u32, ept: bool) -> u64 {
 fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> i32 {
     match outcome {
         Err(e @ PopulateError::NoRing) => e.errno().as_return(),
-        Err(e @ PopulateError::BadEntry(_)) => {
+        Err(e @ PopulateError::InconsistentEntry(_)) => {
             let _ = writeln!(Console, "memory paging: {gfn}: {e}");
             // SAFETY: a live domain.
-            unsafe { shim::p2mx_crash(state.paging.platform().domain()) };
+            unsafe { shim::xen_shim_crash(state.paging.platform().domain()) };
             0
         }
         _ => 0,
@@ -301,7 +330,7 @@ fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> 
 /// caller looks again; -EAGAIN if the pager cannot be told now; another negative errno if the
 /// entry cannot be changed. The p2m lock may be held, but need not be.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_drop(state: &State, gfn: u64) -> i32 {
+pub extern "C" fn p2m_rs_drop(state: &State, gfn: u64) -> i32 {
     match state.drop_page(Gfn::new_truncate(gfn)) {
         Ok(()) => 0,
         Err(DropError::NotPaging(_)) => 1,
@@ -311,13 +340,13 @@ pub extern "C" fn p2mp_drop(state: &State, gfn: u64) -> i32 {
 
 /// The pager sent its event. No locks held.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_on_event(state: &State) {
+pub extern "C" fn p2m_rs_on_event(state: &State) {
     state.on_event();
 }
 
 /// Prints what has happened so far, and who waits. Any locks.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2mp_print(state: &State) {
+pub extern "C" fn p2m_rs_print(state: &State) {
     let enabled = if state.paging.is_enabled() {
         "attached"
     } else {
@@ -325,9 +354,9 @@ pub extern "C" fn p2mp_print(state: &State) {
     };
     let counters = state.paging.counters();
     let _ = writeln!(Console, "    paging: pager {enabled}, {counters}");
-    let lost = state.paging.vcpus().lost();
-    if lost > 0 {
-        let _ = writeln!(Console, "    paging: {lost} vcpu pauses are lost");
+    let leaked = state.paging.vcpus().leaked_pauses();
+    if leaked > 0 {
+        let _ = writeln!(Console, "    paging: {leaked} vcpu pauses are leaked");
     }
     for (vcpu, gfn) in state.paging.vcpus().waiting() {
         let _ = writeln!(Console, "    paging: {vcpu:?} waits for {gfn}");

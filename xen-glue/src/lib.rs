@@ -4,16 +4,16 @@
 //! - [`platform`] and [`p2m`] implement the crate's seam over C [`shim`]s, [`lock`] its ring lock;
 //! - [`state`] is what a domain has: the crate's `Paging`, the ring page and the event channel;
 //! - [`exports`] are the functions that Xen's C calls;
-//! - [`words`] is all that people get to read, the panic handler included.
+//! - [`console`] is all that people get to read, the panic handler included.
 //!
 //! Everything here runs in the hypervisor, on Xen's stacks, with the locks that each function names.
 
 #![no_std]
 
+mod console;
 mod exports;
 mod lock;
 mod p2m;
 mod platform;
 mod shim;
 mod state;
-mod words;

@@ -28,7 +28,7 @@ impl XenLock {
         let lock = self.lock.get().cast();
         if !self.ready.load(Ordering::Relaxed) {
             // SAFETY: large enough (the shim asserts it), aligned, and not shared yet.
-            unsafe { shim::p2mx_lock_init(lock) };
+            unsafe { shim::xen_shim_lock_init(lock) };
             self.ready.store(true, Ordering::Relaxed);
         }
         lock
@@ -47,16 +47,16 @@ unsafe impl RawMutex for XenLock {
 
     fn lock(&self) {
         // SAFETY: a spinlock, set up.
-        unsafe { shim::p2mx_lock(self.raw()) }
+        unsafe { shim::xen_shim_lock(self.raw()) }
     }
 
     fn try_lock(&self) -> bool {
         // SAFETY: a spinlock, set up.
-        unsafe { shim::p2mx_trylock(self.raw()) }
+        unsafe { shim::xen_shim_trylock(self.raw()) }
     }
 
     unsafe fn unlock(&self) {
         // SAFETY: a spinlock that the caller holds.
-        unsafe { shim::p2mx_unlock(self.raw()) }
+        unsafe { shim::xen_shim_unlock(self.raw()) }
     }
 }

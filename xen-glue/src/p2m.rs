@@ -5,13 +5,15 @@ use core::cell::Cell;
 use core::fmt::Write as _;
 use core::ptr::NonNull;
 
-use p2m_paging::p2m::{Cleared, Permit, Take, Uses};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, Leak, TakeError};
+use p2m_paging::p2m::{AccessBits, ClearBits, Cleared, Permit};
+use p2m_paging::platform::{
+    AllocError, Contents, Entry, FrameUsers, Leak, TakeCondition, TakeError,
+};
 use p2m_paging::{Errno, Gfn, Mfn, P2m, P2mType};
 
+use crate::console::Console;
 use crate::platform::{Buffer, Xen};
 use crate::shim::{self, Domain, NO_MFN, PageInfo};
-use crate::words::Console;
 
 /// `gfn_lock` on the host p2m. Recursive, as Xen's is: a caller of ours may hold it already.
 pub struct LockedP2m<'a> {
@@ -32,8 +34,11 @@ pub struct Frame {
 impl Leak for Frame {
     fn leak(self) {
         // SAFETY: a frame of ours.
-        let mfn = unsafe { shim::p2mx_page_mfn(self.page.as_ptr()) };
-        let _ = writeln!(Console, "memory paging: mfn {mfn:#x} is lost: its flush was not made");
+        let mfn = unsafe { shim::xen_shim_page_mfn(self.page.as_ptr()) };
+        let _ = writeln!(
+            Console,
+            "memory paging: mfn {mfn:#x} is leaked: its flush is still owed"
+        );
     }
 }
 
@@ -41,20 +46,20 @@ impl Frame {
     /// Gives the frame back to Xen. If it was in an entry, the flush has been made.
     fn release(self) {
         // SAFETY: the allocation and a reference are ours, and no CPU reaches the frame any more.
-        unsafe { shim::p2mx_page_release(self.page.as_ptr(), self.scrub) }
+        unsafe { shim::xen_shim_page_release(self.page.as_ptr(), self.scrub) }
     }
 
     /// The frame is in an entry now, which keeps its allocation.
     fn into_entry(self) {
         // SAFETY: our reference; the allocation's own stays.
-        unsafe { shim::p2mx_page_put(self.page.as_ptr()) }
+        unsafe { shim::xen_shim_page_put(self.page.as_ptr()) }
     }
 }
 
 impl<'a> LockedP2m<'a> {
     pub(crate) fn lock(xen: &'a Xen) -> Self {
         // SAFETY: a live domain.
-        unsafe { shim::p2mx_p2m_lock(xen.domain()) };
+        unsafe { shim::xen_shim_p2m_lock(xen.domain()) };
         Self {
             xen,
             seen: Cell::new(None),
@@ -65,26 +70,26 @@ impl<'a> LockedP2m<'a> {
         self.xen.domain()
     }
 
-    fn see(&self, gfn: Gfn) -> shim::Entry {
+    fn cached_entry(&self, gfn: Gfn) -> shim::Entry {
         match self.seen.get() {
             Some((seen, entry)) if seen == gfn => entry,
-            _ => self.look(gfn),
+            _ => self.read_entry(gfn),
         }
     }
 
-    fn look(&self, gfn: Gfn) -> shim::Entry {
+    fn read_entry(&self, gfn: Gfn) -> shim::Entry {
         // SAFETY: the p2m is locked.
-        let entry = unsafe { shim::p2mx_get_entry(self.domain(), gfn.get()) };
+        let entry = unsafe { shim::xen_shim_get_entry(self.domain(), gfn.get()) };
         self.seen.set(Some((gfn, entry)));
         entry
     }
 
     fn set(&mut self, gfn: Gfn, mfn: u64, to: P2mType) -> Result<(), Errno> {
-        let access = self.see(gfn).access;
+        let access = self.cached_entry(gfn).access;
         self.seen.set(None);
         let to = to.raw().into();
         // SAFETY: the p2m is locked; `mfn` is a frame of the domain, or none.
-        let rc = unsafe { shim::p2mx_set_entry(self.domain(), gfn.get(), mfn, to, access) };
+        let rc = unsafe { shim::xen_shim_set_entry(self.domain(), gfn.get(), mfn, to, access) };
         Errno::from_return(rc).map_or(Ok(()), Err)
     }
 }
@@ -92,7 +97,7 @@ impl<'a> LockedP2m<'a> {
 impl Drop for LockedP2m<'_> {
     fn drop(&mut self) {
         // SAFETY: locked by us.
-        unsafe { shim::p2mx_p2m_unlock(self.domain()) }
+        unsafe { shim::xen_shim_p2m_unlock(self.domain()) }
     }
 }
 
@@ -101,17 +106,17 @@ impl P2m for LockedP2m<'_> {
     type Buffer = Buffer;
 
     fn get(&self, gfn: Gfn) -> Entry {
-        let seen = self.look(gfn);
+        let seen = self.read_entry(gfn);
         Entry {
             p2mt: P2mType::try_from_raw(seen.p2mt).unwrap_or(P2mType::Invalid),
             mfn: Mfn::try_new(seen.mfn),
         }
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
         // SAFETY: a valid frame number, read from an entry under the lock.
-        let users = unsafe { shim::p2mx_page_users(mfn.get()) };
-        FrameFacts {
+        let users = unsafe { shim::xen_shim_page_users(mfn.get()) };
+        FrameUsers {
             mmio: users.mmio,
             references: users.references,
             typed: users.typed,
@@ -121,7 +126,7 @@ impl P2m for LockedP2m<'_> {
     fn set_type(&mut self, _permit: Permit, gfn: Gfn, to: P2mType) -> Result<(), Errno> {
         let mfn = match to {
             P2mType::Invalid => NO_MFN,
-            _ => self.see(gfn).mfn,
+            _ => self.cached_entry(gfn).mfn,
         };
         self.set(gfn, mfn, to)
     }
@@ -132,36 +137,36 @@ impl P2m for LockedP2m<'_> {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        demand: Demand,
+        condition: TakeCondition,
     ) -> Result<Frame, TakeError> {
         // SAFETY: a live domain; a valid frame number, read from its p2m under the lock.
-        let held = unsafe { shim::p2mx_page_get(self.domain(), mfn.get()) };
-        let facts = FrameFacts {
+        let held = unsafe { shim::xen_shim_page_get(self.domain(), mfn.get()) };
+        let users = FrameUsers {
             mmio: false,
             references: held.references,
             typed: held.typed,
         };
         let in_use = TakeError::InUse {
-            references: facts.references,
-            typed: facts.typed,
+            references: users.references,
+            typed: users.typed,
         };
         // Not the domain's own, or on its way to being freed.
         let page = NonNull::new(held.page).ok_or(in_use)?;
-        let scrub = demand == Demand::SoleOwner;
-        let taken = if scrub && !facts.sole_owner() {
+        let scrub = condition == TakeCondition::SoleOwner;
+        let taken = if scrub && !users.sole_owner() {
             Err(in_use)
         } else {
             self.set(gfn, NO_MFN, to).map_err(TakeError::Platform)
         };
         if let Err(e) = taken {
             // SAFETY: the reference from above.
-            unsafe { shim::p2mx_page_put(page.as_ptr()) };
+            unsafe { shim::xen_shim_page_put(page.as_ptr()) };
             return Err(e);
         }
         if !scrub {
             // It may live on with its other users; a frame that is freed loses its entry in Xen's allocator.
             // SAFETY: a frame of the domain that is in no entry any more.
-            unsafe { shim::p2mx_clear_m2p(mfn.get()) };
+            unsafe { shim::xen_shim_clear_m2p(mfn.get()) };
         }
         Ok(Frame { page, scrub })
     }
@@ -173,16 +178,16 @@ impl P2m for LockedP2m<'_> {
             return Err(AllocError::InvalidBuffer);
         }
         // SAFETY: a live domain; the lock order is checked by the shim.
-        let page = NonNull::new(unsafe { shim::p2mx_page_alloc(self.domain()) });
+        let page = NonNull::new(unsafe { shim::xen_shim_page_alloc(self.domain()) });
         let page = page.ok_or(AllocError::NoMemory)?;
         let filled = match contents {
             Contents::Zero => {
                 // SAFETY: a frame that nobody else knows.
-                unsafe { shim::p2mx_page_clear(page.as_ptr()) };
+                unsafe { shim::xen_shim_page_clear(page.as_ptr()) };
                 true
             }
             // SAFETY: as above; Xen checks the address.
-            Contents::From(buffer) => unsafe { shim::p2mx_page_fill(page.as_ptr(), buffer.0) },
+            Contents::From(buffer) => unsafe { shim::xen_shim_page_fill(page.as_ptr(), buffer.0) },
         };
         if filled {
             return Ok(Frame { page, scrub: false });
@@ -200,7 +205,7 @@ impl P2m for LockedP2m<'_> {
         to: P2mType,
     ) -> Result<Mfn, Errno> {
         // SAFETY: a frame of ours.
-        let raw = unsafe { shim::p2mx_page_mfn(frame.page.as_ptr()) };
+        let raw = unsafe { shim::xen_shim_page_mfn(frame.page.as_ptr()) };
         let mfn = Mfn::try_new(raw).ok_or(Errno::EIO);
         match mfn.and_then(|mfn| self.set(gfn, raw, to).map(|()| mfn)) {
             Ok(mfn) => {
@@ -209,7 +214,11 @@ impl P2m for LockedP2m<'_> {
             }
             Err(errno) => {
                 // It has contents of the guest's, which nobody else may find.
-                Frame { scrub: true, ..frame }.release();
+                Frame {
+                    scrub: true,
+                    ..frame
+                }
+                .release();
                 Err(errno)
             }
         }
@@ -217,12 +226,12 @@ impl P2m for LockedP2m<'_> {
 
     fn restore_m2p(&mut self, mfn: Mfn, gfn: Gfn) {
         // SAFETY: the frame is in the gfn's entry, and the p2m is locked.
-        unsafe { shim::p2mx_set_m2p(mfn.get(), gfn.get()) }
+        unsafe { shim::xen_shim_set_m2p(mfn.get(), gfn.get()) }
     }
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         // SAFETY: a live domain.
-        if unsafe { shim::p2mx_log_dirty(self.domain()) } {
+        if unsafe { shim::xen_shim_log_dirty(self.domain()) } {
             P2mType::RamLogDirty
         } else {
             P2mType::RamRw
@@ -231,14 +240,24 @@ impl P2m for LockedP2m<'_> {
 
     fn flush(&mut self) {
         // SAFETY: the p2m is locked.
-        unsafe { shim::p2mx_flush(self.domain()) }
+        unsafe { shim::xen_shim_flush(self.domain()) }
     }
 
-    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+    fn read_clear_access_bits(
+        &mut self,
+        first: Gfn,
+        uses: &mut [AccessBits],
+        clear: ClearBits,
+    ) -> Result<Cleared, Errno> {
         let count = u32::try_from(uses.len()).map_err(|_| Errno::EINVAL)?;
-        let (pairs, both) = (uses.as_mut_ptr().cast(), take == Take::AccessedAndDirty);
-        // SAFETY: the p2m is locked; `Uses` is two words, the accessed bits first.
-        let rc = unsafe { shim::p2mx_take_uses(self.domain(), first.get(), pairs, count, both) };
+        let (pairs, both) = (
+            uses.as_mut_ptr().cast(),
+            clear == ClearBits::AccessedAndDirty,
+        );
+        // SAFETY: the p2m is locked; `AccessBits` is two words, the accessed bits first.
+        let rc = unsafe {
+            shim::xen_shim_read_clear_access_bits(self.domain(), first.get(), pairs, count, both)
+        };
         // The shim has flushed what it cleared.
         Errno::from_return(rc).map_or(Ok(Cleared::Nothing), Err)
     }
@@ -249,11 +268,11 @@ impl P2m for LockedP2m<'_> {
 
     fn count_out(&mut self) {
         // SAFETY: a live domain.
-        unsafe { shim::p2mx_count_out(self.domain()) }
+        unsafe { shim::xen_shim_count_out(self.domain()) }
     }
 
     fn count_in(&mut self) {
         // SAFETY: a live domain.
-        unsafe { shim::p2mx_count_in(self.domain()) }
+        unsafe { shim::xen_shim_count_in(self.domain()) }
     }
 }

@@ -4,14 +4,14 @@
 use core::fmt::Write as _;
 
 use lock_api::Mutex;
-use p2m_paging::paging::{Caller, DomainFacts};
-use p2m_paging::platform::Broken;
+use p2m_paging::paging::{Caller, DomainProperties};
+use p2m_paging::platform::InvariantViolation;
 use p2m_paging::{Gfn, Platform, VcpuId};
 
+use crate::console::Console;
 use crate::lock::XenLock;
 use crate::p2m::LockedP2m;
 use crate::shim::{self, Domain};
-use crate::words::Console;
 
 /// Where the pager has a page's contents: a guest handle of the calling domain. Every copy from it
 /// is checked by Xen; a bad one is an error number and nothing more.
@@ -62,7 +62,7 @@ impl Xen {
     pub(crate) fn caller(&self) -> Caller {
         let mut own = false;
         // SAFETY: a live domain, and room for the answer.
-        let vcpu = VcpuId(unsafe { shim::p2mx_caller(self.domain, &raw mut own) });
+        let vcpu = VcpuId(unsafe { shim::xen_shim_caller(self.domain, &raw mut own) });
         if own {
             Caller::Guest(vcpu)
         } else {
@@ -71,10 +71,10 @@ impl Xen {
     }
 
     /// What enabling depends on.
-    pub(crate) fn facts(&self) -> DomainFacts {
+    pub(crate) fn properties(&self) -> DomainProperties {
         // SAFETY: a live domain.
-        let bits = unsafe { shim::p2mx_facts(self.domain) };
-        DomainFacts {
+        let bits = unsafe { shim::xen_shim_domain_properties(self.domain) };
+        DomainProperties {
             hvm_control_domain: bits & 1 != 0,
             hap: bits & 2 != 0,
             iommu: bits & 4 != 0,
@@ -96,34 +96,34 @@ impl Platform for Xen {
 
     fn pause_vcpu(&self, vcpu: VcpuId) {
         // SAFETY: a live domain; the shim looks the vcpu up.
-        unsafe { shim::p2mx_vcpu_pause(self.domain, vcpu.0) }
+        unsafe { shim::xen_shim_vcpu_pause(self.domain, vcpu.0) }
     }
 
-    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
+    fn vcpu_resumes(&self, vcpu: VcpuId, gfn: Gfn) {
         // SAFETY: a live domain; the shim looks the vcpu and the page up.
-        unsafe { shim::p2mx_vcpu_hold(self.domain, vcpu.0, gfn.get()) }
+        unsafe { shim::xen_shim_pin_page(self.domain, vcpu.0, gfn.get()) }
     }
 
     fn unpause_vcpu(&self, vcpu: VcpuId) {
         // SAFETY: as above, and paused by us before.
-        unsafe { shim::p2mx_vcpu_unpause(self.domain, vcpu.0) }
+        unsafe { shim::xen_shim_vcpu_unpause(self.domain, vcpu.0) }
     }
 
     fn notify_pager(&self) {
         if let Some(port) = *self.channel.lock() {
             // SAFETY: a live domain, and a port that is not closed before the lock is released.
-            unsafe { shim::p2mx_notify(self.domain, port) }
+            unsafe { shim::xen_shim_notify(self.domain, port) }
         }
     }
 
     fn defer_event(&self) {
         // SAFETY: a live domain, whose tasklet exists as long as this state.
-        unsafe { shim::p2mx_defer_event(self.domain) }
+        unsafe { shim::xen_shim_defer_event(self.domain) }
     }
 
-    fn broken(&self, what: Broken) {
-        let _ = writeln!(Console, "memory paging: broken: {what}");
+    fn invariant_violated(&self, what: InvariantViolation) {
+        let _ = writeln!(Console, "memory paging: invariant violated: {what}");
         // SAFETY: a live domain.
-        unsafe { shim::p2mx_crash(self.domain) }
+        unsafe { shim::xen_shim_crash(self.domain) }
     }
 }

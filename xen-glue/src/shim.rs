@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What Xen does for us: one C function for each macro, inline or structure that Rust cannot reach.
 //!
-//! `include/p2mp.h` is generated from this file and from `exports.rs`; the C compiler checks the
+//! `include/p2m_rs.h` is generated from this file and from `exports.rs`; the C compiler checks the
 //! shims against it. Each shim says in its own comment which locks its caller holds.
 
 use core::ffi::c_void;
@@ -14,7 +14,7 @@ pub(crate) struct Domain([u8; 0]);
 #[repr(C)]
 pub(crate) struct PageInfo([u8; 0]);
 
-/// No frame: what `p2mx_get_entry` stores for an entry without a valid one.
+/// No frame: what `xen_shim_get_entry` stores for an entry without a valid one.
 pub(crate) const NO_MFN: u64 = u64::MAX;
 
 /// Bytes that are kept for a `spinlock_t`; the shim asserts that one fits.
@@ -39,7 +39,7 @@ pub(crate) struct Users {
 
 /// A frame with a reference of ours (null: it could not be had), and who else uses it.
 #[repr(C)]
-pub(crate) struct Held {
+pub(crate) struct PageRef {
     pub(crate) page: *mut PageInfo,
     pub(crate) references: u32,
     pub(crate) typed: u32,
@@ -47,65 +47,70 @@ pub(crate) struct Held {
 
 unsafe extern "C" {
     // The ring lock.
-    pub(crate) fn p2mx_lock_init(lock: *mut c_void);
-    pub(crate) fn p2mx_lock(lock: *mut c_void);
-    pub(crate) fn p2mx_trylock(lock: *mut c_void) -> bool;
-    pub(crate) fn p2mx_unlock(lock: *mut c_void);
+    pub(crate) fn xen_shim_lock_init(lock: *mut c_void);
+    pub(crate) fn xen_shim_lock(lock: *mut c_void);
+    pub(crate) fn xen_shim_trylock(lock: *mut c_void) -> bool;
+    pub(crate) fn xen_shim_unlock(lock: *mut c_void);
 
     // The p2m.
-    pub(crate) fn p2mx_p2m_lock(d: *mut Domain);
-    pub(crate) fn p2mx_p2m_unlock(d: *mut Domain);
-    pub(crate) fn p2mx_get_entry(d: *mut Domain, gfn: u64) -> Entry;
-    pub(crate) fn p2mx_set_entry(d: *mut Domain, gfn: u64, mfn: u64, p2mt: u32, access: u32)
-    -> i32;
-    pub(crate) fn p2mx_flush(d: *mut Domain);
-    pub(crate) fn p2mx_take_uses(
+    pub(crate) fn xen_shim_p2m_lock(d: *mut Domain);
+    pub(crate) fn xen_shim_p2m_unlock(d: *mut Domain);
+    pub(crate) fn xen_shim_get_entry(d: *mut Domain, gfn: u64) -> Entry;
+    pub(crate) fn xen_shim_set_entry(
+        d: *mut Domain,
+        gfn: u64,
+        mfn: u64,
+        p2mt: u32,
+        access: u32,
+    ) -> i32;
+    pub(crate) fn xen_shim_flush(d: *mut Domain);
+    pub(crate) fn xen_shim_read_clear_access_bits(
         d: *mut Domain,
         gfn: u64,
         uses: *mut u64,
         count: u32,
         both: bool,
     ) -> i32;
-    pub(crate) fn p2mx_set_m2p(mfn: u64, gfn: u64);
-    pub(crate) fn p2mx_clear_m2p(mfn: u64);
-    pub(crate) fn p2mx_log_dirty(d: *mut Domain) -> bool;
-    pub(crate) fn p2mx_count_out(d: *mut Domain);
-    pub(crate) fn p2mx_count_in(d: *mut Domain);
+    pub(crate) fn xen_shim_set_m2p(mfn: u64, gfn: u64);
+    pub(crate) fn xen_shim_clear_m2p(mfn: u64);
+    pub(crate) fn xen_shim_log_dirty(d: *mut Domain) -> bool;
+    pub(crate) fn xen_shim_count_out(d: *mut Domain);
+    pub(crate) fn xen_shim_count_in(d: *mut Domain);
 
     // Frames.
-    pub(crate) fn p2mx_page_users(mfn: u64) -> Users;
-    pub(crate) fn p2mx_page_get(d: *mut Domain, mfn: u64) -> Held;
-    pub(crate) fn p2mx_page_put(page: *mut PageInfo);
-    pub(crate) fn p2mx_page_release(page: *mut PageInfo, scrub: bool);
-    pub(crate) fn p2mx_page_mfn(page: *mut PageInfo) -> u64;
-    pub(crate) fn p2mx_page_alloc(d: *mut Domain) -> *mut PageInfo;
-    pub(crate) fn p2mx_page_clear(page: *mut PageInfo);
-    pub(crate) fn p2mx_page_fill(page: *mut PageInfo, buffer: u64) -> bool;
-    pub(crate) fn p2mx_page_read(d: *mut Domain, gfn: u64, buffer: u64) -> i32;
-    pub(crate) fn p2mx_buffer_okay(buffer: u64) -> bool;
+    pub(crate) fn xen_shim_page_users(mfn: u64) -> Users;
+    pub(crate) fn xen_shim_page_get(d: *mut Domain, mfn: u64) -> PageRef;
+    pub(crate) fn xen_shim_page_put(page: *mut PageInfo);
+    pub(crate) fn xen_shim_page_release(page: *mut PageInfo, scrub: bool);
+    pub(crate) fn xen_shim_page_mfn(page: *mut PageInfo) -> u64;
+    pub(crate) fn xen_shim_page_alloc(d: *mut Domain) -> *mut PageInfo;
+    pub(crate) fn xen_shim_page_clear(page: *mut PageInfo);
+    pub(crate) fn xen_shim_page_fill(page: *mut PageInfo, buffer: u64) -> bool;
+    pub(crate) fn xen_shim_page_read(d: *mut Domain, gfn: u64, buffer: u64) -> i32;
+    pub(crate) fn xen_shim_buffer_okay(buffer: u64) -> bool;
 
     // Vcpus.
-    pub(crate) fn p2mx_caller(d: *mut Domain, own: *mut bool) -> u32;
-    pub(crate) fn p2mx_vcpu_hold(d: *mut Domain, vcpu: u32, gfn: u64);
-    pub(crate) fn p2mx_vcpu_pause(d: *mut Domain, vcpu: u32);
-    pub(crate) fn p2mx_vcpu_unpause(d: *mut Domain, vcpu: u32);
+    pub(crate) fn xen_shim_caller(d: *mut Domain, own: *mut bool) -> u32;
+    pub(crate) fn xen_shim_pin_page(d: *mut Domain, vcpu: u32, gfn: u64);
+    pub(crate) fn xen_shim_vcpu_pause(d: *mut Domain, vcpu: u32);
+    pub(crate) fn xen_shim_vcpu_unpause(d: *mut Domain, vcpu: u32);
 
     // The domain and its ring page and event channel.
-    pub(crate) fn p2mx_facts(d: *mut Domain) -> u32;
-    pub(crate) fn p2mx_has_ring_gfn(d: *mut Domain) -> bool;
-    pub(crate) fn p2mx_ring_map(
+    pub(crate) fn xen_shim_domain_properties(d: *mut Domain) -> u32;
+    pub(crate) fn xen_shim_has_ring_gfn(d: *mut Domain) -> bool;
+    pub(crate) fn xen_shim_ring_map(
         d: *mut Domain,
         page: *mut *mut PageInfo,
         va: *mut *mut c_void,
     ) -> i32;
-    pub(crate) fn p2mx_ring_unmap(page: *mut PageInfo, va: *mut c_void);
-    pub(crate) fn p2mx_channel_open(d: *mut Domain) -> i32;
-    pub(crate) fn p2mx_channel_close(d: *mut Domain, port: u32);
-    pub(crate) fn p2mx_notify(d: *mut Domain, port: u32);
-    pub(crate) fn p2mx_defer_event(d: *mut Domain);
+    pub(crate) fn xen_shim_ring_unmap(page: *mut PageInfo, va: *mut c_void);
+    pub(crate) fn xen_shim_channel_open(d: *mut Domain) -> i32;
+    pub(crate) fn xen_shim_channel_close(d: *mut Domain, port: u32);
+    pub(crate) fn xen_shim_notify(d: *mut Domain, port: u32);
+    pub(crate) fn xen_shim_defer_event(d: *mut Domain);
 
     // Words to people, and the end.
-    pub(crate) fn p2mx_print(text: *const u8, len: u32);
-    pub(crate) fn p2mx_crash(d: *mut Domain);
-    pub(crate) fn p2mx_die() -> !;
+    pub(crate) fn xen_shim_print(text: *const u8, len: u32);
+    pub(crate) fn xen_shim_crash(d: *mut Domain);
+    pub(crate) fn xen_shim_panic() -> !;
 }

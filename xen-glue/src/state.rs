@@ -64,26 +64,26 @@ impl State {
     pub(crate) fn enable(&self) -> Result<u32, i32> {
         let refused = |e: EnableError| e.errno().as_return();
         let xen = self.paging.platform();
-        let facts = xen.facts();
-        facts.check().map_err(refused)?;
+        let properties = xen.properties();
+        properties.check().map_err(refused)?;
         if self.paging.is_enabled() {
             return Err(refused(EnableError::Enabled));
         }
         // SAFETY: a live domain.
-        if !unsafe { shim::p2mx_has_ring_gfn(xen.domain()) } {
+        if !unsafe { shim::xen_shim_has_ring_gfn(xen.domain()) } {
             return Err(refused(EnableError::NoRingPage));
         }
         let (mut page, mut va) = (core::ptr::null_mut(), core::ptr::null_mut());
         let (p, v) = (&raw mut page, &raw mut va);
         // SAFETY: a live domain, and room for the answers.
-        let rc = unsafe { shim::p2mx_ring_map(xen.domain(), p, v) };
+        let rc = unsafe { shim::xen_shim_ring_map(xen.domain(), p, v) };
         if rc < 0 {
             return Err(rc);
         }
         self.page.store(page, Ordering::Relaxed);
         self.va.store(va, Ordering::Relaxed);
         // SAFETY: a live domain.
-        let port = unsafe { shim::p2mx_channel_open(xen.domain()) };
+        let port = unsafe { shim::xen_shim_channel_open(xen.domain()) };
         let Ok(port) = u32::try_from(port) else {
             self.unmap();
             return Err(port);
@@ -91,7 +91,7 @@ impl State {
         xen.set_port(port);
         // SAFETY: mapped as a whole page until `unmap`, and accessed on this side by the crate only.
         let ring = NonNull::new(va.cast()).map(|base| unsafe { SharedPage::new(base) });
-        match self.paging.enable(&facts, || ring) {
+        match self.paging.enable(&properties, || ring) {
             Ok(()) => Ok(port),
             Err(e) => {
                 self.close();
@@ -120,7 +120,7 @@ impl State {
         let xen = self.paging.platform();
         if let Some(port) = xen.take_port() {
             // SAFETY: a live domain, and the port that `enable` has opened.
-            unsafe { shim::p2mx_channel_close(xen.domain(), port) };
+            unsafe { shim::xen_shim_channel_close(xen.domain(), port) };
             self.unmap();
         }
     }
@@ -128,8 +128,8 @@ impl State {
     fn unmap(&self) {
         let page = self.page.swap(core::ptr::null_mut(), Ordering::Relaxed);
         let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: what `p2mx_ring_map` has yielded; nothing refers to it any more.
-        unsafe { shim::p2mx_ring_unmap(page, va) };
+        // SAFETY: what `xen_shim_ring_map` has yielded; nothing refers to it any more.
+        unsafe { shim::xen_shim_ring_unmap(page, va) };
     }
 
     /// The pager sent its event.

@@ -247,9 +247,9 @@ static void held(void)
     must(prep(gfn, 0xdddd), "prep");
     answer();
     printf("a page waited for = vcpu %s", finished(0, 0xdddd));
-    long before = counter(dom.id, "pages held");
+    long before = counter(dom.id, "pages pinned");
     int released = xc_domain_decrease_reservation(xch, dom.id, 1, 0, &frame);
-    long after = counter(dom.id, "pages held");
+    long after = counter(dom.id, "pages pinned");
     if (before < 0)
         printf(", no counters\n");
     else
@@ -289,14 +289,14 @@ static void destroying(void)
 
     tell(0, READ, gfn, 0);
     int waits = within(20, stands(dom.id, 0));
-    long before = counter(dom.id, "pages held");
+    long before = counter(dom.id, "pages pinned");
     printf("disable, a vcpu waiting = vcpu waits %s, disable %s", yes(waits), errno_name(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL)));
     printf(", enable again %s\n", errno_name(vm_event(dom.id, XEN_VM_EVENT_ENABLE, NULL)));
-    long after = counter(dom.id, "pages held");
+    long after = counter(dom.id, "pages pinned");
     if (before < 0)
-        printf("pages held = no counters\n");
+        printf("pages pinned = no counters\n");
     else
-        printf("pages held = %s, %s once it is disabled\n", before ? "some" : "none", after ? "some" : "none");
+        printf("pages pinned = %s, %s once it is disabled\n", before ? "some" : "none", after ? "some" : "none");
     unmap_mailboxes();
     printf("destroy with pages out = %s", errno_name(detach(&dom)));
     printf(", gone %s\n", yes(within(60, xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)));

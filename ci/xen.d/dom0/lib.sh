@@ -160,9 +160,9 @@ paging_left_nothing() {
     local of
     [ "$(cat /test/flavour)" = rust ] || return 0
     xl debug-keys q
-    of=$(xl dmesg | sed -n "/information for domain $1:/,/information for domain/s/.*paging: .*, \(pages held\|defer_flush\) \([0-9]*\)$/\1 \2/p" |
+    of=$(xl dmesg | sed -n "/information for domain $1:/,/information for domain/s/.*paging: .*, \(pages pinned\|defer_flush\) \([0-9]*\)$/\1 \2/p" |
         tail -n 2 | tr '\n' ' ')
-    [ "$of" = "pages held 0 defer_flush 0 " ] || bad "after the pager is gone: ${of:-no word from Xen about domain $1}"
+    [ "$of" = "pages pinned 0 defer_flush 0 " ] || bad "after the pager is gone: ${of:-no word from Xen about domain $1}"
 }
 
 # SIGTERM: everything comes back, exit 0.

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What Xen says of the pages that a guest uses (MemPagingOp::OP_USES): a table on standard output, one line a case, as it
+ * What Xen says of the pages that a guest uses (MemPagingOp::OP_ACCESS_BITS): a table on standard output, one line a case, as it
  * should be (ci/xen.d/tests/uses.table). The guest's two vcpus touch what they are told to. With an argument: beside whom they
  * are not asked for (uses-beside.table).
  */
 #include "dummy.h"
 #include "tiny.h"
 
-enum { OP_USES = 32, CALL_GFNS = 16384, WORDS = CALL_GFNS / 64, LARGE_GFN = 1024, LARGE = 512 };
+enum { OP_ACCESS_BITS = 32, CALL_GFNS = 16384, WORDS = CALL_GFNS / 64, LARGE_GFN = 1024, LARGE = 512 };
 /* The pages of a case: read, written, run, left alone. */
 enum { READ_GFN = 65, WRITTEN_GFN = 70, RUN_GFN = 127, ALONE_GFN = 90 };
 
@@ -20,7 +20,7 @@ static const char *yes(int holds) { return holds ? "yes" : "no"; }
 static int take(uint64_t gfn)
 {
     memset(words, 0x55, XC_PAGE_SIZE);
-    return memop(dom.id, OP_USES, gfn, words);
+    return memop(dom.id, OP_ACCESS_BITS, gfn, words);
 }
 
 static int used(uint64_t gfn) { return words[gfn / 64] >> (gfn % 64) & 1; }
@@ -127,7 +127,7 @@ int main(int argc, char **argv)
     printf("beyond the guest = %s", errno_name(take(1ull << 39)));
     printf(", used %s\n", yes(words[0] || words[WORDS - 1]));
     printf("beyond everything = %s\n", errno_name(take(1ull << 41)));
-    printf("no memory for the words = %s\n", errno_name(memop(dom.id, OP_USES, 0, (void *)0x10000)));
+    printf("no memory for the words = %s\n", errno_name(memop(dom.id, OP_ACCESS_BITS, 0, (void *)0x10000)));
     vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL);
     printf("no pager = %s\n", errno_name(take(0)));
     unmap_mailboxes();

@@ -24,10 +24,10 @@ wait_for paged_at_least "$domid" 1000 || bad "only $(paged "$domid") pages went 
 refused 3 'has a pager already' -d "$domid" -f /tmp/pagefile-v
 guest_passes u 2
 ip link set lo up
-wget -q -O /tmp/figures http://127.0.0.1:9100/metrics || bad "no figures for Prometheus"
-grep -q "^xenpaging_evicted_pages_total{domain=\"$domid\"} [1-9]" /tmp/figures || bad "no evicted pages: $(cat /tmp/figures)"
-xenpaging-rust status >/tmp/figures || bad "xenpaging status: exit $?"
-grep -q "^domain $domid: .* evicted_pages=[1-9]" /tmp/figures || bad "no evicted pages: $(cat /tmp/figures)"
+wget -q -O /tmp/metrics http://127.0.0.1:9100/metrics || bad "no metrics for Prometheus"
+grep -q "^xenpaging_evicted_pages_total{domain=\"$domid\"} [1-9]" /tmp/metrics || bad "no evicted pages: $(cat /tmp/metrics)"
+xenpaging-rust status >/tmp/metrics || bad "xenpaging status: exit $?"
+grep -q "^domain $domid: .* evicted_pages=[1-9]" /tmp/metrics || bad "no evicted pages: $(cat /tmp/metrics)"
 pager_stop
 refused 3 'has no pager' status -d "$domid"
 mount -t tmpfs hidden /dev/xen

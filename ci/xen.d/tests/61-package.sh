@@ -46,7 +46,7 @@ unit_is SubState running || bad "started, but $(unit SubState)"
 resident 12800
 guest_passes v 1
 in_debian systemctl status "xenpaging@$domid" --no-pager >/tmp/status || bad "systemctl status: exit $?"
-grep 'Status: ".*out' /tmp/status || bad "no figures in: $(cat /tmp/status)"
+grep 'Status: ".*out' /tmp/status || bad "no metrics in: $(cat /tmp/status)"
 kicked=$(unit WatchdogTimestampMonotonic)
 kicked_again() { [ "$(unit WatchdogTimestampMonotonic)" -gt "$kicked" ]; }
 wait_for kicked_again || bad "the watchdog is not told that the pager lives"

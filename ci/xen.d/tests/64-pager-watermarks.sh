@@ -18,10 +18,10 @@ xenpaging-rust -v --guest "$idle:/tmp/pagefile-idle" --guest "$busy:/tmp/pagefil
 pager=$!
 echo "$pager" >>/tmp/pagers
 # How much they use is known after two passes over their accessed bits (512 pages together, where Xen maps them together).
-idle_is_seen() { [ "$(figure "$idle" used_pages)" -lt 20000 ] && [ "$(figure "$busy" used_pages)" -gt 15000 ]; }
-wait_for idle_is_seen || bad "used: $(figure "$idle" used_pages) by the idle one, $(figure "$busy" used_pages) by the busy one"
+idle_is_seen() { [ "$(figure "$idle" working_set_pages)" -lt 20000 ] && [ "$(figure "$busy" working_set_pages)" -gt 15000 ]; }
+wait_for idle_is_seen || bad "used: $(figure "$idle" working_set_pages) by the idle one, $(figure "$busy" working_set_pages) by the busy one"
 [ "$(paged "$idle")" = 0 ] && [ "$(paged "$busy")" = 0 ] || bad "pages are out although the host has enough free memory"
-used="$(figure "$idle" used_pages) $(figure "$busy" used_pages)"
+used="$(figure "$idle" working_set_pages) $(figure "$busy" working_set_pages)"
 
 # A newcomer of 64 MiB that does not run.
 guest_create newcomer 64 1 "mib=1" -p
@@ -36,11 +36,11 @@ set -- $first
 guest_passes busy 1
 guest_passes idle 1
 ip link set lo up
-wget -q -O - http://127.0.0.1:9100/metrics >/tmp/metrics || bad "no figures for Prometheus"
+wget -q -O - http://127.0.0.1:9100/metrics >/tmp/metrics || bad "no metrics for Prometheus"
 for id in "$idle" "$busy"; do
-    grep -q "^xenpaging_allowed_pages{domain=\"$id\"} [0-9]" /tmp/metrics || bad "no figures of domain $id: $(head -n 3 /tmp/metrics)"
+    grep -q "^xenpaging_balance_limit_pages{domain=\"$id\"} [0-9]" /tmp/metrics || bad "no metrics of domain $id: $(head -n 3 /tmp/metrics)"
 done
-[ "$(xenpaging-rust status | grep -c 'used_pages=')" = 2 ] || bad "status: $(xenpaging-rust status)"
+[ "$(xenpaging-rust status | grep -c 'working_set_pages=')" = 2 ] || bad "status: $(xenpaging-rust status)"
 # All or none: the newcomer has no pager after one that could not have the busy guest too, so the second try ends as the first.
 for try in 1 2; do
     said=$(xenpaging-rust --guest "$newcomer:/tmp/pagefile-n" --guest "$busy:/tmp/pagefile-b" 2>&1)

@@ -24,7 +24,7 @@ use super::inbox::Inbox;
 use super::socket::{Connection, Listener, PACKET_WORDS, Received};
 
 /// How long somebody who has connected may take to say what for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The text of a packet behind so many numbers.
 pub fn text(words: &[u64], numbers: usize) -> Option<String> {
@@ -43,16 +43,16 @@ pub const LIST: u64 = 3;
 /// Control thread: hands requests to the main thread, which answers.
 pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
     loop {
-        let asker = match listener.accept() {
+        let client = match listener.accept() {
             Ok(connection) => ControlClient(connection),
             Err(_) if inbox.is_over() => return,
             Err(errno) => {
                 return tracing::error!(%errno, "nobody can be heard on the control socket");
             }
         };
-        match receive(&asker.0) {
-            Ok(request) => inbox.ask(request, asker),
-            Err(why) => asker.answer(Err(why)),
+        match receive(&client.0) {
+            Ok(request) => inbox.push_request(request, client),
+            Err(why) => client.answer(Err(why)),
         }
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
 fn receive(connection: &Connection) -> Result<Request, String> {
     let mut words = Box::new([0; PACKET_WORDS]);
     let received = connection
-        .set_patience(PATIENCE)
+        .set_timeout(REQUEST_TIMEOUT)
         .and_then(|()| connection.receive(&mut words))
         .map_err(|errno: Errno| format!("the request was not received: {errno}"))?;
     let no_sense = || "the request makes no sense".to_owned();
@@ -109,11 +109,11 @@ impl Control {
     pub(super) fn asked(
         &mut self,
         request: Request,
-        asker: ControlClient,
+        client: ControlClient,
         figures: Vec<AreaFigures>,
     ) -> Option<Change> {
         let Some(areas) = &self.areas else {
-            asker.answer(Err("this pager was not started with swap areas".into()));
+            client.answer(Err("this pager was not started with swap areas".into()));
             return None;
         };
         match request {
@@ -125,28 +125,28 @@ impl Control {
                 Ok(range) => {
                     let path = choice.path.display();
                     tracing::info!(priority = choice.priority, "{path} is used from now on");
-                    asker.answer(Ok(format!("{path}: in use, {} pages", range.slots)));
+                    client.answer(Ok(format!("{path}: in use, {} pages", range.slots)));
                     Some(Change::Added(range))
                 }
                 Err(error) => {
-                    asker.answer(Err(error.to_string()));
+                    client.answer(Err(error.to_string()));
                     None
                 }
             },
             Request::Off(uuid) => match areas.find(uuid) {
                 Some(range) => {
                     tracing::info!("{} is drained", self.name(range.first));
-                    self.drains.push((range, asker));
+                    self.drains.push((range, client));
                     Some(Change::Drain(range))
                 }
                 None => {
-                    asker.answer(Err(format!("this pager has no area with UUID {uuid}")));
+                    client.answer(Err(format!("this pager has no area with UUID {uuid}")));
                     None
                 }
             },
             Request::List => {
                 let lines: Vec<_> = figures.iter().map(|area| self.line(area)).collect();
-                asker.answer(Ok(lines.join("\n")));
+                client.answer(Ok(lines.join("\n")));
                 None
             }
         }
@@ -167,7 +167,7 @@ impl Control {
             Err(line) => tracing::error!("{line}"),
         }
         let over = self.drains.extract_if(.., |(other, _)| *other == range);
-        over.for_each(|(_, asker)| asker.answer(said.clone()));
+        over.for_each(|(_, client)| client.answer(said.clone()));
     }
 
     /// What an operator calls the area that a slot is in.

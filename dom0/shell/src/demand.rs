@@ -13,13 +13,13 @@ use super::pages::{Scratch, load};
 pub const REQUESTS: usize = SLOTS as usize;
 
 /// The buffers of all demand batches, and the way to the machine.
-pub(super) struct Demand {
+pub(super) struct DemandLane {
     preps: Box<dyn Preps>,
     sets: Vec<BufferSet>,
     scratch: Scratch,
 }
 
-impl Demand {
+impl DemandLane {
     /// `sets` are those of the first [`SLOTS`] batches.
     pub(super) fn new(preps: Box<dyn Preps>, sets: Vec<BufferSet>) -> Self {
         Self {
@@ -44,9 +44,9 @@ impl Demand {
         }
     }
 
-    /// See [`Preps::harvest`].
-    pub(super) fn harvest(&mut self, mut done: impl FnMut(Batch)) {
-        self.preps.harvest(&mut done);
+    /// See [`Preps::collect_done`].
+    pub(super) fn collect_done(&mut self, mut done: impl FnMut(Batch)) {
+        self.preps.collect_done(&mut done);
     }
 
     /// See [`Preps::abandon`].

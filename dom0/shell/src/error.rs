@@ -29,8 +29,8 @@ pub enum ShellError {
     #[error("no more events from the machine: {0}")]
     Events(Errno),
     /// Vcpus kept asking for pages although none is out.
-    #[error("paging cannot be disabled: vcpus still stand in line for the ring")]
-    StillInLine,
+    #[error("paging cannot be disabled: vcpus are still queued for a ring slot")]
+    StillQueued,
 }
 
 pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {

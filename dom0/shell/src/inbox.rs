@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 
 use super::control_request::{ControlClient, Request};
 use super::event_channel::EventChannel;
-use super::machine::Notice;
+use super::machine::MachineEvent;
 
 bitflags! {
-    /// News. Each stands until it is taken; the same twice is once.
+    /// Updates. Each stays until it is taken; the same twice is once.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(super) struct News: u32 {
+    pub(super) struct Updates: u32 {
         /// Time has passed.
         const TICK = 1 << 0;
         /// A signal says to bring everything back.
@@ -37,7 +37,7 @@ bitflags! {
 /// Shared by all threads of the pager.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    news: AtomicU32,
+    updates: AtomicU32,
     over: AtomicBool,
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
@@ -73,7 +73,7 @@ impl Inbox {
     /// An empty one, with room for so many batches. `event` is where the main thread waits.
     pub(super) fn new(event: EventChannel, batches: usize) -> Self {
         Self {
-            news: AtomicU32::new(0),
+            updates: AtomicU32::new(0),
             over: AtomicBool::new(false),
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
@@ -84,38 +84,38 @@ impl Inbox {
     }
 
     /// Tells the main thread.
-    pub(super) fn tell(&self, news: News) {
-        // What the news is about before the news: pairs with the swap in `take`.
-        self.news.fetch_or(news.bits(), Ordering::Release);
+    pub(super) fn notify(&self, updates: Updates) {
+        // What an update is about is stored before its bit: pairs with the swap in `take`.
+        self.updates.fetch_or(updates.bits(), Ordering::Release);
         if let Err(errno) = self.event.kick() {
             tracing::error!(%errno, "the main thread cannot be woken");
         }
     }
 
     /// Hands a batch back.
-    pub(super) fn hand_back(&self, batch: Batch) {
+    pub(super) fn return_batch(&self, batch: Batch) {
         self.done.lock().push(batch);
-        self.tell(News::DONE);
+        self.notify(Updates::DONE);
     }
 
     /// Hands the scan back: there is one at a time.
-    pub(super) fn hand_back_scan(&self, scan: Scan) {
+    pub(super) fn return_scan(&self, scan: Scan) {
         *self.scanned.lock() = Some(scan);
-        self.tell(News::SCANNED);
+        self.notify(Updates::SCANNED);
     }
 
-    /// Passes a notice on.
-    pub(super) fn notice(&self, notice: Notice) {
-        match notice {
-            Notice::Target(pages) => {
+    /// Passes on what the machine tells.
+    pub(super) fn on_machine_event(&self, event: MachineEvent) {
+        match event {
+            MachineEvent::Target(pages) => {
                 self.memory.lock().target = Some(pages);
-                self.tell(News::TARGET);
+                self.notify(Updates::TARGET);
             }
-            Notice::Resident(pages) => {
+            MachineEvent::Resident(pages) => {
                 self.memory.lock().resident = Some(pages);
-                self.tell(News::RESIDENT);
+                self.notify(Updates::RESIDENT);
             }
-            Notice::DomainGone => self.tell(News::GONE),
+            MachineEvent::DomainGone => self.notify(Updates::GONE),
         }
     }
 
@@ -123,7 +123,7 @@ impl Inbox {
     pub(super) fn allow(&self, pages: Option<u64>) {
         let before = std::mem::replace(&mut self.memory.lock().allowed, pages);
         if before != pages {
-            self.tell(News::TARGET);
+            self.notify(Updates::TARGET);
         }
     }
 
@@ -144,9 +144,9 @@ impl Inbox {
     }
 
     /// Passes an operator's request on.
-    pub(super) fn ask(&self, request: Request, asker: ControlClient) {
-        self.asked.lock().push((request, asker));
-        self.tell(News::ASKED);
+    pub(super) fn push_request(&self, request: Request, client: ControlClient) {
+        self.asked.lock().push((request, client));
+        self.notify(Updates::ASKED);
     }
 
     /// Main thread: an operator's request.
@@ -154,12 +154,12 @@ impl Inbox {
         self.asked.lock().pop()
     }
 
-    /// Main thread: takes the news.
-    pub(super) fn take(&self) -> News {
-        if self.news.load(Ordering::Relaxed) == 0 {
-            return News::empty();
+    /// Main thread: takes the updates.
+    pub(super) fn take(&self) -> Updates {
+        if self.updates.load(Ordering::Relaxed) == 0 {
+            return Updates::empty();
         }
-        News::from_bits_retain(self.news.swap(0, Ordering::Acquire))
+        Updates::from_bits_retain(self.updates.swap(0, Ordering::Acquire))
     }
 
     /// Main thread: a batch that is done.

@@ -5,10 +5,10 @@
 //! | thread | blocks in | does |
 //! |---|---|---|
 //! | main | read of the machine's event | the core; pages that somebody waits for, read and prepped here |
-//! | caller | its queue | page-out, and page-in ahead of need: calls to the machine |
-//! | storer | its queue | the same: frames and slots |
+//! | hypercalls | its queue | page-out, and page-in ahead of need: calls to the machine |
+//! | store | its queue | the same: frames and slots |
 //! | watch | the machine's notices | target, balloon, guest gone, machine gone |
-//! | reporter | a clock | figures, to whoever wants them |
+//! | reporter | a clock | metrics, to whoever wants them |
 //! | control | a socket | what an operator asks for |
 //! | ticker, signals | a clock, signals | what their names say |
 //!
@@ -16,7 +16,7 @@
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | metrics | a socket | figures, for Prometheus |
+//! | metrics | a socket | metrics, for Prometheus |
 //! | balancer | a clock | what each guest may have while the host is short of memory |
 //!
 //! The others hand what they have to the main thread through the inbox and kick its event, so
@@ -33,11 +33,11 @@ mod demand;
 mod error;
 mod event_channel;
 pub mod harden;
-mod homeward;
 mod inbox;
 mod machine;
 mod metrics;
 pub mod metrics_server;
+mod page_in_progress;
 mod pages;
 pub mod pressure;
 mod reporter;
@@ -53,10 +53,10 @@ pub use demand::REQUESTS;
 pub use error::ShellError;
 pub use event_channel::EventChannel;
 pub use machine::{
-    Attached, Bell, Calls, Frames, FreeMemory, GuestInfo, Machine, MachineError, Notice, Preps,
-    Publish, Watch,
+    Attached, Calls, EventPort, Frames, FreeMemory, GuestInfo, Machine, MachineError, MachineEvent,
+    Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
 pub use serve::{Ended, Shell};
-pub use service::Service;
+pub use service::SystemdService;
 pub use start::{Options, Ready};

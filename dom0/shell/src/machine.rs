@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
 //!
-//! Two machines implement it: Xen, and the embedded host. What attaching yields comes apart by thread: the main thread has [`Bell`] and [`Preps`], the caller
-//! [`Calls`], the storer [`Frames`], the watch thread [`Watch`].
+//! Two machines implement it: Xen, and the embedded host. What attaching yields comes apart by thread: the main thread has [`EventPort`] and [`Preps`], the caller
+//! [`Calls`], the store worker [`Frames`], the watch thread [`Watch`].
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -58,23 +58,23 @@ pub struct Attached {
     /// As many buffers as were asked for, in memory that is locked if the system allows it.
     pub buffers: &'static mut [PageBuf],
     /// Main thread: sleeps and wakes.
-    pub bell: Box<dyn Bell>,
+    pub event_port: Box<dyn EventPort>,
     /// Main thread: pages that somebody waits for.
     pub preps: Box<dyn Preps>,
-    /// Caller: everything else.
+    /// Hypercall worker: everything else.
     pub calls: Box<dyn Calls>,
-    /// Storer: what goes to the store.
+    /// Store worker: what goes to the store.
     pub frames: Box<dyn Frames>,
     /// Watch thread.
     pub watch: Box<dyn Watch>,
     /// Whether [`Calls::scan`] says which pages are used.
-    pub sees_uses: bool,
+    pub has_access_bits: bool,
     /// Reporter thread: where the host's operators look.
     pub publish: Option<Box<dyn Publish>>,
 }
 
 /// Where the main thread sleeps, and how it wakes the machine.
-pub trait Bell: Send {
+pub trait EventPort: Send {
     /// What other threads kick to wake the main thread.
     fn waker(&self) -> std::io::Result<EventChannel>;
 
@@ -82,17 +82,17 @@ pub trait Bell: Send {
     fn wait(&mut self) -> rustix::io::Result<()>;
 
     /// Wakes the machine: there are answers on the ring, or posted preps.
-    fn ring(&mut self) -> rustix::io::Result<()>;
+    fn notify(&mut self) -> rustix::io::Result<()>;
 }
 
 /// Preps of pages that somebody waits for. Nothing is allocated here, and nobody sleeps.
 pub trait Preps: Send {
     /// Preps every page of the batch from its buffer in the set. The batch comes back at once with its
-    /// outcomes set, or from a later [`Self::harvest`] once the machine has been rung.
+    /// outcomes set, or from a later [`Self::collect_done`] once the machine has been rung.
     fn prep(&mut self, batch: Batch, buffers: BufferPlace) -> Option<Batch>;
 
     /// Hands on the batches that have been done since.
-    fn harvest(&mut self, done: &mut dyn FnMut(Batch));
+    fn collect_done(&mut self, done: &mut dyn FnMut(Batch));
 
     /// The machine is gone: hands on what will not be done any more.
     fn abandon(&mut self, done: &mut dyn FnMut(Batch));
@@ -119,12 +119,12 @@ pub trait Calls: Send {
     /// Reads and clears accessed bits. A scan that is not carried out is left as it came.
     fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError>;
 
-    /// Detaches; nothing may be out. False: vcpus stand in line for the ring. They are to be
+    /// Detaches; nothing may be out. False: vcpus are queued for the ring. They are to be
     /// answered, and this tried again.
     fn disable(&mut self) -> Result<bool, MachineError>;
 }
 
-/// Where figures are published.
+/// Where metrics are published.
 pub trait Publish: Send {
     /// Replaces what was published last by this line.
     fn publish(&mut self, line: &str);
@@ -148,7 +148,7 @@ pub trait FreeMemory: Debug + Send {
 
 /// What the machine tells a pager unasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum MachineEvent {
     /// How many pages the guest is to have resident (`memory/target-tot_pages`).
     Target(i64),
     /// How many it has (`tot_pages`).
@@ -160,5 +160,5 @@ pub enum Notice {
 /// The source of notices.
 pub trait Watch: Send {
     /// Waits for notices and passes them on, until the guest or the machine is gone.
-    fn run(self: Box<Self>, tell: &dyn Fn(Notice));
+    fn run(self: Box<Self>, tell: &dyn Fn(MachineEvent));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a pager says of itself while it runs: figures for the terminal, xenstore, Prometheus and systemd.
+//! What a pager says of itself while it runs: metrics for the terminal, xenstore, Prometheus and systemd.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use p2m_paging::Gfn;
 use pager_core::Progress;
-use pager_store::Counts;
+use pager_store::IoCounts;
 
 use super::demand::REQUESTS;
 
@@ -22,7 +22,7 @@ pub struct Metrics {
     /// Pages that the guest has in memory.
     pub resident_pages: u64,
     /// What it may have there while the host is short of memory.
-    pub allowed_pages: Option<u64>,
+    pub balance_limit_pages: Option<u64>,
     /// From request to answer, of half the requests so far, in microseconds.
     pub fault_p50_us: u64,
     /// The same of 99 in 100.
@@ -30,10 +30,10 @@ pub struct Metrics {
     /// The core's.
     pub progress: Progress,
     /// The store's.
-    pub store: Counts,
+    pub store: IoCounts,
 }
 
-/// How a figure behaves.
+/// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -51,31 +51,31 @@ impl Metrics {
             ("resident_pages", Gauge, self.resident_pages),
             // Where nothing bounds them, all.
             (
-                "allowed_pages",
+                "balance_limit_pages",
                 Gauge,
-                self.allowed_pages.unwrap_or(p.size_pages),
+                self.balance_limit_pages.unwrap_or(p.size_pages),
             ),
             (
-                "used_pages",
+                "working_set_pages",
                 Gauge,
                 p.used_pages.unwrap_or(self.resident_pages),
             ),
-            ("out_pages", Gauge, p.out_pages),
-            ("wanted_out_pages", Gauge, p.wanted_out_pages),
+            ("paged_out_pages", Gauge, p.out_pages),
+            ("target_paged_out_pages", Gauge, p.wanted_out_pages),
             ("unreadable_pages", Gauge, p.unreadable_pages),
-            ("waiting_requests", Gauge, p.waiting_requests),
-            ("copies_pages", Gauge, p.copies),
+            ("pending_requests", Gauge, p.waiting_requests),
+            ("swap_cache_pages", Gauge, p.copies),
             ("evicted_pages", Counter, p.evicted),
             ("written_pages", Counter, p.written),
-            ("unchanged_pages", Counter, p.unchanged),
-            ("alike_pages", Counter, p.deduplicated),
+            ("clean_pages", Counter, p.unchanged),
+            ("deduplicated_pages", Counter, p.deduplicated),
             ("zero_pages", Counter, p.zeros),
-            ("moved_pages", Counter, p.moved),
+            ("migrated_pages", Counter, p.moved),
             ("paged_in_pages", Counter, p.paged_in),
             ("prefetched_pages", Counter, p.prefetched),
             ("read_ahead_pages", Counter, p.read_ahead),
             ("read_ahead_hits", Counter, p.read_ahead_outcome.hits),
-            ("read_ahead_wasted", Counter, p.read_ahead_outcome.wasted),
+            ("read_ahead_misses", Counter, p.read_ahead_outcome.wasted),
             ("dropped_pages", Counter, p.dropped),
             ("refused_pages", Counter, p.refused),
             ("store_reads", Counter, s.reads),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn every_output_has_every_figure() {
+    fn every_output_has_every_metric() {
         let guests = [
             ("{domain=\"3\"}", metrics()),
             ("{domain=\"4\"}", Metrics::default()),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::metrics::prometheus;
 use super::pressure::PagerHandle;
 
-/// What a client that asks for figures has to say at most, and how long it may take.
+/// What a client that asks for metrics has to say at most, and how long it may take.
 const REQUEST_BYTES: usize = 4096;
-const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where Prometheus asks: one client at a time.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -29,8 +29,8 @@ pub fn serve(listener: &TcpListener, guests: &[(String, PagerHandle)]) {
 }
 
 fn answer(mut client: TcpStream, guests: &[(String, PagerHandle)]) -> io::Result<()> {
-    client.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    client.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    client.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    client.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let mut request = [0; REQUEST_BYTES];
     let mut read = 0;
     while !request[..read].windows(4).any(|end| end == b"\r\n\r\n") {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_served_and_nothing_else_is() {
+    fn metrics_are_served_and_nothing_else_is() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let handle = PagerHandle::detached();

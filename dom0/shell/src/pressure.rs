@@ -11,7 +11,7 @@ use pager_core::balance::{Balance, Guest, Pressure};
 use super::inbox::Inbox;
 use super::machine::{FreeMemory, MachineError};
 use super::metrics::Metrics;
-use super::reporter::Board;
+use super::reporter::MetricsCell;
 
 /// Time between two looks: long enough for a batch to go out.
 const LOOK: Duration = Duration::from_millis(250);
@@ -20,18 +20,18 @@ const LOOK: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub struct PagerHandle {
     pub(super) inbox: Arc<Inbox>,
-    pub(super) board: Arc<Board>,
+    pub(super) metrics_cell: Arc<MetricsCell>,
 }
 
 impl PagerHandle {
     /// As of the last tick.
     pub fn metrics(&self) -> Metrics {
-        self.board.metrics()
+        self.metrics_cell.metrics()
     }
 
     /// Whether its guest is paged no more.
     pub fn is_finished(&self) -> bool {
-        self.board.is_over()
+        self.metrics_cell.is_over()
     }
 }
 
@@ -39,24 +39,24 @@ impl PagerHandle {
 #[derive(Debug)]
 pub enum HostMemory {
     /// From the host.
-    Asked(Box<dyn FreeMemory>),
+    Queried(Box<dyn FreeMemory>),
     /// The host has so many pages, and what its guests do not hold is free.
-    Given(u64),
+    Fixed(u64),
 }
 
 impl HostMemory {
     /// All of it.
     pub fn total_pages(&self) -> u64 {
         match self {
-            Self::Asked(host) => host.total_pages(),
-            Self::Given(pages) => *pages,
+            Self::Queried(host) => host.total_pages(),
+            Self::Fixed(pages) => *pages,
         }
     }
 
     fn free_pages(&mut self, guests: &[Guest]) -> Result<u64, MachineError> {
         match self {
-            Self::Asked(host) => host.free_pages(),
-            Self::Given(pages) => {
+            Self::Queried(host) => host.free_pages(),
+            Self::Fixed(pages) => {
                 let held: u64 = guests.iter().map(|guest| guest.resident).sum();
                 Ok(pages.saturating_sub(held))
             }
@@ -66,10 +66,10 @@ impl HostMemory {
 
 /// A guest among others.
 #[derive(Debug)]
-pub struct Tenant {
+pub struct BalancedGuest {
     /// The domain.
     pub id: u32,
-    /// What it is worth beside the others.
+    /// Its share beside the others.
     pub share: u32,
     /// Pages that it cannot give.
     pub floor: u64,
@@ -77,7 +77,7 @@ pub struct Tenant {
     pub handle: PagerHandle,
 }
 
-impl Tenant {
+impl BalancedGuest {
     /// `None` before the first tick.
     fn facts(&self) -> Option<Guest> {
         let metrics = self.handle.metrics();
@@ -96,18 +96,18 @@ impl Tenant {
 }
 
 /// Balances until the last of these guests is paged no more.
-pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant>) {
+pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<BalancedGuest>) {
     let mut pressure = Pressure::None;
     let mut fails = false;
     loop {
         thread::sleep(LOOK);
-        tenants.retain(|tenant| !tenant.handle.is_finished());
-        if tenants.is_empty() {
+        guests.retain(|guest| !guest.handle.is_finished());
+        if guests.is_empty() {
             return;
         }
-        let known = tenants
+        let known = guests
             .iter()
-            .filter_map(|tenant| Some((tenant, tenant.facts()?)));
+            .filter_map(|guest| Some((guest, guest.facts()?)));
         let (known, facts): (Vec<_>, Vec<_>) = known.unzip();
         let free = match memory.free_pages(&facts) {
             Ok(free) => free,
@@ -120,8 +120,8 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut tenants: Vec<Tenant
         };
         fails = false;
         let allocation = balance.update(free, &facts);
-        for (tenant, allowed) in known.into_iter().zip(allocation.resident) {
-            tenant.handle.inbox.allow(allowed);
+        for (guest, allowed) in known.into_iter().zip(allocation.resident) {
+            guest.handle.inbox.allow(allowed);
         }
         if let Some(event) = allocation.event {
             tracing::warn!("{event}");
@@ -147,11 +147,11 @@ impl PagerHandle {
         let event = super::event_channel::EventChannel::new().unwrap();
         Self {
             inbox: Arc::new(Inbox::new(event, 0)),
-            board: Arc::default(),
+            metrics_cell: Arc::default(),
         }
     }
 
     pub(super) fn post(&self, metrics: &Metrics) {
-        self.board.post(metrics);
+        self.metrics_cell.post(metrics);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reporter thread: once a second it passes the figures on to whoever wants them, so that the main
+//! The reporter thread: once a second it passes the metrics on to whoever wants them, so that the main
 //! thread waits for none of them.
 
 use std::fmt::Display;
@@ -10,11 +10,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::machine::Publish;
 use super::metrics::Metrics;
-use super::service::Member;
+use super::service::ServiceMember;
 
-/// Where the main thread leaves its figures.
+/// Where the main thread leaves its metrics.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct MetricsCell {
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -27,12 +27,12 @@ struct State {
     live: bool,
 }
 
-impl Board {
-    /// With `live`, a terminal has a line of figures.
+impl MetricsCell {
+    /// With `live`, a terminal has a line of metrics.
     pub(super) fn new(live: bool) -> Self {
-        let board = Self::default();
-        board.state.lock().live = live && io::stderr().is_terminal();
-        board
+        let metrics_cell = Self::default();
+        metrics_cell.state.lock().live = live && io::stderr().is_terminal();
+        metrics_cell
     }
 
     /// Somebody else draws on the terminal from here on.
@@ -71,7 +71,7 @@ impl Board {
         self.state.lock().ended
     }
 
-    /// The figures in a second; `None` once there are no more.
+    /// The metrics in a second; `None` once there are no more.
     fn next(&self) -> Option<Metrics> {
         let mut state = self.state.lock();
         if !state.ended {
@@ -90,13 +90,17 @@ fn draw(text: impl Display) {
     let _ = write!(io::stderr(), "{text}");
 }
 
-/// Passes figures on until there are no more.
-pub(super) fn report(board: &Board, mut publish: Option<Box<dyn Publish>>, member: &Member) {
-    let mut before = board.metrics();
+/// Passes metrics on until there are no more.
+pub(super) fn report(
+    metrics_cell: &MetricsCell,
+    mut publish: Option<Box<dyn Publish>>,
+    member: &ServiceMember,
+) {
+    let mut before = metrics_cell.metrics();
     member.begin();
-    while let Some(now) = board.next() {
+    while let Some(now) = metrics_cell.next() {
         let line = now.since(&before).to_string();
-        if !board.draw(&line) {
+        if !metrics_cell.draw(&line) {
             tracing::info!("{line}");
         }
         if let Some(publish) = &mut publish {
@@ -106,6 +110,6 @@ pub(super) fn report(board: &Board, mut publish: Option<Box<dyn Publish>>, membe
         member.report(&line, now.ticks != before.ticks);
         before = now;
     }
-    board.give_up_terminal();
+    metrics_cell.give_up_terminal();
     member.leave();
 }

@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
-use pager_store::{Counts, PageStore};
+use pager_store::{IoCounts, PageStore};
 use signal_hook::iterator::Handle;
 
-use super::console::complain;
+use super::console::print_error;
 use super::control::{Change, Control};
-use super::demand::Demand;
+use super::demand::DemandLane;
 use super::error::ShellError;
-use super::homeward::Homeward;
-use super::inbox::{Inbox, News};
-use super::machine::{Bell, Calls};
+use super::inbox::{Inbox, Updates};
+use super::machine::{Calls, EventPort};
 use super::metrics::{Faults, Metrics};
-use super::reporter::Board;
+use super::page_in_progress::PageInProgress;
+use super::reporter::MetricsCell;
 use super::socket::Listener;
 use super::worker::Queues;
 
 /// Ticks from one count of how long faults take to the next.
 const QUANTILE_TICKS: u64 = 10;
-/// How often disabling is tried while vcpus stand in line for the ring, and how long to wait in
+/// How often disabling is tried while vcpus are queued for the ring, and how long to wait in
 /// between.
 const DISABLE_ATTEMPTS: u32 = 500;
 const DISABLE_PAUSE: Duration = Duration::from_millis(10);
@@ -34,10 +34,10 @@ const DISABLE_PAUSE: Duration = Duration::from_millis(10);
 pub struct Ended {
     /// The core's last word.
     pub summary: Summary,
-    /// Its figures.
+    /// Its metrics.
     pub progress: Progress,
     /// The store's.
-    pub store: Counts,
+    pub store: IoCounts,
 }
 
 /// A pager at work.
@@ -46,7 +46,7 @@ pub struct Shell {
     pub(super) actions: Actions,
     /// Batches that were run on the spot.
     pub(super) ready: Vec<Batch>,
-    pub(super) demand: Demand,
+    pub(super) demand: DemandLane,
     pub(super) back: Back,
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
@@ -55,7 +55,7 @@ pub struct Shell {
     pub(super) _beside: Beside,
     pub(super) inbox: Arc<Inbox>,
     pub(super) queues: Arc<Queues>,
-    pub(super) bell: Box<dyn Bell>,
+    pub(super) event_port: Box<dyn EventPort>,
     /// The machine is to be rung.
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
@@ -64,16 +64,16 @@ pub struct Shell {
     pub(super) metrics: Metrics,
     /// Whose pager it is, where there are others in this process.
     pub(super) name: Option<String>,
-    /// Where the figures go.
-    pub(super) board: Arc<Board>,
+    /// Where the metrics go.
+    pub(super) metrics_cell: Arc<MetricsCell>,
     /// `None` once it has been waited for.
     pub(super) reporter: Option<JoinHandle<()>>,
     /// While everything is paged back in.
-    pub(super) homeward: Option<Homeward>,
+    pub(super) page_in_progress: Option<PageInProgress>,
     /// `None` once it has been waited for.
-    pub(super) caller: Option<JoinHandle<Box<dyn Calls>>>,
+    pub(super) hypercall_worker: Option<JoinHandle<Box<dyn Calls>>>,
     /// The same.
-    pub(super) storer: Option<JoinHandle<()>>,
+    pub(super) store_worker: Option<JoinHandle<()>>,
 }
 
 /// The threads that wait for what may never come: they end with the pager, so that those of other guests may go on without.
@@ -97,7 +97,7 @@ impl Shell {
     /// Pages until everything is back after a signal, or the guest is gone.
     pub fn serve(mut self) -> Result<Ended, ShellError> {
         let summary = loop {
-            self.bell.wait().map_err(ShellError::Events)?;
+            self.event_port.wait().map_err(ShellError::Events)?;
             while self.round() {}
             if let Some(summary) = self.finished.take() {
                 break summary;
@@ -109,27 +109,27 @@ impl Shell {
     /// Looks at everything once; whether there was anything. The ring is looked at last: finding it
     /// empty is what makes the machine send an event for the next request.
     fn round(&mut self) -> bool {
-        let harvested = self.harvest();
-        let news = self.inbox.take();
-        if !news.is_empty() {
-            self.on_news(news);
+        let collected = self.collect_done();
+        let updates = self.inbox.take();
+        if !updates.is_empty() {
+            self.on_updates(updates);
         }
         let requested = self.take_requests();
         if self.back.publish() == Notify::Owed {
             self.owed = true;
         }
         if std::mem::take(&mut self.owed)
-            && let Err(errno) = self.bell.ring()
+            && let Err(errno) = self.event_port.notify()
         {
             tracing::error!(%errno, "the machine cannot be woken");
         }
-        harvested || requested || !news.is_empty()
+        collected || requested || !updates.is_empty()
     }
 
-    fn harvest(&mut self) -> bool {
+    fn collect_done(&mut self) -> bool {
         let (pager, actions) = (&mut self.pager, &mut self.actions);
         let mut any = false;
-        self.demand.harvest(|batch| {
+        self.demand.collect_done(|batch| {
             any = true;
             pager.handle(Event::Done(batch), actions);
         });
@@ -164,26 +164,26 @@ impl Shell {
         true
     }
 
-    fn on_news(&mut self, news: News) {
-        if news.contains(News::DONE) {
+    fn on_updates(&mut self, updates: Updates) {
+        if updates.contains(Updates::DONE) {
             while let Some(batch) = self.inbox.done() {
                 self.handle(Event::Done(batch));
             }
         }
-        if news.contains(News::SCANNED)
+        if updates.contains(Updates::SCANNED)
             && let Some(scan) = self.inbox.scanned()
         {
             self.handle(Event::Scanned(scan));
         }
-        if news.contains(News::TARGET) {
+        if updates.contains(Updates::TARGET) {
             self.handle(Event::Target(self.inbox.target()));
         }
-        if news.contains(News::RESIDENT)
+        if updates.contains(Updates::RESIDENT)
             && let Some(pages) = self.inbox.resident()
         {
             self.handle(Event::Resident(pages));
         }
-        if news.contains(News::GONE) {
+        if updates.contains(Updates::GONE) {
             let mut abandoned = Vec::new();
             self.demand.abandon(|batch| abandoned.push(batch));
             self.handle(Event::DomainGone);
@@ -191,30 +191,30 @@ impl Shell {
                 self.handle(Event::Done(batch));
             }
         }
-        if news.contains(News::STOP) {
+        if updates.contains(Updates::STOP) {
             self.stop();
         }
-        if news.contains(News::ASKED) {
-            while let Some((request, asker)) = self.inbox.asked() {
+        if updates.contains(Updates::ASKED) {
+            while let Some((request, client)) = self.inbox.asked() {
                 let areas = self.pager.areas().collect();
-                match self.control.asked(request, asker, areas) {
+                match self.control.asked(request, client, areas) {
                     Some(Change::Added(area)) => self.handle(Event::AreaAdded(area)),
                     Some(Change::Drain(area)) => self.handle(Event::Drain(area)),
                     None => {}
                 }
             }
         }
-        if news.contains(News::TICK) {
+        if updates.contains(Updates::TICK) {
             self.handle(Event::Tick);
             self.post_metrics();
         }
-        if let Some(homeward) = &mut self.homeward {
-            homeward.left(self.pager.progress().out_pages);
-            if news.contains(News::TICK)
-                && let Some(line) = homeward.tick()
+        if let Some(page_in_progress) = &mut self.page_in_progress {
+            page_in_progress.left(self.pager.progress().out_pages);
+            if updates.contains(Updates::TICK)
+                && let Some(line) = page_in_progress.tick()
             {
                 let name = self.name.as_deref().unwrap_or("xenpaging");
-                complain(format_args!("{name}: {line}"));
+                print_error(format_args!("{name}: {line}"));
             }
         }
     }
@@ -243,13 +243,13 @@ impl Shell {
                     Action::Scan(scan) => self.queues.push_scan(scan),
                     Action::Respond(response) => {
                         self.faults.answered(response.gfn);
-                        if let Err(error) = self.back.answer(&response) {
+                        if let Err(error) = self.back.respond(&response) {
                             tracing::error!(%error, gfn = %response.gfn, "an answer too many");
                         }
                     }
                     Action::Free(slot) => self.store.free(slot),
                     Action::Drained(area, outcome) => self.control.drained(area, outcome),
-                    Action::Report(report) => say(&report, &self.control),
+                    Action::Report(report) => log_report(&report, &self.control),
                     Action::Finished(summary) => self.finished = Some(summary),
                 }
             }
@@ -263,8 +263,8 @@ impl Shell {
     fn stop(&mut self) {
         let out_pages = self.pager.progress().out_pages;
         tracing::info!(out_pages, "stopping: everything is paged back in");
-        self.board.give_up_terminal();
-        self.homeward = Some(Homeward::new(out_pages, self.name.is_none()));
+        self.metrics_cell.give_up_terminal();
+        self.page_in_progress = Some(PageInProgress::new(out_pages, self.name.is_none()));
         self.handle(Event::Stop);
     }
 
@@ -278,27 +278,27 @@ impl Shell {
         let progress = self.pager.progress();
         let told = self.inbox.resident();
         metrics.resident_pages = told.unwrap_or_else(|| progress.resident_pages());
-        metrics.allowed_pages = self.inbox.bounds().0;
+        metrics.balance_limit_pages = self.inbox.bounds().0;
         metrics.progress = progress;
         metrics.store = self.store.counts();
-        self.board.post(metrics);
+        self.metrics_cell.post(metrics);
     }
 
     /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
     /// that nobody brings.
     fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
         let (progress, store) = (self.pager.progress(), self.store.counts());
-        self.homeward = None;
+        self.page_in_progress = None;
         for gfn in self.pager.unreadable() {
             tracing::error!("{gfn} is out and does not read back");
         }
-        self.board.end();
+        self.metrics_cell.end();
         // What it has published goes with it.
         let _ = self.reporter.take().map(JoinHandle::join);
         self.queues.close();
-        let storer = self.storer.take().map(JoinHandle::join);
-        let caller = self.caller.take().map(JoinHandle::join);
-        let (Some(Ok(mut calls)), Some(Ok(()))) = (caller, storer) else {
+        let store_worker = self.store_worker.take().map(JoinHandle::join);
+        let hypercall_worker = self.hypercall_worker.take().map(JoinHandle::join);
+        let (Some(Ok(mut calls)), Some(Ok(()))) = (hypercall_worker, store_worker) else {
             return Err(ShellError::Worker);
         };
         if summary.domain_alive && summary.unreadable_pages == 0 {
@@ -311,7 +311,7 @@ impl Shell {
         })
     }
 
-    /// Requests still come while vcpus stand in line for the ring.
+    /// Requests still come while vcpus are queued for the ring.
     fn disable(&mut self, calls: &mut dyn Calls) -> Result<(), ShellError> {
         for _ in 0..DISABLE_ATTEMPTS {
             if calls.disable()? {
@@ -320,11 +320,11 @@ impl Shell {
             while self.round() {}
             thread::sleep(DISABLE_PAUSE);
         }
-        Err(ShellError::StillInLine)
+        Err(ShellError::StillQueued)
     }
 }
 
-fn say(report: &Report, control: &Control) {
+fn log_report(report: &Report, control: &Control) {
     match report {
         Report::AreaFailed { slot, error } => {
             let name = control.name(*slot);

@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 
 /// All pagers of this process.
 #[derive(Clone, Debug, Default)]
-pub struct Service(Arc<Mutex<Vec<State>>>);
+pub struct SystemdService(Arc<Mutex<Vec<State>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -20,23 +20,23 @@ enum State {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Member {
-    service: Service,
+pub(super) struct ServiceMember {
+    service: SystemdService,
     place: usize,
 }
 
-impl Service {
-    pub(super) fn join(&self) -> Member {
+impl SystemdService {
+    pub(super) fn join(&self) -> ServiceMember {
         let mut states = self.0.lock();
         states.push(State::Quiet);
-        Member {
+        ServiceMember {
             service: self.clone(),
             place: states.len() - 1,
         }
     }
 }
 
-impl Member {
+impl ServiceMember {
     /// It pages. All have attached before the first of them does.
     pub(super) fn begin(&self) {
         tell(&[NotifyState::Ready]);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_watchdog_hears_of_all_or_not_at_all() {
-        let service = Service::default();
+        let service = SystemdService::default();
         let (one, other) = (service.join(), service.join());
         assert!(
             !one.note(State::Lives) && !one.note(State::Lives),

@@ -57,7 +57,7 @@ fn at(step: &'static str) -> impl Fn(Errno) -> ConnectError {
 }
 
 /// The peer, if it is neither this user nor root. Anybody may listen under, and connect to, any name.
-fn stranger(socket: &OwnedFd) -> Result<Option<u32>, Errno> {
+fn untrusted_peer(socket: &OwnedFd) -> Result<Option<u32>, Errno> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
     let is_known = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
     Ok((!is_known).then_some(peer.uid.as_raw()))
@@ -115,7 +115,7 @@ impl Listener {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => return Err(errno),
             };
-            match stranger(&socket)? {
+            match untrusted_peer(&socket)? {
                 None => return Ok(Connection(socket)),
                 Some(uid) => tracing::warn!(uid, "turned another user away"),
             }
@@ -133,7 +133,7 @@ impl Connection {
             name: name.to_owned(),
             errno,
         })?;
-        match stranger(&socket).map_err(at("credentials"))? {
+        match untrusted_peer(&socket).map_err(at("credentials"))? {
             None => Ok(Self(socket)),
             Some(uid) => Err(ConnectError::Stranger {
                 name: name.to_owned(),
@@ -143,8 +143,8 @@ impl Connection {
     }
 
     /// From now on waiting for a packet ends after so long, with EAGAIN.
-    pub fn set_patience(&self, patience: Duration) -> Result<(), Errno> {
-        rustix::net::sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(patience))
+    pub fn set_timeout(&self, timeout: Duration) -> Result<(), Errno> {
+        rustix::net::sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(timeout))
     }
 
     /// Two connected ends: the second one is for the other process.

@@ -19,18 +19,18 @@ use signal_hook::iterator::Signals;
 use super::buffers::{buffer_sets, buffers};
 use super::control::{Control, listen as listen_to_operators};
 use super::cpu::pin_to;
-use super::demand::{Demand, REQUESTS};
+use super::demand::{DemandLane, REQUESTS};
 use super::error::{ShellError, at};
-use super::inbox::{Inbox, News};
+use super::inbox::{Inbox, Updates};
 use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
-use super::reporter::{Board, report};
+use super::reporter::{MetricsCell, report};
 use super::serve::{Beside, Shell};
-use super::service::{Member, Service};
+use super::service::{ServiceMember, SystemdService};
 use super::socket::Listener;
-use super::worker::{Caller, Queues, Storer};
+use super::worker::{HypercallWorker, Queues, StoreWorker};
 
 /// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;
@@ -43,10 +43,10 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Whose pager it is, where there are others in this process.
     pub name: Option<String>,
-    /// Whether a terminal is to have a line of figures.
+    /// Whether a terminal is to have a line of metrics.
     pub live: bool,
     /// All pagers of this process.
-    pub service: Service,
+    pub service: SystemdService,
     /// Takes down the pages that accessed bits show to be used.
     pub record: Option<Arc<Recorder>>,
     /// The store's swap areas, if that is what it consists of.
@@ -65,7 +65,7 @@ pub struct Ready {
     signals: Signals,
     faults: Faults,
     handle: PagerHandle,
-    member: Member,
+    member: ServiceMember,
     control: Option<Listener>,
     options: Options,
 }
@@ -90,18 +90,18 @@ impl Ready {
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
-        let board = Arc::new(Board::new(options.live));
+        let metrics_cell = Arc::new(MetricsCell::new(options.live));
         let attached = machine.attach(buffers(&pager))?;
         // Now that there is no other pager, whose socket it would be.
         let control = options.control.as_deref().and_then(hear);
-        tracing::info!(accessed_bits = attached.sees_uses, "attached");
-        if options.record.is_some() && !attached.sees_uses {
+        tracing::info!(accessed_bits = attached.has_access_bits, "attached");
+        if options.record.is_some() && !attached.has_access_bits {
             tracing::warn!("--record: this hypervisor does not say which pages are used");
         }
-        if let Some(policy) = blind.filter(|_| !attached.sees_uses) {
+        if let Some(policy) = blind.filter(|_| !attached.has_access_bits) {
             pager = pager.with_policy(policy());
         }
-        let waker = attached.bell.waker().map_err(at("event channel"))?;
+        let waker = attached.event_port.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         Ok(Self {
             pager,
@@ -110,7 +110,10 @@ impl Ready {
             cpu,
             signals,
             faults,
-            handle: PagerHandle { inbox, board },
+            handle: PagerHandle {
+                inbox,
+                metrics_cell,
+            },
             member: options.service.join(),
             control,
             options,
@@ -137,40 +140,43 @@ impl Ready {
             options,
             ..
         } = self;
-        let PagerHandle { inbox, board } = handle;
+        let PagerHandle {
+            inbox,
+            metrics_cell,
+        } = handle;
         let queues = Arc::new(Queues::new(pager.batches()));
         let mut sets = buffer_sets(&pager, attached.buffers);
         start_ticker(&inbox)?;
         let signals = self.signals.handle();
         start_signals(&inbox, self.signals)?;
         start_watch(&inbox, attached.watch)?;
-        let reporter = start_reporter(&board, attached.publish, self.member)?;
+        let reporter = start_reporter(&metrics_cell, attached.publish, self.member)?;
         let listener = self.control.map(Arc::new);
         if let Some(listener) = &listener {
             start_control(&inbox, listener)?;
         }
         let buffers = sets.iter().map(|set| set.place).collect();
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
-        let caller = Caller {
+        let hypercall_worker = HypercallWorker {
             calls: attached.calls,
             buffers,
             recorder: options.record.clone(),
         };
-        let storer = Storer {
+        let store_worker = StoreWorker {
             frames: attached.frames,
             store: Arc::clone(&store),
             first_set: demand_sets.len(),
             sets,
             scratch: Scratch::default(),
         };
-        let caller = start_caller(caller, &queues, &inbox)?;
-        let storer = start_storer(storer, &queues, &inbox)?;
+        let hypercall_worker = start_hypercall_worker(hypercall_worker, &queues, &inbox)?;
+        let store_worker = start_store_worker(store_worker, &queues, &inbox)?;
         if let Some(cpu) = self.cpu {
             pin_to(cpu);
         }
         Ok(Shell {
             actions: pager.actions(),
-            demand: Demand::new(attached.preps, demand_sets),
+            demand: DemandLane::new(attached.preps, demand_sets),
             back: Back::new(attached.ring),
             ready: Vec::with_capacity(pager.batches()),
             requests: Vec::with_capacity(REQUESTS),
@@ -184,18 +190,18 @@ impl Ready {
             },
             inbox,
             queues,
-            bell: attached.bell,
+            event_port: attached.event_port,
             owed: false,
             overrun: None,
             finished: None,
             faults: self.faults,
             metrics: Metrics::default(),
-            board,
+            metrics_cell,
             name: options.name,
             reporter: Some(reporter),
-            homeward: None,
-            caller: Some(caller),
-            storer: Some(storer),
+            page_in_progress: None,
+            hypercall_worker: Some(hypercall_worker),
+            store_worker: Some(store_worker),
         })
     }
 }
@@ -217,7 +223,7 @@ fn start_ticker(inbox: &Arc<Inbox>) -> Result<(), ShellError> {
     let ticks = move || {
         while !inbox.is_over() {
             thread::sleep(TICK);
-            inbox.tell(News::TICK);
+            inbox.notify(Updates::TICK);
         }
     };
     spawn("ticker", ticks).map(drop)
@@ -225,22 +231,25 @@ fn start_ticker(inbox: &Arc<Inbox>) -> Result<(), ShellError> {
 
 fn start_signals(inbox: &Arc<Inbox>, mut signals: Signals) -> Result<(), ShellError> {
     let inbox = Arc::clone(inbox);
-    let all = move || signals.forever().for_each(|_| inbox.tell(News::STOP));
+    let all = move || signals.forever().for_each(|_| inbox.notify(Updates::STOP));
     spawn("signals", all).map(drop)
 }
 
 fn start_watch(inbox: &Arc<Inbox>, watch: Box<dyn Watch>) -> Result<(), ShellError> {
     let inbox = Arc::clone(inbox);
-    spawn("watch", move || watch.run(&|notice| inbox.notice(notice))).map(drop)
+    spawn("watch", move || {
+        watch.run(&|event| inbox.on_machine_event(event))
+    })
+    .map(drop)
 }
 
 fn start_reporter(
-    board: &Arc<Board>,
+    metrics_cell: &Arc<MetricsCell>,
     publish: Option<Box<dyn Publish>>,
-    member: Member,
+    member: ServiceMember,
 ) -> Result<JoinHandle<()>, ShellError> {
-    let board = Arc::clone(board);
-    spawn("reporter", move || report(&board, publish, &member))
+    let metrics_cell = Arc::clone(metrics_cell);
+    spawn("reporter", move || report(&metrics_cell, publish, &member))
 }
 
 /// A pager that nobody can talk to is still a pager.
@@ -257,20 +266,20 @@ fn start_control(inbox: &Arc<Inbox>, listener: &Arc<Listener>) -> Result<(), She
     spawn("control", move || listen_to_operators(&listener, &inbox)).map(drop)
 }
 
-fn start_caller(
-    caller: Caller,
+fn start_hypercall_worker(
+    hypercall_worker: HypercallWorker,
     queues: &Arc<Queues>,
     inbox: &Arc<Inbox>,
 ) -> Result<JoinHandle<Box<dyn Calls>>, ShellError> {
     let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
-    spawn("caller", move || caller.run(&queues, &inbox))
+    spawn("hypercalls", move || hypercall_worker.run(&queues, &inbox))
 }
 
-fn start_storer(
-    storer: Storer,
+fn start_store_worker(
+    store_worker: StoreWorker,
     queues: &Arc<Queues>,
     inbox: &Arc<Inbox>,
 ) -> Result<JoinHandle<()>, ShellError> {
     let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
-    spawn("storer", move || storer.run(&queues, &inbox))
+    spawn("store", move || store_worker.run(&queues, &inbox))
 }

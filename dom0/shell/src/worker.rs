@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The two threads for batches that nobody waits for, each of which takes one step at a time. The
-//! caller makes calls to the machine, the storer moves pages to and from the store: while one batch is
+//! The two threads for batches that nobody waits for, each of which takes one step at a time. The hypercall worker
+//! makes calls to the machine, the store worker moves pages to and from the store: while one batch is
 //! saved, another is nominated or evicted.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use pager_store::PageStore;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffers::{BufferPlace, BufferSet};
-use super::inbox::{Inbox, News};
+use super::inbox::{Inbox, Updates};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
 
@@ -32,10 +32,10 @@ impl Job {
         }
     }
 
-    fn hand_back(self, inbox: &Inbox) {
+    fn return_batch(self, inbox: &Inbox) {
         match self {
-            Self::Batch(batch) => inbox.hand_back(batch),
-            Self::Scan(scan) => inbox.hand_back_scan(scan),
+            Self::Batch(batch) => inbox.return_batch(batch),
+            Self::Scan(scan) => inbox.return_scan(scan),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Queues {
         }
     }
 
-    /// Hands a scan to the caller.
+    /// Hands a scan to the hypercall worker.
     pub(super) fn push_scan(&self, scan: Scan) {
         self.calls.push(Job::Scan(scan));
     }
@@ -130,8 +130,8 @@ impl Queues {
     }
 }
 
-/// What the caller works with.
-pub(super) struct Caller {
+/// What the hypercall worker works with.
+pub(super) struct HypercallWorker {
     pub(super) calls: Box<dyn Calls>,
     /// By batch.
     pub(super) buffers: Vec<BufferPlace>,
@@ -139,7 +139,7 @@ pub(super) struct Caller {
     pub(super) recorder: Option<Arc<Recorder>>,
 }
 
-impl Caller {
+impl HypercallWorker {
     /// Runs batches until the queue is closed; then the calls are free again.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) -> Box<dyn Calls> {
         while let Some(mut job) = queues.calls.next() {
@@ -149,9 +149,9 @@ impl Caller {
             };
             if let Err(error) = done {
                 tracing::error!("{error}");
-                inbox.tell(News::GONE);
+                inbox.notify(Updates::GONE);
             }
-            job.hand_back(inbox);
+            job.return_batch(inbox);
         }
         self.calls
     }
@@ -176,7 +176,7 @@ impl Caller {
     }
 }
 
-impl Caller {
+impl HypercallWorker {
     /// Nominates. A page that a pager before this one had nominated, and left so, is refused like one that is in
     /// use: it is taken back first. A page has one flight, so a refused one is nominated by nobody here.
     fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
@@ -203,8 +203,8 @@ impl Caller {
     }
 }
 
-/// What the storer works with.
-pub(super) struct Storer {
+/// What the store worker works with.
+pub(super) struct StoreWorker {
     pub(super) frames: Box<dyn Frames>,
     pub(super) store: Arc<dyn PageStore>,
     /// Of the batches that are not demand, the first of which has index `first_set`.
@@ -213,14 +213,14 @@ pub(super) struct Storer {
     pub(super) scratch: Scratch,
 }
 
-impl Storer {
+impl StoreWorker {
     /// Runs batches until the queue is closed.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) {
         while let Some(mut job) = queues.store.next() {
             if let Job::Batch(batch) = &mut job {
                 self.step(batch);
             }
-            job.hand_back(inbox);
+            job.return_batch(inbox);
         }
     }
 

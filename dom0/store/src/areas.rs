@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::area::{self, Header, SwapAreaError};
 use super::pagefile::Pagefile;
 use super::{
-    Counts, Fill, Outcome, PageBuf, PageStore, SLOTS_END, SaveOutcome, Slot, SlotRange, StoreError,
-    Write,
+    Fill, IoCounts, Outcome, PageBuf, PageStore, SLOTS_END, SaveOutcome, Slot, SlotRange,
+    StoreError, Write,
 };
 
 /// Areas of one store, at most (`MAX_SWAPFILES`): a slot's area is found by looking at each.
@@ -44,7 +44,7 @@ struct List {
     /// By their slots.
     areas: Vec<Arc<Area>>,
     /// What those that are gone have been through.
-    past: Counts,
+    past: IoCounts,
 }
 
 #[derive(Debug)]
@@ -204,7 +204,7 @@ impl PageStore for Areas {
         });
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         let list = self.list.read();
         let areas = list.areas.iter().map(|area| area.pages.counts());
         areas.fold(list.past, |sum, counts| sum + counts)

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    CompareWith, Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, Tally, Write,
-    is_zeros, stretches,
+    CompareWith, Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot,
+    Write, is_zeros, stretches,
 };
 
 /// Pages looked at together.
 const RUN_PAGES: usize = 128;
 /// Slots remembered: half a megabyte of table, for 256 MiB of pages.
-const REMEMBERED: usize = 1 << 16;
+const TABLE_SLOTS: usize = 1 << 16;
 /// Slots among which one is looked for.
 const WAYS: usize = 4;
 
@@ -26,12 +26,12 @@ const WAYS: usize = 4;
 pub struct Dedup {
     inner: Arc<dyn PageStore>,
     /// One writer at a time.
-    looking: Mutex<Looking>,
+    state: Mutex<DedupState>,
     /// Reads for comparisons, and pages compared.
-    tally: Tally,
+    tally: IoCounters,
 }
 
-struct Looking {
+struct DedupState {
     recent: Recent,
     pages: Vec<PageBuf>,
     others: Vec<PageBuf>,
@@ -42,12 +42,12 @@ impl Dedup {
     pub fn new(inner: Arc<dyn PageStore>) -> Self {
         Self {
             inner,
-            looking: Mutex::new(Looking {
-                recent: Recent::new(REMEMBERED),
+            state: Mutex::new(DedupState {
+                recent: Recent::new(TABLE_SLOTS),
                 pages: vec![PageBuf::ZERO; RUN_PAGES],
                 others: vec![PageBuf::ZERO; RUN_PAGES],
             }),
-            tally: Tally::default(),
+            tally: IoCounters::default(),
         }
     }
 
@@ -92,11 +92,11 @@ impl std::fmt::Debug for Dedup {
 
 impl PageStore for Dedup {
     fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
-        let Looking {
+        let DedupState {
             recent,
             pages,
             others,
-        } = &mut *self.looking.lock();
+        } = &mut *self.state.lock();
         let mut first = 0;
         for (writes, outcomes) in writes.chunks(RUN_PAGES).zip(outcomes.chunks_mut(RUN_PAGES)) {
             let pages = &mut pages[..writes.len()];
@@ -154,10 +154,10 @@ impl PageStore for Dedup {
         self.inner.flush(writes, outcomes);
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         let own = self.tally.counts();
         let all = self.inner.counts();
-        Counts {
+        IoCounts {
             reads: all.reads - own.reads,
             pages_read: all.pages_read - own.pages_read,
             pages_compared: all.pages_compared + own.pages_compared,

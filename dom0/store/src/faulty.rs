@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2m_paging::PAGE_SIZE;
 use parking_lot::Mutex;
 
-use super::{Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
+use super::{Fill, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 /// What goes wrong, counted in pages since the store was made.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
         self.inner.flush(writes, outcomes);
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         self.inner.counts()
     }
 }

@@ -66,7 +66,7 @@ pub type SaveOutcome = Result<Saved, StoreError>;
 
 /// What a store has been through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct IoCounts {
     /// Reads of neighbouring slots with one call each.
     pub reads: u64,
     /// Pages read by them.
@@ -79,7 +79,7 @@ pub struct Counts {
     pub pages_compared: u64,
 }
 
-impl Add for Counts {
+impl Add for IoCounts {
     type Output = Self;
 
     fn add(self, more: Self) -> Self {
@@ -126,7 +126,7 @@ pub trait PageStore: Send + Sync {
     fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]);
 
     /// What it has been through.
-    fn counts(&self) -> Counts;
+    fn counts(&self) -> IoCounts;
 }
 
 /// Whether a page is all zeros.
@@ -151,9 +151,9 @@ fn stretches(
     })
 }
 
-/// [`Counts`], while they are counted.
+/// [`IoCounts`], while they are counted.
 #[derive(Debug, Default)]
-struct Tally {
+struct IoCounters {
     reads: AtomicU64,
     pages_read: AtomicU64,
     writes: AtomicU64,
@@ -161,7 +161,7 @@ struct Tally {
     pages_compared: AtomicU64,
 }
 
-impl Tally {
+impl IoCounters {
     fn read(&self, pages: usize) {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.pages_read.fetch_add(pages as u64, Ordering::Relaxed);
@@ -178,9 +178,9 @@ impl Tally {
             .fetch_add(pages as u64, Ordering::Relaxed);
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counts {
+        IoCounts {
             reads: now(&self.reads),
             pages_read: now(&self.pages_read),
             writes: now(&self.writes),

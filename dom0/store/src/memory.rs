@@ -8,8 +8,8 @@ use p2m_paging::PAGE_SIZE;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Tally, Write,
-    is_zeros, stretches,
+    Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError,
+    Write, is_zeros, stretches,
 };
 
 /// Slots that are allocated together (1 MiB), and share a lock.
@@ -21,7 +21,7 @@ pub struct MemoryStore {
     /// Locked for writing only to add a chunk.
     chunks: RwLock<Vec<Mutex<Chunk>>>,
     max_slots: Option<u32>,
-    tally: Tally,
+    tally: IoCounters,
 }
 
 struct Chunk {
@@ -135,14 +135,14 @@ impl PageStore for MemoryStore {
 
     fn flush(&self, _: &[Write], _: &mut [SaveOutcome]) {}
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         self.tally.counts()
     }
 }
 
 impl Chunk {
     /// Puts a page in the place of its copy, if it is another.
-    fn replace(&mut self, at: usize, page: &PageBuf, tally: &Tally) -> Saved {
+    fn replace(&mut self, at: usize, page: &PageBuf, tally: &IoCounters) -> Saved {
         if is_zeros(page) {
             self.held[at] = false;
             return Saved::Zeros;

@@ -24,8 +24,8 @@ use zerocopy::IntoBytes;
 
 use super::checksums::Checksums;
 use super::{
-    Counts, Fill, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Tally, Write,
-    is_zeros, stretches,
+    Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError,
+    Write, is_zeros, stretches,
 };
 
 /// Pages in one call, at most: 512 KiB at a time keep a read that a fault waits for from standing
@@ -77,7 +77,7 @@ pub struct Pagefile {
     /// The first slot, and the page of the file where it lies.
     first: (Slot, u64),
     checksums: Checksums,
-    tally: Tally,
+    tally: IoCounters,
     /// One writer at a time.
     staging: Mutex<Staging>,
 }
@@ -156,7 +156,7 @@ impl Pagefile {
             keep,
             first: (Slot(0), 0),
             checksums: Checksums::default(),
-            tally: Tally::default(),
+            tally: IoCounters::default(),
             staging: Mutex::new(Staging {
                 pages: vec![PageBuf::ZERO; RUN_PAGES],
                 read_back: vec![PageBuf::ZERO; RUN_PAGES],
@@ -211,7 +211,7 @@ impl Pagefile {
             *kind = if is_zeros(&pages[n]) {
                 Kind::Zeros
             } else if writes[n].has_copy() && self.checksums.check(slots[n], &pages[n]).is_ok() {
-                Kind::Alike
+                Kind::Same
             } else {
                 Kind::New
             };
@@ -219,7 +219,7 @@ impl Pagefile {
         // A checksum is alike for different pages now and then, and whenever the guest wants it to be.
         let mut alike = [false; RUN_PAGES];
         for (alike, kind) in alike.iter_mut().zip(&*kinds) {
-            *alike = *kind == Kind::Alike;
+            *alike = *kind == Kind::Same;
         }
         for run in stretches(|n| slots[n], |n| alike[n], slots.len()) {
             let mut outcomes = [Ok(()); RUN_PAGES];
@@ -240,7 +240,7 @@ impl Pagefile {
 enum Kind {
     Zeros,
     /// As its copy is, going by the checksum at first.
-    Alike,
+    Same,
     New,
 }
 
@@ -264,7 +264,7 @@ impl PageStore for Pagefile {
                         self.checksums.forget(*slot);
                         *outcome = Ok(Saved::Zeros);
                     }
-                    Kind::Alike => *outcome = Ok(Saved::Unchanged),
+                    Kind::Same => *outcome = Ok(Saved::Unchanged),
                     Kind::New => {}
                 }
             }
@@ -300,7 +300,7 @@ impl PageStore for Pagefile {
         }
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&self) -> IoCounts {
         self.tally.counts()
     }
 }

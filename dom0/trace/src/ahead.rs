@@ -9,7 +9,7 @@ use pager_core::read_ahead::{ReadAhead, ReadAheadRange};
 const MOST: u64 = 7;
 
 /// Guesses, and is told what became of it.
-pub trait Guess {
+pub trait Predictor {
     /// A page is missed: what is to come in with it. Pages that are in, or do not exist, are left out.
     fn missed(&mut self, page: u64) -> Vec<u64>;
     /// One of these comes in.
@@ -34,7 +34,7 @@ pub trait Guess {
 #[derive(Clone, Copy, Debug)]
 pub struct Nothing;
 
-impl Guess for Nothing {
+impl Predictor for Nothing {
     fn missed(&mut self, _: u64) -> Vec<u64> {
         Vec::new()
     }
@@ -88,7 +88,7 @@ impl Streams {
     }
 }
 
-impl Guess for Streams {
+impl Predictor for Streams {
     fn missed(&mut self, page: u64) -> Vec<u64> {
         self.settle();
         self.wanted = self.inner.fault(Gfn::new_truncate(page));
@@ -125,7 +125,7 @@ impl Default for Cluster {
     }
 }
 
-impl Guess for Cluster {
+impl Predictor for Cluster {
     fn missed(&mut self, page: u64) -> Vec<u64> {
         let hits = std::mem::take(&mut self.hits);
         let is_neighbour = page.abs_diff(self.last_missed) == 1;
@@ -179,7 +179,7 @@ impl Leap {
     }
 }
 
-impl Guess for Leap {
+impl Predictor for Leap {
     fn missed(&mut self, page: u64) -> Vec<u64> {
         let follows = page.cast_signed() - self.last.cast_signed() == self.trend;
         self.accessed(page);

@@ -4,9 +4,9 @@
 use pager_accesses::Trace;
 use pager_core::policy::{PolicyName, SweepOptions};
 
-use super::ahead::{Cluster, Guess, Leap, Nothing, Streams};
+use super::ahead::{Cluster, Leap, Nothing, Predictor, Streams};
 use super::bounds::{Lru, belady, best_static};
-use super::replay::{Counts, Sight, replay};
+use super::replay::{Counts, Visibility, replay};
 
 /// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.
 pub const SCANS_A_TURN: u64 = 8;
@@ -110,19 +110,19 @@ impl Subject {
     pub fn misses(&self, column: Column, percent: u64) -> u64 {
         let pages = self.pages(percent);
         let capacity = usize::try_from(pages).unwrap_or(usize::MAX);
-        let replay = |name, sight| self.replay(name, percent, sight, &mut Nothing).misses;
+        let replay = |name, visibility| self.replay(name, percent, visibility, &mut Nothing).misses;
         match column {
             Column::Optimum => belady(&self.trace, capacity),
             Column::Lru => self.lru.misses(capacity),
             Column::Static => best_static(&self.trace, capacity),
             Column::Paced(name) => {
                 let misses = (pages / SCANS_A_TURN).max(1);
-                replay(name, Sight::Paced { misses })
+                replay(name, Visibility::Paced { misses })
             }
-            Column::Blind(name) => replay(name, Sight::Blind),
+            Column::Blind(name) => replay(name, Visibility::Blind),
             Column::Scans(name) => {
                 let every = (pages / SCANS_A_TURN).max(1);
-                replay(name, Sight::Scans { every })
+                replay(name, Visibility::Scans { every })
             }
         }
     }
@@ -131,16 +131,16 @@ impl Subject {
     /// policy that is told as rarely as a shell tells it chooses who goes.
     pub fn read_ahead(&self, reader: Reader, policy: PolicyName, percent: u64) -> Counts {
         let misses = (self.pages(percent) / SCANS_A_TURN).max(1);
-        let sight = Sight::Paced { misses };
-        self.replay(policy, percent, sight, &mut *reader.guess())
+        let visibility = Visibility::Paced { misses };
+        self.replay(policy, percent, visibility, &mut *reader.predictor())
     }
 
     fn replay(
         &self,
         name: PolicyName,
         percent: u64,
-        sight: Sight,
-        guess: &mut dyn Guess,
+        visibility: Visibility,
+        predictor: &mut dyn Predictor,
     ) -> Counts {
         let memory = [0..=u64::from(self.trace.pages.saturating_sub(1))];
         let capacity = self.pages(percent);
@@ -152,7 +152,7 @@ impl Subject {
             ..SweepOptions::default()
         };
         let mut policy = name.policy(&memory, &options);
-        replay(&self.trace, &mut *policy, capacity, sight, guess)
+        replay(&self.trace, &mut *policy, capacity, visibility, predictor)
     }
 
     /// So many per cent of them.
@@ -175,7 +175,7 @@ impl Reader {
         }
     }
 
-    fn guess(self) -> Box<dyn Guess> {
+    fn predictor(self) -> Box<dyn Predictor> {
         match self {
             Self::Nothing => Box::new(Nothing),
             Self::Streams => Box::new(Streams::default()),

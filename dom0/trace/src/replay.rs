@@ -6,11 +6,11 @@ use p2m_paging::Gfn;
 use pager_accesses::Trace;
 use pager_core::policy::{PART_PAGES, Policy, ScanPart};
 
-use super::ahead::Guess;
+use super::ahead::Predictor;
 
 /// What a policy is told beside page-ins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum Visibility {
     /// The accessed bits of all pages, read and cleared every so many accesses.
     Scans {
         /// How many.
@@ -42,8 +42,8 @@ pub fn replay(
     trace: &Trace,
     policy: &mut dyn Policy,
     capacity: u64,
-    sight: Sight,
-    guess: &mut dyn Guess,
+    visibility: Visibility,
+    predictor: &mut dyn Predictor,
 ) -> Counts {
     while let Some(gfn) = policy.choose() {
         policy.paged_out(gfn);
@@ -51,7 +51,7 @@ pub fn replay(
     let pages = trace.pages as usize;
     let mut memory = Memory {
         policy,
-        guess,
+        predictor,
         capacity,
         resident: vec![false; pages],
         unasked: vec![false; pages],
@@ -62,15 +62,15 @@ pub fn replay(
     let mut scanned = 0;
     for (&page, nth) in trace.accesses.iter().zip(1_u64..) {
         memory.access(page as usize);
-        let is_due = match sight {
-            Sight::Scans { every } => nth % every == 0,
-            Sight::Paced { misses: every } => {
+        let is_due = match visibility {
+            Visibility::Scans { every } => nth % every == 0,
+            Visibility::Paced { misses: every } => {
                 let misses = memory.counts.misses;
                 let due = misses >= scanned + every;
                 scanned = if due { misses } else { scanned };
                 due
             }
-            Sight::Blind => false,
+            Visibility::Blind => false,
         };
         if is_due {
             memory.scan();
@@ -82,7 +82,7 @@ pub fn replay(
 
 struct Memory<'a> {
     policy: &'a mut dyn Policy,
-    guess: &'a mut dyn Guess,
+    predictor: &'a mut dyn Predictor,
     capacity: u64,
     resident: Vec<bool>,
     /// In, and not accessed yet.
@@ -97,7 +97,7 @@ impl Memory<'_> {
         if !self.resident[page] {
             self.counts.misses += 1;
             self.bring(page, true);
-            let beside = self.guess.missed(page as u64);
+            let beside = self.predictor.missed(page as u64);
             // Only as long as what was asked for is not pushed out by it.
             for (page, _) in beside.into_iter().zip(0..self.capacity / 2) {
                 let page = usize::try_from(page).unwrap_or(usize::MAX);
@@ -105,12 +105,12 @@ impl Memory<'_> {
                     self.bring(page, false);
                     self.unasked[page] = true;
                     self.counts.brought += 1;
-                    self.guess.brought(page as u64);
+                    self.predictor.brought(page as u64);
                 }
             }
         } else if std::mem::take(&mut self.unasked[page]) {
             self.counts.used += 1;
-            self.guess.used(page as u64);
+            self.predictor.used(page as u64);
         }
         self.accessed[page / PART_PAGES][page % PART_PAGES / 64] |= 1 << (page % 64);
     }
@@ -125,7 +125,7 @@ impl Memory<'_> {
             self.accessed[victim / PART_PAGES][victim % PART_PAGES / 64] &= !(1 << (victim % 64));
             self.held -= 1;
             self.unasked[victim] = false;
-            self.guess.out(victim as u64);
+            self.predictor.out(victim as u64);
         }
         self.policy.paged_in(Gfn::new_truncate(page as u64), asked);
         self.resident[page] = true;
@@ -136,7 +136,7 @@ impl Memory<'_> {
         for (accessed, first) in self.accessed.iter_mut().zip((0..).step_by(PART_PAGES)) {
             let part = ScanPart { first, accessed };
             self.policy.referenced(&part);
-            self.guess.seen(&part);
+            self.predictor.seen(&part);
             accessed.fill(0);
         }
         self.policy.scanned();

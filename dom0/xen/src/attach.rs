@@ -14,10 +14,10 @@ use super::abi::{
     OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
 };
 use super::calls::{DeviceModel, DomainCalls, DomainFrames, PagingOps};
-use super::domctl::Interface;
+use super::domctl::DomctlVersion;
 use super::error::{XenError, call};
-use super::evtchn::XenBell;
-use super::memory::stable_pages;
+use super::evtchn::XenEventPort;
+use super::memory::locked_pages;
 use super::privcmd::{ForeignFrames, Privcmd};
 use super::watch::DomainWatch;
 use super::xenstore::{StatusNode, Xenstore};
@@ -29,7 +29,7 @@ const FOUR_GIB: u64 = 1 << 20;
 /// A domain that was found and can be paged.
 pub struct Domain {
     xen: Privcmd,
-    interface: Interface,
+    domctl: DomctlVersion,
     id: u16,
     guest: GuestInfo,
 }
@@ -38,8 +38,8 @@ impl Domain {
     /// Finds a domain.
     pub fn find(id: u16) -> Result<Self, XenError> {
         let mut xen = Privcmd::open()?;
-        let interface = Interface::probe(&mut xen)?;
-        let info = interface.domain_info(&mut xen, id);
+        let domctl = DomctlVersion::probe(&mut xen)?;
+        let info = domctl.domain_info(&mut xen, id);
         let info = info.map_err(call("domain information"))?;
         let info = info
             .filter(|info| !info.is_dying)
@@ -59,7 +59,7 @@ impl Domain {
         );
         Ok(Self {
             xen,
-            interface,
+            domctl,
             id,
             guest: GuestInfo {
                 max_pages: info.max_pages,
@@ -138,12 +138,12 @@ impl Domain {
         // Xen's C leaves that to the pager; the crate does it once more.
         ring.initialise();
         let domain = self.id;
-        let enabled = self.interface.enable_paging(&mut self.xen, domain);
+        let enabled = self.domctl.enable_paging(&mut self.xen, domain);
         let port = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
         self.connect(ring, ring_gfn, port, buffers)
             .inspect_err(|_| {
                 // Nothing is out: there is nothing that this could lose.
-                if let Err(errno) = self.interface.disable_paging(&mut self.xen, domain) {
+                if let Err(errno) = self.domctl.disable_paging(&mut self.xen, domain) {
                     tracing::error!(%errno, "paging stays enabled");
                 }
             })
@@ -157,18 +157,18 @@ impl Domain {
         port: u32,
         buffers: usize,
     ) -> Result<Attached, XenError> {
-        let bell = XenBell::bind(self.id, port)?;
+        let event_port = XenEventPort::bind(self.id, port)?;
         // From here on the guest cannot reach the ring: Xen and the pager hold its page alone.
         self.reserve(DECREASE_RESERVATION, ring_gfn)?;
-        let buffers = stable_pages(buffers)?;
+        let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
         let ops = |xen| PagingOps::new(xen, self.id, address);
-        let watch = DomainWatch::start(self.xen.another()?, self.interface, self.id)?;
+        let watch = DomainWatch::start(self.xen.another()?, self.domctl, self.id)?;
         let mut callers = ops(self.xen.another()?)?;
-        let sees_uses = callers.sees_uses()?;
+        let has_access_bits = callers.has_access_bits()?;
         let calls = DomainCalls {
             ops: callers,
-            interface: self.interface,
+            domctl: self.domctl,
             device_model: DeviceModel::find(Xenstore::connect()?, self.id),
         };
         let frames = DomainFrames {
@@ -180,12 +180,12 @@ impl Domain {
         Ok(Attached {
             ring,
             buffers,
-            bell: Box::new(bell),
+            event_port: Box::new(event_port),
             preps: Box::new(preps),
             calls: Box::new(calls),
             frames: Box::new(frames),
             watch: Box::new(watch),
-            sees_uses,
+            has_access_bits,
             publish: Some(Box::new(StatusNode::connect(self.id)?)),
         })
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paging operations on the domain: the caller's, the storer's frames, and the preps of pages that somebody waits for.
+//! Paging operations on the domain: the hypercall worker's, the store worker's frames, and the preps of pages that somebody waits for.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use rustix::mm::ProtFlags;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::abi::{MEMORY_OP, PAGING_OP};
-use super::domctl::Interface;
+use super::domctl::DomctlVersion;
 use super::error::XenError;
-use super::memory::stable_pages;
+use super::memory::locked_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
 
@@ -28,7 +28,7 @@ const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 const FLUSH_PAUSE: Duration = Duration::from_secs(1);
 
 // A part is what one call is about.
-const _: () = assert!(PART_PAGES as u64 == MemPagingOp::USES_GFNS);
+const _: () = assert!(PART_PAGES as u64 == MemPagingOp::ACCESS_BITS_GFNS);
 
 /// One thread's paging operations.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl PagingOps {
         };
         // Xen's C: ENOSYS.
         if ops.call(MemPagingOp::MANY, 0, 0).is_ok() {
-            let page = stable_pages(1)?.as_mut_bytes();
+            let page = locked_pages(1)?.as_mut_bytes();
             ops.items = <[Item]>::mut_from_bytes(page).ok();
         }
         Ok(ops)
@@ -156,17 +156,21 @@ impl PagingOps {
     }
 
     /// Whether Xen tells accessed bits, tried with the last gfns that one call may be about.
-    pub(super) fn sees_uses(&mut self) -> Result<bool, XenError> {
-        let page = stable_pages(1)?.as_mut_bytes();
+    pub(super) fn has_access_bits(&mut self) -> Result<bool, XenError> {
+        let page = locked_pages(1)?.as_mut_bytes();
         self.uses = <[u64]>::mut_from_bytes(page).ok();
-        let last = Gfn::new_truncate(MemPagingOp::USES_GFNS - 64);
+        let last = Gfn::new_truncate(MemPagingOp::ACCESS_BITS_GFNS - 64);
         Ok(self.uses(last, &mut [0]).is_ok())
     }
 
-    /// The accessed bits of 64 gfns a word, from `first` to the next multiple of [`MemPagingOp::USES_GFNS`].
+    /// The accessed bits of 64 gfns a word, from `first` to the next multiple of [`MemPagingOp::ACCESS_BITS_GFNS`].
     fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<(), Errno> {
         let words = self.uses.take().ok_or(Errno::EOPNOTSUPP)?;
-        let done = self.call(MemPagingOp::OP_USES, first.get(), words.as_mut_ptr() as u64);
+        let done = self.call(
+            MemPagingOp::OP_ACCESS_BITS,
+            first.get(),
+            words.as_mut_ptr() as u64,
+        );
         for (into, word) in into.iter_mut().zip(&*words) {
             *into = *word;
         }
@@ -185,7 +189,7 @@ impl PagingOps {
     ///
     /// 4.17's C brings no page home for the answer to such a request, as no vcpu was paused for it; a
     /// prep without contents does, as the page still has its frame.
-    fn ask_home(&mut self, gfn: Gfn) -> Result<bool, Errno> {
+    fn restore_via_map(&mut self, gfn: Gfn) -> Result<bool, Errno> {
         match self.xen.set_ram(self.domain, gfn.get()) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::AGAIN) => {
@@ -208,15 +212,15 @@ impl Preps for PagingOps {
         Some(batch)
     }
 
-    fn harvest(&mut self, _done: &mut dyn FnMut(Batch)) {}
+    fn collect_done(&mut self, _done: &mut dyn FnMut(Batch)) {}
 
     fn abandon(&mut self, _done: &mut dyn FnMut(Batch)) {}
 }
 
-/// The caller's.
+/// The hypercall worker's.
 pub(super) struct DomainCalls {
     pub(super) ops: PagingOps,
-    pub(super) interface: Interface,
+    pub(super) domctl: DomctlVersion,
     pub(super) device_model: DeviceModel,
 }
 
@@ -246,7 +250,7 @@ impl Calls for DomainCalls {
             let waits = Err(PageError::Refused(Errno::EAGAIN));
             for page in pages.iter_mut() {
                 if attempt == 0 || page.outcome == waits {
-                    page.outcome = match self.ops.ask_home(page.gfn()) {
+                    page.outcome = match self.ops.restore_via_map(page.gfn()) {
                         Ok(true) => Ok(()),
                         Ok(false) => waits,
                         Err(errno) => Err(PageError::Refused(errno)),
@@ -278,7 +282,7 @@ impl Calls for DomainCalls {
 
     fn disable(&mut self) -> Result<bool, MachineError> {
         let PagingOps { xen, domain, .. } = &mut self.ops;
-        match self.interface.disable_paging(xen, *domain) {
+        match self.domctl.disable_paging(xen, *domain) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::BUSY) => Ok(false),
             Err(errno) => Err(XenError::Call {
@@ -290,7 +294,7 @@ impl Calls for DomainCalls {
     }
 }
 
-/// The storer's view of the domain.
+/// The store worker's view of the domain.
 pub(super) struct DomainFrames {
     pub(super) ops: PagingOps,
     pub(super) gfns: Vec<u64>,

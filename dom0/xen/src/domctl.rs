@@ -15,7 +15,7 @@ use super::privcmd::Privcmd;
 
 /// The interface of the running Xen.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Interface(u32);
+pub(super) struct DomctlVersion(u32);
 
 /// What Xen says of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) struct DomainInfo {
     pub(super) paged_pages: u64,
 }
 
-impl Interface {
+impl DomctlVersion {
     /// Asks about dom0 in one version after the other; a wrong one is EACCES.
     pub(super) fn probe(xen: &mut Privcmd) -> Result<Self, XenError> {
         for version in KNOWN_INTERFACES {

@@ -43,7 +43,7 @@ pub enum XenError {
     /// No such domain.
     #[error("there is no domain {0}")]
     NoDomain(u16),
-    /// Nobody publishes figures for it.
+    /// Nobody publishes metrics for it.
     #[error("domain {0} has no pager")]
     NoPager(u16),
     /// It has no translated memory.

@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use pager_shell::{Bell, EventChannel};
+use pager_shell::{EventChannel, EventPort};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ const DEVICE: &str = "/dev/xen/evtchn";
 
 /// A bound event channel. Closing it unbinds.
 #[derive(Debug)]
-pub(super) struct XenBell {
+pub(super) struct XenEventPort {
     device: OwnedFd,
     port: u32,
     others: EventChannel,
@@ -26,7 +26,7 @@ pub(super) struct XenBell {
     pending: bool,
 }
 
-impl XenBell {
+impl XenEventPort {
     /// Binds to a port of the domain.
     pub(super) fn bind(domain: u16, remote_port: u32) -> Result<Self, XenError> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -46,7 +46,7 @@ impl XenBell {
     }
 }
 
-impl XenBell {
+impl XenEventPort {
     /// Takes the event off the device, which masks the port from the event on until the port is
     /// written back. An event that came in between is not lost: it is seen when the mask goes. So that can
     /// wait until there is nothing else to do, and nobody's fault waits for it.
@@ -63,7 +63,7 @@ impl XenBell {
     }
 }
 
-impl Bell for XenBell {
+impl EventPort for XenEventPort {
     fn waker(&self) -> std::io::Result<EventChannel> {
         self.others.try_clone()
     }
@@ -89,7 +89,7 @@ impl Bell for XenBell {
         Ok(())
     }
 
-    fn ring(&mut self) -> Result<(), Errno> {
+    fn notify(&mut self) -> Result<(), Errno> {
         ioctl(&self.device, EVTCHN_NOTIFY, &mut self.port).map(drop)
     }
 }

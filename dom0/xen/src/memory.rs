@@ -19,7 +19,7 @@ const DEVICE: &str = "/dev/xen/hypercall";
 /// Pages that stay where they are until the process ends.
 ///
 /// A kernel without the device (before 4.18) gives locked memory instead, as Xen's own tools do.
-pub(super) fn stable_pages(pages: usize) -> Result<&'static mut [PageBuf], XenError> {
+pub(super) fn locked_pages(pages: usize) -> Result<&'static mut [PageBuf], XenError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let (prot, bytes) = (ProtFlags::READ | ProtFlags::WRITE, pages * PAGE_SIZE);
     let base = match rustix::fs::open(Path::new(DEVICE), flags, Mode::empty()) {

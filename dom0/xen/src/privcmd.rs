@@ -21,7 +21,7 @@ use super::abi::{
     PrivcmdDmOp, PrivcmdDmOpBuf, PrivcmdHypercall, PrivcmdMmapBatch, SetMemType,
 };
 use super::error::{XenError, device};
-use super::memory::stable_pages;
+use super::memory::locked_pages;
 
 const DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
 
@@ -61,7 +61,7 @@ impl Privcmd {
     }
 
     fn on(device: Arc<OwnedFd>) -> Result<Self, XenError> {
-        let [argument] = stable_pages(1)? else {
+        let [argument] = locked_pages(1)? else {
             return Err(XenError::NoXen);
         };
         Ok(Self { device, argument })

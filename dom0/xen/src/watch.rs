@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
-use pager_shell::{Notice, Watch};
+use pager_shell::{MachineEvent, Watch};
 
-use super::domctl::Interface;
+use super::domctl::DomctlVersion;
 use super::privcmd::Privcmd;
 use super::xenstore::{Xenstore, XenstoreError};
 
@@ -19,7 +19,7 @@ const RELEASE: &str = "release";
 /// Watches xenstore, and asks Xen.
 pub(super) struct DomainWatch {
     xen: Privcmd,
-    interface: Interface,
+    domctl: DomctlVersion,
     domain: u16,
     store: Xenstore,
 }
@@ -27,7 +27,7 @@ pub(super) struct DomainWatch {
 impl DomainWatch {
     pub(super) fn start(
         xen: Privcmd,
-        interface: Interface,
+        domctl: DomctlVersion,
         domain: u16,
     ) -> Result<Self, XenstoreError> {
         let mut store = Xenstore::connect()?;
@@ -35,7 +35,7 @@ impl DomainWatch {
         store.watch(&target_path(domain), TARGET)?;
         Ok(Self {
             xen,
-            interface,
+            domctl,
             domain,
             store,
         })
@@ -43,7 +43,7 @@ impl DomainWatch {
 
     /// The domain's size; `None` once it is dying or gone.
     fn size(&mut self) -> Option<u64> {
-        match self.interface.domain_info(&mut self.xen, self.domain) {
+        match self.domctl.domain_info(&mut self.xen, self.domain) {
             Ok(Some(info)) if !info.is_dying => Some(info.tot_pages),
             Ok(_) => None,
             Err(errno) => {
@@ -68,7 +68,7 @@ impl DomainWatch {
 }
 
 impl Watch for DomainWatch {
-    fn run(mut self: Box<Self>, tell: &dyn Fn(Notice)) {
+    fn run(mut self: Box<Self>, tell: &dyn Fn(MachineEvent)) {
         let (mut told_size, mut told_target) = (None, None);
         let mut store_works = true;
         loop {
@@ -79,11 +79,11 @@ impl Watch for DomainWatch {
                 Ok(None)
             };
             let Some(size) = self.size() else {
-                return tell(Notice::DomainGone);
+                return tell(MachineEvent::DomainGone);
             };
             // The size first: a target means nothing without it.
             if told_size.replace(size) != Some(size) {
-                tell(Notice::Resident(size));
+                tell(MachineEvent::Resident(size));
             }
             let target = match fired {
                 Ok(Some(token)) if token == TARGET => self.target(),
@@ -92,7 +92,7 @@ impl Watch for DomainWatch {
             };
             match target {
                 Ok(Some(target)) if told_target.replace(target) != Some(target) => {
-                    tell(Notice::Target(target));
+                    tell(MachineEvent::Target(target));
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -258,12 +258,12 @@ impl Xenstore {
     }
 }
 
-/// Where a domain's pager publishes its figures. The guest may read it, and cannot write it.
+/// Where a domain's pager publishes its metrics. The guest may read it, and cannot write it.
 pub fn status_path(domain: u16) -> String {
     format!("/local/domain/{domain}/memory/paging")
 }
 
-/// A pager's figures in xenstore; gone when it is.
+/// A pager's metrics in xenstore; gone when it is.
 #[derive(Debug)]
 pub(super) struct StatusNode {
     store: Xenstore,
@@ -286,7 +286,7 @@ impl Publish for StatusNode {
         if self.works
             && let Err(error) = self.store.write(&self.path, line)
         {
-            tracing::warn!("figures are not published any more: {error}");
+            tracing::warn!("metrics are not published any more: {error}");
             self.works = false;
         }
     }

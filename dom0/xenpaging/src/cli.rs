@@ -24,14 +24,14 @@ use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_core::Config;
 use pager_core::balance::Watermarks;
 use pager_core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
-use pager_shell::console::complain;
+use pager_shell::console::print_error;
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
 
 use crate::exit::Exit;
 use crate::job::parse_size;
 
-/// What a guest is worth if nothing is said of it.
+/// The share of a guest for which none is given.
 const USUAL_SHARE: u32 = 100;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
@@ -118,8 +118,8 @@ pub struct Cli {
     pub no_read_ahead: bool,
 
     /// Deduplicate: do not write a page that equals one in the store.
-    #[arg(long)]
-    pub share_alike: bool,
+    #[arg(long, alias = "share-alike")]
+    pub dedup: bool,
 
     /// Log more. Twice: each batch. Three times: everything.
     #[arg(short, long, action = ArgAction::Count)]
@@ -161,7 +161,7 @@ pub struct GuestChoice {
     pub domain: u16,
     /// Where its pages are kept.
     pub pagefile: PathBuf,
-    /// What it is worth beside the others.
+    /// Its share beside the others.
     pub share: u32,
 }
 
@@ -242,7 +242,7 @@ impl Cli {
         let cli = Self::try_parse_from(args).and_then(Self::checked);
         cli.map_err(|error| {
             if error.use_stderr() {
-                complain(format_args!("xenpaging: {}", one_line(&error)));
+                print_error(format_args!("xenpaging: {}", one_line(&error)));
                 return Exit::Usage;
             }
             // Standard output may be closed; help that nobody reads is no failure.

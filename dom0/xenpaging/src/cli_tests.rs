@@ -279,7 +279,7 @@ fn the_worst_that_became_of_a_guest_counts() {
         (NotStarted, Failed, Failed),
         (PagesOut, Failed, PagesOut),
     ] {
-        assert_eq!((one.or_worse(other), other.or_worse(one)), (both, both));
+        assert_eq!((one.worst(other), other.worst(one)), (both, both));
     }
 }
 

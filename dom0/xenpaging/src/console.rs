@@ -8,5 +8,5 @@ pub const NAME: &str = "xenpaging";
 
 /// Prints an error and its causes in one line.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    console::complain(format_args!("{NAME}: {error:#}"));
+    console::print_error(format_args!("{NAME}: {error:#}"));
 }

@@ -22,7 +22,7 @@ pub enum Exit {
 impl Exit {
     /// Of two guests, the one that somebody has to look after first.
     #[must_use]
-    pub fn or_worse(self, other: Self) -> Self {
+    pub fn worst(self, other: Self) -> Self {
         let urgency = |exit: &Self| match exit {
             Self::Done => 0,
             Self::Usage => 1,

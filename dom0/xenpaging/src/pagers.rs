@@ -14,8 +14,8 @@ use pager_core::Pager;
 use pager_core::balance::{Balance, Tax};
 use pager_core::policy::{PolicyName, eligible_pages};
 use pager_shell::harden::{drop_privileges, protect_memory};
-use pager_shell::pressure::{self, HostMemory, Tenant};
-use pager_shell::{Machine, Options, Ready, Service, ShellError, metrics_server};
+use pager_shell::pressure::{self, BalancedGuest, HostMemory};
+use pager_shell::{Machine, Options, Ready, ShellError, SystemdService, metrics_server};
 use pager_store::PageStore;
 use pager_store::areas::Areas;
 use pager_store::dedup::Dedup;
@@ -78,7 +78,7 @@ impl Pagers {
             metrics,
             harden,
         };
-        let service = Service::default();
+        let service = SystemdService::default();
         for ((domain, pagefile, share), machine) in guests.into_iter().zip(found) {
             let options = Options {
                 name: domain.filter(|_| !cli.guest.is_empty()).map(name),
@@ -111,7 +111,7 @@ impl Pagers {
         {
             tracing::warn!("not all privileges are given up: {error}");
         }
-        let tenants: Vec<_> = self.all.iter().map(AttachedPager::tenant).collect();
+        let balanced: Vec<_> = self.all.iter().map(AttachedPager::balanced_guest).collect();
         if let Some(listener) = self.metrics {
             let labels = |one: &AttachedPager| {
                 let label = one.domain.map(|id| format!("{{domain=\"{id}\"}}"));
@@ -121,18 +121,18 @@ impl Pagers {
             beside("metrics", move || metrics_server::serve(&listener, &guests));
         }
         if let Some((memory, balance)) = self.balance {
-            beside("balancer", move || pressure::run(memory, balance, tenants));
+            beside("balancer", move || pressure::run(memory, balance, balanced));
         }
         let mut all = self.all.into_iter();
         let first = all.next();
         let others: Vec<_> = all.map(AttachedPager::serve_beside).collect();
         let exit = first.map_or(Exit::Done, AttachedPager::serve);
-        others.into_iter().fold(exit, |worst, other| {
+        others.into_iter().fold(exit, |all, other| {
             // Whoever panics leaves pages out.
             let exit = other.map_or(Exit::NotStarted, |other| {
                 other.join().unwrap_or(Exit::PagesOut)
             });
-            worst.or_worse(exit)
+            all.worst(exit)
         })
     }
 }
@@ -156,8 +156,8 @@ fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
         return Ok(None);
     };
     let memory = match cli.host_memory {
-        Some(bytes) => HostMemory::Given(bytes / PAGE_SIZE as u64),
-        None => HostMemory::Asked(Box::new(Host::open()?)),
+        Some(bytes) => HostMemory::Fixed(bytes / PAGE_SIZE as u64),
+        None => HostMemory::Queried(Box::new(Host::open()?)),
     };
     let (high, total) = (marks.high(), memory.total_pages());
     if high > total {
@@ -218,7 +218,7 @@ impl AttachedPager {
             (None, Some(pagefile)) => Arc::clone(pagefile) as _,
             (None, None) => Arc::new(MemoryStore::new()),
         };
-        let store = if cli.share_alike {
+        let store = if cli.dedup {
             Arc::new(Dedup::new(store))
         } else {
             store
@@ -250,8 +250,8 @@ impl AttachedPager {
         }
     }
 
-    fn tenant(&self) -> Tenant {
-        Tenant {
+    fn balanced_guest(&self) -> BalancedGuest {
+        BalancedGuest {
             id: self.domain.unwrap_or(0).into(),
             share: self.share,
             floor: self.floor,
@@ -264,7 +264,9 @@ impl AttachedPager {
         let name = self.domain.map(name).unwrap_or_default();
         match self.ready.detach() {
             Ok(true) => {}
-            Ok(false) => tracing::error!("{name}: paging stays enabled: vcpus stand in line"),
+            Ok(false) => {
+                tracing::error!("{name}: paging stays enabled: vcpus are queued for the ring")
+            }
             Err(error) => tracing::error!("{name}: paging stays enabled: {error}"),
         }
         remove(self.pagefile);
@@ -291,7 +293,7 @@ impl AttachedPager {
         let ended = match self.ready.start() {
             Ok(shell) => shell.serve(),
             Err(error) => {
-                fails(self.domain, self.among_others, error);
+                print_shell_error(self.domain, self.among_others, error);
                 remove(self.pagefile);
                 return Exit::NotStarted;
             }
@@ -309,13 +311,13 @@ impl AttachedPager {
                 tracing::info!(
                     evicted = p.evicted,
                     written = p.written,
-                    unchanged = p.unchanged,
-                    alike = p.deduplicated,
+                    clean = p.unchanged,
+                    deduplicated = p.deduplicated,
                     zeros = p.zeros,
                     paged_in = p.paged_in,
                     read_ahead = p.read_ahead,
-                    hits = p.read_ahead_outcome.hits,
-                    wasted = p.read_ahead_outcome.wasted,
+                    read_ahead_hits = p.read_ahead_outcome.hits,
+                    read_ahead_misses = p.read_ahead_outcome.wasted,
                     store_reads = s.reads,
                     pages_read = s.pages_read,
                     store_writes = s.writes,
@@ -327,7 +329,7 @@ impl AttachedPager {
             }
             Err(error) => {
                 let pages_out = matches!(error, ShellError::Events(_) | ShellError::Worker);
-                fails(self.domain, self.among_others, error);
+                print_shell_error(self.domain, self.among_others, error);
                 if pages_out {
                     return Exit::PagesOut;
                 }
@@ -346,7 +348,7 @@ fn span(domain: Option<u16>, among_others: bool) -> tracing::Span {
     }
 }
 
-fn fails(domain: Option<u16>, among_others: bool, error: ShellError) {
+fn print_shell_error(domain: Option<u16>, among_others: bool, error: ShellError) {
     let error = anyhow::Error::from(error);
     match domain.filter(|_| among_others) {
         Some(domain) => print_error(&error.context(name(domain))),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
 
-use pager_shell::console::say;
+use pager_shell::console::print_line;
 use pager_xen::XenError;
 use pager_xen::xenstore::{Xenstore, XenstoreError, status_path};
 
@@ -15,7 +15,7 @@ pub fn print(domain: Option<u16>) -> Result<(), XenError> {
     let mut any = false;
     for domain in domains {
         if let Some(line) = store.read(&status_path(domain))? {
-            say(format_args!("domain {domain}: {line}"));
+            print_line(format_args!("domain {domain}: {line}"));
             any = true;
         }
     }

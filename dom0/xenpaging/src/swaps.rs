@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
-use pager_shell::console::say;
+use pager_shell::console::print_line;
 use pager_shell::control::{LIST, OFF, ON, packet, text};
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::area::{self, Header};
@@ -80,7 +80,7 @@ fn ask(pager: &PagerOf, request: &[u64], fds: &[BorrowedFd<'_>]) -> Result<Strin
 fn said(line: Result<String, impl Display>) -> Exit {
     match line {
         Ok(line) => {
-            say(line);
+            print_line(line);
             Exit::Done
         }
         Err(error) => {

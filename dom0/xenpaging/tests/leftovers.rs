@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_uffd::embedded::Hypercalls;
 use pager_uffd::host::guest_memory::GuestMemory;
-use pager_uffd::host::{Departure, Machine, MachineOptions};
+use pager_uffd::host::{Machine, MachineOptions, PagerExit};
 use pager_uffd::link::{Op, SharedArea};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -48,8 +48,8 @@ fn pages_that_a_killed_pager_had_nominated_go_out() {
     killed.batch(Op::Nominate, all, count).unwrap();
     assert_eq!(nominated, PAGES);
     drop(killed);
-    let died = Some(Departure::Died { lost_pages: 0 });
-    wait_for("the first pager's end", || machine.departure() == died);
+    let died = Some(PagerExit::Died { lost_pages: 0 });
+    wait_for("the first pager's end", || machine.pager_exit() == died);
 
     let target = PAGES / 2;
     machine.set_target(target.cast_signed());

@@ -76,7 +76,7 @@ impl Bench {
         let request = self.back.take().expect("in order").expect("one request");
         let request = request.expect("in order");
         self.back
-            .answer(&Response::to(&request))
+            .respond(&Response::to(&request))
             .expect("one answer");
         let _ = self.back.publish();
     }

@@ -8,4 +8,4 @@ pub mod hostile;
 #[path = "../../src/plain/mod.rs"]
 pub mod plain;
 #[path = "../../src/world/mod.rs"]
-pub mod world;
+pub mod lockstep;

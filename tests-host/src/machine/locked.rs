@@ -4,8 +4,10 @@
 use std::cell::RefMut;
 use std::ops::{Deref, DerefMut};
 
-use p2m_paging::p2m::{Cleared, P2mType, Permit, Take, Uses};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+use p2m_paging::p2m::{AccessBits, ClearBits, Cleared, P2mType, Permit};
+use p2m_paging::platform::{
+    AllocError, Contents, Entry, FrameUsers, P2m, TakeCondition, TakeError,
+};
 use p2m_paging::{Errno, Gfn, Mfn};
 
 use super::{Buffer, Core, Machine, Page, Place};
@@ -61,8 +63,8 @@ impl P2m for Locked<'_, '_> {
         self.tables.get(gfn)
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
-        FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
+        FrameUsers {
             mmio: false,
             references: self.frames.get(mfn).references,
             typed: 0,
@@ -91,7 +93,7 @@ impl P2m for Locked<'_, '_> {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        demand: Demand,
+        condition: TakeCondition,
     ) -> Result<Frame, TakeError> {
         assert_eq!(
             self.tables.get(gfn).mfn,
@@ -99,7 +101,7 @@ impl P2m for Locked<'_, '_> {
             "{gfn} has another frame"
         );
         let references = self.frames.get(mfn).references;
-        if demand == Demand::SoleOwner && references > 1 {
+        if condition == TakeCondition::SoleOwner && references > 1 {
             return Err(TakeError::InUse {
                 references,
                 typed: 0,
@@ -168,7 +170,7 @@ impl P2m for Locked<'_, '_> {
         self.frames.get_mut(mfn).m2p = Some(gfn);
     }
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         self.home()
     }
 
@@ -187,15 +189,20 @@ impl P2m for Locked<'_, '_> {
         }
     }
 
-    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<Cleared, Errno> {
+    fn read_clear_access_bits(
+        &mut self,
+        first: Gfn,
+        uses: &mut [AccessBits],
+        clear: ClearBits,
+    ) -> Result<Cleared, Errno> {
         let mut cleared = Cleared::Nothing;
         for (uses, base) in uses.iter_mut().zip((first.get()..).step_by(64)) {
             for bit in 0..64_usize {
                 let gfn = Gfn::new_truncate(base + bit as u64);
-                let (accessed, dirty) = self.tables.take_used(gfn, take);
+                let (accessed, dirty) = self.tables.take_used(gfn, clear);
                 uses.accessed.set(bit, accessed);
                 uses.dirty.set(bit, dirty);
-                if accessed || dirty && take == Take::AccessedAndDirty {
+                if accessed || dirty && clear == ClearBits::AccessedAndDirty {
                     cleared = Cleared::Something;
                     self.owed = true;
                 }

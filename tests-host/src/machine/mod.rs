@@ -20,7 +20,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Weak;
 
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::platform::{Broken, Entry, Platform};
+use p2m_paging::platform::{Entry, InvariantViolation, Platform};
 use p2m_paging::{Gfn, Mfn, VcpuId};
 
 pub use format::Format;
@@ -240,7 +240,7 @@ impl<'d> Platform for Machine<'d> {
         self.around(|around| around.event_deferred());
     }
 
-    fn broken(&self, what: Broken) {
+    fn invariant_violated(&self, what: InvariantViolation) {
         panic!("{what}");
     }
 }

@@ -2,7 +2,7 @@
 //! A p2m in memory: four levels of 512 entries, walked as hardware walks it.
 
 use p2m_paging::fault::{ExitQualification, NpfErrorCode};
-use p2m_paging::p2m::{Access, P2mType, Take};
+use p2m_paging::p2m::{Access, ClearBits, P2mType};
 use p2m_paging::platform::Entry;
 use p2m_paging::{Gfn, Mfn};
 
@@ -80,14 +80,14 @@ impl Tables {
 
     /// Reads the bits of a gfn as [`Self::used`] does, and clears the accessed bit, or both. A use since they were last
     /// cleared that they do not show is a panic.
-    pub(super) fn take_used(&mut self, gfn: Gfn, take: Take) -> (bool, bool) {
+    pub(super) fn take_used(&mut self, gfn: Gfn, clear: ClearBits) -> (bool, bool) {
         let (used, (accessed, dirty)) = (self.used(gfn), self.format.used_bits());
         if let Some((table, slot)) = self.find(gfn) {
-            self.tables[table][slot] &= match take {
-                Take::Accessed => !accessed,
-                Take::AccessedAndDirty => !(accessed | dirty),
+            self.tables[table][slot] &= match clear {
+                ClearBits::Accessed => !accessed,
+                ClearBits::AccessedAndDirty => !(accessed | dirty),
             };
-            self.followed.taken(gfn, used, take);
+            self.followed.taken(gfn, used, clear);
         }
         used
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use p2m_paging::Gfn;
-use p2m_paging::p2m::{Access, Take};
+use p2m_paging::p2m::{Access, ClearBits};
 
 /// Gfns whose bits have been cleared, and what was done with them since. An entry that is written anew
 /// is not followed any more: a CPU may go on with what it remembers and leave no trace in the new one.
@@ -35,7 +35,7 @@ impl Followed {
     }
 
     /// The bits have been read, and cleared.
-    pub(super) fn taken(&mut self, gfn: Gfn, (accessed, dirty): (bool, bool), take: Take) {
+    pub(super) fn taken(&mut self, gfn: Gfn, (accessed, dirty): (bool, bool), clear: ClearBits) {
         if let Some(since) = self.0.get(&gfn) {
             assert!(accessed || !since.accessed, "{gfn} was used unnoted");
             assert!(
@@ -43,7 +43,7 @@ impl Followed {
                 "{gfn} was written unnoted"
             );
         }
-        let both = take == Take::AccessedAndDirty;
+        let both = clear == ClearBits::AccessedAndDirty;
         // Only what was cleared is flushed: of an entry that was written lately and not used since, a CPU may still
         // remember what was there before.
         if accessed || dirty && both {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{Case, Host};
 use crate::guest::{Backing, Cpu, DATA, Guest, PROGRAM, Region, SpaceId, Virt};
-use crate::simulate::{Counts, Lab};
+use crate::simulate::{Counts, MeasuredGuest};
 
 /// A guest of 256 pages, and nothing that goes wrong by itself. The pager spares the last eight pages
 /// that came in.
@@ -48,94 +48,94 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-fn silent_writes(lab: &Lab<'_>, host: Host) -> Counts {
+fn silent_writes(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
     let file = region(0, 160, Backing::Private(PROGRAM));
-    let space = process(lab, vec![file]);
-    read(lab, space, file, 1);
-    measured(lab, || {
-        take(lab, host);
-        read(lab, space, file, 1);
+    let space = process(setup, vec![file]);
+    read(setup, space, file, 1);
+    measured(setup, || {
+        take(setup, host);
+        read(setup, space, file, 1);
     })
 }
 
-fn stale_reads(lab: &Lab<'_>, host: Host) -> Counts {
+fn stale_reads(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
     let old = region(0, 120, Backing::Private(PROGRAM));
     let new = region(120, 200, Backing::Private(DATA));
-    let space = process(lab, vec![old, new]);
-    read(lab, space, old, 1);
-    take(lab, host);
-    measured(lab, || read(lab, space, new, 1))
+    let space = process(setup, vec![old, new]);
+    read(setup, space, old, 1);
+    take(setup, host);
+    measured(setup, || read(setup, space, new, 1))
 }
 
-fn false_reads(lab: &Lab<'_>, host: Host) -> Counts {
+fn false_reads(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
     let memory = region(0, 180, Backing::Anonymous);
-    let before = process(lab, vec![memory]);
-    store(lab, before, memory, 1);
-    lab.run(move |guest, cpu| async move { guest.end(&cpu, before).await });
-    take(lab, host);
+    let before = process(setup, vec![memory]);
+    store(setup, before, memory, 1);
+    setup.run(move |guest, cpu| async move { guest.end(&cpu, before).await });
+    take(setup, host);
     let memory = region(0, 80, Backing::Anonymous);
-    let after = process(lab, vec![memory]);
-    measured(lab, || store(lab, after, memory, 1))
+    let after = process(setup, vec![memory]);
+    measured(setup, || store(setup, after, memory, 1))
 }
 
-fn sequence_fresh(lab: &Lab<'_>, host: Host) -> Counts {
-    sequence(lab, host, 0)
+fn sequence_fresh(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
+    sequence(setup, host, 0)
 }
 
-fn sequence_decayed(lab: &Lab<'_>, host: Host) -> Counts {
-    sequence(lab, host, 1_000)
+fn sequence_decayed(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
+    sequence(setup, host, 1_000)
 }
 
-fn sequence(lab: &Lab<'_>, host: Host, at_random: u32) -> Counts {
+fn sequence(setup: &MeasuredGuest<'_>, host: Host, at_random: u32) -> Counts {
     let file = region(0, 160, Backing::Private(PROGRAM));
-    let space = process(lab, vec![file]);
-    read(lab, space, file, 1);
-    take(lab, host);
-    lab.run(move |guest, cpu| async move {
+    let space = process(setup, vec![file]);
+    read(setup, space, file, 1);
+    take(setup, host);
+    setup.run(move |guest, cpu| async move {
         let mut rng = Rng::with_seed(7);
         for _ in 0..at_random {
             let virt = Virt(rng.u32(0..file.pages));
             load(&guest, &cpu, space, virt).await;
         }
     });
-    measured(lab, || read(lab, space, file, 1))
+    measured(setup, || read(setup, space, file, 1))
 }
 
-fn false_anonymity(lab: &Lab<'_>, host: Host) -> Counts {
+fn false_anonymity(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
     let hot = region(0, 40, Backing::Anonymous);
     let file = region(40, 140, Backing::Private(PROGRAM));
-    let space = process(lab, vec![hot, file]);
-    store(lab, space, hot, 1);
-    read(lab, space, file, 1);
-    read(lab, space, hot, 2);
-    measured(lab, || {
-        take(lab, host);
-        read(lab, space, hot, 4);
+    let space = process(setup, vec![hot, file]);
+    store(setup, space, hot, 1);
+    read(setup, space, file, 1);
+    read(setup, space, hot, 2);
+    measured(setup, || {
+        take(setup, host);
+        read(setup, space, hot, 4);
     })
 }
 
-fn paged_twice(lab: &Lab<'_>, host: Host) -> Counts {
+fn paged_twice(setup: &MeasuredGuest<'_>, host: Host) -> Counts {
     let memory = region(0, 300, Backing::Anonymous);
-    let space = process(lab, vec![memory]);
-    store(lab, space, memory, 1);
-    measured(lab, || {
-        take(lab, host);
-        store(lab, space, memory, 1);
+    let space = process(setup, vec![memory]);
+    store(setup, space, memory, 1);
+    measured(setup, || {
+        take(setup, host);
+        store(setup, space, memory, 1);
     })
 }
 
 /// The host takes memory.
-fn take(lab: &Lab<'_>, host: Host) {
+fn take(setup: &MeasuredGuest<'_>, host: Host) {
     match host {
-        Host::Pages | Host::PagesByUse => lab.page_out(RESIDENT),
-        Host::Balloons => lab.balloon_to(RESIDENT),
+        Host::Pages | Host::PagesByUse => setup.page_out(RESIDENT),
+        Host::Balloons => setup.balloon_to(RESIDENT),
     }
 }
 
-fn measured(lab: &Lab<'_>, work: impl FnOnce()) -> Counts {
-    let before = lab.counts();
+fn measured(setup: &MeasuredGuest<'_>, work: impl FnOnce()) -> Counts {
+    let before = setup.counts();
     work();
-    lab.counts().since(&before)
+    setup.counts().since(&before)
 }
 
 fn region(start: u32, pages: u32, backing: Backing) -> Region {
@@ -146,16 +146,16 @@ fn region(start: u32, pages: u32, backing: Backing) -> Region {
     }
 }
 
-fn process(lab: &Lab<'_>, regions: Vec<Region>) -> SpaceId {
-    lab.run(|guest, cpu| async move {
+fn process(setup: &MeasuredGuest<'_>, regions: Vec<Region>) -> SpaceId {
+    setup.run(|guest, cpu| async move {
         let space = guest.new_space(&cpu, regions).await;
         space.expect("there is memory")
     })
 }
 
 /// A process reads a region in order, so many times.
-fn read(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
-    lab.run(move |guest, cpu| async move {
+fn read(setup: &MeasuredGuest<'_>, space: SpaceId, region: Region, rounds: u32) {
+    setup.run(move |guest, cpu| async move {
         for virt in (0..rounds).flat_map(|_| region.virts()) {
             load(&guest, &cpu, space, virt).await;
         }
@@ -163,8 +163,8 @@ fn read(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
 }
 
 /// A process writes a region in order, so many times.
-fn store(lab: &Lab<'_>, space: SpaceId, region: Region, rounds: u32) {
-    lab.run(move |guest, cpu| async move {
+fn store(setup: &MeasuredGuest<'_>, space: SpaceId, region: Region, rounds: u32) {
+    setup.run(move |guest, cpu| async move {
         for virt in (0..rounds).flat_map(|_| region.virts()) {
             let stored = guest.store(&cpu, space, virt, 0).await;
             stored.expect("there is memory");

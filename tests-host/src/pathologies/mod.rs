@@ -7,7 +7,7 @@ mod cases;
 
 use std::fmt;
 
-use crate::simulate::{Counts, Knob, Lab, Scenario};
+use crate::simulate::{Counts, Knob, MeasuredGuest, Scenario};
 
 pub use cases::CASES;
 
@@ -31,7 +31,7 @@ pub struct Case {
     /// What it is called.
     pub name: &'static str,
     /// Produces it, and yields what was counted meanwhile.
-    pub produce: fn(&Lab<'_>, Host) -> Counts,
+    pub produce: fn(&MeasuredGuest<'_>, Host) -> Counts,
 }
 
 /// A line of the table.
@@ -64,7 +64,7 @@ impl Case {
         if host == Host::PagesByUse {
             scenario.set(Knob::Policy, REUSE);
         }
-        Lab::with(&scenario, |lab| (self.produce)(lab, host))
+        MeasuredGuest::with(&scenario, |setup| (self.produce)(setup, host))
     }
 }
 

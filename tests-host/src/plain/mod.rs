@@ -16,8 +16,8 @@ mod ring_page;
 use ::core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use p2m_paging::p2m::P2mType;
-use p2m_paging::paging::DomainFacts;
-use p2m_paging::platform::{AllocError, Broken, Platform};
+use p2m_paging::paging::DomainProperties;
+use p2m_paging::platform::{AllocError, InvariantViolation, Platform};
 use p2m_paging::{Errno, Gfn, Mfn, SpinLock, VcpuId};
 
 pub use self::core::{Core, Frame, PlainP2m, SCRUBBED};
@@ -26,7 +26,7 @@ pub(crate) use lock::{assert_none_held, p2m_locking, p2m_unlocked};
 pub use ring_page::RingPage;
 
 /// A domain that can be paged.
-pub const PAGEABLE_DOMAIN: DomainFacts = DomainFacts::PAGEABLE;
+pub const PAGEABLE_DOMAIN: DomainProperties = DomainProperties::PAGEABLE;
 
 /// Where the contents for a page-in are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,8 +207,8 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
         }
     }
 
-    fn wait_is_over(&self, vcpu: VcpuId, gfn: Gfn) {
-        lock::assert_none_held::<CHECKED>("wait_is_over");
+    fn vcpu_resumes(&self, vcpu: VcpuId, gfn: Gfn) {
+        lock::assert_none_held::<CHECKED>("vcpu_resumes");
         if CHECKED {
             assert!(self.is_stopped(vcpu), "{vcpu:?} runs before it is told");
             let mut homes = self.homes.lock().expect("not poisoned");
@@ -237,7 +237,7 @@ impl<const CHECKED: bool> Platform for PlainMachine<CHECKED> {
         self.deferred.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn broken(&self, what: Broken) {
+    fn invariant_violated(&self, what: InvariantViolation) {
         panic!("{what}");
     }
 }

@@ -4,7 +4,7 @@
 use pager_core::{DrainError, Event};
 use pager_store::{Slot, SlotRange};
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::pager::{News, Process};
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
@@ -31,12 +31,12 @@ pub(super) fn areas() -> [SlotRange; 2] {
 
 impl World<'_> {
     pub(super) fn change_areas(&self) {
-        if self.calm.get() {
+        if self.quiesced.get() {
             return;
         }
         self.tell_pager(News::Area(self.below(2)));
         let ticks = u64::from(self.scenario.get(Knob::Areas));
-        self.soon(TICK_NS * ticks, Happening::Area);
+        self.soon(TICK_NS * ticks, SimEvent::Area);
     }
 }
 

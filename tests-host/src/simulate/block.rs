@@ -5,7 +5,7 @@
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::{Mfn, VcpuId};
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::world::World;
 use crate::guest::{Guest, Io, Way};
 use crate::machine::Place;
@@ -57,7 +57,7 @@ impl World<'_> {
 
     fn set_lane(&self, lane: usize, to: Lane, in_ns: u64) {
         self.block.borrow_mut().lanes[lane] = to;
-        let what = Happening::Block(u8::try_from(lane).expect("few lanes"));
+        let what = SimEvent::Block(u8::try_from(lane).expect("few lanes"));
         self.soon(in_ns, what);
     }
 
@@ -116,7 +116,7 @@ impl World<'_> {
                 self.block.borrow_mut().lanes[lane] = Lane::Idle;
                 self.halt();
             }
-            (MapDecision::Map | MapDecision::NotOurs, _) => {
+            (MapDecision::Map | MapDecision::NotPaging, _) => {
                 panic!("the disk is to use {}, which is {:?}", io.gfn, entry.p2mt)
             }
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold after everything that happens, and when all is calm.
+//! What must hold after everything that happens, and when all is quiesced.
 
 use p2m_paging::p2m::table::State;
 use p2m_paging::platform::Entry;
@@ -15,7 +15,7 @@ use crate::machine::{Page, Place};
 
 /// Schedulers are looked at when so many things have happened.
 const SCHEDULER_CHECK: u64 = 16;
-/// Ticks until calm must have come to rest.
+/// Ticks until all must have quiesced.
 const PATIENCE_TICKS: u64 = 400;
 /// What processes would find is looked at when so many things have happened.
 const KERNEL_CHECK: u64 = 16;
@@ -39,10 +39,10 @@ impl World<'_> {
             && self.paging.is_enabled()
         {
             let outstanding = u64::from(pushed) - taken;
-            let held = u64::from(self.paging.slots_held());
+            let held = u64::from(self.paging.slots_in_use());
             assert_eq!(held, outstanding, "slots held and requests outstanding");
         }
-        if self.calm.get() {
+        if self.quiesced.get() {
             return;
         }
         self.trace.look(|| Look {
@@ -54,7 +54,7 @@ impl World<'_> {
                     is_stopped: self.machine().is_stopped(vcpu_id(vcpu)),
                 })
                 .collect(),
-            held: self.paging.slots_held(),
+            held: self.paging.slots_in_use(),
         });
     }
 
@@ -64,7 +64,7 @@ impl World<'_> {
             let foreign = core.frames.check();
             assert_eq!(
                 foreign,
-                self.outside.borrow().frames(),
+                self.foreign.borrow().frames(),
                 "frames of other domains"
             );
             let mapped =
@@ -93,7 +93,7 @@ impl World<'_> {
                 .iter()
                 .flat_map(|process| process.running.iter().flatten());
             let saving: usize = saving.map(|running| running.mapped.len()).sum();
-            let users = self.outside.borrow().holds().count() + self.block_holds() + saving;
+            let users = self.foreign.borrow().holds().count() + self.block_holds() + saving;
             assert_eq!(
                 references as usize,
                 allocations.count() + users,
@@ -149,7 +149,7 @@ impl World<'_> {
         let id = vcpu_id(vcpu);
         let vcpus = self.paging.vcpus();
         let is_stopped = self.machine().is_stopped(id);
-        let own = self.outside.borrow();
+        let own = self.foreign.borrow();
         let own = own
             .pauses
             .iter()
@@ -170,7 +170,7 @@ impl World<'_> {
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
         // One that has halted runs when one of its tasks can.
-        let idle = self.calm.get() || self.guest.borrow().is_dead || self.tasks.get().is_some();
+        let idle = self.quiesced.get() || self.guest.borrow().is_dead || self.tasks.get().is_some();
         assert!(
             is_stopped || idle || self.is_scheduled(vcpu),
             "{id:?} is neither stopped nor run"
@@ -231,22 +231,22 @@ impl World<'_> {
                 self.state(page)
             );
         }
-        let held = self.paging.slots_held();
+        let held = self.paging.slots_in_use();
         let pager = self.pager.borrow();
         let pager = pager.as_ref().map(|process| process.core.progress());
         text + &format!("\n{held} slots held, pager {pager:?}")
     }
 
-    /// Troubles end. Whoever waits gets what it waits for, everything comes home, and the guest finds
+    /// Injected faults end. Whoever waits gets what it waits for, everything comes home, and the guest finds
     /// every page as it left it.
-    pub(super) fn calm_down(&self) {
-        self.calm.set(true);
-        self.note("calm", [0, 0]);
+    pub(super) fn quiesce(&self) {
+        self.quiesced.set(true);
+        self.note("quiesced", [0, 0]);
         self.disk.borrow_mut().faulty = false;
         self.others_run();
         while self.undo_pause() {}
         if self.guest.borrow().is_dead {
-            return self.bury();
+            return self.clear_destroyed_guest();
         }
         if let (Some(programs), Some(tasks)) = (&self.programs, self.tasks.get()) {
             programs.rest(tasks);
@@ -261,7 +261,7 @@ impl World<'_> {
             world.pager.borrow().is_some() && is_over
         });
         self.until("back ends let go", |world| {
-            world.outside.borrow().holds().next().is_none() && world.block_holds() == 0
+            world.foreign.borrow().holds().next().is_none() && world.block_holds() == 0
         });
         self.everything_goes_out();
         self.processes_read_all();
@@ -275,10 +275,10 @@ impl World<'_> {
         // What a CPU remembers would let it read a page that is not home.
         self.machine().with(crate::machine::Core::flush_all);
         for page in 0..self.pages() {
-            self.read_in_calm(page);
+            self.read_quiesced(page);
         }
         self.until("the ring is drained", |world| {
-            world.paging.slots_held() == 0
+            world.paging.slots_in_use() == 0
         });
         self.check_home();
     }
@@ -302,7 +302,7 @@ impl World<'_> {
         (0..self.vcpus()).any(|vcpu| self.machine().is_stopped(vcpu_id(vcpu)))
     }
 
-    fn read_in_calm(&self, page: usize) {
+    fn read_quiesced(&self, page: usize) {
         let there = self.guest.borrow().pages[page].contents.is_some();
         if !there || self.is_lost(page) {
             return;
@@ -331,7 +331,7 @@ impl World<'_> {
             assert!(fine, "page {page} is left as {state:?}");
         }
         let pager = self.pager.borrow();
-        let process = pager.as_ref().expect("a pager in calm");
+        let process = pager.as_ref().expect("a pager when quiesced");
         let lost = (0..self.pages()).filter(|page| self.is_lost(*page)).count() as u64;
         let taken = process.core.slots_taken();
         let copies = process.core.progress().copies;
@@ -344,19 +344,19 @@ impl World<'_> {
             assert_eq!(
                 self.paging.vcpus().pauses(id),
                 0,
-                "{id:?} is paused in calm"
+                "{id:?} is paused when quiesced"
             );
         }
     }
 
     /// A guest that was destroyed leaves nothing behind.
-    fn bury(&self) {
+    fn clear_destroyed_guest(&self) {
         self.until("the pager ends", |world| match &*world.pager.borrow() {
             Some(process) => process.finished.is_some(),
             None => true,
         });
         self.until("back ends let go", |world| {
-            world.outside.borrow().holds().next().is_none() && world.block_holds() == 0
+            world.foreign.borrow().holds().next().is_none() && world.block_holds() == 0
         });
         if let Some(process) = &*self.pager.borrow() {
             let alive = process.finished.is_some_and(|summary| summary.domain_alive);

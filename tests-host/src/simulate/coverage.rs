@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which cells of the state machine's table a run has been through.
 
-use p2m_paging::p2m::table::{Event, Outcome, State, step};
+use p2m_paging::p2m::table::{Event, Outcome, State, transition};
 
 /// How often each cell was hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Coverage {
             .into_iter()
             .flat_map(|state| Event::ALL.map(|event| (state, event)));
         let of_kind: Vec<_> = all
-            .filter(|(state, event)| kind(step(*state, *event, false)))
+            .filter(|(state, event)| kind(transition(*state, *event, false)))
             .collect();
         let count = of_kind.len();
         let missed = of_kind

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use fastrand::Rng;
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::guest::vcpu_id;
 use super::scenario::{Knob, Scenario};
 use super::world::World;
@@ -26,7 +26,7 @@ pub(super) struct Cpus {
 
 #[derive(Debug, Default)]
 struct Clock {
-    /// The CPU is on the agenda.
+    /// The CPU is in the event queue.
     is_scheduled: Cell<bool>,
     ticked_ns: Cell<u64>,
 }
@@ -143,7 +143,7 @@ impl World<'_> {
         let cpus = self.cpus.as_ref().expect("there are CPUs");
         if !cpus.clock(cpu).is_scheduled.replace(true) {
             let number = u8::try_from(cpu.0).expect("few CPUs");
-            self.soon(about_ns, Happening::Cpu(number));
+            self.soon(about_ns, SimEvent::Cpu(number));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::machine::{Page, SECTORS};
 const EIO: i32 = 5;
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct StoredPage {
     on_disk: Page,
     checksum: u64,
 }
@@ -22,7 +22,7 @@ struct Held {
 /// A disk with a store's checksums.
 #[derive(Debug)]
 pub(super) struct Disk {
-    slots: Vec<Option<Held>>,
+    slots: Vec<Option<StoredPage>>,
     /// The slot that each page was last written to, by checksum, if the store looks for pages that are alike.
     seems: Option<HashMap<u64, Slot>>,
     held: usize,
@@ -110,7 +110,7 @@ impl Disk {
             // What lies in the sectors that were not written is of no matter: another page's.
             on_disk.0[rng.usize(0..SECTORS)..].fill(0x0dd5_ec70);
         }
-        self.slots[at] = Some(Held {
+        self.slots[at] = Some(StoredPage {
             on_disk,
             checksum: page.checksum(),
         });
@@ -150,12 +150,12 @@ impl Disk {
         (held.on_disk.checksum() == held.checksum).then_some(held.on_disk)
     }
 
-    /// Whether the slot holds a page that the disk has spoiled.
-    pub(super) fn is_spoiled(&self, slot: Slot) -> bool {
+    /// Whether the slot holds a page that the disk has corrupted.
+    pub(super) fn is_corrupted(&self, slot: Slot) -> bool {
         self.held_in(slot).is_some() && self.trusted(slot).is_none()
     }
 
-    fn held_in(&self, slot: Slot) -> Option<&Held> {
+    fn held_in(&self, slot: Slot) -> Option<&StoredPage> {
         self.slots.get(slot.0 as usize)?.as_ref()
     }
 }

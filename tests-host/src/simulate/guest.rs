@@ -7,7 +7,7 @@ use p2m_paging::paging::{Caller, Count, DropError, PopulateError, Populated};
 use p2m_paging::{Gfn, Mfn, VcpuId};
 use pager_core::Location;
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::scenario::Knob;
 use super::world::World;
 use crate::machine::Page;
@@ -53,7 +53,7 @@ pub(super) struct PageTruth {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vcpu {
-    /// It is on the agenda.
+    /// It is in the event queue.
     is_scheduled: bool,
     /// What it is about, until it has succeeded.
     pub(super) wants: Option<Want>,
@@ -122,7 +122,7 @@ impl World<'_> {
         if !std::mem::replace(scheduled, true) {
             self.soon(
                 about_ns,
-                Happening::Vcpu(u8::try_from(vcpu).expect("few vcpus")),
+                SimEvent::Vcpu(u8::try_from(vcpu).expect("few vcpus")),
             );
         }
     }
@@ -189,7 +189,7 @@ impl World<'_> {
     }
 
     fn choose(&self) -> Option<Want> {
-        if self.calm.get() {
+        if self.quiesced.get() {
             return None;
         }
         let mut page = self.below(self.pages());
@@ -275,7 +275,7 @@ impl World<'_> {
         self.hold_against_table(before, asked && !failed, None);
         let is_lost = self.is_lost(page);
         match got {
-            Ok(Populated::Waiting) => {
+            Ok(Populated::Paused) => {
                 let now = self.now();
                 let is_stopped = self.machine().is_stopped(vcpu_id(vcpu));
                 let guest = &mut *self.guest.borrow_mut();
@@ -314,7 +314,7 @@ impl World<'_> {
             Ok(Populated::NotPaging) if self.guest.borrow().pages[page].contents.is_none() => {
                 Touched::NoMemory
             }
-            Ok(Populated::NotPaging | Populated::OnItsWay) | Err(_) => Touched::NotYet,
+            Ok(Populated::NotPaging | Populated::InFlight) | Err(_) => Touched::NotYet,
         }
     }
 
@@ -436,8 +436,8 @@ impl World<'_> {
     /// Whether the page's only copy is gone for good.
     pub(super) fn is_lost(&self, page: usize) -> bool {
         let truth = &self.guest.borrow().pages[page];
-        let spoiled = |slot| self.disk.borrow().is_spoiled(slot);
-        truth.is_lost || truth.copy.and_then(Location::slot).is_some_and(spoiled)
+        let corrupted = |slot| self.disk.borrow().is_corrupted(slot);
+        truth.is_lost || truth.copy.and_then(Location::slot).is_some_and(corrupted)
     }
 
     /// The page that a vcpu waits for.
@@ -450,8 +450,8 @@ fn populated(got: &Result<Populated, PopulateError>) -> &'static str {
     match got {
         Ok(Populated::NotPaging) => "fault: not paging",
         Ok(Populated::Present) => "fault: present",
-        Ok(Populated::Waiting) => "fault: waits",
-        Ok(Populated::OnItsWay) => "fault: on its way",
+        Ok(Populated::Paused) => "fault: waits",
+        Ok(Populated::InFlight) => "fault: on its way",
         Err(PopulateError::NoRing) => "fault: no ring",
         Err(PopulateError::RingFull) => "fault: ring full",
         Err(_) => "fault: failed",

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hypervisor, guest, pager and disk in one deterministic run, from one seed, with troubles put in.
+//! Hypervisor, guest, pager and disk in one deterministic run, from one seed, with injected faults.
 //!
 //! The crate and the pager's core run unchanged on the [machine](crate::machine), through the real
 //! bytes of the ring. After everything that happens all that must hold is looked at (`check`), every
-//! operation is held against the state machine's table, and in the end troubles stop and everything
+//! operation is held against the state machine's table, and in the end injected faults stop and everything
 //! has to come home. A run that fails prints its scenario, made as simple as it gets; the same
 //! scenario gives the same run on every machine.
 
-mod agenda;
 mod areas;
 mod block;
 mod check;
 mod coverage;
 mod cpus;
 mod disk;
+mod event_queue;
+mod foreign;
 mod guest;
 mod kernel;
-mod lab;
 mod many;
+mod measured_guest;
 mod operations;
-mod outside;
 mod pager;
 mod picture;
 mod programs;
@@ -36,8 +36,8 @@ use std::panic::{self, AssertUnwindSafe};
 use p2m_paging::pause::VcpuCell;
 
 pub use coverage::Coverage;
-pub use lab::{Counts, Lab};
 pub use many::{Tally, run_many};
+pub use measured_guest::{Counts, MeasuredGuest};
 pub use picture::{Lane, Look, draw};
 pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
 pub use trace::{Line, Trace};
@@ -100,7 +100,7 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
             step.set(world.happened.get());
             world.check();
         }
-        world.calm_down();
+        world.quiesce();
         let guest = world.guest.borrow();
         Passed {
             hash: trace.hash(),

@@ -32,7 +32,7 @@ impl World<'_> {
         self.paging.nominate(&mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
-            job.done
+            job.outcome
                 .expect("worked off")
                 .map_err(|e: p2m_paging::paging::NominateError| e.errno())
         };
@@ -52,7 +52,7 @@ impl World<'_> {
         self.paging.evict(&mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
-            job.done
+            job.outcome
                 .expect("worked off")
                 .map_err(|e: p2m_paging::paging::EvictError| e.errno())
         };
@@ -72,7 +72,7 @@ impl World<'_> {
         self.paging.restore(&mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
-            job.done
+            job.outcome
                 .expect("worked off")
                 .map_err(|e: p2m_paging::paging::RestoreError| e.errno())
         };
@@ -106,12 +106,12 @@ impl World<'_> {
         let mut jobs = [PrepJob {
             gfn: self.gfn(page),
             buffer,
-            done: None,
+            outcome: None,
         }];
         let armed = self.make_fail();
         self.paging.prep(&mut jobs);
         let failed = self.has_failed(armed);
-        let result = jobs[0].done.expect("worked off").map_err(|e| e.errno());
+        let result = jobs[0].outcome.expect("worked off").map_err(|e| e.errno());
         self.note("prep", [page as u64, result.is_ok().into()]);
         let changes = !failed && !is_faulting && has_memory;
         self.hold_against_table(before, changes, Some(result.is_err()));

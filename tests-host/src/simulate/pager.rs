@@ -14,8 +14,8 @@ use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
 use pager_store::SlotRange;
 
-use super::agenda::{Happening, WORKERS};
 use super::areas::{Stands, areas, drained};
+use super::event_queue::{SimEvent, WORKERS};
 use super::scenario::Knob;
 use super::world::{Before, TICK_NS, World};
 use crate::machine::Page;
@@ -134,7 +134,7 @@ impl World<'_> {
         };
         *self.pager.borrow_mut() = Some(process);
         // The ring outlives its pager until it is torn down, which it has been if this is another.
-        self.outside.borrow_mut().ring = Some(page);
+        self.foreign.borrow_mut().ring = Some(page);
         self.note("pager starts", [id.into(), 0]);
         let target = all * u64::from(self.scenario.get(Knob::Target)) / 100;
         self.tell_pager(News::Target(target as i64));
@@ -149,7 +149,7 @@ impl World<'_> {
     /// Which pager this is, or was the last.
     pub(super) fn pager_id(&self) -> u32 {
         let pager = self.pager.borrow();
-        let last = self.outside.borrow().last_pager;
+        let last = self.foreign.borrow().last_pager;
         pager.as_ref().map_or(last, |process| process.id)
     }
 
@@ -165,13 +165,13 @@ impl World<'_> {
         if let Some(process) = &mut *self.pager.borrow_mut() {
             process.news.push(news);
         }
-        self.soon(5_000, Happening::PagerEvent);
+        self.soon(5_000, SimEvent::PagerEvent);
     }
 
     /// How long the pager takes for something.
     fn takes(&self, about_ns: u64) -> u64 {
         let slow = u64::from(self.scenario.get(Knob::Slow));
-        let times = if slow > 0 && !self.calm.get() {
+        let times = if slow > 0 && !self.quiesced.get() {
             1 + self.rng.borrow_mut().u64(0..=slow)
         } else {
             1
@@ -181,10 +181,10 @@ impl World<'_> {
 
     pub(super) fn pager_ticks(&self) {
         self.with_pager(|world, process| process.handle(world, Event::Tick));
-        self.add(TICK_NS, Happening::Tick);
+        self.add(TICK_NS, SimEvent::Tick);
         if self.scenario.get(Knob::Lost) > 0 {
             // What a lost event would have said is said again.
-            self.soon(1_000, Happening::HypervisorEvent);
+            self.soon(1_000, SimEvent::HypervisorEvent);
         }
     }
 
@@ -222,7 +222,7 @@ impl World<'_> {
             process.publish(self)
         };
         if notify {
-            self.send(Happening::HypervisorEvent);
+            self.send(SimEvent::HypervisorEvent);
         }
     }
 
@@ -230,11 +230,11 @@ impl World<'_> {
     pub(super) fn begin(&self, index: usize, pager: u32) {
         let in_ns = self.takes(6_000);
         let index = u8::try_from(index).expect("few batches");
-        self.soon(in_ns, Happening::Work(index, pager));
+        self.soon(in_ns, SimEvent::Work(index, pager));
     }
 
     pub(super) fn hypervisor_wakes(&self) {
-        self.meddle();
+        self.inject_fault();
         loop {
             let before: Vec<_> = {
                 let pager = self.pager.borrow();
@@ -293,7 +293,7 @@ impl World<'_> {
     }
 
     /// A hostile pager writes an impossible index, or meddles with whom it wants to be woken by.
-    fn meddle(&self) {
+    fn inject_fault(&self) {
         if !self.strikes(Knob::Hostile) {
             return;
         }
@@ -318,7 +318,7 @@ impl World<'_> {
     }
 
     pub(super) fn kill_pager(&self) {
-        if self.calm.get() || self.guest.borrow().is_dead {
+        if self.quiesced.get() || self.guest.borrow().is_dead {
             return;
         }
         let Some(process) = self.pager.borrow_mut().take() else {
@@ -332,14 +332,14 @@ impl World<'_> {
                 }
             }
         });
-        self.outside.borrow_mut().last_pager = process.id;
-        self.soon(TICK_NS, Happening::Restart);
+        self.foreign.borrow_mut().last_pager = process.id;
+        self.soon(TICK_NS, SimEvent::Restart);
     }
 
     /// The toolstack clears up after a pager and starts another. What was out is lost.
     pub(super) fn restart_pager(&self) {
         if self.are_busy(WORKERS) {
-            return self.soon(5_000, Happening::Restart);
+            return self.soon(5_000, SimEvent::Restart);
         }
         if self.guest.borrow().is_dead {
             return;
@@ -439,13 +439,13 @@ impl Process {
                 Action::Scan(scan) => {
                     assert!(self.scan.is_none(), "two scans at a time");
                     self.scan = Some(scan);
-                    world.soon(6_000, Happening::Scan(self.id));
+                    world.soon(6_000, SimEvent::Scan(self.id));
                 }
                 Action::Respond(response) => {
                     let asked = self.unanswered.iter().position(|gfn| *gfn == response.gfn);
                     asked.map(|asked| self.unanswered.swap_remove(asked));
                     let (response, spoil) = hostile(world, response);
-                    if self.back.answer(&response).is_err() {
+                    if self.back.respond(&response).is_err() {
                         // After it was killed and replaced: an answer to what another was asked.
                         continue;
                     }

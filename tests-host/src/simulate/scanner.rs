@@ -2,9 +2,9 @@
 //! The pager's worker reads accessed bits. What they do not show, the machine does not forgive.
 
 use p2m_paging::Errno;
-use p2m_paging::p2m::{Take, Uses};
+use p2m_paging::p2m::{AccessBits, ClearBits};
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::scenario::Knob;
 use super::world::World;
 
@@ -21,16 +21,18 @@ impl World<'_> {
         };
         // The pager that asked was killed.
         let Some(mut scan) = taken else { return };
-        let take = if self.chance(500) {
-            Take::Accessed
+        let clear = if self.chance(500) {
+            ClearBits::Accessed
         } else {
-            Take::AccessedAndDirty
+            ClearBits::AccessedAndDirty
         };
-        let mut uses = [Uses::default(); WORDS];
+        let mut uses = [AccessBits::default(); WORDS];
         scan.outcome = if self.strikes(Knob::Unseen) {
             Err(Errno::EOPNOTSUPP)
         } else {
-            let taken = self.paging.take_uses(scan.first(), &mut uses, take);
+            let taken = self
+                .paging
+                .read_clear_access_bits(scan.first(), &mut uses, clear);
             taken.map_err(|error| error.errno())
         };
         for (word, uses) in scan.accessed.iter_mut().zip(uses) {
@@ -42,7 +44,7 @@ impl World<'_> {
         if let Some(process) = pager.as_mut().filter(|process| process.id == id) {
             process.scan = Some(scan);
             drop(pager);
-            self.soon(4_000, Happening::ScanDone(id));
+            self.soon(4_000, SimEvent::ScanDone(id));
         }
     }
 }

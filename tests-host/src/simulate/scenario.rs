@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 macro_rules! knobs {
     ($($(#[$doc:meta])* $name:ident = $label:literal, quiet $quiet:literal, $draw:expr;)*) => {
-        /// What can be set. Each has a value at which it makes no trouble.
+        /// What can be set. Each has a value at which it injects no fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Knob { $($(#[$doc])* $name,)* }
@@ -34,7 +34,7 @@ macro_rules! knobs {
     };
 }
 
-/// A chance in a thousand that is nought in two runs out of three: a run with all troubles at once gets
+/// A chance in a thousand that is nought in two runs out of three: a run with all injected faults at once gets
 /// nowhere.
 fn sometimes(rng: &mut Rng, most: u32) -> u32 {
     if rng.u32(0..3) == 0 {
@@ -45,7 +45,7 @@ fn sometimes(rng: &mut Rng, most: u32) -> u32 {
 }
 
 knobs! {
-    /// Events until the calm at the end.
+    /// Events until the end, when all quiesces.
     Steps = "steps", quiet 100, |rng| rng.u32(300..2500);
     /// Pages of the guest.
     Gfns = "gfns", quiet 4, |rng| rng.u32(4..48);

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell, RefMut};
 
 use p2m_paging::p2m::Access;
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::guest::vcpu_id;
 use super::world::World;
 use crate::guest::{self, Pte, Virt};
@@ -192,7 +192,7 @@ impl World<'_> {
             && tasks.timer.get().is_none_or(|set| at_ns < set)
         {
             tasks.timer.set(next);
-            self.add(at_ns.saturating_sub(self.now()), Happening::GuestTimer);
+            self.add(at_ns.saturating_sub(self.now()), SimEvent::GuestTimer);
         }
     }
 

@@ -7,7 +7,7 @@ use p2m_paging::{Errno, Mfn, VcpuId};
 use pager_core::{Lane, Location, PageError, Step};
 use pager_store::StoreError;
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::pager::Running;
 use super::scenario::Knob;
 use super::world::World;
@@ -44,7 +44,7 @@ impl World<'_> {
         drop(pager);
         if is_done {
             let index = u8::try_from(index).expect("few batches");
-            self.soon(4_000, Happening::WorkDone(index, id));
+            self.soon(4_000, SimEvent::WorkDone(index, id));
         } else {
             self.begin(index, id);
         }

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine, a guest, a pager and everybody else, one happening after another, and several at once
+//! A machine, a guest, a pager and everybody else, one event after another, and several at once
 //! where locks are let go.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 
 use fastrand::Rng;
-use p2m_paging::p2m::table::{Event, Outcome, State, step};
+use p2m_paging::p2m::table::{Event, Outcome, State, transition};
 use p2m_paging::paging::Paging;
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, VcpuId};
 
-use super::agenda::{Agenda, Happening};
 use super::block::BackEnd;
 use super::coverage::Coverage;
 use super::cpus::Cpus;
 use super::disk::Disk;
+use super::event_queue::{EventQueue, SimEvent};
+use super::foreign::Foreign;
 use super::guest::Guest;
 use super::kernel::{Running, plan};
-use super::lab::Meter;
-use super::outside::Outside;
+use super::measured_guest::Meter;
 use super::pager::Process;
 use super::programs::Programs;
 use super::scenario::{Knob, Scenario};
@@ -29,7 +29,7 @@ use crate::machine::{Format, Machine, Page, Surroundings};
 
 /// The pager's ticks, in nanoseconds: far more often than in life, so that short runs see some.
 pub(super) const TICK_NS: u64 = 400_000;
-/// How many happenings may be begun inside of each other.
+/// How many events may be begun inside of each other.
 const MOST_AT_ONCE: u32 = 3;
 /// The first gfn above the hole.
 const HIGH_GFN: u64 = 0x10_0000;
@@ -42,11 +42,11 @@ pub(super) struct World<'d> {
     pub(super) paging: Paging<'d, Machine<'d>>,
     pub(super) trace: &'d Trace,
     pub(super) rng: RefCell<Rng>,
-    pub(super) agenda: RefCell<Agenda>,
+    pub(super) event_queue: RefCell<EventQueue>,
     pub(super) guest: RefCell<Guest>,
     pub(super) pager: RefCell<Option<Process>>,
     pub(super) disk: RefCell<Disk>,
-    pub(super) outside: RefCell<Outside<'d>>,
+    pub(super) foreign: RefCell<Foreign<'d>>,
     /// Physical CPUs, if vcpus share them.
     pub(super) cpus: Option<Cpus>,
     /// The guest's tasks on its vcpus, if it has any; without, vcpus act by themselves.
@@ -58,9 +58,9 @@ pub(super) struct World<'d> {
     pub(super) block: RefCell<BackEnd>,
     pub(super) coverage: RefCell<Coverage>,
     pub(super) meter: Meter,
-    /// Troubles are over.
-    pub(super) calm: Cell<bool>,
-    /// Happenings so far.
+    /// Injected faults are over.
+    pub(super) quiesced: Cell<bool>,
+    /// Events so far.
     pub(super) happened: Cell<u64>,
     busy: Cell<u64>,
     at_once: Cell<u32>,
@@ -87,11 +87,11 @@ impl<'d> World<'d> {
             paging: Paging::new(machine, cells),
             trace,
             rng: RefCell::new(Rng::with_seed(scenario.seed)),
-            agenda: RefCell::default(),
+            event_queue: RefCell::default(),
             guest: RefCell::new(Guest::new(knob(Knob::Gfns), cells.len())),
             pager: RefCell::new(None),
             disk: RefCell::new(Disk::new(&scenario)),
-            outside: RefCell::new(Outside::new(knob(Knob::Mappers))),
+            foreign: RefCell::new(Foreign::new(knob(Knob::Mappers))),
             cpus: Cpus::new(&scenario),
             tasks,
             programs,
@@ -99,7 +99,7 @@ impl<'d> World<'d> {
             block: RefCell::default(),
             coverage: RefCell::default(),
             meter: Meter::default(),
-            calm: Cell::new(false),
+            quiesced: Cell::new(false),
             happened: Cell::new(0),
             busy: Cell::new(0),
             at_once: Cell::new(0),
@@ -129,14 +129,14 @@ impl<'d> World<'d> {
         for mapper in 0..self.scenario.get(Knob::Mappers) {
             self.soon(
                 50_000,
-                Happening::Mapper(u8::try_from(mapper).expect("few mappers")),
+                SimEvent::Mapper(u8::try_from(mapper).expect("few mappers")),
             );
         }
         for (knob, what) in [
-            (Knob::Tools, Happening::Tools),
-            (Knob::Areas, Happening::Area),
-            (Knob::Others, Happening::Others),
-            (Knob::Rogue, Happening::Rogue),
+            (Knob::Tools, SimEvent::Tools),
+            (Knob::Areas, SimEvent::Area),
+            (Knob::Others, SimEvent::Others),
+            (Knob::Rogue, SimEvent::Rogue),
         ] {
             if self.scenario.get(knob) > 0 {
                 self.soon(100_000, what);
@@ -145,13 +145,13 @@ impl<'d> World<'d> {
         // A run of so many steps takes about this long.
         let whole = u64::from(self.scenario.get(Knob::Steps)) * 2_000;
         for _ in 0..self.scenario.get(Knob::Kills) {
-            self.soon(whole, Happening::Kill);
+            self.soon(whole, SimEvent::Kill);
         }
         if self.scenario.get(Knob::Destroy) > 0 {
-            self.soon(whole, Happening::Destroy);
+            self.soon(whole, SimEvent::Destroy);
         }
         self.start_pager();
-        self.add(TICK_NS, Happening::Tick);
+        self.add(TICK_NS, SimEvent::Tick);
     }
 
     pub(super) fn machine(&self) -> &Machine<'d> {
@@ -212,16 +212,16 @@ impl<'d> World<'d> {
     }
 
     pub(super) fn now(&self) -> u64 {
-        self.agenda.borrow().now()
+        self.event_queue.borrow().now()
     }
 
     pub(super) fn note(&self, what: &'static str, numbers: [u64; 2]) {
         self.trace.note(self.now(), what, numbers);
     }
 
-    /// Whether a trouble of this kind strikes now.
+    /// Whether a fault of this kind is injected now.
     pub(super) fn strikes(&self, knob: Knob) -> bool {
-        !self.calm.get() && self.chance(self.scenario.get(knob))
+        !self.quiesced.get() && self.chance(self.scenario.get(knob))
     }
 
     pub(super) fn chance(&self, in_a_thousand: u32) -> bool {
@@ -233,14 +233,14 @@ impl<'d> World<'d> {
     }
 
     /// In about so many nanoseconds.
-    pub(super) fn soon(&self, about_ns: u64, what: Happening) {
+    pub(super) fn soon(&self, about_ns: u64, what: SimEvent) {
         let in_ns = about_ns / 4 + self.rng.borrow_mut().u64(0..=about_ns);
         self.add(in_ns, what);
     }
 
-    pub(super) fn add(&self, in_ns: u64, what: Happening) {
+    pub(super) fn add(&self, in_ns: u64, what: SimEvent) {
         let order = self.rng.borrow_mut().u16(..);
-        self.agenda.borrow_mut().add(in_ns, order, what);
+        self.event_queue.borrow_mut().add(in_ns, order, what);
     }
 
     /// Whether any of these actors is in the middle of something.
@@ -250,7 +250,7 @@ impl<'d> World<'d> {
 
     /// The next thing happens.
     pub(super) fn go(&self) {
-        let what = self.agenda.borrow_mut().next(self.busy.get());
+        let what = self.event_queue.borrow_mut().next(self.busy.get());
         let Some(what) = what else { return };
         let actor = what.actor();
         self.busy.set(self.busy.get() | actor);
@@ -266,32 +266,32 @@ impl<'d> World<'d> {
         self.at_once.set(at_once);
     }
 
-    fn happen(&self, what: Happening) {
+    fn happen(&self, what: SimEvent) {
         match what {
-            Happening::Vcpu(vcpu) => self.vcpu_runs(vcpu.into()),
-            Happening::Cpu(cpu) => self.cpu_runs(cpu),
-            Happening::GuestTimer => self.guest_timer(),
-            Happening::PagerEvent => self.pager_wakes(),
-            Happening::HypervisorEvent => self.hypervisor_wakes(),
-            Happening::Tick => self.pager_ticks(),
-            Happening::Work(batch, pager) => self.works(batch.into(), pager),
-            Happening::WorkDone(batch, pager) => self.work_is_done(batch.into(), pager),
-            Happening::Scan(pager) => self.scans(pager),
-            Happening::ScanDone(pager) => self.scan_is_done(pager),
-            Happening::Mapper(mapper) => self.mapper_runs(mapper.into()),
-            Happening::Block(lane) => self.lane_runs(lane.into()),
-            Happening::Tools => self.toolstack_runs(),
-            Happening::Area => self.change_areas(),
-            Happening::Others => self.others_run(),
-            Happening::Rogue => self.rogue_runs(),
-            Happening::Kill => self.kill_pager(),
-            Happening::Restart => self.restart_pager(),
-            Happening::Destroy => self.destroy_guest(),
+            SimEvent::Vcpu(vcpu) => self.vcpu_runs(vcpu.into()),
+            SimEvent::Cpu(cpu) => self.cpu_runs(cpu),
+            SimEvent::GuestTimer => self.guest_timer(),
+            SimEvent::PagerEvent => self.pager_wakes(),
+            SimEvent::HypervisorEvent => self.hypervisor_wakes(),
+            SimEvent::Tick => self.pager_ticks(),
+            SimEvent::Work(batch, pager) => self.works(batch.into(), pager),
+            SimEvent::WorkDone(batch, pager) => self.work_is_done(batch.into(), pager),
+            SimEvent::Scan(pager) => self.scans(pager),
+            SimEvent::ScanDone(pager) => self.scan_is_done(pager),
+            SimEvent::Mapper(mapper) => self.mapper_runs(mapper.into()),
+            SimEvent::Block(lane) => self.lane_runs(lane.into()),
+            SimEvent::Tools => self.toolstack_runs(),
+            SimEvent::Area => self.change_areas(),
+            SimEvent::Others => self.others_run(),
+            SimEvent::Rogue => self.rogue_toolstack_runs(),
+            SimEvent::Kill => self.kill_pager(),
+            SimEvent::Restart => self.restart_pager(),
+            SimEvent::Destroy => self.destroy_guest(),
         }
     }
 
     /// Sends an event through a channel that may lose, double and delay it.
-    pub(super) fn send(&self, what: Happening) {
+    pub(super) fn send(&self, what: SimEvent) {
         if self.strikes(Knob::Lost) {
             return self.note("event lost", [what.actor().trailing_zeros().into(), 0]);
         }
@@ -320,7 +320,7 @@ impl<'d> World<'d> {
             return;
         }
         let log_dirty = self.machine().with(|core| core.log_dirty);
-        let outcome = step(state, event, log_dirty);
+        let outcome = transition(state, event, log_dirty);
         self.coverage.borrow_mut().hit(state, event);
         let expected = match outcome {
             Outcome::To(to) => to,
@@ -381,11 +381,11 @@ impl Surroundings for World<'_> {
     }
 
     fn event_deferred(&self) {
-        self.send(Happening::HypervisorEvent);
+        self.send(SimEvent::HypervisorEvent);
     }
 
     fn pager_notified(&self) {
         self.note("notify pager", [0, 0]);
-        self.send(Happening::PagerEvent);
+        self.send(SimEvent::PagerEvent);
     }
 }

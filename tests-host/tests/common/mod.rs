@@ -56,19 +56,19 @@ impl Domain {
     pub(crate) fn nominate(&self, n: u64) -> Result<(), NominateError> {
         let mut batch = [Job::new(gfn(n))];
         self.paging.nominate(&mut batch);
-        batch[0].done.unwrap()
+        batch[0].outcome.unwrap()
     }
 
     pub(crate) fn evict(&self, n: u64) -> Result<(), EvictError> {
         let mut batch = [Job::new(gfn(n))];
         self.paging.evict(&mut batch);
-        batch[0].done.unwrap()
+        batch[0].outcome.unwrap()
     }
 
     pub(crate) fn restore(&self, n: u64) -> Result<(), RestoreError> {
         let mut batch = [Job::new(gfn(n))];
         self.paging.restore(&mut batch);
-        batch[0].done.unwrap()
+        batch[0].outcome.unwrap()
     }
 
     /// Pages these out.
@@ -83,10 +83,10 @@ impl Domain {
         let mut batch = [PrepJob {
             gfn: gfn(n),
             buffer,
-            done: None,
+            outcome: None,
         }];
         self.paging.prep(&mut batch);
-        batch[0].done.unwrap()
+        batch[0].outcome.unwrap()
     }
 
     pub(crate) fn fault(&self, vcpu: u32, n: u64) -> Result<Populated, PopulateError> {
@@ -100,7 +100,7 @@ impl Domain {
 
     /// Answers, and lets the hypervisor look.
     pub(crate) fn respond(&mut self, response: &Response) {
-        self.back.answer(response).unwrap();
+        self.back.respond(response).unwrap();
         if self.back.publish() == Notify::Owed {
             let _ = self.paging.on_event();
         }
@@ -147,7 +147,7 @@ impl Domain {
             );
             vcpu += 1;
         }
-        assert_eq!(self.paging.slots_held(), 0, "slots are lost");
-        assert_eq!(self.paging.vcpus().lost(), 0, "pauses are lost");
+        assert_eq!(self.paging.slots_in_use(), 0, "slots are lost");
+        assert_eq!(self.paging.vcpus().leaked_pauses(), 0, "pauses are lost");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
         page_is_somewhere(&core, &outside, page)?;
     }
     let outstanding = line.req_prod.wrapping_sub(line.rsp_cons);
-    let held = world.paging.slots_held();
+    let held = world.paging.slots_in_use();
     hold(
         outstanding <= 8 && held <= 8,
         "more in use than the ring has slots",

@@ -142,7 +142,7 @@ fn ring(stage: &Stage, line: Line, hasher: &mut Lanes) {
     let answered = rsp_prod.wrapping_sub(if poked { TOO_MANY } else { 0 });
     // A pager that is about to begin has taken nothing.
     let back = stage.world.back.borrow();
-    let unanswered = back.as_ref().map_or(0, |back| back.unanswered());
+    let unanswered = back.as_ref().map_or(0, |back| back.pending_requests());
     let taken = answered.wrapping_add(unanswered);
     hasher.write_u64(unanswered.into());
     // Answers to be consumed and requests to be taken; what stands elsewhere nobody will look at.

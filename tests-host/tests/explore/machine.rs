@@ -9,7 +9,8 @@ use std::cell::{Cell, RefCell};
 
 use p2m_paging::p2m::{P2mType, Permit};
 use p2m_paging::platform::{
-    AllocError, Broken, Contents, Demand, Entry, FrameFacts, Leak, P2m, Platform, TakeError,
+    AllocError, Contents, Entry, FrameUsers, InvariantViolation, Leak, P2m, Platform,
+    TakeCondition, TakeError,
 };
 use p2m_paging::{Errno, Gfn, Mfn, VcpuId};
 
@@ -240,7 +241,7 @@ impl Platform for Machine {
         self.core.borrow_mut().stopped[vcpu.index()] += 1;
     }
 
-    fn wait_is_over(&self, vcpu: VcpuId, _gfn: Gfn) {
+    fn vcpu_resumes(&self, vcpu: VcpuId, _gfn: Gfn) {
         let stopped = self.core.borrow().stopped[vcpu.index()] > 0;
         self.require(stopped, "a vcpu runs before its wait is over");
     }
@@ -264,7 +265,7 @@ impl Platform for Machine {
         }
     }
 
-    fn broken(&self, _what: Broken) {
+    fn invariant_violated(&self, _what: InvariantViolation) {
         self.breach("the crate finds an invariant of its own broken");
     }
 }
@@ -318,8 +319,8 @@ impl<'a> P2m for Locked<'a> {
         }
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
-        FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
+        FrameUsers {
             mmio: false,
             references: self.0.core.borrow().frames[index(mfn)].references.into(),
             typed: 0,
@@ -341,10 +342,10 @@ impl<'a> P2m for Locked<'a> {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        demand: Demand,
+        condition: TakeCondition,
     ) -> Result<Frame<'a>, TakeError> {
-        let references = self.facts(mfn).references;
-        if demand == Demand::SoleOwner && references > 1 {
+        let references = self.users(mfn).references;
+        if condition == TakeCondition::SoleOwner && references > 1 {
             return Err(TakeError::InUse {
                 references,
                 typed: 0,
@@ -391,7 +392,7 @@ impl<'a> P2m for Locked<'a> {
 
     fn restore_m2p(&mut self, _mfn: Mfn, _gfn: Gfn) {}
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         P2mType::RamRw
     }
 

@@ -39,7 +39,7 @@ impl World {
             Access::READ
         };
         match self.paging.fault(vcpu_id(v), gfn(page), access) {
-            Ok(Populated::Waiting | Populated::Present | Populated::OnItsWay) => {}
+            Ok(Populated::Paused | Populated::Present | Populated::InFlight) => {}
             Ok(Populated::NotPaging) => {
                 if self.machine().core.borrow().entries[page].0 == P2mType::Invalid {
                     // It is gone: the access comes to nothing.
@@ -84,7 +84,7 @@ impl World {
     pub(crate) fn nominate(&self, page: usize) {
         let mut batch = [Job::new(gfn(page))];
         self.paging.nominate(&mut batch);
-        if batch[0].done.expect("worked off").is_err() {
+        if batch[0].outcome.expect("worked off").is_err() {
             // A pager before this one may have left it nominated.
             self.restore(page);
             return;
@@ -101,7 +101,7 @@ impl World {
     pub(crate) fn evict(&self, page: usize, copy: u8) {
         let mut batch = [Job::new(gfn(page))];
         self.paging.evict(&mut batch);
-        let gone = batch[0].done.expect("worked off").is_ok();
+        let gone = batch[0].outcome.expect("worked off").is_ok();
         self.outside.borrow_mut().known[page] = if gone {
             Known::Out(copy)
         } else {
@@ -116,7 +116,7 @@ impl World {
     fn restore(&self, page: usize) {
         let mut batch = [Job::new(gfn(page))];
         self.paging.restore(&mut batch);
-        let done = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let right = matches!(done, Ok(()) | Err(Errno::ENOENT));
         self.machine().require(right, "a restore fails");
     }
@@ -125,7 +125,7 @@ impl World {
     pub(crate) fn bring(&self, page: usize, copy: u8) -> bool {
         let mut batch = [PrepJob::filled(gfn(page), copy)];
         self.paging.prep(&mut batch);
-        match batch[0].done.expect("worked off").map_err(|e| e.errno()) {
+        match batch[0].outcome.expect("worked off").map_err(|e| e.errno()) {
             Ok(()) => {
                 self.outside.borrow_mut().known[page] = Known::Nothing;
                 true
@@ -140,7 +140,7 @@ impl World {
     fn bring_through_mapping(&self, page: usize, copy: u8) -> bool {
         let mut batch = [PrepJob::empty(gfn(page))];
         self.paging.prep(&mut batch);
-        let done = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         if !matches!(done, Ok(()) | Err(Errno::ENOENT)) {
             return false;
         }
@@ -190,7 +190,7 @@ impl World {
             flags: EntryFlags::from_bits_retain(todo.flags),
             paging,
         };
-        let answered = ring.answer(&response).is_ok();
+        let answered = ring.respond(&response).is_ok();
         self.machine()
             .require(answered, "more answers than questions");
         let notify = ring.publish();
@@ -233,7 +233,7 @@ impl World {
             Mapper::Reader
         };
         let decision = decide_map(p2mt, frame.is_some(), mapper);
-        if matches!(decision, MapDecision::Map | MapDecision::NotOurs)
+        if matches!(decision, MapDecision::Map | MapDecision::NotPaging)
             && let Some(frame) = frame
         {
             self.machine().core.borrow_mut().frames[usize::from(frame)].references += 1;
@@ -245,7 +245,7 @@ impl World {
             return;
         }
         drop(p2m);
-        if decision != MapDecision::NotOurs {
+        if decision != MapDecision::NotPaging {
             match self.paging.populate(gfn(page), STRANGER) {
                 Err(PopulateError::NoRing) => self.refused_without_pager(page),
                 Ok(_) | Err(PopulateError::RingFull) => {}
@@ -293,7 +293,7 @@ impl World {
     pub(crate) fn occupy(&self) {
         for n in 0..IDLE_GFNS - self.config.slots {
             let asked = self.paging.populate(gfn(MOST_GFNS + n), STRANGER);
-            assert_eq!(asked, Ok(Populated::OnItsWay));
+            assert_eq!(asked, Ok(Populated::InFlight));
         }
         let mut back = self.back.borrow_mut();
         let ring = back.as_mut().expect("attached");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The caller's calls to the embedded host, and the storer's view of its guest.
+//! The hypercall worker's calls to the embedded host, and the store worker's view of its guest.
 
 use p2m_paging::Errno;
 use pager_core::{Page, PageError, Scan};

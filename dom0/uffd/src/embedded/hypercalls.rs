@@ -151,7 +151,7 @@ impl Hypercalls {
     pub fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<Result<(), Errno>, CallError> {
         self.packet.clear();
         self.packet.extend([first.get(), into.len() as u64]);
-        match self.exchange(Op::Uses) {
+        match self.exchange(Op::AccessBits) {
             Ok(words) if words == into.len() => {
                 into.copy_from_slice(&self.reply[..words]);
                 Ok(Ok(()))

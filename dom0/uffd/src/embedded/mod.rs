@@ -7,7 +7,9 @@ mod posted;
 
 use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
-use pager_shell::{Attached, Bell, EventChannel, GuestInfo, Machine, MachineError, Notice, Watch};
+use pager_shell::{
+    Attached, EventChannel, EventPort, GuestInfo, Machine, MachineError, MachineEvent, Watch,
+};
 use rustix::io::Errno;
 
 pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
@@ -57,19 +59,19 @@ impl Machine for EmbeddedMachine {
         let mailbox = Mailbox::new(shared).ok_or(CallError::Gone(Errno::BADMSG))?;
         self.hypercalls.call(Op::Enable)?;
         let first = Gfn::new_truncate(0);
-        let sees_uses = self.hypercalls.uses(first, &mut [0])?.is_ok();
+        let has_access_bits = self.hypercalls.uses(first, &mut [0])?.is_ok();
         Ok(Attached {
             ring: shared.ring_page(),
             buffers: pages,
-            bell: Box::new(Channels {
+            event_port: Box::new(Channels {
                 events: handles.events,
                 doorbell: handles.doorbell,
             }),
             preps: Box::new(posted::PostedPreps::new(mailbox)),
             calls: Box::new(calls::SocketCalls(self.hypercalls)),
             frames: Box::new(calls::MemoryFrames(handles.memory)),
-            watch: Box::new(Notices(handles.watch)),
-            sees_uses,
+            watch: Box::new(EventSource(handles.watch)),
+            has_access_bits,
             publish: None,
         })
     }
@@ -81,7 +83,7 @@ struct Channels {
     doorbell: EventChannel,
 }
 
-impl Bell for Channels {
+impl EventPort for Channels {
     fn waker(&self) -> std::io::Result<EventChannel> {
         self.events.try_clone()
     }
@@ -90,22 +92,22 @@ impl Bell for Channels {
         self.events.wait()
     }
 
-    fn ring(&mut self) -> rustix::io::Result<()> {
+    fn notify(&mut self) -> rustix::io::Result<()> {
         self.doorbell.kick()
     }
 }
 
-struct Notices(Connection);
+struct EventSource(Connection);
 
-impl Watch for Notices {
-    fn run(self: Box<Self>, tell: &dyn Fn(Notice)) {
+impl Watch for EventSource {
+    fn run(self: Box<Self>, tell: &dyn Fn(MachineEvent)) {
         let mut words = Box::new([0; PACKET_WORDS]);
         while let Ok(Some(packet)) = self.0.receive(&mut words) {
-            match packet::parse_notice(&words[..packet.words]) {
-                Some(notice) => tell(notice),
+            match packet::parse_event(&words[..packet.words]) {
+                Some(event) => tell(event),
                 None => tracing::warn!("a notice makes no sense"),
             }
         }
-        tell(Notice::DomainGone);
+        tell(MachineEvent::DomainGone);
     }
 }

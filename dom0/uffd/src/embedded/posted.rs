@@ -49,8 +49,8 @@ impl Preps for PostedPreps {
         None
     }
 
-    fn harvest(&mut self, done: &mut dyn FnMut(Batch)) {
-        for finished in self.mailbox.harvest() {
+    fn collect_done(&mut self, done: &mut dyn FnMut(Batch)) {
+        for finished in self.mailbox.collect_done() {
             let index = finished / REQUESTS;
             let place = &mut self.posted[index];
             let Some(posted) = place else {

@@ -15,10 +15,10 @@ impl Machine {
     pub(super) fn on_fault(&self, vcpu: VcpuId, gfn: Gfn, access: Access) {
         self.count_fault(vcpu);
         match self.paging().fault(vcpu, gfn, access) {
-            Ok(Populated::Waiting | Populated::Present) => {}
+            Ok(Populated::Paused | Populated::Present) => {}
             // Not paused, so it has to ask again; the pager may need this CPU to get on.
             // An entry that could not be changed now may be later: the page is in place, or its store has it.
-            Ok(Populated::OnItsWay) | Err(PopulateError::RingFull | PopulateError::Platform(_)) => {
+            Ok(Populated::InFlight) | Err(PopulateError::RingFull | PopulateError::Platform(_)) => {
                 thread::yield_now()
             }
             Ok(Populated::NotPaging) => self.not_paging(gfn),

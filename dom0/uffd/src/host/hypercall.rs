@@ -4,21 +4,21 @@
 
 use std::os::fd::AsFd as _;
 
-use p2m_paging::p2m::{Take, Uses};
+use p2m_paging::p2m::{AccessBits, ClearBits};
 use p2m_paging::paging::{
-    DomainFacts, EvictError, Job, NominateError, PrepJob, RestoreError, UsesError,
+    AccessBitsError, DomainProperties, EvictError, Job, NominateError, PrepJob, RestoreError,
 };
 use p2m_paging::{Errno, Gfn};
 use pager_shell::socket::{Connection, Listener, PACKET_WORDS, Received};
 
-use super::machine::{Departure, Machine};
-use super::p2m::BufferClaim;
+use super::machine::{Machine, PagerExit};
+use super::p2m::BufferIndex;
 use super::prep;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
 
 /// The embedded host's guest as row A10 looks at it: nothing speaks against paging it.
-const FACTS: DomainFacts = DomainFacts {
+const PROPERTIES: DomainProperties = DomainProperties {
     hvm_control_domain: false,
     hap: true,
     iommu: false,
@@ -93,7 +93,7 @@ impl Machine {
             }
             Some(Op::Enable) => self
                 .paging()
-                .enable(&FACTS, || Some(self.shared.ring_page()))
+                .enable(&PROPERTIES, || Some(self.shared.ring_page()))
                 .map_err(|e| e.errno()),
             Some(Op::Disable) => self.disable(),
             Some(op) => self.batch(op, arguments, &mut call.reply),
@@ -156,7 +156,7 @@ impl Machine {
             let _ = self.doorbell.kick();
             return Err(refused.errno());
         }
-        self.detached(Departure::Detached);
+        self.detached(PagerExit::Detached);
         Ok(())
     }
 
@@ -168,13 +168,16 @@ impl Machine {
                 self.paging().nominate(&mut jobs);
                 reply.extend(
                     jobs.iter()
-                        .map(|job| status(job.done, NominateError::errno)),
+                        .map(|job| status(job.outcome, NominateError::errno)),
                 );
             }
             Op::Evict => {
                 let mut jobs = jobs::<EvictError>(arguments)?;
                 self.paging().evict(&mut jobs);
-                reply.extend(jobs.iter().map(|job| status(job.done, EvictError::errno)));
+                reply.extend(
+                    jobs.iter()
+                        .map(|job| status(job.outcome, EvictError::errno)),
+                );
             }
             Op::Prep => {
                 let mut jobs = prep_jobs(arguments)?;
@@ -184,7 +187,10 @@ impl Machine {
             Op::Restore => {
                 let mut jobs = jobs::<RestoreError>(arguments)?;
                 self.paging().restore(&mut jobs);
-                reply.extend(jobs.iter().map(|job| status(job.done, RestoreError::errno)));
+                reply.extend(
+                    jobs.iter()
+                        .map(|job| status(job.outcome, RestoreError::errno)),
+                );
             }
             Op::Map => reply.extend(
                 gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.map(gfn)))),
@@ -192,7 +198,7 @@ impl Machine {
             Op::Unmap => reply.extend(
                 gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.unmap(gfn)))),
             ),
-            Op::Uses => self.uses(arguments, reply)?,
+            Op::AccessBits => self.uses(arguments, reply)?,
             Op::Attach | Op::Enable | Op::Disable | Op::Info => return Err(Errno::ENOSYS),
         }
         Ok(())
@@ -207,11 +213,11 @@ impl Machine {
         if words > MAX_BATCH {
             return Err(Errno::EINVAL);
         }
-        let mut uses = [Uses::default(); MAX_BATCH];
+        let mut uses = [AccessBits::default(); MAX_BATCH];
         let uses = &mut uses[..words];
         self.paging()
-            .take_uses(first, uses, Take::Accessed)
-            .map_err(UsesError::errno)?;
+            .read_clear_access_bits(first, uses, ClearBits::Accessed)
+            .map_err(AccessBitsError::errno)?;
         reply.extend(uses.iter().map(|uses| uses.accessed.into_inner()[0]));
         Ok(())
     }
@@ -220,11 +226,11 @@ impl Machine {
         if self.paging().is_enabled() {
             let lost_pages = self.counts().paged;
             // First, so that it is known why before any vcpu finds that there is no pager.
-            self.detached(Departure::Died { lost_pages });
+            self.detached(PagerExit::Died { lost_pages });
             self.paging().shut_down();
         } else if self.is_watched() {
             // It had attached, and left before it enabled paging.
-            self.detached(Departure::Detached);
+            self.detached(PagerExit::Detached);
         }
         self.paging().platform().set_buffers(None);
     }
@@ -235,13 +241,13 @@ fn jobs<E>(arguments: &[u64]) -> Result<Vec<Job<E>>, Errno> {
     arguments.iter().map(gfn).collect()
 }
 
-fn prep_jobs(arguments: &[u64]) -> Result<Vec<PrepJob<BufferClaim>>, Errno> {
+fn prep_jobs(arguments: &[u64]) -> Result<Vec<PrepJob<BufferIndex>>, Errno> {
     let (pairs, []) = arguments.as_chunks::<2>() else {
         return Err(Errno::EINVAL);
     };
     let job = |&[gfn, buffer]: &[u64; 2]| {
         let gfn = Gfn::try_new(gfn).ok_or(Errno::EINVAL)?;
-        Ok(PrepJob::filled(gfn, BufferClaim(buffer)))
+        Ok(PrepJob::filled(gfn, BufferIndex(buffer)))
     };
     pairs.iter().map(job).collect()
 }

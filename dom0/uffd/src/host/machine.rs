@@ -23,7 +23,7 @@ use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, P2mType, Paging, VcpuId};
 use pager_shell::socket::{ConnectError, Connection, Listener};
-use pager_shell::{EventChannel, Notice, pin_to};
+use pager_shell::{EventChannel, MachineEvent, pin_to};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -31,7 +31,7 @@ use super::guest_memory::{CreateError, GuestMemory};
 use super::p2m::{HostPlatform, PageCounts};
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
 use crate::link::area::SharedAreaError;
-use crate::link::packet::notice_words;
+use crate::link::packet::event_words;
 use crate::link::{Mailbox, SharedArea};
 
 /// What kind of machine.
@@ -81,7 +81,7 @@ pub enum UffdMachineError {
 
 /// How a pager left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
+pub enum PagerExit {
     /// It disabled paging: nothing is out.
     Detached,
     /// It went without a word, and with it the only copy of so many pages.
@@ -102,7 +102,7 @@ pub struct Machine {
     pub(super) mailbox: Mutex<Mailbox>,
     pub(super) doorbell: EventChannel,
     cpu: Option<usize>,
-    watch: Mutex<Watch>,
+    watch: Mutex<PagerWatch>,
     /// The first thing that went wrong beyond repair.
     crashed: OnceLock<String>,
     stray: AtomicU64,
@@ -110,10 +110,10 @@ pub struct Machine {
 
 /// What an attached pager is told unasked.
 #[derive(Debug)]
-struct Watch {
+struct PagerWatch {
     target: i64,
     connection: Option<Connection>,
-    departure: Option<Departure>,
+    pager_exit: Option<PagerExit>,
 }
 
 impl fmt::Debug for Machine {
@@ -153,10 +153,10 @@ impl Machine {
             mailbox: Mutex::new(mailbox),
             doorbell: EventChannel::new().map_err(UffdMachineError::Events)?,
             cpu: options.cpu,
-            watch: Mutex::new(Watch {
+            watch: Mutex::new(PagerWatch {
                 target,
                 connection: None,
-                departure: None,
+                pager_exit: None,
             }),
             crashed: OnceLock::new(),
             stray: AtomicU64::new(0),
@@ -220,7 +220,7 @@ impl Machine {
     /// ring full returns when the pager has been told. No locks held.
     pub fn give_back(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
         self.paging.drop_page(gfn, caller)?;
-        self.tell(Notice::Resident(self.counts().resident()));
+        self.tell(MachineEvent::Resident(self.counts().resident()));
         if let Caller::Guest(vcpu) = caller {
             self.paging.platform().wait_while_paused(vcpu);
         }
@@ -258,17 +258,17 @@ impl Machine {
     /// it attaches.
     pub fn set_target(&self, pages: i64) {
         self.watch.lock().target = pages;
-        self.tell(Notice::Target(pages));
+        self.tell(MachineEvent::Target(pages));
     }
 
     /// The guest shuts down: the pager is told that there is nothing more to do.
     pub fn release_domain(&self) {
-        self.tell(Notice::DomainGone);
+        self.tell(MachineEvent::DomainGone);
     }
 
     /// How the last pager left; `None` while there is one, or none has come yet.
-    pub fn departure(&self) -> Option<Departure> {
-        self.watch.lock().departure
+    pub fn pager_exit(&self) -> Option<PagerExit> {
+        self.watch.lock().pager_exit
     }
 
     /// What went wrong beyond repair, if anything.
@@ -304,11 +304,11 @@ impl Machine {
 
     pub(super) fn attached(&self, watch: Connection) {
         let mut state = self.watch.lock();
-        state.departure = None;
+        state.pager_exit = None;
         state.connection = Some(watch);
         let target = state.target;
         drop(state);
-        self.tell(Notice::Target(target));
+        self.tell(MachineEvent::Target(target));
     }
 
     /// Whether a pager has attached that has not left yet.
@@ -316,18 +316,18 @@ impl Machine {
         self.watch.lock().connection.is_some()
     }
 
-    pub(super) fn detached(&self, departure: Departure) {
+    pub(super) fn detached(&self, pager_exit: PagerExit) {
         let mut state = self.watch.lock();
         state.connection = None;
-        state.departure = Some(departure);
+        state.pager_exit = Some(pager_exit);
     }
 
-    fn tell(&self, notice: Notice) {
+    fn tell(&self, event: MachineEvent) {
         let state = self.watch.lock();
         if let Some(connection) = &state.connection
-            && let Err(errno) = connection.try_send(&notice_words(notice))
+            && let Err(errno) = connection.try_send(&event_words(event))
         {
-            tracing::warn!(?notice, %errno, "the pager was not told");
+            tracing::warn!(?event, %errno, "the pager was not told");
         }
     }
 }

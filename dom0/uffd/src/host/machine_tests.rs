@@ -62,7 +62,7 @@ fn a_round_of_preps_ends_before_another_pager_attaches() {
     wait_for(|| !mailbox.has_posted());
     assert!(stays_locked(machine), "taken, and not worked off");
     drop(p2m);
-    wait_for(|| mailbox.harvest().eq([3]));
+    wait_for(|| mailbox.collect_done().eq([3]));
     assert_eq!(mailbox.result(3), Err(Errno::ENOENT), "it is not out");
     attach(&name).unwrap();
 }
@@ -85,12 +85,12 @@ fn no_round_of_preps_begins_while_another_pager_attaches() {
 fn a_pager_that_never_began_is_told_of_nothing_more() {
     let (machine, name) = machine("never");
     attach(&name).unwrap();
-    wait_for(|| machine.departure() == Some(Departure::Detached));
+    wait_for(|| machine.pager_exit() == Some(PagerExit::Detached));
     assert!(machine.watch.lock().connection.is_none());
     // The next one is served.
     let mut calls = Hypercalls::connect(&name).unwrap();
     let (_, file) = SharedArea::create("buffers", BUFFERS).unwrap().into_pages();
     calls.attach(&file, BUFFERS).unwrap();
-    assert_eq!(machine.departure(), None);
+    assert_eq!(machine.pager_exit(), None);
     calls.call(Op::Enable).unwrap();
 }

@@ -11,4 +11,4 @@ mod prep;
 pub mod uffd;
 pub mod workload;
 
-pub use machine::{Departure, Machine, MachineOptions, UffdMachineError};
+pub use machine::{Machine, MachineOptions, PagerExit, UffdMachineError};

@@ -22,7 +22,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
-use p2m_paging::platform::{Broken, Platform};
+use p2m_paging::platform::{InvariantViolation, Platform};
 use p2m_paging::{Gfn, P2mType, VcpuId};
 use pager_shell::EventChannel;
 use parking_lot::Mutex;
@@ -60,7 +60,7 @@ pub struct HostPlatform {
 
 /// A byte in the pager's buffers: a claim, checked when a page is filled from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BufferClaim(pub u64);
+pub struct BufferIndex(pub u64);
 
 /// How many pages are where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl HostPlatform {
         let mut table = self.table.lock();
         let entry = table.entry(gfn);
         match decide_map(entry.p2mt(), entry.has_frame(), mapper) {
-            MapDecision::Map | MapDecision::NotOurs if entry.has_frame() => {
+            MapDecision::Map | MapDecision::NotPaging if entry.has_frame() => {
                 *table.users.entry(gfn.get()).or_default() += 1;
                 Ok(())
             }
@@ -227,7 +227,7 @@ impl HostPlatform {
 
 impl Platform for HostPlatform {
     type P2m<'a> = LockedP2m<'a>;
-    type Buffer = BufferClaim;
+    type Buffer = BufferIndex;
     type RingLock = parking_lot::RawMutex;
 
     fn lock_p2m(&self) -> LockedP2m<'_> {
@@ -267,7 +267,7 @@ impl Platform for HostPlatform {
     fn defer_event(&self) {}
 
     /// The process is the domain, and nothing else is lost with it.
-    fn broken(&self, what: Broken) {
+    fn invariant_violated(&self, what: InvariantViolation) {
         tracing::error!(%what, "an invariant does not hold");
         std::process::abort();
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use std::sync::atomic::Ordering::Relaxed;
 
-use p2m_paging::p2m::{Access, Take, Uses};
+use p2m_paging::p2m::{Access, AccessBits, ClearBits};
 use p2m_paging::paging::{
-    Caller, DomainFacts, DropError, EvictError, Job, NominateError, Populated, PrepError, PrepJob,
-    UsesError,
+    AccessBitsError, Caller, DomainProperties, DropError, EvictError, Job, NominateError,
+    Populated, PrepError, PrepJob,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Errno, PAGE_SIZE, Paging};
@@ -13,7 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::super::uffd::{Modes, Options};
 use super::*;
 
-const FACTS: DomainFacts = DomainFacts {
+const PROPERTIES: DomainProperties = DomainProperties {
     nested_virt: false,
     alternate_p2ms: false,
     hvm_control_domain: false,
@@ -40,7 +40,9 @@ fn guest(pages: u64) -> Paging<'static, HostPlatform> {
     platform.set_buffers(Some(SharedArea::create("buffers", 4).unwrap()));
     let paging = Paging::new(platform, Box::leak(Box::new([VcpuCell::new()])));
     let ring: &'static SharedArea = Box::leak(Box::new(SharedArea::create("ring", 1).unwrap()));
-    paging.enable(&FACTS, || Some(ring.ring_page())).unwrap();
+    paging
+        .enable(&PROPERTIES, || Some(ring.ring_page()))
+        .unwrap();
     paging
 }
 
@@ -51,23 +53,23 @@ fn contents(page: u64) -> [u8; PAGE_SIZE] {
 fn nominate(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), NominateError> {
     let mut jobs = [Job::new(gfn(page))];
     paging.nominate(&mut jobs);
-    jobs[0].done.unwrap()
+    jobs[0].outcome.unwrap()
 }
 
 fn evict(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), EvictError> {
     let mut jobs = [Job::new(gfn(page))];
     paging.evict(&mut jobs);
-    jobs[0].done.unwrap()
+    jobs[0].outcome.unwrap()
 }
 
 fn prep(paging: &Paging<'_, HostPlatform>, page: u64, buffer: u64) -> Result<(), PrepError> {
-    let mut jobs = [PrepJob::filled(gfn(page), BufferClaim(buffer))];
+    let mut jobs = [PrepJob::filled(gfn(page), BufferIndex(buffer))];
     paging.prep(&mut jobs);
-    jobs[0].done.unwrap()
+    jobs[0].outcome.unwrap()
 }
 
 /// What the pager supplies in a buffer.
-fn supply(paging: &Paging<'_, HostPlatform>, buffer: usize, byte: u8) {
+fn fill_buffer(paging: &Paging<'_, HostPlatform>, buffer: usize, byte: u8) {
     let table = paging.platform().table.lock();
     let words = table.buffers.as_ref().unwrap().page(buffer).unwrap();
     let word = u64::from_ne_bytes([byte; 8]);
@@ -94,7 +96,7 @@ fn an_evicted_page_frees_its_memory_and_comes_back_with_what_the_pager_supplies(
     assert_eq!(resident(&paging), 3);
     let counts = paging.platform().counts();
     assert_eq!((counts.paged, counts.resident()), (1, 3));
-    supply(&paging, 2, 9);
+    fill_buffer(&paging, 2, 9);
     prep(&paging, 1, 2 * PAGE_SIZE as u64).unwrap();
     assert_eq!(read(&paging, 1), [9; PAGE_SIZE]);
     assert_eq!(paging.platform().counts().resident(), 4);
@@ -147,7 +149,7 @@ fn a_buffer_beyond_the_pagers_memory_is_refused_and_the_page_stays_out() {
     assert_eq!(paging.platform().counts().paged, 1);
     let mut empty = [PrepJob::empty(gfn(0))];
     paging.prep(&mut empty);
-    assert_eq!(empty[0].done, Some(Err(PrepError::InvalidBuffer)));
+    assert_eq!(empty[0].outcome, Some(Err(PrepError::InvalidBuffer)));
 }
 
 #[test]
@@ -172,7 +174,7 @@ fn a_page_put_where_one_is_already_replaces_it() {
     let memory = paging.platform().memory();
     let file = std::os::fd::AsFd::as_fd(&**memory);
     rustix::io::pwrite(file, &[7; PAGE_SIZE], 0).unwrap();
-    supply(&paging, 0, 5);
+    fill_buffer(&paging, 0, 5);
     prep(&paging, 0, 0).unwrap();
     assert_eq!(read(&paging, 0), [5; PAGE_SIZE]);
 }
@@ -292,8 +294,10 @@ fn a_page_that_is_home_and_protected_becomes_writable_when_it_is_written() {
 
 /// The accessed bits of the guest's first 64 pages.
 fn accessed(paging: &Paging<'_, HostPlatform>) -> u64 {
-    let mut uses = [Uses::default(); 2];
-    paging.take_uses(gfn(0), &mut uses, Take::Accessed).unwrap();
+    let mut uses = [AccessBits::default(); 2];
+    paging
+        .read_clear_access_bits(gfn(0), &mut uses, ClearBits::Accessed)
+        .unwrap();
     // A guest of so many pages has none beyond.
     assert!(uses[1].accessed.not_any());
     uses[0].accessed.into_inner()[0]
@@ -336,7 +340,7 @@ fn a_look_at_the_bits_changes_nothing_of_a_page_on_its_way() {
     nominate(&paging, 2).unwrap();
     evict(&paging, 2).unwrap();
     assert_eq!(accessed(&paging) & 1 << 2, 0);
-    supply(&paging, 0, 0x77);
+    fill_buffer(&paging, 0, 0x77);
     prep(&paging, 2, 0).unwrap();
     accessed(&paging);
     let word = memory.page(gfn(2)).unwrap()[5].load(Relaxed);
@@ -347,9 +351,10 @@ fn a_look_at_the_bits_changes_nothing_of_a_page_on_its_way() {
 #[test]
 fn bits_that_are_nobodys_are_refused() {
     let paging = guest(1);
-    let mut uses = [Uses::default(); 2];
-    let mut take = |first| paging.take_uses(gfn(first), &mut uses, Take::Accessed);
-    assert_eq!(take(1), Err(UsesError::Unaligned(gfn(1))));
-    assert_eq!(take(Gfn::MAX.get() - 63), Err(UsesError::Beyond));
+    let mut uses = [AccessBits::default(); 2];
+    let mut take =
+        |first| paging.read_clear_access_bits(gfn(first), &mut uses, ClearBits::Accessed);
+    assert_eq!(take(1), Err(AccessBitsError::Unaligned(gfn(1))));
+    assert_eq!(take(Gfn::MAX.get() - 63), Err(AccessBitsError::Beyond));
     assert_eq!(take(64), Ok(()));
 }

@@ -14,7 +14,7 @@
 //!   while 7 are, and so are foreign callers turned away. Take the last request pushed while a vcpu
 //!   stands in line. If it ends in a prep, that prep's round ends with the line still standing, or the
 //!   line was served by answers: at least half the slots are held and this thread kicks. If it ends
-//!   without a prep, the pager was awake for it, and harvested then what was done; what was not done
+//!   without a prep, the pager was awake for it, and collected then what was done; what was not done
 //!   then is a later round, which kicks. So with a line standing there is always a request not taken
 //!   yet (the pager is awake or has been kicked), a prep not worked off yet (whose round will kick), or
 //!   a kick not yet heard.
@@ -26,7 +26,7 @@ use p2m_paging::ring::SLOTS;
 use p2m_paging::{Errno, Gfn};
 
 use super::machine::Machine;
-use super::p2m::BufferClaim;
+use super::p2m::BufferIndex;
 use crate::link::PostedPrep;
 use crate::link::mailbox::ENTRIES;
 
@@ -36,7 +36,7 @@ const SHORT_OF_SLOTS: u32 = SLOTS / 2;
 /// One round of preps, kept from round to round for its memory.
 struct Round {
     entries: Vec<usize>,
-    jobs: Vec<PrepJob<BufferClaim>>,
+    jobs: Vec<PrepJob<BufferIndex>>,
 }
 
 impl Machine {
@@ -51,15 +51,15 @@ impl Machine {
             if let Err(error) = self.doorbell.wait() {
                 return self.crash(format!("no more events from the pager: {error}"));
             }
-            let done = self.work_off_preps(&mut round);
+            let done = self.run_preps(&mut round);
             while self.paging().on_event().state == RingState::More {}
-            if done.failed || done.any && self.paging().slots_held() >= SHORT_OF_SLOTS {
+            if done.failed || done.any && self.paging().slots_in_use() >= SHORT_OF_SLOTS {
                 self.kick_pager();
             }
         }
     }
 
-    fn work_off_preps(&self, round: &mut Round) -> Done {
+    fn run_preps(&self, round: &mut Round) -> Done {
         let mut done = Done {
             any: false,
             failed: false,
@@ -100,13 +100,13 @@ struct Done {
     failed: bool,
 }
 
-fn job(prep: PostedPrep) -> Option<PrepJob<BufferClaim>> {
+fn job(prep: PostedPrep) -> Option<PrepJob<BufferIndex>> {
     let gfn = Gfn::try_new(prep.gfn)?;
-    Some(PrepJob::filled(gfn, BufferClaim(prep.buffer)))
+    Some(PrepJob::filled(gfn, BufferIndex(prep.buffer)))
 }
 
 /// What a pager is told of a prep.
-pub(super) fn result(job: &PrepJob<BufferClaim>) -> Result<(), Errno> {
-    job.done
+pub(super) fn result(job: &PrepJob<BufferIndex>) -> Result<(), Errno> {
+    job.outcome
         .map_or(Err(Errno::EIO), |done| done.map_err(PrepError::errno))
 }

@@ -103,7 +103,7 @@ impl Machine {
         assert_eq!(self.faults(1), [expected]);
     }
 
-    fn no_fault(&self) {
+    fn assert_no_fault(&self) {
         assert_eq!(self.uffd.read(&mut Vec::new()), Ok(0));
     }
 
@@ -138,7 +138,7 @@ impl Vcpu {
         self.value.recv_timeout(DEADLINE).expect("the vcpu goes on")
     }
 
-    fn still_waits(&self) {
+    fn assert_waiting(&self) {
         assert_eq!(
             self.value.try_recv(),
             Err(TryRecvError::Empty),
@@ -147,7 +147,7 @@ impl Vcpu {
     }
 
     /// Stronger: also not within some time, for what would come a moment later.
-    fn keeps_waiting(&self) {
+    fn assert_keeps_waiting(&self) {
         let moment = Duration::from_millis(20);
         assert_eq!(
             self.value.recv_timeout(moment),
@@ -161,7 +161,7 @@ fn a_missing_page_stops_its_reader_until_it_is_copied_in() {
     let machine = Machine::new(8);
     let vcpu = machine.read(5);
     machine.fault(&vcpu, 5, FaultKind::Missing, false);
-    vcpu.still_waits();
+    vcpu.assert_waiting();
     assert_eq!(machine.copy(5, 0x5a, CopyFlags::empty()), Ok(()));
     assert_eq!(vcpu.finishes(), word(0x5a));
     assert_eq!(machine.memory.resident_pages(), Ok(1));
@@ -214,7 +214,7 @@ fn without_waking_the_vcpu_waits_for_the_wake() {
     let vcpu = machine.read(1);
     machine.fault(&vcpu, 1, FaultKind::Missing, false);
     assert_eq!(machine.copy(1, 4, CopyFlags::DONT_WAKE), Ok(()));
-    vcpu.keeps_waiting();
+    vcpu.assert_keeps_waiting();
     machine.wake(1);
     assert_eq!(vcpu.finishes(), word(4));
 }
@@ -229,7 +229,7 @@ fn a_page_that_is_present_is_kept_and_nobody_wakes() {
         machine.copy(1, 5, CopyFlags::empty()),
         Err(CopyError::Present)
     );
-    vcpu.keeps_waiting();
+    vcpu.assert_keeps_waiting();
     machine.wake(1);
     assert_eq!(vcpu.finishes(), word(4));
 }
@@ -262,7 +262,7 @@ fn a_protected_page_stops_writers_only() {
     let vcpu = machine.write(2, 1);
     machine.fault(&vcpu, 2, FaultKind::WriteProtect, true);
     machine.unprotect(2, Wake::Later);
-    vcpu.keeps_waiting();
+    vcpu.assert_keeps_waiting();
     machine.wake(2);
     assert_eq!(vcpu.finishes(), word(6));
 }
@@ -276,7 +276,7 @@ fn unprotecting_wakes() {
     machine.unprotect(2, Wake::Now);
     assert_eq!(vcpu.finishes(), word(6));
     assert_eq!(machine.write(2, 2).finishes(), 1);
-    machine.no_fault();
+    machine.assert_no_fault();
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_protected_page_that_is_discarded_is_missing_and_comes_back_writable() {
     machine.fault(&vcpu, 1, FaultKind::Missing, true);
     assert_eq!(machine.copy(1, 6, CopyFlags::empty()), Ok(()));
     assert_eq!(vcpu.finishes(), word(6));
-    machine.no_fault();
+    machine.assert_no_fault();
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_hole_that_is_protected_is_missing_and_comes_back_writable() {
     machine.fault(&vcpu, 1, FaultKind::Missing, true);
     assert_eq!(machine.copy(1, 6, CopyFlags::empty()), Ok(()));
     assert_eq!(vcpu.finishes(), word(6));
-    machine.no_fault();
+    machine.assert_no_fault();
 }
 
 #[test]
@@ -329,8 +329,8 @@ fn a_writer_that_waits_on_a_page_discarded_meanwhile_must_be_woken_to_fault_agai
     let vcpu = machine.write(1, 11);
     machine.fault(&vcpu, 1, FaultKind::WriteProtect, true);
     machine.discard(1);
-    vcpu.keeps_waiting();
-    machine.no_fault();
+    vcpu.assert_keeps_waiting();
+    machine.assert_no_fault();
     machine.wake(1);
     machine.fault(&vcpu, 1, FaultKind::Missing, true);
     assert_eq!(machine.copy(1, 7, CopyFlags::empty()), Ok(()));

@@ -106,14 +106,14 @@ impl Mailbox {
     }
 
     /// Pager: the entries worked off since the last call.
-    pub fn harvest(&self) -> Bits {
+    pub fn collect_done(&self) -> Bits {
         if self.words[DONE].load(Ordering::Relaxed) == 0 {
             return Bits(0);
         }
         Bits(self.words[DONE].swap(0, Ordering::Acquire))
     }
 
-    /// Pager: the result of an entry that was harvested.
+    /// Pager: the result of an entry that was collected.
     pub fn result(&self, entry: usize) -> Result<(), Errno> {
         let status = self.field(entry, STATUS).load(Ordering::Relaxed);
         // A number that is no errno counts as one all the same: `from_return` says EIO.
@@ -154,13 +154,13 @@ mod tests {
         preps.into_iter().for_each(|prep| mailbox.post(prep));
         assert_eq!(mailbox.take().collect::<Vec<_>>(), preps);
         assert_eq!(mailbox.take().count(), 0);
-        assert_eq!(mailbox.harvest().count(), 0);
+        assert_eq!(mailbox.collect_done().count(), 0);
         mailbox.finish(5, Err(Errno::ENOMEM));
         mailbox.finish(63, Ok(()));
-        assert_eq!(mailbox.harvest().collect::<Vec<_>>(), [5, 63]);
+        assert_eq!(mailbox.collect_done().collect::<Vec<_>>(), [5, 63]);
         assert_eq!(mailbox.result(5), Err(Errno::ENOMEM));
         assert_eq!(mailbox.result(63), Ok(()));
-        assert_eq!(mailbox.harvest().count(), 0);
+        assert_eq!(mailbox.collect_done().count(), 0);
     }
 
     #[test]

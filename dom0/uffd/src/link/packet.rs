@@ -2,7 +2,7 @@
 //! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
 //! is `[kind, argument]` and has no reply.
 
-use pager_shell::Notice;
+use pager_shell::MachineEvent;
 use pager_shell::socket::PACKET_WORDS;
 
 /// Both sides must be of the same make: checked by [`Op::Info`].
@@ -55,25 +55,25 @@ numbered! {
         Info = 10,
         /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word, from a
         /// multiple of 64 on. EOPNOTSUPP: this host does not see them.
-        Uses = 11,
+        AccessBits = 11,
     }
 }
 
 /// A notice as a packet.
-pub const fn notice_words(notice: Notice) -> [u64; 2] {
-    match notice {
-        Notice::Target(pages) => [1, pages.cast_unsigned()],
-        Notice::Resident(pages) => [2, pages],
-        Notice::DomainGone => [3, 0],
+pub const fn event_words(event: MachineEvent) -> [u64; 2] {
+    match event {
+        MachineEvent::Target(pages) => [1, pages.cast_unsigned()],
+        MachineEvent::Resident(pages) => [2, pages],
+        MachineEvent::DomainGone => [3, 0],
     }
 }
 
 /// The notice that a packet is, if any.
-pub const fn parse_notice(words: &[u64]) -> Option<Notice> {
+pub const fn parse_event(words: &[u64]) -> Option<MachineEvent> {
     match words {
-        [1, pages] => Some(Notice::Target(pages.cast_signed())),
-        [2, pages] => Some(Notice::Resident(*pages)),
-        [3, _] => Some(Notice::DomainGone),
+        [1, pages] => Some(MachineEvent::Target(pages.cast_signed())),
+        [2, pages] => Some(MachineEvent::Resident(*pages)),
+        [3, _] => Some(MachineEvent::DomainGone),
         _ => None,
     }
 }
@@ -84,11 +84,15 @@ mod tests {
 
     #[test]
     fn notices_round_trip_and_garbage_is_none() {
-        for notice in [Notice::Target(-5), Notice::Resident(7), Notice::DomainGone] {
-            assert_eq!(parse_notice(&notice_words(notice)), Some(notice));
+        for event in [
+            MachineEvent::Target(-5),
+            MachineEvent::Resident(7),
+            MachineEvent::DomainGone,
+        ] {
+            assert_eq!(parse_event(&event_words(event)), Some(event));
         }
         for garbage in [&[][..], &[1], &[9, 9], &[1, 2, 3]] {
-            assert_eq!(parse_notice(garbage), None);
+            assert_eq!(parse_event(garbage), None);
         }
         assert_eq!(Op::try_from_raw(Op::Unmap as u64), Some(Op::Unmap));
         assert_eq!(Op::try_from_raw(0), None);

@@ -5,7 +5,7 @@ use p2m_paging::{Errno, PAGE_SIZE};
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::PageBuf;
 use pager_uffd::embedded::CallError;
-use pager_uffd::host::Departure;
+use pager_uffd::host::PagerExit;
 use pager_uffd::link::mailbox::ENTRIES;
 use pager_uffd::link::{Mailbox, Op, PostedPrep, SharedArea};
 
@@ -77,11 +77,11 @@ fn a_second_pager_and_one_that_leaves_pages_out_are_refused() {
     assert!(busy(first.calls.attach(&file, BUFFERS).map(drop)));
     assert_eq!(first.prep(&[(1, 0)]), [Ok(())]);
     first.calls.call(Op::Disable).unwrap();
-    assert_eq!(machine.departure(), Some(Departure::Detached));
+    assert_eq!(machine.pager_exit(), Some(PagerExit::Detached));
     drop(first);
     drop(pager(&name));
-    let departure = wait_for(|| machine.departure());
-    assert_eq!(departure, Departure::Died { lost_pages: 0 });
+    let pager_exit = wait_for(|| machine.pager_exit());
+    assert_eq!(pager_exit, PagerExit::Died { lost_pages: 0 });
 }
 
 #[test]
@@ -96,8 +96,8 @@ fn a_pager_that_is_gone_is_noticed_and_what_it_took_is_counted() {
     );
     assert!(pager.batch(Op::Evict, &[1, 2]).iter().all(Result::is_ok));
     drop(pager);
-    let departure = wait_for(|| machine.departure());
-    assert_eq!(departure, Departure::Died { lost_pages: 2 });
+    let pager_exit = wait_for(|| machine.pager_exit());
+    assert_eq!(pager_exit, PagerExit::Died { lost_pages: 2 });
     assert!(!machine.paging().is_enabled());
 }
 
@@ -151,7 +151,7 @@ fn nonsense_in_the_mailbox_is_answered_and_harms_nobody() {
     pager.attached.doorbell.kick().unwrap();
     let mut done = [None; ENTRIES];
     wait_for(|| {
-        for entry in mailbox.harvest() {
+        for entry in mailbox.collect_done() {
             done[entry] = Some(mailbox.result(entry));
         }
         (done.iter().flatten().count() == preps.len()).then_some(())

@@ -81,8 +81,8 @@ fn a_nominated_page_is_read_without_a_trap_and_written_with_one() {
     // It goes home at once, and nobody waits for the pager.
     let writer = visit(machine, 1, 3, Some(5));
     assert_eq!(writer.recv_timeout(DEADLINE), Ok(word(3)));
-    let recalled = machine.paging().counters().get(Count::Recalled);
-    assert_eq!((machine.faults(VcpuId(1)), recalled), (1, 1));
+    let restored = machine.paging().counters().get(Count::RestoredOnAccess);
+    assert_eq!((machine.faults(VcpuId(1)), restored), (1, 1));
     assert_eq!(
         pager.batch(Op::Evict, &[3]),
         [Err(p2m_paging::Errno::EBUSY)]

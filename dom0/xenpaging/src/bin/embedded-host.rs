@@ -13,7 +13,7 @@ use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use pager_accesses::Pattern;
 use pager_core::policy::PolicyName;
-use pager_shell::console::say;
+use pager_shell::console::print_line;
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
 use xenpaging::cli::{gfns, marks, one_line, policy, swap_area};
@@ -66,8 +66,8 @@ struct Cli {
     #[arg(long)]
     no_read_ahead: bool,
     /// The pager does not write pages that are alike again.
-    #[arg(long)]
-    share_alike: bool,
+    #[arg(long, alias = "share-alike")]
+    dedup: bool,
     /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     gfns: Vec<RangeInclusive<u64>>,
@@ -174,7 +174,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         },
         policy: cli.policy,
         read_ahead: !cli.no_read_ahead,
-        share_alike: cli.share_alike,
+        dedup: cli.dedup,
         never: cli.gfns,
         host_memory: cli.host_memory.zip(cli.watermarks),
         stop_pager_at: cli.stop_pager_at.map(seconds),
@@ -192,13 +192,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         message: (!error.is_said()).then(|| error.to_string()),
         code: error.exit_code(),
     })?;
-    say(&report);
+    print_line(&report);
     let unrecorded = report
         .recorded
         .as_ref()
         .and_then(|done| done.as_ref().err());
     if report.nothing_lost() {
-        say("nothing was lost");
+        print_line("nothing was lost");
         match unrecorded {
             None => Ok(ExitCode::SUCCESS),
             Some(error) => Err(Failed {
@@ -207,7 +207,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
             }),
         }
     } else {
-        say("MEMORY OF THE GUEST WAS LOST, or the pager failed");
+        print_line("MEMORY OF THE GUEST WAS LOST, or the pager failed");
         Ok(ExitCode::FAILURE)
     }
 }

@@ -61,8 +61,8 @@ impl PagerProcess {
         if !options.read_ahead {
             command.arg("--no-read-ahead");
         }
-        if options.share_alike {
-            command.arg("--share-alike");
+        if options.dedup {
+            command.arg("--dedup");
         }
         if let Some(file) = &options.record_seen {
             command.arg("--record").arg(file);

@@ -23,11 +23,11 @@ use pager_accesses::Recorder;
 use pager_accesses::pattern::Spread;
 use pager_uffd::host::guest_memory::{CreateError, GuestMemory};
 use pager_uffd::host::machine::{
-    Departure, Machine, MachineOptions, UffdMachineError, usual_fault_cpu,
+    Machine, MachineOptions, PagerExit, UffdMachineError, usual_fault_cpu,
 };
 use pager_uffd::host::uffd::{OpenError, Options, Userfaultfd};
 use pager_uffd::host::workload::fill::{self, FillError};
-use pager_uffd::host::workload::{Course, Ledger, Vcpu, VcpuFigures};
+use pager_uffd::host::workload::{ExpectedContents, Vcpu, VcpuFigures, Workload};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 pub use child::{ChildError, PagerCommand};
@@ -42,7 +42,7 @@ use watch::Line;
 /// How often the job looks at what is going on.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a pager may take to attach.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the job could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -106,16 +106,16 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
     let memory = GuestMemory::create(sizes.pages)?;
     let line = Line::new(sizes);
     fill::fill(&memory, &options.places(), &mut |pages| line.filling(pages))?;
-    let ledger = Ledger::take_down(&memory);
+    let expected = ExpectedContents::record(&memory);
     let machine_options = MachineOptions {
         vcpus: options.vcpus,
         cpu: options.pin.then(usual_fault_cpu).flatten(),
         name: format!("xenpaging-host-{}", std::process::id()),
     };
     let machine = Machine::start(memory, &machine_options)?;
-    let course = Course {
+    let workload = Workload {
         spread: Spread::new(options.pattern, sizes.pages),
-        ledger,
+        expected,
         seed: options.seed,
         writes_percent: options.writes_percent,
         stop: AtomicBool::new(false),
@@ -134,7 +134,7 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         options,
         sizes,
         machine,
-        course: Arc::new(course),
+        workload: Arc::new(workload),
         line,
         child,
         interrupted,
@@ -147,7 +147,7 @@ struct Job<'a> {
     options: &'a JobOptions,
     sizes: Sizes,
     machine: &'static Machine,
-    course: Arc<Course>,
+    workload: Arc<Workload>,
     line: Line,
     child: PagerProcess,
     /// By a signal: the work ends early, and as it should.
@@ -176,7 +176,7 @@ impl Job<'_> {
                 thread::sleep(LOOK);
             }
         }
-        self.course.stop.store(true, Ordering::Relaxed);
+        self.workload.stop.store(true, Ordering::Relaxed);
         self.line.clear();
         let figures = if fate == Fate::Stopped {
             join(vcpus)
@@ -193,7 +193,7 @@ impl Job<'_> {
             if let Some(status) = self.child.exited()? {
                 return Err(ChildError::Ended(status).into());
             }
-            if start.elapsed() > ATTACH_PATIENCE {
+            if start.elapsed() > ATTACH_TIMEOUT {
                 return Err(ChildError::Silent.into());
             }
             thread::sleep(LOOK);
@@ -203,8 +203,8 @@ impl Job<'_> {
 
     fn start_vcpus(&self) -> Result<Vec<JoinHandle<Option<VcpuFigures>>>, JobError> {
         let start = |id| {
-            let (machine, course) = (self.machine, Arc::clone(&self.course));
-            let vcpu = move || Some(Vcpu::new(machine, &course, VcpuId(id))?.run());
+            let (machine, workload) = (self.machine, Arc::clone(&self.workload));
+            let vcpu = move || Some(Vcpu::new(machine, &workload, VcpuId(id))?.run());
             let builder = thread::Builder::new().name(format!("vcpu {id}"));
             builder.spawn(vcpu).map_err(JobError::Thread)
         };
@@ -219,7 +219,7 @@ impl Job<'_> {
         let mut balloon = self.options.balloon;
         while start.elapsed() < end && !self.interrupted.load(Ordering::Relaxed) {
             thread::sleep(LOOK);
-            if let Some(fate) = self.gone_wrong() {
+            if let Some(fate) = self.error_seen() {
                 return Some(fate);
             }
             let counts = self.machine.counts();
@@ -228,10 +228,10 @@ impl Job<'_> {
                 self.phases.evicted_first = self.evicted();
             }
             if start.elapsed() >= end / 2 && balloon > 0 {
-                self.course.to_give_back.store(balloon, Ordering::Relaxed);
+                self.workload.to_give_back.store(balloon, Ordering::Relaxed);
                 balloon = 0;
             }
-            let (visits, bad) = (&self.course.visits, &self.course.bad);
+            let (visits, bad) = (&self.workload.visits, &self.workload.bad);
             self.line.working(
                 start.elapsed(),
                 &counts,
@@ -243,13 +243,13 @@ impl Job<'_> {
         None
     }
 
-    fn gone_wrong(&mut self) -> Option<Fate> {
-        match self.machine.departure() {
-            Some(Departure::Died { lost_pages }) => Some(Fate::PagerDied {
+    fn error_seen(&mut self) -> Option<Fate> {
+        match self.machine.pager_exit() {
+            Some(PagerExit::Died { lost_pages }) => Some(Fate::PagerDied {
                 lost_pages,
                 status: self.child.status(),
             }),
-            Some(Departure::Detached) => Some(Fate::PagerLeft),
+            Some(PagerExit::Detached) => Some(Fate::PagerLeft),
             None => self.machine.crashed().map(|r| Fate::Crashed(r.to_owned())),
         }
     }
@@ -261,26 +261,29 @@ impl Job<'_> {
         if let Err(error) = self.child.terminate() {
             return Fate::Crashed(error.to_string());
         }
-        let departure = loop {
-            match (self.machine.departure(), self.machine.crashed()) {
-                (Some(departure), _) => break departure,
+        let pager_exit = loop {
+            match (self.machine.pager_exit(), self.machine.crashed()) {
+                (Some(pager_exit), _) => break pager_exit,
                 (None, Some(reason)) => return Fate::Crashed(reason.to_owned()),
                 (None, None) => thread::sleep(LOOK / 10),
             }
         };
         self.phases.brought_back = Some((out, start.elapsed().saturating_sub(from)));
         let status = self.child.status();
-        match departure {
-            Departure::Detached if status.is_some_and(|s| s.success()) => Fate::Stopped,
-            Departure::Detached => Fate::PagerFailed { status },
-            Departure::Died { lost_pages } => Fate::PagerDied { lost_pages, status },
+        match pager_exit {
+            PagerExit::Detached if status.is_some_and(|s| s.success()) => Fate::Stopped,
+            PagerExit::Detached => Fate::PagerFailed { status },
+            PagerExit::Died { lost_pages } => Fate::PagerDied { lost_pages, status },
         }
     }
 
     fn report(&self, fate: Fate, vcpus: &[VcpuFigures]) -> Report {
         let platform = self.machine.paging().platform();
         let is_there = |gfn: Gfn| platform.lock_p2m().get(gfn).mfn.is_some();
-        let audit = self.course.ledger.audit(self.machine.memory(), is_there);
+        let verified = self
+            .workload
+            .expected
+            .verify(self.machine.memory(), is_there);
         let mut fault_ns: Option<Histogram<u64>> = None;
         for vcpu in vcpus {
             match &mut fault_ns {
@@ -291,15 +294,15 @@ impl Job<'_> {
         }
         Report {
             fate,
-            audit,
+            verified,
             sizes: self.sizes,
             phases: self.phases.clone(),
             counters: report::Counts::of(self.machine.paging().counters()),
             fault_ns,
-            recorded: self.course.recorder.as_ref().map(Recorder::finish),
-            visits: self.course.visits.load(Ordering::Relaxed),
+            recorded: self.workload.recorder.as_ref().map(Recorder::finish),
+            visits: self.workload.visits.load(Ordering::Relaxed),
             writes: vcpus.iter().map(|vcpu| vcpu.writes).sum(),
-            bad_visits: self.course.bad.load(Ordering::Relaxed),
+            bad_visits: self.workload.bad.load(Ordering::Relaxed),
             stray_accesses: self.machine.stray_accesses(),
             left_out: self.machine.counts().paged,
         }

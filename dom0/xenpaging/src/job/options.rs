@@ -40,7 +40,7 @@ pub struct JobOptions {
     /// Whether pages may come in beside those that are asked for.
     pub read_ahead: bool,
     /// Whether the pager looks for pages that are alike.
-    pub share_alike: bool,
+    pub dedup: bool,
     /// Frame numbers that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
     /// The machine's memory in bytes, and how much of it is to be free, as the pager takes it.
@@ -189,7 +189,7 @@ mod tests {
             store: StoreChoice::Memory,
             policy: None,
             read_ahead: true,
-            share_alike: false,
+            dedup: false,
             never: Vec::new(),
             host_memory: None,
             stop_pager_at: None,

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use hdrhistogram::Histogram;
 use p2m_paging::PAGE_SIZE;
 use p2m_paging::paging::{Count, Counters};
-use pager_uffd::host::workload::ledger::Audit;
+use pager_uffd::host::workload::expected_contents::VerifyResult;
 
 use super::options::Sizes;
 
@@ -85,7 +85,7 @@ pub(super) struct Counts {
     populated: u64,
     brought_in: u64,
     dropped: u64,
-    recalled: u64,
+    restored_on_access: u64,
     paused: u64,
     queued: u64,
 }
@@ -98,7 +98,7 @@ impl Counts {
             populated: counters.get(Count::Populated),
             brought_in: counters.get(Count::Prepped),
             dropped: counters.get(Count::Dropped),
-            recalled: counters.get(Count::Recalled),
+            restored_on_access: counters.get(Count::RestoredOnAccess),
             paused: counters.get(Count::Paused),
             queued: counters.get(Count::Queued),
         }
@@ -109,7 +109,7 @@ impl Counts {
 #[derive(Debug)]
 pub struct Report {
     pub(super) fate: Fate,
-    pub(super) audit: Audit,
+    pub(super) verified: VerifyResult,
     pub(super) sizes: Sizes,
     pub(super) phases: Phases,
     pub(super) counters: Counts,
@@ -133,10 +133,10 @@ impl Report {
     /// Whether every page is where and what it must be, and the pager ended as it should.
     pub fn nothing_lost(&self) -> bool {
         self.fate == Fate::Stopped
-            && self.audit.bad == 0
+            && self.verified.bad == 0
             && self.bad_visits == 0
             && self.left_out == 0
-            && self.audit.good + self.audit.given_back == self.sizes.pages
+            && self.verified.good + self.verified.given_back == self.sizes.pages
     }
 }
 
@@ -156,9 +156,9 @@ impl fmt::Display for Report {
         row("populated", c.populated.to_string())?;
         row("brought in", c.brought_in.to_string())?;
         row("dropped", c.dropped.to_string())?;
-        row("recalled", c.recalled.to_string())?;
+        row("restored on access", c.restored_on_access.to_string())?;
         row("vcpu pauses", c.paused.to_string())?;
-        row("  in line for the ring", c.queued.to_string())?;
+        row("  queued for the ring", c.queued.to_string())?;
         match self.fault_ns.as_ref().filter(|h| !h.is_empty()) {
             None => row("fault latency", "-".to_owned())?,
             Some(faults) => {
@@ -178,11 +178,14 @@ impl fmt::Display for Report {
         row("resident before", mib(p.resident_before))?;
         row("resident while paged", mib(p.resident_paged))?;
         row("resident after", mib(p.resident_after))?;
-        row("pages verified", self.audit.good.to_string())?;
-        row("pages given back", self.audit.given_back.to_string())?;
+        row("pages verified", self.verified.good.to_string())?;
+        row("pages given back", self.verified.given_back.to_string())?;
         row("stray accesses", self.stray_accesses.to_string())?;
         row("pages still out", self.left_out.to_string())?;
-        row("bad pages", (self.audit.bad + self.bad_visits).to_string())?;
+        row(
+            "bad pages",
+            (self.verified.bad + self.bad_visits).to_string(),
+        )?;
         write!(f, "{}", self.fate)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use p2m_paging::paging::{Count, Counters};
-use pager_shell::console::complain;
+use pager_shell::console::print_error;
 use pager_uffd::host::p2m::PageCounts;
 
 use super::options::Sizes;
@@ -79,7 +79,7 @@ impl Line {
             }
             Some(last) if last.get().elapsed() >= PLAIN_INTERVAL => {
                 last.set(Instant::now());
-                complain(line());
+                print_error(line());
             }
             Some(_) => {}
         }

@@ -126,7 +126,7 @@ fn c6_pages_that_are_alike_take_one_slot() {
     std::fs::write(&file, (1..17).flat_map(page).collect::<Vec<u8>>()).unwrap();
     let small = area(dir.path(), "small", "4M");
     let load = ["--load", file.to_str().unwrap(), "--writes", "0"];
-    let mut args = vec!["-v", "--share-alike", "--swap", &small];
+    let mut args = vec!["-v", "--dedup", "--swap", &small];
     args.extend(load);
     let done = run_until_paged(&args);
     done.nothing_was_lost();
@@ -137,9 +137,9 @@ fn c6_pages_that_are_alike_take_one_slot() {
     };
     // Two batches at most, the first two: what is being written is not shared yet.
     assert!(figure("written") <= 1024 + 16, "{}", done.err);
-    assert!(figure("alike") > 0, "{}", done.err);
+    assert!(figure("deduplicated") > 0, "{}", done.err);
     // With all that the guest writes.
     let large = area(dir.path(), "large", "16M");
-    let more = ["--swap", &large, "--share-alike", "--load", load[1]];
+    let more = ["--swap", &large, "--dedup", "--load", load[1]];
     run_until_paged(&more).nothing_was_lost();
 }

@@ -5,7 +5,9 @@ use std::ops::{Deref, DerefMut};
 
 use lock_api::MutexGuard;
 use p2m_paging::p2m::{P2mType, Permit};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, P2m, TakeError};
+use p2m_paging::platform::{
+    AllocError, Contents, Entry, FrameUsers, P2m, TakeCondition, TakeError,
+};
 use p2m_paging::{Errno, Gfn, Mfn, SpinLock};
 
 use super::{Core, Frame, Place};
@@ -53,9 +55,9 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         self.entry(gfn)
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
         let frame = self.frame(mfn);
-        FrameFacts {
+        FrameUsers {
             mmio: frame.mmio,
             references: frame.references,
             typed: frame.typed,
@@ -84,14 +86,14 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        demand: Demand,
+        condition: TakeCondition,
     ) -> Result<Frame, TakeError> {
         assert_eq!(self.entry(gfn).mfn, Some(mfn), "{gfn} has another frame");
-        let facts = self.facts(mfn);
-        if demand == Demand::SoleOwner && !facts.sole_owner() {
+        let users = self.users(mfn);
+        if condition == TakeCondition::SoleOwner && !users.sole_owner() {
             return Err(TakeError::InUse {
-                references: facts.references,
-                typed: facts.typed,
+                references: users.references,
+                typed: users.typed,
             });
         }
         if let Some(errno) = self.failures.take.take() {
@@ -150,7 +152,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         self.frame_mut(mfn).m2p = Some(gfn);
     }
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         self.home()
     }
 

@@ -100,7 +100,7 @@ extern "C" fn on_sigbus(_: c_int, info: *mut libc::siginfo_t, context: *mut libc
         });
     match ours {
         Some((machine, vcpu, gfn)) => keep_errno(|| machine.on_fault(vcpu, gfn, access)),
-        None => hand_on(),
+        None => forward_signal(),
     }
 }
 
@@ -118,7 +118,7 @@ fn keep_errno(handle: impl FnOnce()) {
 /// No vcpu's access to guest memory: handed on to whoever took care of SIGBUS before, most likely to
 /// end the process. It may have come at any instruction, so nothing is done here that is not safe
 /// in a signal handler.
-fn hand_on() {
+fn forward_signal() {
     // If it cannot be said, the signal still can.
     let _ = rustix::io::write(io::stderr(), NO_VCPU);
     let before = BEFORE.get().and_then(|before| before.as_ref().ok());

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m while it is locked: what the state machine reads and changes.
 
-use p2m_paging::p2m::{Cleared, Permit, Take, USES_GFNS, Uses};
-use p2m_paging::platform::{AllocError, Contents, Demand, Entry, FrameFacts, Leak, P2m, TakeError};
+use p2m_paging::p2m::{ACCESS_BITS_GFNS, AccessBits, ClearBits, Cleared, Permit};
+use p2m_paging::platform::{
+    AllocError, Contents, Entry, FrameUsers, Leak, P2m, TakeCondition, TakeError,
+};
 use p2m_paging::{Errno, Gfn, Mfn, P2mType, PAGE_SIZE};
 use parking_lot::MutexGuard;
 
 use super::table::{HostEntry, Table};
-use super::{BufferClaim, HostPlatform, KERNEL_RETRIES};
+use super::{BufferIndex, HostPlatform, KERNEL_RETRIES};
 use crate::host::frame_run::{FrameRun, runs};
 use crate::host::guest_memory::PAGE_WORDS;
 use crate::host::uffd::{CopyError, RangeError, Wake};
@@ -46,7 +48,7 @@ impl Leak for HostFrame {}
 
 impl P2m for LockedP2m<'_> {
     type Frame = HostFrame;
-    type Buffer = BufferClaim;
+    type Buffer = BufferIndex;
 
     fn get(&self, gfn: Gfn) -> Entry {
         let entry = self.table.entry(gfn);
@@ -56,8 +58,8 @@ impl P2m for LockedP2m<'_> {
         }
     }
 
-    fn facts(&self, mfn: Mfn) -> FrameFacts {
-        FrameFacts {
+    fn users(&self, mfn: Mfn) -> FrameUsers {
+        FrameUsers {
             mmio: false,
             references: self.table.references(mfn.get()),
             typed: 0,
@@ -88,7 +90,7 @@ impl P2m for LockedP2m<'_> {
         gfn: Gfn,
         mfn: Mfn,
         to: P2mType,
-        _demand: Demand,
+        _condition: TakeCondition,
     ) -> Result<HostFrame, TakeError> {
         let index = self.table.index(gfn);
         let index = index.ok_or(TakeError::Platform(Errno::EINVAL))?;
@@ -107,8 +109,8 @@ impl P2m for LockedP2m<'_> {
         Ok(HostFrame::Taken(gfn))
     }
 
-    fn alloc(&mut self, contents: Contents<'_, BufferClaim>) -> Result<HostFrame, AllocError> {
-        let Contents::From(&BufferClaim(byte)) = contents else {
+    fn alloc(&mut self, contents: Contents<'_, BufferIndex>) -> Result<HostFrame, AllocError> {
+        let Contents::From(&BufferIndex(byte)) = contents else {
             // What is put in is seen at once: this host has no frame that only the pager can fill.
             return Err(AllocError::InvalidBuffer);
         };
@@ -156,7 +158,7 @@ impl P2m for LockedP2m<'_> {
     /// Nothing to do: mfn and gfn are the same number.
     fn restore_m2p(&mut self, _mfn: Mfn, _gfn: Gfn) {}
 
-    fn home_type(&self) -> P2mType {
+    fn resident_type(&self) -> P2mType {
         P2mType::RamRw
     }
 
@@ -183,11 +185,16 @@ impl P2m for LockedP2m<'_> {
     }
 
     /// The kernel has told all CPUs by the time it returns: no flush is owed.
-    fn take_uses(&mut self, first: Gfn, uses: &mut [Uses], _take: Take) -> Result<Cleared, Errno> {
+    fn read_clear_access_bits(
+        &mut self,
+        first: Gfn,
+        uses: &mut [AccessBits],
+        _clear: ClearBits,
+    ) -> Result<Cleared, Errno> {
         let (memory, pagemap) = (&self.platform.memory, &self.platform.pagemap);
         let pagemap = pagemap.as_ref().ok_or(Errno::EOPNOTSUPP)?;
         let left = memory.size_pages().saturating_sub(first.get());
-        let pages = (uses.len() as u64 * USES_GFNS).min(left);
+        let pages = (uses.len() as u64 * ACCESS_BITS_GFNS).min(left);
         if let Some(run) = FrameRun::new(first, pages) {
             pagemap.take(memory, run, uses)?;
         }

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::os::fd::AsFd as _;
 
-use p2m_paging::p2m::{USES_GFNS, Uses};
+use p2m_paging::p2m::{ACCESS_BITS_GFNS, AccessBits};
 use p2m_paging::{Errno, PAGE_SIZE};
 use rustix::ioctl::{Direction, Opcode, Updater, opcode};
 use static_assertions::const_assert_eq;
@@ -25,9 +25,9 @@ const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_BYTES: u64 = PAGE_SIZE as u64;
 /// Stretches taken in one call.
 const REGIONS: usize = 64;
-/// Gfns of one [`Uses`].
+/// Gfns of one [`AccessBits`].
 #[expect(clippy::cast_possible_truncation, reason = "a word has 64 bits")]
-const WORD_GFNS: usize = USES_GFNS as usize;
+const WORD_GFNS: usize = ACCESS_BITS_GFNS as usize;
 
 /// `struct pm_scan_arg`.
 #[repr(C)]
@@ -74,7 +74,7 @@ impl Pagemap {
         &self,
         memory: &GuestMemory,
         run: FrameRun,
-        uses: &mut [Uses],
+        uses: &mut [AccessBits],
     ) -> Result<(), Errno> {
         let base = memory.address(run).map_err(|_| Errno::EINVAL)?;
         let end = base + run.size_bytes();

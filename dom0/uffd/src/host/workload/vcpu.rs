@@ -11,7 +11,7 @@ use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
 use pager_accesses::Recorder;
 use pager_accesses::pattern::{Random, Spread};
 
-use super::ledger::Ledger;
+use super::expected_contents::ExpectedContents;
 use crate::host::Machine;
 
 /// Words changed by a write.
@@ -23,11 +23,11 @@ const LONGEST_FAULT_NS: u64 = 60_000_000_000;
 
 /// What all vcpus share.
 #[derive(Debug)]
-pub struct Course {
+pub struct Workload {
     /// Which pages.
     pub spread: Spread,
     /// What is in them.
-    pub ledger: Ledger,
+    pub expected: ExpectedContents,
     /// Seed of all random choices.
     pub seed: u64,
     /// Visits that change their page, in a hundred.
@@ -59,7 +59,7 @@ pub struct VcpuFigures {
 #[derive(Debug)]
 pub struct Vcpu<'a> {
     machine: &'static Machine,
-    course: &'a Course,
+    workload: &'a Workload,
     id: VcpuId,
     random: Random,
     start: u64,
@@ -68,11 +68,11 @@ pub struct Vcpu<'a> {
 
 impl<'a> Vcpu<'a> {
     /// To be run on a thread of its own. `None`: the histogram cannot be made.
-    pub fn new(machine: &'static Machine, course: &'a Course, id: VcpuId) -> Option<Self> {
-        let mut random = Random::new(course.seed, id.0.into());
+    pub fn new(machine: &'static Machine, workload: &'a Workload, id: VcpuId) -> Option<Self> {
+        let mut random = Random::new(workload.seed, id.0.into());
         Some(Self {
             machine,
-            course,
+            workload,
             id,
             start: random.below(machine.memory().size_pages()),
             random,
@@ -88,13 +88,13 @@ impl<'a> Vcpu<'a> {
     pub fn run(mut self) -> VcpuFigures {
         self.machine.become_vcpu(self.id);
         let mut nth = 0;
-        while !self.course.stop.load(Ordering::Relaxed) {
-            let page = self.course.spread.page(&mut self.random, self.start, nth);
+        while !self.workload.stop.load(Ordering::Relaxed) {
+            let page = self.workload.spread.page(&mut self.random, self.start, nth);
             nth += 1;
-            self.visit(Gfn::new_truncate(page));
-            self.course.visits.fetch_add(1, Ordering::Relaxed);
+            self.access_page(Gfn::new_truncate(page));
+            self.workload.visits.fetch_add(1, Ordering::Relaxed);
             for _ in 0..GIVE_BACK_ATTEMPTS {
-                if self.course.to_give_back.load(Ordering::Relaxed) > 0 {
+                if self.workload.to_give_back.load(Ordering::Relaxed) > 0 {
                     self.give_back();
                 }
             }
@@ -102,32 +102,32 @@ impl<'a> Vcpu<'a> {
         self.figures
     }
 
-    fn visit(&mut self, gfn: Gfn) {
+    fn access_page(&mut self, gfn: Gfn) {
         let memory = self.machine.memory();
-        let course = self.course;
-        if let Some(recorder) = &course.recorder {
+        let workload = self.workload;
+        if let Some(recorder) = &workload.recorder {
             recorder.note([gfn]);
         }
-        let owned = |gfn| course.ledger.lock(gfn).is_some_and(|entry| entry.owned);
+        let owned = |gfn| workload.expected.lock(gfn).is_some_and(|entry| entry.owned);
         let Some(words) = memory.page(gfn).filter(|_| owned(gfn)) else {
             return;
         };
         // Without the page's lock, so that several vcpus can wait for one page.
         self.timed(|| words[0].load(Ordering::Relaxed));
-        let Some(mut entry) = course.ledger.lock(gfn).filter(|entry| entry.owned) else {
+        let Some(mut entry) = workload.expected.lock(gfn).filter(|entry| entry.owned) else {
             return;
         };
         let mut page = [0; PAGE_SIZE];
         self.timed(|| memory.load(gfn, &mut page));
         let found = crc32c::crc32c(&page);
         if found != entry.checksum {
-            course.bad.fetch_add(1, Ordering::Relaxed);
+            workload.bad.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%gfn, vcpu = ?self.id, version = entry.version,
                 "bad page: checksum {found:#010x}, not {:#010x}", entry.checksum);
             // Each mistake is counted once.
             entry.checksum = found;
         }
-        if self.random.below(100) >= course.writes_percent.into() {
+        if self.random.below(100) >= workload.writes_percent.into() {
             return;
         }
         let (cells, []) = page.as_chunks_mut::<8>() else {
@@ -163,14 +163,14 @@ impl<'a> Vcpu<'a> {
     /// Gives a page back that is out, if it finds one: the guest's balloon (row A6).
     fn give_back(&mut self) {
         let gfn = Gfn::new_truncate(self.random.below(self.machine.memory().size_pages()));
-        let Some(mut entry) = self.course.ledger.lock(gfn).filter(|entry| entry.owned) else {
+        let Some(mut entry) = self.workload.expected.lock(gfn).filter(|entry| entry.owned) else {
             return;
         };
         let platform = self.machine.paging().platform();
         if platform.lock_p2m().get(gfn).p2mt != P2mType::RamPaged {
             return;
         }
-        let (order, left) = (Ordering::Relaxed, &self.course.to_give_back);
+        let (order, left) = (Ordering::Relaxed, &self.workload.to_give_back);
         let one_less = |left: u64| left.checked_sub(1);
         if left.fetch_update(order, order, one_less).is_err() {
             return;

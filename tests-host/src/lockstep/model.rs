@@ -85,7 +85,7 @@ impl Model {
 
     pub fn disable(&mut self) -> Result<(), DisableError> {
         if !self.line.is_empty() {
-            return Err(DisableError::VcpusInLine);
+            return Err(DisableError::VcpusQueued);
         }
         self.shut_down();
         Ok(())
@@ -194,7 +194,7 @@ impl Model {
             if !self.asked(gfn) {
                 self.push(ask);
             }
-            return Ok(Populated::OnItsWay);
+            return Ok(Populated::InFlight);
         };
         let stands = self.line.iter().any(|(v, _)| *v == waiter);
         let asked = self.asked(gfn);
@@ -208,7 +208,7 @@ impl Model {
                 },
             );
         }
-        Ok(Populated::Waiting)
+        Ok(Populated::Paused)
     }
 
     /// `buffer`: what comes with it; `memory`: whether there is a free frame.

@@ -6,8 +6,8 @@
  * take many pages at once: code, data, stack, tables on the way to each.
  * Whatever is out is waited for, page after page, and then the vcpu begins
  * again. So that it ever gets to the end, the pages that it has waited for and
- * those that Xen has used for it are held: a reference to each makes the pager
- * leave it alone. They are let go when the vcpu halts, when the guest gives one
+ * those that Xen has used for it are pinned: a reference to each makes the pager
+ * leave it alone. They are unpinned when the vcpu halts, when the guest gives one
  * back, when the pager goes, and when there are too many one that was needed
  * longest ago. The end of a hypercall says nothing: it may have been one of an
  * interrupt's, amid another that waits.
@@ -15,7 +15,7 @@
  * A hypercall that misses a page never fails for it: it is executed again when
  * the page is home (hvm_hypercall()). Hypercalls do nothing that cannot be done
  * again before they have read their arguments, and what they write afterwards
- * goes to pages that they have read, which are held. Those that work off a list
+ * goes to pages that they have read, which are pinned. Those that work off a list
  * are continued where they missed.
  */
 
@@ -27,7 +27,7 @@
 #include <asm/mem_paging.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 
 /*
  * More than a step of a hypercall and the interrupts amid it need. A frame can be
@@ -39,17 +39,17 @@
 struct mem_paging_vcpu {
     /* The vcpu itself adds pages, and who wakes it. A leaf. */
     spinlock_t lock;
-    /* A pager is attached; else nothing is held. */
+    /* A pager is attached; else nothing is pinned. */
     bool on;
     /* Of each set the one needed last comes first. */
-    struct page_info *held[SETS][WAYS];
+    struct page_info *pinned[SETS][WAYS];
     /* Its own: a page was missed, and the vcpu is paused for it. */
     bool missed;
     unsigned long again;
 };
 
 /* Caller holds: nothing. For all vcpus of a domain; to be freed with xfree(). */
-struct mem_paging_vcpu *mem_paging_hold_alloc(const struct domain *d)
+struct mem_paging_vcpu *mem_paging_pin_alloc(const struct domain *d)
 {
     struct mem_paging_vcpu *pv =
         xzalloc_array(struct mem_paging_vcpu, d->max_vcpus);
@@ -75,20 +75,20 @@ static struct page_info **set_of(struct mem_paging_vcpu *pv,
     unsigned long mfn = mfn_x(page_to_mfn(page));
 
     /* Neighbours are in different sets. */
-    return pv->held[(mfn ^ (mfn >> PAGETABLE_ORDER)) % SETS];
+    return pv->pinned[(mfn ^ (mfn >> PAGETABLE_ORDER)) % SETS];
 }
 
 /*
  * Caller holds: a reference to the page. Takes a reference of its own, unless the
- * page is held already.
+ * page is pinned already.
  */
-static void hold(struct domain *d, struct mem_paging_vcpu *pv,
-                 struct page_info *page)
+static void pin_page(struct domain *d, struct mem_paging_vcpu *pv,
+                     struct page_info *page)
 {
     struct page_info **set = set_of(pv, page), *last = NULL;
     unsigned int i;
 
-    /* Needed last, too. If it is let go just now, then it is so afterwards. */
+    /* Needed last, too. If it is unpinned just now, then it is so afterwards. */
     if ( !read_atomic(&pv->on) || read_atomic(&set[0]) == page )
         return;
 
@@ -117,40 +117,40 @@ static void hold(struct domain *d, struct mem_paging_vcpu *pv,
 
     /*
      * The guest may have given the page back meanwhile. Either
-     * mem_paging_given_back() has seen it in the set, or this sees that it is
+     * mem_paging_page_removed() has seen it in the set, or this sees that it is
      * not allocated any more.
      */
     smp_mb();
     if ( unlikely(!(read_atomic(&page->count_info) & PGC_allocated)) )
-        mem_paging_given_back(d, page);
+        mem_paging_page_removed(d, page);
 }
 
-/* All that is held, set by set. */
-static void let_go(struct mem_paging_vcpu *pv)
+/* Unpins all, set by set. */
+static void unpin_all(struct mem_paging_vcpu *pv)
 {
-    struct page_info *held[WAYS];
+    struct page_info *pinned[WAYS];
     unsigned int s, i;
 
     for ( s = 0; s < SETS; s++ )
     {
-        if ( !read_atomic(&pv->held[s][0]) )
+        if ( !read_atomic(&pv->pinned[s][0]) )
             continue;
 
         spin_lock(&pv->lock);
-        memcpy(held, pv->held[s], sizeof(held));
-        memset(pv->held[s], 0, sizeof(held));
+        memcpy(pinned, pv->pinned[s], sizeof(pinned));
+        memset(pv->pinned[s], 0, sizeof(pinned));
         spin_unlock(&pv->lock);
 
-        for ( i = 0; i < WAYS && held[i]; i++ )
-            put_page(held[i]);
+        for ( i = 0; i < WAYS && pinned[i]; i++ )
+            put_page(pinned[i]);
     }
 }
 
 /*
  * Caller holds: the domctl lock, or the domain is dying. A pager comes, or has
- * gone: without one nothing is held.
+ * gone: without one nothing is pinned.
  */
-void mem_paging_hold(struct domain *d, bool on)
+void mem_paging_pin(struct domain *d, bool on)
 {
     unsigned int i;
 
@@ -163,16 +163,16 @@ void mem_paging_hold(struct domain *d, bool on)
         spin_unlock(&pv->lock);
 
         if ( !on )
-            let_go(pv);
+            unpin_all(pv);
     }
 }
 
 /*
  * Caller holds: a reference to the page, which is in the physmap no more and not
  * allocated any more (PGC_allocated); possibly the p2m lock. The domain is not to be
- * charged for it because it is held.
+ * charged for it because it is pinned.
  */
-void mem_paging_given_back(struct domain *d, struct page_info *page)
+void mem_paging_page_removed(struct domain *d, struct page_info *page)
 {
     unsigned int v, i;
 
@@ -200,7 +200,7 @@ void mem_paging_given_back(struct domain *d, struct page_info *page)
 }
 
 /* Caller holds: nothing. The page that the vcpu has waited for is home. */
-void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn)
+void xen_shim_pin_page(struct domain *d, uint32_t vcpu, uint64_t gfn)
 {
     struct page_info *page;
     p2m_type_t t;
@@ -213,7 +213,7 @@ void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn)
         return;
 
     if ( !p2m_is_paging(t) )
-        hold(d, &d->mem_paging_vcpu[vcpu], page);
+        pin_page(d, &d->mem_paging_vcpu[vcpu], page);
     put_page(page);
 }
 
@@ -222,7 +222,7 @@ void p2mx_vcpu_hold(struct domain *d, uint32_t vcpu, uint64_t gfn)
  * a gfn with this query, and found this type and perhaps a page. For the running
  * vcpu of the domain a page that is out, or on its way, is missed: it gets NULL,
  * and the vcpu waits as soon as it is back in the scheduler. A page that it gets
- * is held. Only the last look says that a page is missed: it may come home before
+ * is pinned. Only the last look says that a page is missed: it may come home before
  * that one, and then what needs it goes on and must not be done again.
  */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
@@ -254,13 +254,13 @@ struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
     }
 
     if ( page && !p2m_is_foreign(type) )
-        hold(d, pv, page);
+        pin_page(d, pv, page);
 
     return page;
 }
 
 /* Caller: the running vcpu. Whether it has missed a page since its hypercall began. */
-bool mem_paging_missed(void)
+bool mem_paging_page_was_out(void)
 {
     const struct mem_paging_vcpu *pv = paged_vcpu(current);
 
@@ -299,24 +299,24 @@ void mem_paging_halt(void)
     struct mem_paging_vcpu *pv = paged_vcpu(current);
 
     if ( unlikely(pv) )
-        let_go(pv);
+        unpin_all(pv);
 }
 
 /* Caller holds: the domain list's read lock. */
-void mem_paging_hold_dump(const struct domain *d)
+void mem_paging_pin_dump(const struct domain *d)
 {
     unsigned long again = 0;
-    unsigned int i, j, held = 0;
+    unsigned int i, j, pinned = 0;
 
     for ( i = 0; d->mem_paging_vcpu && i < d->max_vcpus; i++ )
     {
         again += d->mem_paging_vcpu[i].again;
         for ( j = 0; j < SETS * WAYS; j++ )
-            held += d->mem_paging_vcpu[i].held[j / WAYS][j % WAYS] != NULL;
+            pinned += d->mem_paging_vcpu[i].pinned[j / WAYS][j % WAYS] != NULL;
     }
 
-    printk("    paging: hypercalls executed again %lu, pages held %u\n",
-           again, held);
+    printk("    paging: hypercalls executed again %lu, pages pinned %u\n",
+           again, pinned);
 }
 
 /*

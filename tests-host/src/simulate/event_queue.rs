@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 
 /// Something that happens at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Happening {
+pub(super) enum SimEvent {
     /// A vcpu with a CPU of its own runs.
     Vcpu(u8),
     /// A CPU that vcpus share runs one of them.
@@ -52,7 +52,7 @@ const SCANNER: u8 = 63;
 /// The pager's workers, as actors.
 pub(super) const WORKERS: u64 = !0 << FIRST_WORKER;
 
-impl Happening {
+impl SimEvent {
     /// Who acts: an actor does one thing at a time.
     pub(super) fn actor(self) -> u64 {
         1 << match self {
@@ -73,29 +73,29 @@ impl Happening {
 
 /// What is to happen, in order.
 #[derive(Debug, Default)]
-pub(super) struct Agenda {
+pub(super) struct EventQueue {
     /// Nanoseconds since the start.
     now: u64,
     sequence: u64,
     /// By moment; at the same moment by a number drawn, then first come first.
-    queue: BinaryHeap<Reverse<(u64, u16, u64, Happening)>>,
+    queue: BinaryHeap<Reverse<(u64, u16, u64, SimEvent)>>,
 }
 
-impl Agenda {
+impl EventQueue {
     /// Nanoseconds since the start.
     pub(super) fn now(&self) -> u64 {
         self.now
     }
 
     /// Notes what is to happen in so many nanoseconds. `order` decides among equals.
-    pub(super) fn add(&mut self, in_ns: u64, order: u16, what: Happening) {
+    pub(super) fn add(&mut self, in_ns: u64, order: u16, what: SimEvent) {
         self.sequence += 1;
         self.queue
             .push(Reverse((self.now + in_ns, order, self.sequence, what)));
     }
 
     /// The next thing to happen whose actor is not busy; its moment is now.
-    pub(super) fn next(&mut self, busy: u64) -> Option<Happening> {
+    pub(super) fn next(&mut self, busy: u64) -> Option<SimEvent> {
         let mut passed_over = Vec::new();
         let mut found = None;
         while let Some(Reverse(entry)) = self.queue.pop() {

@@ -13,12 +13,12 @@ use crate::frame::{Gfn, VcpuId};
 use crate::p2m::P2mType;
 use crate::pause::{VcpuPaused, Vcpus};
 use crate::ring::{
-    Asker, Claim, EntryFlags, Front, Full, Notify, PagingFlags, Request, SLOTS, Stale,
+    Claim, EntryFlags, Front, Full, Notify, PagingFlags, Request, Requester, SLOTS, Stale,
 };
 
 /// The ring of a domain, if it has one, and the wait queue for its slots.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct WaitQueue {
     front: Option<Front>,
     epoch: u32,
     first: Option<VcpuId>,
@@ -27,20 +27,20 @@ pub(super) struct Line {
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct QueuedRequest {
     pub(super) gfn: Gfn,
     /// The type that the gfn had.
     pub(super) p2mt: P2mType,
-    pub(super) kind: Kind,
+    pub(super) kind: RequestKind,
     /// The page has its contents, so the pager's copy, if there is one, is not the only one.
-    pub(super) in_place: bool,
+    pub(super) contents_resident: bool,
 }
 
 /// What the pager is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     /// Bring the page in. The vcpu waits for the page.
-    Page,
+    PageIn,
     /// Forget the page. The vcpu waits only until the request has been pushed.
     Drop,
 }
@@ -62,18 +62,18 @@ pub(super) enum Sent {
     /// It is on the ring.
     Pushed(Notify),
     /// Its vcpu is in the wait queue.
-    InLine,
+    Queued,
     /// Not needed: a request for the page is pending.
-    Already,
+    AlreadyPending,
     /// There is no ring, or the vcpu is in the wait queue with another request.
-    Not,
+    Refused,
 }
 
 /// Why a request was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotSent {
+pub(super) enum ClaimError {
     NoRing,
-    Full(FullRing),
+    RingFull(FullRing),
 }
 
 /// A ring that had no free slot: not the one that is opened after it.
@@ -82,7 +82,7 @@ pub(super) struct FullRing {
     epoch: u32,
 }
 
-impl Line {
+impl WaitQueue {
     pub(super) fn new() -> Self {
         Self {
             front: None,
@@ -97,8 +97,8 @@ impl Line {
     }
 
     /// Whether the ring's counts of slots have been found inconsistent.
-    pub(super) fn is_broken(&self) -> bool {
-        self.front.as_ref().is_some_and(Front::is_broken)
+    pub(super) fn counts_inconsistent(&self) -> bool {
+        self.front.as_ref().is_some_and(Front::counts_inconsistent)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -122,22 +122,22 @@ impl Line {
         self.front.take()
     }
 
-    pub(super) fn claim(&mut self, asker: Asker) -> Result<Claim, NotSent> {
+    pub(super) fn claim(&mut self, requester: Requester) -> Result<Claim, ClaimError> {
         let full = self.full();
-        let front = self.front.as_mut().ok_or(NotSent::NoRing)?;
-        front.claim(asker).map_err(|Full| full)
+        let front = self.front.as_mut().ok_or(ClaimError::NoRing)?;
+        front.claim(requester).map_err(|Full| full)
     }
 
     /// As [`Self::claim`], but a vcpu of the guest does not overtake the wait queue.
-    pub(super) fn claim_in_turn(&mut self, asker: Asker) -> Result<Claim, NotSent> {
-        if asker == Asker::Guest && self.front.is_some() && !self.is_empty() {
+    pub(super) fn claim_behind_queue(&mut self, requester: Requester) -> Result<Claim, ClaimError> {
+        if requester == Requester::Guest && self.front.is_some() && !self.is_empty() {
             return Err(self.full());
         }
-        self.claim(asker)
+        self.claim(requester)
     }
 
-    fn full(&self) -> NotSent {
-        NotSent::Full(FullRing { epoch: self.epoch })
+    fn full(&self) -> ClaimError {
+        ClaimError::RingFull(FullRing { epoch: self.epoch })
     }
 
     pub(super) fn cancel(&mut self, claim: Claim) {
@@ -148,32 +148,41 @@ impl Line {
 
     /// Pushes a request into a slot that was claimed before. If a request for the page has become pending
     /// since, it releases the slot: a pager need not respond to a second request for one page.
-    pub(super) fn push(&mut self, claim: Claim, want: Want, caller: Caller) -> Sent {
-        if want.kind == Kind::Page && self.has_asked(want.gfn) {
+    pub(super) fn push(&mut self, claim: Claim, request: QueuedRequest, caller: Caller) -> Sent {
+        if request.kind == RequestKind::PageIn && self.has_pending(request.gfn) {
             self.cancel(claim);
-            return Sent::Already;
+            return Sent::AlreadyPending;
         }
-        let request = want.request(caller, false);
-        match self.front.as_mut().map(|front| front.push(claim, &request)) {
+        let ring_request = request.to_ring(caller, false);
+        match self
+            .front
+            .as_mut()
+            .map(|front| front.push(claim, &ring_request))
+        {
             Some(Ok(notify)) => Sent::Pushed(notify),
-            Some(Err(Stale)) | None => Sent::Not,
+            Some(Err(Stale)) | None => Sent::Refused,
         }
     }
 
     /// Sends the request of a vcpu that is paused for it: pushes it, or enqueues the vcpu. The wait queue
     /// goes first: a later vcpu does not get the slot that others wait for.
-    pub(super) fn send(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
+    pub(super) fn send(
+        &mut self,
+        vcpus: Vcpus<'_, '_>,
+        vcpu: VcpuId,
+        request: QueuedRequest,
+    ) -> Sent {
         let may_push = self.first.is_none();
         let Some(front) = &mut self.front else {
-            return Sent::Not;
+            return Sent::Refused;
         };
-        if may_push && let Ok(claim) = front.claim(Asker::Guest) {
-            return match front.push(claim, &want.request(Caller::Guest(vcpu), true)) {
+        if may_push && let Ok(claim) = front.claim(Requester::Guest) {
+            return match front.push(claim, &request.to_ring(Caller::Guest(vcpu), true)) {
                 Ok(notify) => Sent::Pushed(notify),
-                Err(Stale) => Sent::Not,
+                Err(Stale) => Sent::Refused,
             };
         }
-        self.stand(vcpus, vcpu, want)
+        self.enqueue(vcpus, vcpu, request)
     }
 
     /// As [`Self::send`], for the drop request of a vcpu that found this ring full and is paused until the
@@ -183,15 +192,15 @@ impl Line {
         &mut self,
         vcpus: Vcpus<'_, 'd>,
         paused: VcpuPaused<'d>,
-        want: Want,
+        request: QueuedRequest,
         full: FullRing,
     ) -> (Sent, Option<VcpuPaused<'d>>) {
         if full.epoch != self.epoch {
-            return (Sent::Not, Some(paused));
+            return (Sent::Refused, Some(paused));
         }
-        let sent = self.send(vcpus, paused.vcpu(), want);
-        if matches!(sent, Sent::InLine) {
-            vcpus.keep_in_line(paused);
+        let sent = self.send(vcpus, paused.vcpu(), request);
+        if matches!(sent, Sent::Queued) {
+            vcpus.store_queued_pause(paused);
             return (sent, None);
         }
         (sent, Some(paused))
@@ -201,16 +210,23 @@ impl Line {
     /// pending on this ring, whose response ends the wait of all vcpus that wait for the page. None is
     /// pending if the pager was replaced, or if the first vcpu that needs the page is still in the wait
     /// queue. A vcpu that is in the wait queue with an outdated request replaces that request in any case.
-    pub(super) fn send_again(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
-        if self.has_asked(want.gfn) && wanted(vcpus, vcpu).is_none() {
-            return Sent::Already;
+    pub(super) fn send_unless_pending(
+        &mut self,
+        vcpus: Vcpus<'_, '_>,
+        vcpu: VcpuId,
+        request: QueuedRequest,
+    ) -> Sent {
+        if self.has_pending(request.gfn) && queued_request(vcpus, vcpu).is_none() {
+            return Sent::AlreadyPending;
         }
-        self.send(vcpus, vcpu, want)
+        self.send(vcpus, vcpu, request)
     }
 
     /// Whether a request for this page is pending on this ring.
-    pub(super) fn has_asked(&self, gfn: Gfn) -> bool {
-        self.front.as_ref().is_some_and(|front| front.asks(gfn))
+    pub(super) fn has_pending(&self, gfn: Gfn) -> bool {
+        self.front
+            .as_ref()
+            .is_some_and(|front| front.has_pending(gfn))
     }
 
     /// Pushes requests from the wait queue while there are free slots.
@@ -221,36 +237,37 @@ impl Line {
             pushed: 0,
         };
         while let (Some(front), Some(vcpu)) = (&mut self.front, self.first) {
-            let want = wanted(vcpus, vcpu);
-            let outdated = match want {
-                Some(Want {
+            let request = queued_request(vcpus, vcpu);
+            let outdated = match request {
+                Some(QueuedRequest {
                     gfn,
-                    kind: Kind::Page,
+                    kind: RequestKind::PageIn,
                     ..
                     // Resident by now; or a request is pending, whose response wakes the vcpu.
-                }) => vcpus.waits_for(vcpu) != Some(gfn) || front.asks(gfn),
+                }) => vcpus.waits_for(vcpu) != Some(gfn) || front.has_pending(gfn),
                 Some(_) => false,
                 None => true,
             };
-            if !outdated && let Some(want) = want {
-                let Ok(claim) = front.claim(Asker::Guest) else {
+            if !outdated && let Some(request) = request {
+                let Ok(claim) = front.claim(Requester::Guest) else {
                     break;
                 };
-                let request = want.request(Caller::Guest(vcpu), true);
-                if let Ok(notify) = front.push(claim, &request) {
+                let ring_request = request.to_ring(Caller::Guest(vcpu), true);
+                if let Ok(notify) = front.push(claim, &ring_request) {
                     served.notify = served.notify.or(notify);
                     served.pushed = served.pushed.saturating_add(1);
                 }
             }
-            self.step(vcpus);
-            if let Some(Want {
-                kind: Kind::Drop, ..
-            }) = want
+            self.dequeue(vcpus);
+            if let Some(QueuedRequest {
+                kind: RequestKind::Drop,
+                ..
+            }) = request
             {
                 // At most SLOTS claims can succeed in one call, so there is room.
                 let room = served.woken.iter_mut().find(|w| w.is_none());
                 if let Some(room) = room {
-                    *room = vcpus.take_from_line(vcpu);
+                    *room = vcpus.take_queued_pause(vcpu);
                 }
             }
         }
@@ -259,69 +276,72 @@ impl Line {
 
     /// Takes one vcpu out of the wait queue of a ring that is gone. Returns its pause if it waited only
     /// until its request was pushed; `None` if the queue is empty.
-    pub(super) fn dismiss<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<Option<VcpuPaused<'d>>> {
+    pub(super) fn drain_one<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<Option<VcpuPaused<'d>>> {
         let vcpu = self.first?;
-        let dropping = Self::is_dropping(vcpus, vcpu);
-        self.step(vcpus);
+        let dropping = Self::is_queued_for_drop(vcpus, vcpu);
+        self.dequeue(vcpus);
         Some(if dropping {
-            vcpus.take_from_line(vcpu)
+            vcpus.take_queued_pause(vcpu)
         } else {
             None
         })
     }
 
     /// Whether this vcpu is in the wait queue with a drop request.
-    pub(super) fn is_dropping(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> bool {
+    pub(super) fn is_queued_for_drop(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> bool {
         matches!(
-            wanted(vcpus, vcpu),
-            Some(Want {
-                kind: Kind::Drop,
+            queued_request(vcpus, vcpu),
+            Some(QueuedRequest {
+                kind: RequestKind::Drop,
                 ..
             })
         )
     }
 
-    fn stand(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, want: Want) -> Sent {
+    fn enqueue(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, request: QueuedRequest) -> Sent {
         let Some(cell) = vcpus.cell(vcpu) else {
-            return Sent::Not;
+            return Sent::Refused;
         };
-        let before = Want::unpack(cell.in_line.load(Ordering::Relaxed));
+        let before = QueuedRequest::unpack(cell.queued_request.load(Ordering::Relaxed));
         let still_wanted = match before {
-            Some(Want {
-                kind: Kind::Page,
+            Some(QueuedRequest {
+                kind: RequestKind::PageIn,
                 gfn,
                 ..
-            }) => gfn != want.gfn && vcpus.waits_for(vcpu) == Some(gfn),
-            Some(Want {
-                kind: Kind::Drop, ..
+            }) => gfn != request.gfn && vcpus.waits_for(vcpu) == Some(gfn),
+            Some(QueuedRequest {
+                kind: RequestKind::Drop,
+                ..
             }) => true,
             None => false,
         };
         if still_wanted {
-            return Sent::Not;
+            return Sent::Refused;
         }
-        cell.in_line.store(want.pack(), Ordering::Relaxed);
+        cell.queued_request.store(request.pack(), Ordering::Relaxed);
         if before.is_some() {
             // The page of its former request is resident by now: the vcpu keeps its place.
-            return Sent::InLine;
+            return Sent::Queued;
         }
-        cell.next.store(0, Ordering::Relaxed);
+        cell.next_queued.store(0, Ordering::Relaxed);
         match self.last.and_then(|last| vcpus.cell(last)) {
-            Some(last) => last.next.store(vcpu.0.wrapping_add(1), Ordering::Relaxed),
+            Some(last) => last
+                .next_queued
+                .store(vcpu.0.wrapping_add(1), Ordering::Relaxed),
             None => self.first = Some(vcpu),
         }
         self.last = Some(vcpu);
-        Sent::InLine
+        Sent::Queued
     }
 
     /// Takes the first vcpu out of the queue.
-    fn step(&mut self, vcpus: Vcpus<'_, '_>) {
+    fn dequeue(&mut self, vcpus: Vcpus<'_, '_>) {
         let Some(cell) = self.first.and_then(|first| vcpus.cell(first)) else {
             return;
         };
-        cell.in_line.store(0, Ordering::Relaxed);
+        cell.queued_request.store(0, Ordering::Relaxed);
         self.first = cell
-            .next
+            .next_queued
             .swap(0, Ordering::Relaxed)
             .checked_sub(1)
             .map(VcpuId);
@@ -331,23 +351,26 @@ impl Line {
     }
 }
 
-fn wanted(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> Option<Want> {
-    Want::unpack(vcpus.cell(vcpu)?.in_line.load(Ordering::Relaxed))
+fn queued_request(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> Option<QueuedRequest> {
+    QueuedRequest::unpack(vcpus.cell(vcpu)?.queued_request.load(Ordering::Relaxed))
 }
 
 const OCCUPIED: u64 = 1 << 63;
 const DROP: u64 = 1 << 62;
-const IN_PLACE: u64 = 1 << 61;
+const CONTENTS_RESIDENT: u64 = 1 << 61;
 const TYPE_SHIFT: u32 = 48;
 const TYPE_MASK: u64 = 0xff;
 
-impl Want {
-    fn request(self, caller: Caller, paused: bool) -> Request {
+impl QueuedRequest {
+    fn to_ring(self, caller: Caller, paused: bool) -> Request {
         let mut flags = EntryFlags::empty();
-        flags.set(EntryFlags::VCPU_PAUSED, paused && self.kind == Kind::Page);
+        flags.set(
+            EntryFlags::VCPU_PAUSED,
+            paused && self.kind == RequestKind::PageIn,
+        );
         let mut paging = PagingFlags::empty();
-        paging.set(PagingFlags::DROP_PAGE, self.kind == Kind::Drop);
-        paging.set(PagingFlags::EVICT_FAIL, self.in_place);
+        paging.set(PagingFlags::DROP_PAGE, self.kind == RequestKind::Drop);
+        paging.set(PagingFlags::EVICT_FAIL, self.contents_resident);
         Request {
             gfn: self.gfn,
             vcpu: caller.vcpu(),
@@ -358,9 +381,21 @@ impl Want {
     }
 
     fn pack(self) -> u64 {
-        let kind = if self.kind == Kind::Drop { DROP } else { 0 };
-        let in_place = if self.in_place { IN_PLACE } else { 0 };
-        OCCUPIED | kind | in_place | u64::from(self.p2mt.raw()) << TYPE_SHIFT | self.gfn.get()
+        let kind = if self.kind == RequestKind::Drop {
+            DROP
+        } else {
+            0
+        };
+        let contents_resident = if self.contents_resident {
+            CONTENTS_RESIDENT
+        } else {
+            0
+        };
+        OCCUPIED
+            | kind
+            | contents_resident
+            | u64::from(self.p2mt.raw()) << TYPE_SHIFT
+            | self.gfn.get()
     }
 
     fn unpack(raw: u64) -> Option<Self> {
@@ -372,15 +407,15 @@ impl Want {
             gfn: Gfn::new_truncate(raw),
             p2mt: P2mType::try_from_raw(p2mt)?,
             kind: if raw & DROP == 0 {
-                Kind::Page
+                RequestKind::PageIn
             } else {
-                Kind::Drop
+                RequestKind::Drop
             },
-            in_place: raw & IN_PLACE != 0,
+            contents_resident: raw & CONTENTS_RESIDENT != 0,
         })
     }
 }
 
 #[cfg(test)]
-#[path = "line_tests.rs"]
+#[path = "wait_queue_tests.rs"]
 mod tests;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who stands in line, and what the pager hears of it when the turn comes: rows A3, A5, A6 and A10.
 
 mod common;
@@ -15,7 +16,7 @@ fn busy(vcpus: usize, gfns: usize) -> Domain {
     let d = Domain::new(vcpus, gfns);
     d.out(0..7);
     for vcpu in 0..7 {
-        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Waiting));
+        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Paused));
     }
     d
 }
@@ -30,7 +31,7 @@ fn serve_all(d: &mut Domain, page: u64) -> usize {
 fn a3_whose_page_has_come_home_asks_for_nothing() {
     let mut d = busy(8, 12);
     d.out([9]);
-    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
     d.prep(9, Some(Buffer::Page(9))).unwrap();
     assert!(!d.is_waiting(7));
     assert_eq!(serve_all(&mut d, 9), 0);
@@ -42,9 +43,9 @@ fn a3_whose_page_has_come_home_asks_for_nothing() {
 fn a3_whose_page_has_come_home_stands_in_line_for_another() {
     let mut d = busy(8, 12);
     d.out([9, 10]);
-    assert_eq!(d.fault(7, 9), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
     d.prep(9, Some(Buffer::Page(9))).unwrap();
-    assert_eq!(d.fault(7, 10), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 10), Ok(Populated::Paused));
     assert_eq!(serve_all(&mut d, 10), 1);
     assert_eq!(d.p2mt(10), P2mType::RamRw);
     d.assert_settled();
@@ -63,11 +64,11 @@ fn a3_a_pager_that_comes_meanwhile_is_no_missing_pager() {
         attached.unwrap();
     });
     let asked = d.paging.populate(gfn(1), FOREIGN);
-    assert_eq!(asked, Ok(Populated::OnItsWay));
+    assert_eq!(asked, Ok(Populated::InFlight));
     assert_eq!(d.p2mt(1), P2mType::RamPaged, "nobody has been asked");
     d.reattach();
     let asked = d.paging.populate(gfn(1), FOREIGN);
-    assert_eq!(asked, Ok(Populated::OnItsWay));
+    assert_eq!(asked, Ok(Populated::InFlight));
     assert_eq!(serve_all(&mut d, 1), 1);
     d.assert_settled();
 }
@@ -79,7 +80,7 @@ fn a5_an_answer_for_a_page_that_a_prep_brought_home_means_something() {
     d.out([1, 2]);
     for n in [1, 2] {
         let asked = d.paging.populate(gfn(n), FOREIGN);
-        assert_eq!(asked, Ok(Populated::OnItsWay));
+        assert_eq!(asked, Ok(Populated::InFlight));
     }
     let (first, second) = (d.take().unwrap(), d.take().unwrap());
     d.prep(2, None).unwrap();
@@ -105,7 +106,7 @@ fn a5_a_page_dropped_without_a_frame_or_nominated_hides_none_to_be_sent_home() {
         d.respond_to(&dropped);
         d.out([2]);
         let asked = d.paging.populate(gfn(2), FOREIGN);
-        assert_eq!(asked, Ok(Populated::OnItsWay));
+        assert_eq!(asked, Ok(Populated::InFlight));
         let request = d.take().unwrap();
         d.prep(2, None).unwrap();
         d.respond_to(&request);
@@ -149,7 +150,7 @@ fn a6_a_drop_in_line_is_said_as_one_that_was_not() {
 fn a10_who_stands_in_line_to_say_a_drop_is_let_go_when_the_domain_ends() {
     let mut d = busy(9, 12);
     d.out([9, 10]);
-    assert_eq!(d.fault(7, 10), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 10), Ok(Populated::Paused));
     let vcpu = VcpuId(8);
     assert_eq!(d.paging.drop_page(gfn(9), Caller::Guest(vcpu)), Ok(()));
     assert!(d.machine().is_stopped(vcpu));
@@ -157,7 +158,7 @@ fn a10_who_stands_in_line_to_say_a_drop_is_let_go_when_the_domain_ends() {
     d.assert_settled();
     // The line is empty: the next pager hears of new requests only.
     d.reattach();
-    assert_eq!(d.fault(7, 10), Ok(Populated::Waiting));
+    assert_eq!(d.fault(7, 10), Ok(Populated::Paused));
     assert_eq!(serve_all(&mut d, 10), 1);
     d.assert_settled();
 }

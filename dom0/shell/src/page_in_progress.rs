@@ -10,12 +10,12 @@ const LINE_TICKS: u32 = 20;
 
 /// Progress, shown until it is dropped.
 #[derive(Debug)]
-pub(super) struct Homeward {
+pub(super) struct PageInProgress {
     bar: ProgressBar,
     ticks: u32,
 }
 
-impl Homeward {
+impl PageInProgress {
     /// So many pages are out. A terminal has room for the bar of one guest.
     pub(super) fn new(out_pages: u64, alone: bool) -> Self {
         let bar = ProgressBar::new(out_pages);
@@ -57,7 +57,7 @@ impl Homeward {
     }
 }
 
-impl Drop for Homeward {
+impl Drop for PageInProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
@@ -69,11 +69,11 @@ mod tests {
 
     #[test]
     fn where_no_bar_is_seen_a_line_comes_now_and_then() {
-        let mut homeward = Homeward::shown_by(ProgressBar::hidden());
-        homeward.bar.set_length(1000);
-        homeward.left(400);
+        let mut page_in_progress = PageInProgress::shown_by(ProgressBar::hidden());
+        page_in_progress.bar.set_length(1000);
+        page_in_progress.left(400);
         let lines: Vec<_> = (0..2 * LINE_TICKS)
-            .filter_map(|_| homeward.tick())
+            .filter_map(|_| page_in_progress.tick())
             .collect();
         assert_eq!(lines, ["paging back in: 600 of 1000 pages"; 2]);
     }

@@ -27,7 +27,7 @@ const NO_COPY: u64 = 0xdead;
 
 /// The crate, its model and a pager.
 #[derive(Debug)]
-pub struct World<'c> {
+pub struct Lockstep<'c> {
     /// The subject.
     pub paging: Paging<'c, PlainMachine>,
     /// What it should be like.
@@ -54,11 +54,11 @@ pub fn cells(vcpus: usize) -> Vec<VcpuCell> {
     (0..vcpus).map(|_| VcpuCell::new()).collect()
 }
 
-impl<'c> World<'c> {
+impl<'c> Lockstep<'c> {
     /// A domain of `gfns` pages and `spare` free frames, with a pager attached.
     pub fn new(cells: &'c [VcpuCell], gfns: usize, spare: usize) -> Self {
         let machine = PlainMachine::new(gfns, spare, cells.len());
-        let mut world = Self {
+        let mut lockstep = Self {
             paging: Paging::new(machine, cells),
             model: Model::new(gfns, cells.len()),
             page: RingPage::new(),
@@ -72,8 +72,8 @@ impl<'c> World<'c> {
             paused: Vec::new(),
             writes: 0x1_0000,
         };
-        world.enable();
-        world
+        lockstep.enable();
+        lockstep
     }
 
     fn machine(&self) -> &PlainMachine {
@@ -133,7 +133,7 @@ impl<'c> World<'c> {
         }
         let mut batch = [Job::new(number(gfn))];
         self.paging.nominate(&mut batch);
-        let got = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let users = self.in_use(gfn);
         assert_eq!(got, self.model.nominate(gfn, users), "nominate {gfn}");
         if got.is_ok()
@@ -151,7 +151,7 @@ impl<'c> World<'c> {
         let users = self.in_use(gfn);
         let mut batch = [Job::new(number(gfn))];
         self.paging.evict(&mut batch);
-        let got = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         assert_eq!(got, self.model.evict(gfn, users), "evict {gfn}");
         if got.is_ok() {
             self.out.insert(gfn);
@@ -161,7 +161,7 @@ impl<'c> World<'c> {
     fn restore(&mut self, gfn: usize) {
         let mut batch = [Job::new(number(gfn))];
         self.paging.restore(&mut batch);
-        let got = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         assert_eq!(got, self.model.restore(gfn), "restore {gfn}");
     }
 
@@ -171,10 +171,10 @@ impl<'c> World<'c> {
         let mut batch = [PrepJob {
             gfn: number(gfn),
             buffer,
-            done: None,
+            outcome: None,
         }];
         self.paging.prep(&mut batch);
-        let got = batch[0].done.expect("worked off").map_err(|e| e.errno());
+        let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let from = buffer.map(|b| match b {
             Buffer::Page(_) => Ok(()),
             Buffer::Invalid => Err(AllocError::InvalidBuffer),
@@ -249,7 +249,7 @@ impl<'c> World<'c> {
             }
             Manner::Dropped => response.paging |= PagingFlags::DROP_PAGE,
         }
-        if back.answer(&response).is_ok() {
+        if back.respond(&response).is_ok() {
             let _ = back.publish();
             self.answers.push(response);
         }

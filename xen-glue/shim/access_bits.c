@@ -23,13 +23,13 @@
 #include <asm/hvm/vmx/vmx.h>
 #include <asm/mem_paging_rust.h>
 #include <asm/p2m.h>
-#include <asm/p2mp.h>
+#include <asm/p2m_rs.h>
 #include <asm/page.h>
 
-/* Gfns of a word; words under one hold of the p2m lock (USES_CHUNK). */
+/* Gfns of a word; words under one hold of the p2m lock (ACCESS_BITS_CHUNK). */
 #define WORD_GFNS 64
 #define CHUNK 64
-/* Gfns of a call, at most (MemPagingOp::USES_GFNS). */
+/* Gfns of a call, at most (MemPagingOp::ACCESS_BITS_GFNS). */
 #define CALL_GFNS 16384
 
 #define TOP_ORDER (3 * PAGETABLE_ORDER)
@@ -90,8 +90,9 @@ static uint64_t take_bits(const struct format *format, uint64_t *entry,
  * two words that are zero: accessed, dirty. 0 or a negative errno; no CPU goes
  * on with what was cleared.
  */
-int p2mx_take_uses(struct domain *d, uint64_t gfn, uint64_t *uses,
-                   uint32_t count, bool both)
+int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
+                                    uint64_t *uses, uint32_t count,
+                                    bool both)
 {
     struct p2m_domain *p2m = p2m_get_hostp2m(d);
     const struct format *format = cpu_has_vmx ? &ept : &npt;
@@ -174,7 +175,7 @@ bool mem_paging_wants_ad(const struct domain *d)
 }
 
 /* Caller holds: the domctl lock. A pager or a monitor comes, or has gone. */
-void mem_paging_track_uses(struct domain *d)
+void mem_paging_track_access_bits(struct domain *d)
 {
     if ( !cpu_has_vmx || !cpu_has_vmx_ept_ad || !is_hvm_domain(d) ||
          !hap_enabled(d) )
@@ -190,7 +191,7 @@ void mem_paging_track_uses(struct domain *d)
  * to the next multiple of CALL_GFNS goes to mpo->buffer; both move on with what
  * has been done. -ERESTART: to be called again with what is left.
  */
-int mem_paging_uses(struct domain *d, xen_mem_paging_op_t *mpo)
+int mem_paging_access_bits(struct domain *d, xen_mem_paging_op_t *mpo)
 {
     uint64_t words[CHUNK];
 
@@ -201,7 +202,7 @@ int mem_paging_uses(struct domain *d, xen_mem_paging_op_t *mpo)
     {
         uint64_t left = CALL_GFNS - mpo->gfn % CALL_GFNS;
         unsigned int n = min_t(uint64_t, left / WORD_GFNS, CHUNK);
-        int rc = p2mp_uses(d->p2mp, mpo->gfn, words, n);
+        int rc = p2m_rs_access_bits(d->p2m_rs, mpo->gfn, words, n);
 
         if ( rc )
             return rc;

@@ -4,10 +4,10 @@
 use p2m_paging::paging::Caller;
 use p2m_paging::{Errno, VcpuId};
 
-use super::{Is, Op, World, is, number, vcpu_id};
+use super::{Is, Lockstep, Op, is, number, vcpu_id};
 use crate::plain::Buffer;
 
-impl World<'_> {
+impl Lockstep<'_> {
     /// Panics where the crate and the model differ, or where the machine is not in order.
     pub fn check(&self) {
         let machine = self.machine();
@@ -38,7 +38,7 @@ impl World<'_> {
             assert_eq!(machine.is_stopped(vcpu), reasons > 0, "{vcpu:?}");
         }
         assert_eq!(self.paging.is_enabled(), self.model.enabled());
-        assert_eq!(self.paging.slots_held() as usize, self.model.held());
+        assert_eq!(self.paging.slots_in_use() as usize, self.model.held());
     }
 
     /// Panics if anybody is still made to wait.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can be done to a [`World`], and how a byte string says so.
+//! What can be done to a [`Lockstep`], and how a byte string says so.
 
 use p2m_paging::Errno;
 use p2m_paging::platform::AllocError;
 
-use super::World;
+use super::Lockstep;
 use crate::plain::Buffer;
 
 /// How the pager answers.
@@ -148,7 +148,7 @@ impl Manner {
     }
 }
 
-impl World<'_> {
+impl Lockstep<'_> {
     /// Makes an operation on the crate and on the model, and compares.
     pub fn apply(&mut self, op: Op) {
         let gfns = self.model.pages.len();

@@ -15,7 +15,7 @@ use super::trace::Trace;
 use super::world::World;
 use crate::guest::{Cpu, Figures, Guest, Plan};
 
-/// Happenings in which whatever is waited for has to be there.
+/// Events in which whatever is waited for has to be there.
 const PATIENCE: u64 = 4_000_000;
 
 /// What has been counted, of host and guest.
@@ -81,24 +81,24 @@ impl Meter {
     }
 }
 
-/// The laboratory.
-pub struct Lab<'d> {
+/// A guest to be measured.
+pub struct MeasuredGuest<'d> {
     world: Rc<World<'d>>,
     guest: Rc<Guest>,
 }
 
-impl Lab<'_> {
+impl MeasuredGuest<'_> {
     /// Does something with a guest that has booted and has no process.
-    pub fn with<R>(scenario: &Scenario, work: impl FnOnce(&Lab<'_>) -> R) -> R {
+    pub fn with<R>(scenario: &Scenario, work: impl FnOnce(&MeasuredGuest<'_>) -> R) -> R {
         let cells: Vec<_> = (0..scenario.get(Knob::Vcpus))
             .map(|_| VcpuCell::new())
             .collect();
         let trace = Trace::new();
         let world = World::new(*scenario, &cells, &trace);
         let guest = world.boot(Plan::default());
-        let lab = Lab { world, guest };
-        lab.until("the guest boots", |lab| lab.guest.is_at_rest());
-        work(&lab)
+        let setup = MeasuredGuest { world, guest };
+        setup.until("the guest boots", |setup| setup.guest.is_at_rest());
+        work(&setup)
     }
 
     /// Runs code in the guest to its end.
@@ -113,7 +113,7 @@ impl Lab<'_> {
             async move { *result.borrow_mut() = Some(code.await) }
         });
         self.world.interrupt_kernel();
-        self.until("the guest's code ends", |lab| lab.guest.is_at_rest());
+        self.until("the guest's code ends", |setup| setup.guest.is_at_rest());
         self.world.check();
         self.world.check_processes();
         out.take().expect("it ended")
@@ -123,8 +123,8 @@ impl Lab<'_> {
     pub fn page_out(&self, resident: usize) {
         self.world
             .tell_pager(News::Target(i64::try_from(resident).expect("few pages")));
-        self.until("the pager reaches its target", |lab| {
-            lab.resident() <= resident
+        self.until("the pager reaches its target", |setup| {
+            setup.resident() <= resident
         });
     }
 
@@ -133,8 +133,8 @@ impl Lab<'_> {
         let pages = self.world.pages() - resident;
         self.guest.kernel.set_balloon_target(pages);
         self.world.interrupt_kernel();
-        self.until("the balloon reaches its target", |lab| {
-            lab.guest.kernel.ballooned() == pages && lab.guest.is_at_rest()
+        self.until("the balloon reaches its target", |setup| {
+            setup.guest.kernel.ballooned() == pages && setup.guest.is_at_rest()
         });
     }
 

@@ -6,18 +6,18 @@ use core::fmt;
 use super::Paging;
 use crate::errno::Errno;
 use crate::frame::Gfn;
-use crate::p2m::{Take, USES_GFNS, Uses, take_uses};
+use crate::p2m::{ACCESS_BITS_GFNS, AccessBits, ClearBits, read_clear_access_bits};
 use crate::platform::Platform;
 
-/// The number of [`Uses`] read under one hold of the p2m lock, with one flush: 4,096 gfns, eight page
+/// The number of [`AccessBits`] read under one hold of the p2m lock, with one flush: 4,096 gfns, eight page
 /// tables. Reading so many entries takes a few tens of microseconds, and the flush costs the guest as
 /// much again.
-pub const USES_CHUNK: usize = 64;
+pub const ACCESS_BITS_CHUNK: usize = 64;
 
 /// Why no bits were read, or not all.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UsesError {
+pub enum AccessBitsError {
     /// The first gfn is no multiple of 64.
     Unaligned(Gfn),
     /// The last gfn would be beyond [`Gfn::MAX`].
@@ -26,7 +26,7 @@ pub enum UsesError {
     Platform(Errno),
 }
 
-impl UsesError {
+impl AccessBitsError {
     /// `EINVAL` for gfns out of range or not aligned.
     pub const fn errno(self) -> Errno {
         match self {
@@ -36,7 +36,7 @@ impl UsesError {
     }
 }
 
-impl fmt::Display for UsesError {
+impl fmt::Display for AccessBitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unaligned(gfn) => write!(f, "{gfn} is no multiple of 64"),
@@ -46,33 +46,39 @@ impl fmt::Display for UsesError {
     }
 }
 
-impl core::error::Error for UsesError {}
+impl core::error::Error for AccessBitsError {}
 
 impl<P: Platform> Paging<'_, P> {
-    /// Reads and clears the accessed and dirty bits of 64 gfns for each element of `uses`. The first
+    /// Reads and clears the accessed and dirty bits of 64 gfns for each element of `bits`. The first
     /// element starts at `first`, a multiple of 64. After an error, the bits up to some gfn have been read
     /// and cleared. No locks held.
     ///
     /// A gfn without a frame has no bits. For a page that is nominated, or that was brought in since the
     /// last call, the platform may report either value.
-    pub fn take_uses(&self, first: Gfn, uses: &mut [Uses], take: Take) -> Result<(), UsesError> {
-        if !first.get().is_multiple_of(USES_GFNS) {
-            return Err(UsesError::Unaligned(first));
+    pub fn read_clear_access_bits(
+        &self,
+        first: Gfn,
+        bits: &mut [AccessBits],
+        clear: ClearBits,
+    ) -> Result<(), AccessBitsError> {
+        if !first.get().is_multiple_of(ACCESS_BITS_GFNS) {
+            return Err(AccessBitsError::Unaligned(first));
         }
-        let gfns = (uses.len() as u64).checked_mul(USES_GFNS);
+        let gfns = (bits.len() as u64).checked_mul(ACCESS_BITS_GFNS);
         let last = gfns.and_then(|gfns| first.get().checked_add(gfns.saturating_sub(1)));
         if last.is_none_or(|last| last > Gfn::MAX.get()) {
-            return Err(UsesError::Beyond);
+            return Err(AccessBitsError::Beyond);
         }
-        uses.fill(Uses::default());
+        bits.fill(AccessBits::default());
         let mut at = first.get();
-        for chunk in uses.chunks_mut(USES_CHUNK) {
+        for chunk in bits.chunks_mut(ACCESS_BITS_CHUNK) {
             let first = Gfn::new_truncate(at);
-            at = at.wrapping_add((chunk.len() as u64).wrapping_mul(USES_GFNS));
+            at = at.wrapping_add((chunk.len() as u64).wrapping_mul(ACCESS_BITS_GFNS));
             let mut p2m = self.platform.lock_p2m();
-            let owed = take_uses(&mut p2m, first, chunk, take).map_err(UsesError::Platform)?;
+            let owed = read_clear_access_bits(&mut p2m, first, chunk, clear)
+                .map_err(AccessBitsError::Platform)?;
             if let Some(owed) = owed {
-                owed.pay(&mut p2m);
+                owed.flush_and_free(&mut p2m);
             }
         }
         Ok(())
@@ -88,22 +94,22 @@ mod tests {
     use crate::p2m::GfnSet;
     use crate::testing::Machine;
 
-    const LAST: u64 = Gfn::MAX.get() + 1 - USES_GFNS;
+    const LAST: u64 = Gfn::MAX.get() + 1 - ACCESS_BITS_GFNS;
 
-    fn words(count: usize) -> Vec<Uses> {
+    fn words(count: usize) -> Vec<AccessBits> {
         let all = GfnSet::new([u64::MAX]);
-        let stale = Uses {
+        let stale = AccessBits {
             accessed: all,
             dirty: all,
         };
         vec![stale; count]
     }
 
-    fn take(paging: &Paging<'_, Machine>, first: u64, count: usize) -> Result<(), UsesError> {
-        paging.take_uses(
+    fn take(paging: &Paging<'_, Machine>, first: u64, count: usize) -> Result<(), AccessBitsError> {
+        paging.read_clear_access_bits(
             Gfn::new_truncate(first),
             &mut words(count),
-            Take::AccessedAndDirty,
+            ClearBits::AccessedAndDirty,
         )
     }
 
@@ -111,16 +117,16 @@ mod tests {
     fn uses_are_read_from_a_multiple_of_64_on_and_not_beyond_the_last_gfn() {
         let paging = Paging::new(Machine::default(), &[]);
         for first in [1, 63, 65, 4095] {
-            let unaligned = UsesError::Unaligned(Gfn::new_truncate(first));
+            let unaligned = AccessBitsError::Unaligned(Gfn::new_truncate(first));
             assert_eq!(take(&paging, first, 1), Err(unaligned));
             assert_eq!(unaligned.errno(), Errno::EINVAL);
         }
-        for (first, count) in [(LAST, 2), (LAST - USES_GFNS, 3)] {
-            assert_eq!(take(&paging, first, count), Err(UsesError::Beyond));
+        for (first, count) in [(LAST, 2), (LAST - ACCESS_BITS_GFNS, 3)] {
+            assert_eq!(take(&paging, first, count), Err(AccessBitsError::Beyond));
         }
-        assert_eq!(UsesError::Beyond.errno(), Errno::EINVAL);
+        assert_eq!(AccessBitsError::Beyond.errno(), Errno::EINVAL);
         assert!(paging.platform().table().taken.is_empty(), "not asked");
-        for (first, count) in [(LAST, 1), (LAST, 0), (LAST - USES_GFNS, 2)] {
+        for (first, count) in [(LAST, 1), (LAST, 0), (LAST - ACCESS_BITS_GFNS, 2)] {
             assert_eq!(take(&paging, first, count), Ok(()));
         }
     }
@@ -132,7 +138,7 @@ mod tests {
             paging.platform().table().is_clear = is_clear;
             take(&paging, 128, 130).unwrap();
             let table = paging.platform().table();
-            let both = Take::AccessedAndDirty;
+            let both = ClearBits::AccessedAndDirty;
             let chunks = [
                 (128, 64, both),
                 (128 + 4096, 64, both),
@@ -153,21 +159,23 @@ mod tests {
         ) = (0b101, 0b100);
         let mut uses = words(2);
         let first = Gfn::new_truncate(64);
-        paging.take_uses(first, &mut uses, Take::Accessed).unwrap();
-        let expected = Uses {
+        paging
+            .read_clear_access_bits(first, &mut uses, ClearBits::Accessed)
+            .unwrap();
+        let expected = AccessBits {
             accessed: GfnSet::new([0b101]),
             dirty: GfnSet::new([0b100]),
         };
         assert_eq!(uses, [expected; 2]);
         let table = paging.platform().table();
-        assert_eq!(table.taken, [(64, 2, Take::Accessed)]);
+        assert_eq!(table.taken, [(64, 2, ClearBits::Accessed)]);
     }
 
     #[test]
     fn a_platform_that_refuses_is_not_asked_for_the_rest() {
         let paging = Paging::new(Machine::default(), &[]);
         paging.platform().table().refuse_from = Some(1);
-        let refused = UsesError::Platform(Errno::ENOMEM);
+        let refused = AccessBitsError::Platform(Errno::ENOMEM);
         assert_eq!(take(&paging, 0, 200), Err(refused));
         assert_eq!(refused.errno(), Errno::ENOMEM);
         assert_eq!(paging.platform().table().taken.len(), 1);

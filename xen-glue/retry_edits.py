@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What makes Xen wait for the pages of a guest that it runs for, instead of failing (shim/hold.c says how)."""
+"""What makes Xen wait for the pages of a guest that it runs for, instead of failing (shim/pin.c says how)."""
 from edit import also, include, instead
 
 GET_PAGE_IN = "struct page_info *p2m_get_page_from_gfn("
@@ -42,24 +42,24 @@ TIME = """    if ( mem_paging_active(v->domain) )
 """
 
 # Lists go on where they missed a page, and what they had done is not done again.
-MEMOP = """    if ( mem_paging_missed() )
+MEMOP = """    if ( mem_paging_page_was_out() )
         a->preempted = 1;
 """
 # An error is written after the deed: its place must be there before.
 BATCH_ERROR = """        if ( __copy_from_guest_offset(&rc, xatpb->errs, extent, 1) )
-            return mem_paging_missed() && extent ? extent : -EFAULT;
+            return mem_paging_page_was_out() && extent ? extent : -EFAULT;
 
 """
-COPIED = """        if ( mem_paging_missed() )
+COPIED = """        if ( mem_paging_page_was_out() )
         {
             rc = i ? count - i : -EFAULT;
             break;
         }
 """
-MAPPED = """        if ( mem_paging_missed() )
+MAPPED = """        if ( mem_paging_page_was_out() )
             return i ?: -EFAULT;
 """
-WRITTEN = """            return mem_paging_missed()
+WRITTEN = """            return mem_paging_page_was_out()
                    ? hypercall_create_continuation(
                          __HYPERVISOR_console_io, "iih",
                          CONSOLEIO_write, count, buffer)
@@ -79,15 +79,15 @@ COPY = "static long gnttab_copy("
 
 
 def stop_at(done):
-    return f"            return mem_paging_missed() && {done} ? {done} : -EFAULT;\n"
+    return f"            return mem_paging_page_was_out() && {done} ? {done} : -EFAULT;\n"
 
 
-WAITS = [
+RETRY_EDITS = [
     include("arch/x86/include/asm/guest_access.h", "#include <asm/hvm/guest_access.h>"),
     include(P2M, "#include <asm/vm_event.h>"),
     include(DISPATCH, "#include <asm/multicall.h>"),
 
-    # A page of the running vcpu's own domain is looked up: missed, or held.
+    # A page of the running vcpu's own domain is looked up: missed, or pinned.
     also(P2M, GET_PAGE_IN, "p2m_read_unlock(p2m);", "after", "        " + GET_PAGE % "false"),
     also(P2M, GET_PAGE_IN, "put_gfn(p2m->domain, gfn_x(gfn));", "after", "    " + GET_PAGE % "true"),
     also(HVM, "enum hvm_translation_result hvm_translate_get_page(", "page = get_page_from_gfn(", "after", TRANSLATE),
@@ -101,22 +101,22 @@ WAITS = [
     also(DISPATCH, HYPERCALL, "curr->hcall_preempted = false;", "after", "    mem_paging_hypercall();\n"),
     also(DISPATCH, HYPERCALL, "regs->rax != -ENOSYS )", "before", AGAIN),
     also(DISPATCH, HYPERCALL, "regs->eax != -ENOSYS )", "before", AGAIN),
-    also(VIRIDIAN, "int viridian_hypercall(", " out:", "after", "    if ( mem_paging_missed() )\n        rc = -ERESTART;\n"),
+    also(VIRIDIAN, "int viridian_hypercall(", " out:", "after", "    if ( mem_paging_page_was_out() )\n        rc = -ERESTART;\n"),
 
     # Lists.
     also(MULTICALL, "__copy_from_guest(&mcs->call", "rc = -EFAULT;", "before",
-         "            if ( mem_paging_missed() )\n                goto preempted;\n"),
+         "            if ( mem_paging_page_was_out() )\n                goto preempted;\n"),
     also(MULTICALL, "trace_multicall_call(&mcs->call);", "arch_do_multicall_call(mcs);", "after",
-         "        if ( mem_paging_missed() && !curr->hcall_preempted )\n            goto preempted;\n"),
+         "        if ( mem_paging_page_was_out() && !curr->hcall_preempted )\n            goto preempted;\n"),
     also(MEMORY, "static void populate_physmap(", "a->nr_done = i;", "before", MEMOP),
     also(MEMORY, "static void decrease_reservation(", "a->nr_done = i;", "before", MEMOP),
     *instead(MEMORY, "__copy_from_guest_offset(&gpfn, xatpb->gpfns,", "return -EFAULT;", stop_at("extent")),
     also(MEMORY, BATCH, "rc = xenmem_add_to_physmap_one(", "before", BATCH_ERROR),
     *instead(GRANT, MAP, "return -EFAULT;", stop_at("i")),
     also(GRANT, MAP, "map_grant_ref(&op);", "after", MAPPED),
-    *instead(GRANT, UNMAP, "return -EFAULT;", "    return mem_paging_missed() && done + partial_done\n"
+    *instead(GRANT, UNMAP, "return -EFAULT;", "    return mem_paging_page_was_out() && done + partial_done\n"
                                               "           ? done + partial_done : -EFAULT;\n"),
-    *instead(GRANT, COPY, "rc = -EFAULT;", "            rc = mem_paging_missed() && i ? count - i : -EFAULT;\n"),
+    *instead(GRANT, COPY, "rc = -EFAULT;", "            rc = mem_paging_page_was_out() && i ? count - i : -EFAULT;\n"),
     also(GRANT, COPY, "rc = gnttab_copy_one(", "after", COPIED),
     *instead(GRANT, SWAP, "return -EFAULT;", stop_at("i")),
     *instead("drivers/char/console.c", "static long guest_console_write(", "return -EFAULT;", WRITTEN),

@@ -12,7 +12,7 @@ use p2m_paging::p2m::table::{Event, State};
 use p2m_paging::paging::{Caller, PopulateError};
 use p2m_paging::pause::VcpuPaused;
 
-use super::agenda::Happening;
+use super::event_queue::SimEvent;
 use super::guest::vcpu_id;
 use super::pager::News;
 use super::scenario::Knob;
@@ -27,7 +27,7 @@ const DOM0_VCPU: u32 = 100;
 
 /// What they hold.
 #[derive(Debug)]
-pub(super) struct Outside<'d> {
+pub(super) struct Foreign<'d> {
     mappers: Vec<Backend>,
     /// Frames of other domains.
     taken: Vec<Mfn>,
@@ -55,7 +55,7 @@ enum Backend {
     },
 }
 
-impl Outside<'_> {
+impl Foreign<'_> {
     pub(super) fn new(mappers: usize) -> Self {
         Self {
             mappers: vec![Backend::Idle; mappers],
@@ -80,9 +80,9 @@ impl Outside<'_> {
 
 impl World<'_> {
     pub(super) fn mapper_runs(&self, mapper: usize) {
-        let state = self.outside.borrow().mappers[mapper];
+        let state = self.foreign.borrow().mappers[mapper];
         let next = match state {
-            Backend::Idle if self.calm.get() => return,
+            Backend::Idle if self.quiesced.get() => return,
             Backend::Idle => Backend::Asks {
                 page: self.below(self.pages()),
                 as_: if self.chance(500) {
@@ -105,8 +105,8 @@ impl World<'_> {
                 Backend::Idle
             }
         };
-        self.outside.borrow_mut().mappers[mapper] = next;
-        let what = Happening::Mapper(u8::try_from(mapper).expect("few mappers"));
+        self.foreign.borrow_mut().mappers[mapper] = next;
+        let what = SimEvent::Mapper(u8::try_from(mapper).expect("few mappers"));
         self.soon(
             if matches!(next, Backend::Idle) {
                 150_000
@@ -125,7 +125,7 @@ impl World<'_> {
         } else {
             decide_map(entry.p2mt, entry.mfn.is_some(), as_)
         };
-        if tries >= PATIENCE || self.calm.get() {
+        if tries >= PATIENCE || self.quiesced.get() {
             return Backend::Idle;
         }
         let again = Backend::Asks {
@@ -201,7 +201,7 @@ impl World<'_> {
     }
 
     pub(super) fn toolstack_runs(&self) {
-        if self.calm.get() {
+        if self.quiesced.get() {
             return;
         }
         match self.below(6) {
@@ -211,14 +211,14 @@ impl World<'_> {
             4 => {
                 let vcpu = self.below(self.vcpus());
                 let paused = self.paging.pause(vcpu_id(vcpu));
-                self.outside.borrow_mut().pauses.extend(paused);
+                self.foreign.borrow_mut().pauses.extend(paused);
             }
             _ => {
                 self.undo_pause();
             }
         }
         let ticks = u64::from(self.scenario.get(Knob::Tools));
-        self.soon(TICK_NS * ticks, Happening::Tools);
+        self.soon(TICK_NS * ticks, SimEvent::Tools);
     }
 
     pub(super) fn tell_resident(&self) {
@@ -228,7 +228,7 @@ impl World<'_> {
     }
 
     pub(super) fn undo_pause(&self) -> bool {
-        let paused = self.outside.borrow_mut().pauses.pop();
+        let paused = self.foreign.borrow_mut().pauses.pop();
         let is_one = paused.is_some();
         paused
             .into_iter()
@@ -274,9 +274,9 @@ impl World<'_> {
     /// Other domains take what is free, or give it back.
     pub(super) fn others_run(&self) {
         let leave = self.below(3);
-        let taken = &mut self.outside.borrow_mut().taken;
+        let taken = &mut self.foreign.borrow_mut().taken;
         self.machine().with(|core| {
-            if taken.is_empty() && !self.calm.get() {
+            if taken.is_empty() && !self.quiesced.get() {
                 while core.frames.free_count() > leave {
                     taken.extend(core.frames.alloc(Place::Foreign));
                 }
@@ -284,20 +284,20 @@ impl World<'_> {
                 taken.drain(..).for_each(|mfn| core.frames.give_up(mfn));
             }
         });
-        if !self.calm.get() {
-            self.soon(TICK_NS * 2, Happening::Others);
+        if !self.quiesced.get() {
+            self.soon(TICK_NS * 2, SimEvent::Others);
         }
     }
 
     /// Calls that a pager may make at the wrong time. None may change what the guest sees; those that
     /// are the pager's to make (an evict of a nominated page, contents for one that is out, a
     /// nomination while it has another page of that number in a batch) are left to it.
-    pub(super) fn rogue_runs(&self) {
-        if self.calm.get() {
+    pub(super) fn rogue_toolstack_runs(&self) {
+        if self.quiesced.get() {
             return;
         }
         self.alone(|| self.call_at_random());
-        self.soon(60_000, Happening::Rogue);
+        self.soon(60_000, SimEvent::Rogue);
     }
 
     fn call_at_random(&self) {
@@ -339,12 +339,12 @@ impl World<'_> {
 
     /// The guest goes, whatever is under way.
     pub(super) fn destroy_guest(&self) {
-        if self.calm.get() {
+        if self.quiesced.get() {
             return;
         }
         if self.are_busy(u64::from(u32::MAX)) {
             // It is only taken apart once its vcpus have stopped.
-            return self.soon(5_000, Happening::Destroy);
+            return self.soon(5_000, SimEvent::Destroy);
         }
         self.note("destroy", [0, 0]);
         self.guest.borrow_mut().is_dead = true;

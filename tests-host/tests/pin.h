@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * As much of Xen as xen-glue/shim/hold.c uses, for one CPU: pages count their
+ * As much of Xen as xen-glue/shim/pin.c uses, for one CPU: pages count their
  * references, locks know whether they are held.
  */
 #include <assert.h>
@@ -50,7 +50,7 @@ static inline bool get_page(struct page_info *page, const struct domain *d)
     return page->refs ? ++page->refs : 0;
 }
 
-void mem_paging_given_back(struct domain *d, struct page_info *page);
+void mem_paging_page_removed(struct domain *d, struct page_info *page);
 
 /* What another CPU does once the page is in a set. */
 static void (*meanwhile)(void);
@@ -67,8 +67,8 @@ static inline struct page_info *get_page_from_gfn(struct domain *d, unsigned lon
 }
 
 static struct vcpu *current;
-static unsigned int asked, said_held;
+static unsigned int asked, said_pinned;
 static inline void p2m_mem_paging_populate(struct domain *d, gfn_t gfn) { (void)d; (void)gfn; asked++; }
 
-#define printk(format, again, held) \
-    ((void)sizeof(printf(format, again, held)), (void)(again), (void)(said_held = (held)))
+#define printk(format, again, pinned) \
+    ((void)sizeof(printf(format, again, pinned)), (void)(again), (void)(said_pinned = (pinned)))

@@ -12,7 +12,7 @@ impl Write for Console {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         let len = u32::try_from(s.len()).unwrap_or(u32::MAX);
         // SAFETY: `len` bytes that stay where they are during the call.
-        unsafe { shim::p2mx_print(s.as_ptr(), len) };
+        unsafe { shim::xen_shim_print(s.as_ptr(), len) };
         Ok(())
     }
 }
@@ -23,5 +23,5 @@ impl Write for Console {
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let _ = writeln!(Console, "memory paging: {info}");
     // SAFETY: does not return.
-    unsafe { shim::p2mx_die() }
+    unsafe { shim::xen_shim_panic() }
 }

@@ -28,7 +28,7 @@ impl<F: Leak> FlushOwed<F> {
     }
 
     /// Flushes, then frees the frame.
-    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
+    pub fn flush_and_free<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
         p2m.flush();
         p2m.free(self.0.take().into_iter());
     }
@@ -44,15 +44,15 @@ impl<F: Leak> Drop for FlushOwed<F> {
 
 /// The owed flushes of a batch, paid by one flush. It holds up to `N` frames. Dropped unpaid, it leaks
 /// them.
-#[must_use = "pay before the lock is released"]
+#[must_use = "flush before the lock is released"]
 #[derive(Debug)]
-pub struct Debts<F: Leak, const N: usize> {
+pub struct OwedFlushes<F: Leak, const N: usize> {
     frames: [Option<F>; N],
     len: usize,
     flush: bool,
 }
 
-impl<F: Leak, const N: usize> Debts<F, N> {
+impl<F: Leak, const N: usize> OwedFlushes<F, N> {
     /// Nothing owed.
     pub fn new() -> Self {
         Self {
@@ -72,7 +72,7 @@ impl<F: Leak, const N: usize> Debts<F, N> {
     }
 
     /// Flushes once, then frees all frames.
-    pub fn pay<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
+    pub fn flush_and_free<M: P2m<Frame = F>>(mut self, p2m: &mut M) {
         if self.flush {
             p2m.flush();
             // Out of where they are: a copy of all of them might be too large for a hypervisor's stack.
@@ -82,13 +82,13 @@ impl<F: Leak, const N: usize> Debts<F, N> {
     }
 }
 
-impl<F: Leak, const N: usize> Default for Debts<F, N> {
+impl<F: Leak, const N: usize> Default for OwedFlushes<F, N> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<F: Leak, const N: usize> Drop for Debts<F, N> {
+impl<F: Leak, const N: usize> Drop for OwedFlushes<F, N> {
     fn drop(&mut self) {
         for frame in self.frames.iter_mut().take(self.len) {
             if let Some(frame) = frame.take() {
@@ -149,31 +149,31 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_debt_leaks_its_frame() {
+    fn a_dropped_owed_flush_leaks_its_frame() {
         let count = Count::new();
         drop(count.owed());
         assert_eq!(count.freed_and_leaked(), (0, 1));
     }
 
     #[test]
-    fn a_batch_that_is_not_paid_leaks_its_frames() {
+    fn a_batch_that_is_not_flushed_leaks_its_frames() {
         let count = Count::new();
-        let mut debts: Debts<_, 3> = Debts::new();
-        debts.add(count.owed());
-        debts.add(FlushOwed::without_frame());
-        debts.add(count.owed());
-        drop(debts);
+        let mut owed_flushes: OwedFlushes<_, 3> = OwedFlushes::new();
+        owed_flushes.add(count.owed());
+        owed_flushes.add(FlushOwed::without_frame());
+        owed_flushes.add(count.owed());
+        drop(owed_flushes);
         assert_eq!(count.freed_and_leaked(), (0, 2));
     }
 
     #[test]
-    fn a_debt_too_many_leaks_its_frame_and_no_other() {
+    fn one_owed_flush_too_many_leaks_its_frame_and_no_other() {
         let count = Count::new();
-        let mut debts: Debts<_, 1> = Debts::new();
-        debts.add(count.owed());
-        debts.add(count.owed());
+        let mut owed_flushes: OwedFlushes<_, 1> = OwedFlushes::new();
+        owed_flushes.add(count.owed());
+        owed_flushes.add(count.owed());
         assert_eq!(count.freed_and_leaked(), (0, 1));
-        drop(debts);
+        drop(owed_flushes);
         assert_eq!(count.freed_and_leaked(), (0, 2));
     }
 }

@@ -10,11 +10,11 @@ use crate::host::frame_run::FrameRun;
 use crate::host::guest_memory::GuestMemory;
 
 /// How long a vcpu may take over one page before it counts as stuck.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is known of one page. While it is locked nobody else of this machine reads or writes the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expectation {
+pub struct ExpectedPage {
     /// CRC-32C of its contents.
     pub checksum: u32,
     /// Times it was changed.
@@ -25,11 +25,11 @@ pub struct Expectation {
 
 /// One entry for each page.
 #[derive(Debug)]
-pub struct Ledger(Box<[Mutex<Expectation>]>);
+pub struct ExpectedContents(Box<[Mutex<ExpectedPage>]>);
 
 /// What a look at all pages has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Audit {
+pub struct VerifyResult {
     /// Pages that are as they must be.
     pub good: u64,
     /// Pages that are not.
@@ -38,14 +38,14 @@ pub struct Audit {
     pub given_back: u64,
 }
 
-impl Ledger {
+impl ExpectedContents {
     /// Takes down what is in the guest's memory now.
-    pub fn take_down(memory: &GuestMemory) -> Self {
+    pub fn record(memory: &GuestMemory) -> Self {
         let mut page = [0; PAGE_SIZE];
         let entries = (0..memory.size_pages()).map(|gfn| {
             // Every gfn of the memory is one of its frames.
             let _ = memory.load(Gfn::new_truncate(gfn), &mut page);
-            Mutex::new(Expectation {
+            Mutex::new(ExpectedPage {
                 checksum: crc32c::crc32c(&page),
                 version: 0,
                 owned: true,
@@ -55,36 +55,36 @@ impl Ledger {
     }
 
     /// Locks a page's entry; `None` if there is no such page.
-    pub fn lock(&self, gfn: Gfn) -> Option<MutexGuard<'_, Expectation>> {
+    pub fn lock(&self, gfn: Gfn) -> Option<MutexGuard<'_, ExpectedPage>> {
         let index = usize::try_from(gfn.get()).ok()?;
         Some(self.0.get(index)?.lock())
     }
 
     /// Reads all pages that the guest owns; `is_there` says of which the machine has the contents. One
     /// that it has not is bad, and so is one that a vcpu keeps locked: it waits for it for good.
-    pub fn audit(&self, memory: &GuestMemory, is_there: impl Fn(Gfn) -> bool) -> Audit {
-        let mut audit = Audit::default();
+    pub fn verify(&self, memory: &GuestMemory, is_there: impl Fn(Gfn) -> bool) -> VerifyResult {
+        let mut verified = VerifyResult::default();
         let mut page = [0; PAGE_SIZE];
         for (gfn, entry) in (0..).map(Gfn::new_truncate).zip(&self.0) {
-            let Some(expected) = entry.try_lock_for(LOCK_PATIENCE).map(|entry| *entry) else {
-                audit.bad += 1;
+            let Some(expected) = entry.try_lock_for(LOCK_TIMEOUT).map(|entry| *entry) else {
+                verified.bad += 1;
                 tracing::error!(%gfn, "a vcpu waits for this page and cannot go on");
                 continue;
             };
             if !expected.owned {
-                audit.given_back += 1;
+                verified.given_back += 1;
                 continue;
             }
             // Not through the mapping: the reader is no vcpu, and the page may go out meanwhile.
             let read = is_there(gfn) && memory.read(FrameRun::one(gfn), &mut page).is_ok();
             if read && crc32c::crc32c(&page) == expected.checksum {
-                audit.good += 1;
+                verified.good += 1;
             } else {
-                audit.bad += 1;
+                verified.bad += 1;
                 tracing::error!(%gfn, version = expected.version, there = read, "bad page");
             }
         }
-        audit
+        verified
     }
 }
 
@@ -95,10 +95,10 @@ mod tests {
     #[test]
     fn a_page_that_is_never_unlocked_is_bad_and_the_audit_ends() {
         let memory = GuestMemory::create(2).unwrap();
-        let ledger = Ledger::take_down(&memory);
-        let _locked = ledger.lock(Gfn::new_truncate(0));
-        let audit = ledger.audit(&memory, |_| true);
-        assert_eq!((audit.good, audit.bad), (1, 1));
+        let expected = ExpectedContents::record(&memory);
+        let _locked = expected.lock(Gfn::new_truncate(0));
+        let verified = expected.verify(&memory, |_| true);
+        assert_eq!((verified.good, verified.bad), (1, 1));
     }
 
     #[test]
@@ -109,16 +109,16 @@ mod tests {
             let byte = u8::try_from(page).unwrap();
             memory.store(gfn(page), &[byte; PAGE_SIZE]).unwrap();
         }
-        let ledger = Ledger::take_down(&memory);
+        let expected = ExpectedContents::record(&memory);
         memory.store(gfn(1), &[9; PAGE_SIZE]).unwrap();
-        ledger.lock(gfn(3)).unwrap().owned = false;
-        assert!(ledger.lock(gfn(4)).is_none());
-        let audit = ledger.audit(&memory, |gfn| gfn.get() != 2);
-        let expected = Audit {
+        expected.lock(gfn(3)).unwrap().owned = false;
+        assert!(expected.lock(gfn(4)).is_none());
+        let verified = expected.verify(&memory, |gfn| gfn.get() != 2);
+        let expected = VerifyResult {
             good: 1,
             bad: 2,
             given_back: 1,
         };
-        assert_eq!(audit, expected);
+        assert_eq!(verified, expected);
     }
 }
