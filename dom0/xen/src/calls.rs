@@ -39,6 +39,8 @@ pub(super) struct PagingOps {
     buffers: u64,
     /// Where the pages of a call lie, if Xen takes many in one.
     items: Option<&'static mut [Item]>,
+    /// Whether Xen makes nominated pages resident when it is told to.
+    restores: bool,
     /// Where Xen puts accessed bits, if it has been asked for any: a page.
     uses: Option<&'static mut [u64]>,
 }
@@ -54,6 +56,24 @@ const NOT_DONE: u64 = 1;
 #[repr(transparent)]
 struct Argument([u64; 3]);
 
+/// What this Xen knows beyond Xen's C, each thing by itself: not every glue knows all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Knows {
+    /// Many pages in one call.
+    many: bool,
+    /// To restore nominated pages.
+    restore: bool,
+}
+
+impl Knows {
+    /// Asks, by calls for no pages. What Xen does not know is ENOSYS.
+    fn ask(mut call: impl FnMut(u8) -> Result<(), Errno>) -> Self {
+        let many = call(MemPagingOp::MANY).is_ok();
+        let restore = many && call(MemPagingOp::MANY + MemPagingOp::OP_RESTORE).is_ok();
+        Self { many, restore }
+    }
+}
+
 impl PagingOps {
     /// Operations on a domain whose paging is enabled.
     pub(super) fn new(xen: Privcmd, domain: u16, buffers: u64) -> Result<Self, XenError> {
@@ -62,13 +82,15 @@ impl PagingOps {
             domain,
             buffers,
             items: None,
+            restores: false,
             uses: None,
         };
-        // Xen's C: ENOSYS.
-        if ops.call(MemPagingOp::MANY, 0, 0).is_ok() {
+        let knows = Knows::ask(|op| ops.call(op, 0, 0));
+        if knows.many {
             let page = locked_pages(1)?.as_mut_bytes();
             ops.items = <[Item]>::mut_from_bytes(page).ok();
         }
+        ops.restores = knows.restore && ops.items.is_some();
         Ok(ops)
     }
 
@@ -116,13 +138,13 @@ impl PagingOps {
 
     /// Sends nominated pages home. `None`: this Xen does not.
     fn restore(&mut self, pages: &mut [Page]) -> Option<()> {
+        if !self.restores {
+            return None;
+        }
         let at_once = self.items.as_ref()?.len();
         for pages in pages.chunks_mut(at_once) {
             let gfns = pages.iter().map(|page| [page.gfn().get(), NOT_DONE]);
             let (all, items) = self.many(MemPagingOp::OP_RESTORE, gfns);
-            if all == Err(Errno::ENOSYS) {
-                return None;
-            }
             for (page, item) in pages.iter_mut().zip(items) {
                 page.outcome = outcome(all, NOT_DONE, item[1]).map_err(PageError::Refused);
             }
@@ -265,9 +287,9 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    /// As long as Xen takes many pages in one call, it knows how.
+    /// Not where a page would have to be asked for: that would make memory of any type ordinary memory.
     fn restores_at_once(&self) -> bool {
-        self.ops.items.is_some()
+        self.ops.restores
     }
 
     fn prep(&mut self, pages: &mut [Page], place: BufferPlace) -> Result<(), MachineError> {
@@ -400,6 +422,22 @@ mod tests {
         ] {
             assert_eq!(result(garbage), Err(Errno::EIO), "{garbage:#x}");
         }
+    }
+
+    /// A refused nominate is followed by a restore only where Xen knows it: a page asked for in its place
+    /// loses its type.
+    #[test]
+    fn a_xen_that_takes_many_pages_may_not_know_how_to_restore() {
+        let of =
+            |known: &[u8]| Knows::ask(|op| known.contains(&op).then_some(()).ok_or(Errno::ENOSYS));
+        let many = MemPagingOp::MANY;
+        let restore = many + MemPagingOp::OP_RESTORE;
+        let knows = |many, restore| Knows { many, restore };
+        assert_eq!(of(&[]), knows(false, false));
+        let older = [many, many + MemPagingOp::OP_READ];
+        assert_eq!(of(&older), knows(true, false));
+        assert_eq!(of(&[many, restore]), knows(true, true));
+        assert_eq!(of(&[restore]), knows(false, false), "no room for pages");
     }
 
     #[test]

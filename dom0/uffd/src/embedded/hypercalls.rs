@@ -74,6 +74,8 @@ pub struct HostInfo {
     pub max_pages: u64,
     /// The CPU on which the machine handles faults, and the pager is to.
     pub cpu: Option<usize>,
+    /// Pages that are out: taken out by a pager before this one.
+    pub out_pages: u64,
 }
 
 impl Hypercalls {
@@ -90,7 +92,7 @@ impl Hypercalls {
     pub fn info(&mut self) -> Result<HostInfo, CallError> {
         self.packet.clear();
         self.packet.push(PROTOCOL);
-        if self.exchange(Op::Info)? != 2 {
+        if self.exchange(Op::Info)? != 3 {
             return Err(CallError::Gone(rustix::io::Errno::BADMSG));
         }
         Ok(HostInfo {
@@ -98,6 +100,7 @@ impl Hypercalls {
             cpu: usize::try_from(self.reply[1])
                 .ok()
                 .and_then(|cpu| cpu.checked_sub(1)),
+            out_pages: self.reply[2],
         })
     }
 

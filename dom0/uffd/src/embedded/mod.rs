@@ -31,7 +31,7 @@ impl EmbeddedMachine {
         let info = hypercalls.info()?;
         let guest = GuestInfo {
             max_pages: info.max_pages,
-            out_pages: 0,
+            out_pages: info.out_pages,
             memory: vec![0..=info.max_pages.saturating_sub(1)],
             cpu: info.cpu,
         };

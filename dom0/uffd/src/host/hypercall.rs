@@ -88,7 +88,8 @@ impl Machine {
         let outcome = match op {
             Some(Op::Info) if arguments == [PROTOCOL] => {
                 let cpu = self.cpu().map_or(0, |cpu| cpu as u64 + 1);
-                call.reply.extend([self.memory().size_pages(), cpu]);
+                let sizes = [self.memory().size_pages(), cpu, self.counts().paged];
+                call.reply.extend(sizes);
                 Ok(())
             }
             Some(Op::Enable) => self

@@ -3,9 +3,10 @@ use std::time::{Duration, Instant};
 
 use p2m_paging::platform::Platform as _;
 use p2m_paging::{Errno, PAGE_SIZE};
+use pager_shell::Machine as _;
 
 use super::*;
-use crate::embedded::{CallError, Hypercalls};
+use crate::embedded::{CallError, EmbeddedMachine, Hypercalls};
 use crate::link::{Op, PostedPrep};
 
 const BUFFERS: usize = 2;
@@ -93,4 +94,25 @@ fn a_pager_that_never_began_is_told_of_nothing_more() {
     calls.attach(&file, BUFFERS).unwrap();
     assert_eq!(machine.pager_exit(), None);
     calls.call(Op::Enable).unwrap();
+}
+
+/// It looks before it forgets a page: a drop it hears of may be one of a page that the first pager took out.
+#[test]
+fn a_pager_is_told_of_pages_that_the_one_before_it_left_out() {
+    let (machine, name) = machine("leaves");
+    let mut calls = Hypercalls::connect(&name).unwrap();
+    assert_eq!(calls.info().unwrap().out_pages, 0);
+    let (_, file) = SharedArea::create("buffers", BUFFERS).unwrap().into_pages();
+    calls.attach(&file, BUFFERS).unwrap();
+    calls.call(Op::Enable).unwrap();
+    for op in [Op::Nominate, Op::Evict] {
+        let gfns = [1, 2].map(Gfn::new_truncate);
+        calls
+            .batch(op, gfns, |done| assert_eq!(done, Ok(())))
+            .unwrap();
+    }
+    drop(calls);
+    wait_for(|| machine.pager_exit() == Some(PagerExit::Died { lost_pages: 2 }));
+    let next = EmbeddedMachine::connect(&name).unwrap();
+    assert_eq!(next.guest().out_pages, 2);
 }

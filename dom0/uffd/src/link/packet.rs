@@ -6,7 +6,7 @@ use pager_shell::MachineEvent;
 use pager_shell::socket::PACKET_WORDS;
 
 /// Both sides must be of the same make: checked by [`Op::Info`].
-pub const PROTOCOL: u64 = 1;
+pub const PROTOCOL: u64 = 2;
 /// Pages of a batch at most.
 pub const MAX_BATCH: usize = 1024;
 
@@ -51,7 +51,7 @@ numbered! {
         Map = 8,
         /// `[gfn…]`
         Unmap = 9,
-        /// `[PROTOCOL]` → `[max_pages, cpu + 1 or 0]`: the first call of every pager.
+        /// `[PROTOCOL]` → `[max_pages, cpu + 1 or 0, pages that are out]`: the first call of every pager.
         Info = 10,
         /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word, from a
         /// multiple of 64 on. EOPNOTSUPP: this host does not see them.
