@@ -14,12 +14,12 @@ use super::abi::{
     OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
 };
 use super::calls::{DeviceModel, DomainCalls, DomainFrames, PagingOps};
+use super::domain_watch::DomainWatch;
 use super::domctl::DomctlVersion;
 use super::error::{XenError, call};
 use super::evtchn::XenEventPort;
 use super::memory::locked_pages;
 use super::privcmd::{ForeignFrames, Privcmd};
-use super::watch::DomainWatch;
 use super::xenstore::{StatusNode, Xenstore};
 
 /// The first frame above 4 GiB: below it there is a hole for devices, so that a guest of any size may

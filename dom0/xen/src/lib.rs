@@ -19,13 +19,13 @@
 pub mod abi;
 mod attach;
 mod calls;
+mod domain_watch;
 mod domctl;
 mod error;
 mod evtchn;
 mod host;
 mod memory;
 mod privcmd;
-mod watch;
 pub mod xenstore;
 
 pub use attach::Domain;

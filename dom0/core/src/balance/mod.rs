@@ -24,13 +24,13 @@
 
 #[cfg(test)]
 mod model_tests;
-mod tax;
+mod shares;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
-pub use tax::Tax;
+pub use shares::Tax;
 
 /// Pages that are worth asking for (row C3).
 pub const BATCH: u64 = 32;
@@ -436,8 +436,8 @@ impl Balance {
             return (!said).then_some(BalanceEvent::NoVictim { free, min });
         };
         let next = payers.get(1);
-        let next = next.map(|&n| (guests[n].id, tax::per_million(self.shares(guests, n))));
-        let shares_per_million = tax::per_million(self.shares(guests, n));
+        let next = next.map(|&n| (guests[n].id, shares::per_million(self.shares(guests, n))));
+        let shares_per_million = shares::per_million(self.shares(guests, n));
         let (guest, record) = (&guests[n], &mut self.records[n]);
         let keeps = reserved_pages(guest, true);
         let gives = held(guest, record) - keeps;

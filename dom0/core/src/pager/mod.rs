@@ -13,7 +13,7 @@ mod page_out;
 mod page_out_steps;
 mod placement;
 mod prefetch;
-mod read_ahead;
+mod read_ahead_lane;
 mod requests;
 mod rounds;
 
@@ -35,7 +35,7 @@ use goal::{Goal, Phase};
 use page_out::PageOut;
 use placement::Placement;
 use prefetch::Prefetch;
-use read_ahead::ReadAheadLane;
+use read_ahead_lane::ReadAheadLane;
 
 /// The pager's core. See the [crate](super) for how pages move through it.
 #[derive(Debug)]
