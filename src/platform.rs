@@ -48,8 +48,8 @@ pub trait Platform {
     /// has not paused yet. The platform may have paused the vcpu for its own reasons.
     fn pause_vcpu(&self, vcpu: VcpuId);
 
-    /// The vcpu is about to be unpaused, because its wait for the page has ended: the page is resident,
-    /// the page is gone, or the request failed. The platform may pin the page until the vcpu has made
+    /// The vcpu is about to be unpaused, because the page that it waits for is resident or gone. Not
+    /// called for a vcpu that is unpaused because the pager detaches. The platform may pin the page until the vcpu has made
     /// progress. Otherwise the pager could evict the page again, and a vcpu that needs several pages at
     /// once could wait for ever. Called without locks.
     fn vcpu_resumes(&self, _vcpu: VcpuId, _gfn: Gfn) {}

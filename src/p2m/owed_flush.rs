@@ -9,7 +9,7 @@ use crate::platform::{Leak, P2m};
 
 /// A flush that is owed for a change, and the frame that the change took out, if any.
 ///
-/// [`Self::pay`] flushes and frees the frame. A value that is dropped unpaid leaks its frame
+/// [`Self::flush_and_free`] flushes and frees the frame. A value that is dropped unpaid leaks its frame
 /// ([`Leak::leak`]); the flush then happens when the p2m is unlocked
 /// ([`Platform::lock_p2m`](crate::Platform::lock_p2m)).
 #[must_use = "the flush is owed, and the frame with it is only freed after it"]

@@ -10,6 +10,8 @@ use crate::sparse::SparseSet;
 pub(super) struct Exceptions {
     /// Out, and did not read back when last tried.
     pub(super) unreadable: SparseSet,
+    /// Out, and did not read back while a drop was pending: the prep will say whether it is removed.
+    pub(super) maybe_dropped: SparseSet,
     /// Found removed when they were paged in. The guest's drop request has not come yet.
     pub(super) removed: SparseSet,
     /// Still nominated although told to be restored.
@@ -27,6 +29,11 @@ impl Exceptions {
         self.unreadable.remove(gfn.get());
     }
 
+    /// The page is resident, or forgotten.
+    pub(super) fn not_maybe_dropped(&mut self, gfn: Gfn) {
+        self.maybe_dropped.remove(gfn.get());
+    }
+
     /// The page has left the state `paging_out`, or is about to.
     pub(super) fn not_nominated(&mut self, gfn: Gfn) {
         self.nominated.remove(gfn.get());
@@ -34,7 +41,12 @@ impl Exceptions {
 
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
-        let sets = [&self.unreadable, &self.removed, &self.nominated];
+        let sets = [
+            &self.unreadable,
+            &self.maybe_dropped,
+            &self.removed,
+            &self.nominated,
+        ];
         sets.into_iter().map(SparseSet::table_bytes).sum()
     }
 }

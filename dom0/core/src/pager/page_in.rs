@@ -122,13 +122,16 @@ impl Pager {
 
     /// Whether the guest's drop of a page that turns out to be removed has been heard of. A drop that
     /// may belong to an earlier life of the page is answered at once and leaves the flight uncertain.
-    /// Where pages were out before this pager came, the drop stays pending until prep has answered.
+    /// Where pages were out before this pager came, the drop stays pending until prep has answered, or is
+    /// remembered if the page does not read back meanwhile.
     ///
     /// One rule for both would cost either way: if all drops were pending, each would load its page
-    /// once more after a failed prep, and give up a page that does not read back; if none were, a pager
-    /// that takes over would forget pages that it has evicted itself.
+    /// once more after a failed prep; if none were, a pager that takes over would forget pages that it
+    /// has evicted itself.
     fn drop_was_heard(&self, gfn: Gfn, outcome: FlightOutcome) -> bool {
-        outcome == FlightOutcome::DropUncertain || self.pending.has_drop(gfn)
+        outcome == FlightOutcome::DropUncertain
+            || self.pending.has_drop(gfn)
+            || self.exceptions.maybe_dropped.contains(gfn.get())
     }
 
     fn paged_in(&mut self, gfn: Gfn, lane: Lane, actions: &mut Actions) {
@@ -139,6 +142,7 @@ impl Pager {
             self.placement.free_location(gfn, actions);
         }
         self.exceptions.not_unreadable(gfn);
+        self.exceptions.not_maybe_dropped(gfn);
         self.policy.paged_in(gfn, asked);
         self.scanner.paged_in();
         self.progress.paged_in += 1;
@@ -173,9 +177,9 @@ impl Pager {
         self.pending
             .read_failed(gfn, self.config.read_attempts, actions);
         if had_drop && !self.pending.has_drop(gfn) {
-            // Whether it is removed cannot be learned, and nobody gets it as it is.
+            // Whether it is removed is not known yet: the prep says, once it reads back.
             self.pending.answer(gfn, actions);
-            self.forget(gfn, actions);
+            self.exceptions.maybe_dropped.insert(gfn.get(), ());
         }
         self.prefetch.read_failed();
     }

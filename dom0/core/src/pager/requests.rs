@@ -97,6 +97,7 @@ impl Pager {
 
     pub(super) fn count_dropped(&mut self, gfn: Gfn) {
         self.exceptions.not_unreadable(gfn);
+        self.exceptions.not_maybe_dropped(gfn);
         self.progress.dropped += 1;
     }
 }

@@ -221,3 +221,41 @@ fn b10_a_pager_that_takes_over_looks_before_it_forgets() {
         sim.finish();
     }
 }
+
+/// As above, and the store does not read until the drop has been answered.
+#[test]
+fn b10_a_pager_that_takes_over_forgets_nothing_that_it_cannot_read() {
+    for is_gone in [false, true] {
+        let config = Config {
+            takes_over: true,
+            ..Config::new(40)
+        };
+        let attempts = config.read_attempts;
+        let mut sim = Sim::new(40, 16, config, 0);
+        sim.event(Event::Target(0));
+        sim.settle();
+        if is_gone {
+            sim.entries[7] = Entry::Gone;
+            sim.truth[7] = None;
+        }
+        let drop = request(7, PagingFlags::DROP_PAGE);
+        sim.unanswered.push(drop);
+        let home = sim.pager.location_of(drop.gfn).unwrap();
+        sim.bad_slots.extend(home.slot());
+        sim.event(Event::Requests(&[drop]));
+        for _ in 0..attempts {
+            sim.settle();
+            sim.event(Event::Tick);
+        }
+        assert_eq!(sim.unanswered, []);
+        assert_eq!(sim.pager.progress().dropped, 0, "it is not known yet");
+        sim.bad_slots.clear();
+        sim.event(Event::Target(40));
+        sim.settle();
+        sim.event(Event::Tick);
+        sim.settle();
+        assert_eq!(sim.pager.progress().dropped, u64::from(is_gone));
+        assert_eq!(matches!(sim.entries[7], Entry::Ram(_)), !is_gone);
+        sim.finish();
+    }
+}
