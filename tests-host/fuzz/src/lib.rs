@@ -7,5 +7,5 @@ pub mod fuzz;
 pub mod hostile;
 #[path = "../../src/plain/mod.rs"]
 pub mod plain;
-#[path = "../../src/world/mod.rs"]
+#[path = "../../src/lockstep/mod.rs"]
 pub mod lockstep;
