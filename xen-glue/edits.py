@@ -2,10 +2,10 @@
 """What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
 
 An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
-that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in retry_edits.py.
+that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in own_guest_edits.py.
 """
 from edit import ELSE, ON, Edit, also, include, instead
-from retry_edits import RETRY_EDITS
+from own_guest_edits import RETRY_EDITS
 
 KCONFIG = """
 choice

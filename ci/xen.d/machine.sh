@@ -9,7 +9,7 @@ case $machine in
     bochs) slowness=6 ;;
     *) die "unknown machine '$machine': say qemu or bochs" ;;
 esac
-. "$here/$machine.sh"
+. "$here/machine-$machine.sh"
 
 xen_options="console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_max_vcpus=1 dom0_vcpus_pin spec-ctrl=no cpufreq=none bootscrub=0 noreboot ${XEN_APPEND:-}"
 dom0_options="console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr"

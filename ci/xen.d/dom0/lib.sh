@@ -42,7 +42,7 @@ wait_while() {
 wait_for() { wait_while pages_of_all "$@"; }
 
 # guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
-# The guest keeps to the last CPU (ci/xen.d/qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
+# The guest keeps to the last CPU (ci/xen.d/machine-qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
 guest_create() {
     local name=$1 mib=$2 vcpus=$3 parameters=$4; shift 4
     cat >"/tmp/$name.cfg" <<CFG

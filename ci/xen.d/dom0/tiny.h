@@ -102,7 +102,7 @@ static inline void set_registers(uint32_t id, const void *header, size_t header_
         stop("cannot set the vcpus' registers");
 }
 
-/* Makes the vcpus of a domain of dummy.h run. On the last CPU, as every guest here (ci/xen.d/qemu.sh says why). */
+/* Makes the vcpus of a domain of dummy.h run. On the last CPU, as every guest here (ci/xen.d/machine-qemu.sh says why). */
 static inline void start_vcpus(uint32_t id)
 {
     int bytes = xc_domain_hvm_getcontext(xch, id, NULL, 0);

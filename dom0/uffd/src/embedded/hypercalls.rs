@@ -8,8 +8,8 @@ use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
 use pager_shell::{EventChannel, MachineError};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
-use crate::link::area::SharedAreaError;
 use crate::link::packet::MAX_BATCH;
+use crate::link::shared_area::SharedAreaError;
 use crate::link::{Op, PROTOCOL, SharedArea};
 
 /// Why a call as a whole failed.

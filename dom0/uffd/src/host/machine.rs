@@ -30,8 +30,8 @@ use rustix::io::Errno;
 use super::guest_memory::{CreateError, GuestMemory};
 use super::p2m::{HostPlatform, PageCounts};
 use super::uffd::{Modes, OpenError, Options, RangeError, Userfaultfd};
-use crate::link::area::SharedAreaError;
 use crate::link::packet::event_words;
+use crate::link::shared_area::SharedAreaError;
 use crate::link::{Mailbox, SharedArea};
 
 /// What kind of machine.

@@ -4,10 +4,10 @@
 mod fault;
 pub mod frame_run;
 pub mod guest_memory;
-mod hypercall;
 pub mod machine;
 pub mod p2m;
 mod prep;
+mod serve_pager;
 pub mod uffd;
 pub mod workload;
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::Errno;
 
-use super::area::SharedArea;
+use super::shared_area::SharedArea;
 
 /// Entries: one bit each in a word. Far more than the ring has requests.
 pub const ENTRIES: usize = u64::BITS as usize;

@@ -7,10 +7,10 @@
 //! evict, prep ahead of need) and what happens once (attach, enable, detach) are packets on the
 //! socket; the machine notices on it that its pager is gone.
 
-pub mod area;
 pub mod mailbox;
 pub mod packet;
+pub mod shared_area;
 
-pub use area::{SharedArea, SharedAreaError};
 pub use mailbox::{Mailbox, PostedPrep};
 pub use packet::{Op, PROTOCOL};
+pub use shared_area::{SharedArea, SharedAreaError};

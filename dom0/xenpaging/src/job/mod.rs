@@ -6,9 +6,9 @@
 //! once more.
 
 mod child;
+mod live_line;
 mod options;
 mod report;
-mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub use report::{Fate, Report};
 
 use crate::exit::Exit;
 use child::PagerProcess;
+use live_line::Line;
 use report::Phases;
-use watch::Line;
 
 /// How often the job looks at what is going on.
 const LOOK: Duration = Duration::from_millis(20);
