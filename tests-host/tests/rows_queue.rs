@@ -4,9 +4,10 @@
 mod common;
 
 use common::{Domain, gfn};
-use p2m_paging::paging::{Caller, Count, Populated};
+use p2m_paging::p2m::Access;
+use p2m_paging::paging::{Caller, Count, EvictError, NominateError, Populated};
 use p2m_paging::ring::PagingFlags;
-use p2m_paging::{P2mType, VcpuId};
+use p2m_paging::{Errno, P2mType, VcpuId};
 use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 
 const FOREIGN: Caller = Caller::Foreign(VcpuId(40));
@@ -70,6 +71,33 @@ fn a3_a_pager_that_comes_meanwhile_is_no_missing_pager() {
     let asked = d.paging.populate(gfn(1), FOREIGN);
     assert_eq!(asked, Ok(Populated::InFlight));
     assert_eq!(serve_all(&mut d, 1), 1);
+    d.assert_settled();
+}
+
+/// A caller outside the guest holds the last slot while a vcpu comes, and has nothing to ask after all.
+#[test]
+fn a9_a_slot_that_is_given_back_unused_goes_to_the_first_in_line() {
+    let mut d = Domain::new(8, 12);
+    d.out(0..8);
+    for vcpu in 0..6 {
+        assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Paused));
+    }
+    let asked = d.paging.populate(gfn(6), FOREIGN);
+    assert_eq!(asked, Ok(Populated::InFlight));
+    let paging = d.paging;
+    d.machine().on_next_p2m_lock(move || {
+        let got = paging.fault(VcpuId(7), gfn(7), Access::WRITE);
+        assert_eq!(got, Ok(Populated::Paused));
+    });
+    let home = d.paging.populate(gfn(10), FOREIGN);
+    assert_eq!(home, Ok(Populated::NotPaging));
+    let requests: Vec<_> = std::iter::from_fn(|| d.take()).collect();
+    assert_eq!(requests.last().map(|last| last.gfn), Some(gfn(7)));
+    for request in &requests {
+        let n = request.gfn.get();
+        d.prep(n, Some(Buffer::Page(n))).unwrap();
+        d.respond_to(request);
+    }
     d.assert_settled();
 }
 
@@ -161,4 +189,13 @@ fn a10_who_stands_in_line_to_say_a_drop_is_let_go_when_the_domain_ends() {
     assert_eq!(d.fault(7, 10), Ok(Populated::Paused));
     assert_eq!(serve_all(&mut d, 10), 1);
     d.assert_settled();
+}
+
+/// Rows A1 and A2: what the platform says is what the pager gets.
+#[test]
+fn a1_a2_an_entry_that_cannot_be_changed_has_the_platforms_number() {
+    let platform = NominateError::Platform(Errno::ENOMEM);
+    assert_eq!(platform.errno(), Errno::ENOMEM);
+    let platform = EvictError::Platform(Errno::ENOMEM);
+    assert_eq!(platform.errno(), Errno::ENOMEM);
 }
