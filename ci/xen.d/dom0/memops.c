@@ -266,6 +266,13 @@ static void debugger(void)
     printf("read of a page that is out = %s", errno_name(debug(gfn, 0)));
     answer_requests(1);
     printf("\n");
+    /* The toolstack has taken the pager away: a look must not cost the guest its life. */
+    must(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL), 0, "disable");
+    printf("read of a page that is out, without a pager = %s", errno_name(debug(gfn, 0)));
+    xc_domaininfo_t info;
+    if (xc_domain_getinfolist(xch, dom.id, 1, &info) != 1 || info.domain != dom.id)
+        stop("no such domain");
+    printf(", the domain %s\n", info.flags & XEN_DOMINF_shutdown ? "has crashed" : "lives");
 }
 
 static void enabling(void)
