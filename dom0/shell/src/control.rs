@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an operator may ask of a pager that runs: to take a swap area in, to drain one, and what it has.
+//! Requests of an operator to a running pager: use another swap area, drain one, list the areas.
 //!
-//! A socket is opened before the pager gives up opening anything. Whoever asks (`xenpaging swapon` and the like) opens and locks an area itself
-//! and sends the descriptor, so that the pager need open nothing. A request is `[op, …]`, the answer `[0 or 1, …]`; both go on with
-//! a number of bytes and as many bytes of text.
+//! The pager opens the control socket before it gives up the right to open anything. The client
+//! (`xenpaging swapon` and the like) opens and locks the area itself and sends the descriptor, so
+//! the pager opens nothing. A request is `[op, …]`, the answer is `[0 or 1, …]`. Both continue with
+//! a number of bytes and that many bytes of text.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -23,24 +24,24 @@ use super::control_request::{ControlClient, Request};
 use super::inbox::Inbox;
 use super::socket::{Connection, Listener, PACKET_WORDS, Received};
 
-/// How long somebody who has connected may take to say what for.
+/// The time that a client has for its request after it has connected.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The text of a packet behind so many numbers.
+/// The text of a packet that begins with this many numbers.
 pub fn text(words: &[u64], numbers: usize) -> Option<String> {
     let (bytes, text) = words.get(numbers..)?.split_first()?;
     let bytes = text.as_bytes().get(..usize::try_from(*bytes).ok()?)?;
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// Take in the area whose descriptor comes with it: `[ON, priority]` and its path.
+/// Adds the area whose descriptor comes with the packet: `[ON, priority]` and its path.
 pub const ON: u64 = 1;
-/// Drain an area: `[OFF, UUID…]`.
+/// Drains an area: `[OFF, UUID…]`.
 pub const OFF: u64 = 2;
-/// Say what areas there are: `[LIST]`.
+/// Lists the areas: `[LIST]`.
 pub const LIST: u64 = 3;
 
-/// Control thread: hands requests to the main thread, which answers.
+/// Control thread: passes requests to the main thread, which answers them.
 pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
     loop {
         let client = match listener.accept() {
@@ -85,15 +86,15 @@ fn receive(connection: &Connection) -> Result<Request, String> {
     }
 }
 
-/// Main thread: the areas, and who waits for one to be drained.
+/// Main thread: the areas, and the clients that wait until one is drained.
 #[derive(Debug, Default)]
 pub(super) struct Control {
-    /// `None`: pages are kept elsewhere.
+    /// `None`: the store is not made of swap areas.
     areas: Option<Arc<Areas>>,
     drains: Vec<(SlotRange, ControlClient)>,
 }
 
-/// What the core is to be told.
+/// A change that the core has to learn of.
 pub(super) enum Change {
     Added(SlotRange),
     Drain(SlotRange),
@@ -105,7 +106,7 @@ impl Control {
         Self { areas, drains }
     }
 
-    /// Does what can be done at once, and answers then.
+    /// Handles a request. A drain is answered later, everything else at once.
     pub(super) fn asked(
         &mut self,
         request: Request,
@@ -152,7 +153,7 @@ impl Control {
         }
     }
 
-    /// A drain is over. An area that is empty is nobody's once this has been said.
+    /// A drain has ended. The client is answered after an empty area has been unlocked.
     pub(super) fn drained(&mut self, range: SlotRange, outcome: Result<(), DrainError>) {
         let name = self.name(range.first);
         let said = match outcome {
@@ -170,7 +171,7 @@ impl Control {
         over.for_each(|(_, client)| client.answer(said.clone()));
     }
 
-    /// What an operator calls the area that a slot is in.
+    /// The operator's name for the area in which a slot lies.
     pub(super) fn name(&self, slot: Slot) -> String {
         let path = self.areas.as_ref().and_then(|areas| areas.path(slot));
         path.map_or_else(
@@ -224,7 +225,7 @@ mod tests {
             ours.send(&words, &[]).unwrap();
             assert!(receive(&theirs).is_err(), "{words:?}");
         }
-        // A descriptor of something else.
+        // A descriptor that is not a swap area.
         let (ours, theirs) = Connection::pair().unwrap();
         let file = tempfile::tempfile().unwrap();
         let words = packet(&[ON, 0], "/somewhere");
@@ -232,7 +233,7 @@ mod tests {
             .unwrap();
         let refused = receive(&theirs).unwrap_err();
         assert!(refused.starts_with("/somewhere has 0 bytes"), "{refused}");
-        // Nothing at all, and then nobody.
+        // An empty packet, then a closed connection.
         let (ours, theirs) = Connection::pair().unwrap();
         assert!(receive(&theirs).unwrap_err().contains("not received"));
         drop(ours);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Requests on the control socket, and who waits for the answer to one.
+//! Requests on the control socket, and the clients that wait for answers.
 
 use std::fs::File;
 
@@ -10,21 +10,21 @@ use zerocopy::IntoBytes as _;
 
 use super::socket::{Connection, PACKET_WORDS};
 
-/// Bytes of text in a packet at most.
+/// The most bytes of text in a packet.
 pub(super) const MAX_TEXT: usize = 8 * (PACKET_WORDS - 4);
 
 /// A valid request of an operator.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// The pager is to use this area too.
+    /// Use another area.
     On {
         file: File,
         header: Header,
         choice: AreaChoice,
     },
-    /// The area is to be drained.
+    /// Drain the area.
     Off(Uuid),
-    /// The areas are to be listed.
+    /// List the areas.
     List,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Request {
 pub(super) struct ControlClient(pub(super) Connection);
 
 impl ControlClient {
-    /// Answers. A client that is gone needs none.
+    /// Answers. Errors are ignored: a client that is gone needs no answer.
     pub(super) fn answer(&self, outcome: Result<String, String>) {
         let (code, text) = match outcome {
             Ok(text) => (0, text),
@@ -43,7 +43,7 @@ impl ControlClient {
     }
 }
 
-/// A packet: some numbers, then a text.
+/// Builds a packet: some numbers, then a text.
 pub fn packet(numbers: &[u64], text: &str) -> Vec<u64> {
     let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
     let mut words = numbers.to_vec();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where threads run.
+//! The CPUs on which threads run.
 
-/// Lets the calling thread run on one CPU only, if that can be had.
+/// Makes the calling thread run on one CPU only. A failure is logged and otherwise ignored.
 pub fn pin_to(cpu: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);

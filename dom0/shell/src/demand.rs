@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The demand lane: pages that somebody waits for, read and prepped by the main thread itself.
+//! The demand lane: the main thread itself reads and preps the pages that somebody waits for.
 
 use p2m_paging::ring::SLOTS;
 use pager_core::Batch;
@@ -9,10 +9,10 @@ use super::buffers::BufferSet;
 use super::machine::Preps;
 use super::pages::{Scratch, load};
 
-/// Demand batches, and pages of each: as many as the ring has slots.
+/// The number of demand batches, and of pages in each: one for each slot of the ring.
 pub const REQUESTS: usize = SLOTS as usize;
 
-/// The buffers of all demand batches, and the way to the machine.
+/// The buffers of all demand batches, and the calls that prep their pages.
 pub(super) struct DemandLane {
     preps: Box<dyn Preps>,
     sets: Vec<BufferSet>,
@@ -20,7 +20,7 @@ pub(super) struct DemandLane {
 }
 
 impl DemandLane {
-    /// `sets` are those of the first [`SLOTS`] batches.
+    /// `sets` are the buffers of the first [`SLOTS`] batches.
     pub(super) fn new(preps: Box<dyn Preps>, sets: Vec<BufferSet>) -> Self {
         Self {
             preps,
@@ -29,14 +29,14 @@ impl DemandLane {
         }
     }
 
-    /// Reads the pages.
+    /// Reads the pages from the store.
     pub(super) fn load(&mut self, batch: &mut Batch, store: &dyn PageStore) {
         if let Some(set) = self.sets.get_mut(batch.index()) {
             load(store, batch, set, &mut self.scratch);
         }
     }
 
-    /// See [`Preps::prep`]. A batch without a place comes back at once.
+    /// See [`Preps::prep`]. A batch without a buffer set is returned at once.
     pub(super) fn prep(&mut self, batch: Batch) -> Option<Batch> {
         match self.sets.get(batch.index()) {
             Some(set) => self.preps.prep(batch, set.place),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why a pager does not start, or does not go on.
+//! Why a pager does not start, or stops with an error.
 
 use std::io;
 
@@ -7,28 +7,28 @@ use rustix::io::Errno;
 
 use super::machine::MachineError;
 
-/// Why the pager could not start, or go on.
+/// Why the pager could not start, or could not continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShellError {
-    /// The machine.
+    /// The machine has failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The threads and signals of the pager.
+    /// A thread or a signal handler could not be set up.
     #[error("{step}: {error}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         step: &'static str,
-        /// Why not.
+        /// The error of this step.
         error: io::Error,
     },
-    /// A thread that pages out has failed.
+    /// A worker thread has panicked.
     #[error("a worker thread has failed")]
     Worker,
-    /// The machine's events.
+    /// The machine's events cannot be received any more.
     #[error("no more events from the machine: {0}")]
     Events(Errno),
-    /// Vcpus kept asking for pages although none is out.
+    /// Vcpus kept requesting pages although no page is out.
     #[error("paging cannot be disabled: vcpus are still queued for a ring slot")]
     StillQueued,
 }

@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::EventfdFlags;
 use rustix::io::{Errno, Result};
 
-/// An eventfd. Kicks that nobody has waited for yet are one kick.
+/// An eventfd. Several kicks before a wait count as one.
 #[derive(Debug)]
 pub struct EventChannel(OwnedFd);
 
 impl EventChannel {
-    /// A new one, not kicked.
+    /// Creates a channel that has not been kicked.
     pub fn new() -> Result<Self> {
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map(Self)
     }
 
-    /// One that the other side made.
+    /// Wraps the descriptor of a channel that the other side created.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -26,7 +26,7 @@ impl EventChannel {
         self.0.try_clone().map(Self)
     }
 
-    /// Wakes the other side, now or when it waits next.
+    /// Wakes the other side, or makes its next wait return at once.
     pub fn kick(&self) -> Result<()> {
         loop {
             match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
@@ -37,7 +37,7 @@ impl EventChannel {
         }
     }
 
-    /// Sleeps until there was a kick since the last wait.
+    /// Sleeps until the channel has been kicked since the last wait.
     pub fn wait(&self) -> Result<()> {
         let mut count = [0; 8];
         loop {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the pager gives up once it has everything it needs: a pager sees all of a guest's memory, and
-//! talks to a ring that the guest's domain shares.
+//! The rights that the pager gives up once it has opened everything it needs. A pager sees all of a
+//! guest's memory, and it reads a ring that the guest's domain shares.
 //!
-//! Descriptors that are open stay usable. A system call that is not among those it needs fails with
-//! EPERM instead of ending it: a pager that dies takes the guest's pages with it.
+//! Descriptors that are open stay usable. A system call outside the allowed ones fails with EPERM
+//! and does not end the process: a pager that dies loses the guest's pages.
 
 use std::path::Path;
 
@@ -15,25 +15,26 @@ use rustix::mm::MlockAllFlags;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
-/// Why something was not given up. The pager goes on: it is as safe as any other program then.
+/// Why a right was not given up. The pager continues; it is then as well protected as any other
+/// program.
 #[derive(Debug, thiserror::Error)]
 pub enum HardenError {
-    /// Files.
+    /// Access to files could not be restricted.
     #[error("Landlock: {0}")]
     Files(#[from] landlock::RulesetError),
-    /// The directory that stays open for one purpose.
+    /// The directory in which files may still be removed could not be opened.
     #[error("Landlock: {0}")]
     Directory(#[from] landlock::PathFdError),
-    /// System calls.
+    /// The system call filter could not be installed.
     #[error("seccomp: {0}")]
     Calls(#[from] seccompiler::Error),
-    /// The filter itself.
+    /// The system call filter could not be built.
     #[error("seccomp filter: {0}")]
     Filter(#[from] seccompiler::BackendError),
 }
 
-/// Before any of the guest's data is seen: no core dump, no debugger of the same user, all memory in
-/// memory, from now on too.
+/// Call this before the pager sees any of the guest's data. It forbids core dumps and debuggers of
+/// the same user, and locks all present and future memory.
 pub fn protect_memory() {
     let none = Rlimit {
         current: Some(0),
@@ -55,14 +56,14 @@ pub fn protect_memory() {
     }
 }
 
-/// After everything has been opened, before there are other threads. `pagefiles`: those whose names are to be
-/// removed at the end.
+/// Call this after everything has been opened and before other threads exist. `pagefiles` are those
+/// whose names are removed at the end.
 pub fn drop_privileges(pagefiles: &[&Path]) -> Result<(), HardenError> {
     restrict_files(pagefiles)?;
     restrict_calls()
 }
 
-/// Nothing can be opened any more.
+/// Forbids opening any file.
 fn restrict_files(pagefiles: &[&Path]) -> Result<(), HardenError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -93,7 +94,7 @@ fn restrict_calls() -> Result<(), HardenError> {
     Ok(())
 }
 
-/// What serving takes, by what it is for.
+/// The system calls that a serving pager makes, grouped by purpose.
 const NEEDED: [libc::c_long; 61] = [
     // Xen's devices, the pagefile, xenstore, logs.
     libc::SYS_read,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What other threads have for the main thread.
+//! What other threads send to the main thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -12,14 +12,14 @@ use super::event_channel::EventChannel;
 use super::machine::MachineEvent;
 
 bitflags! {
-    /// Updates. Each stays until it is taken; the same twice is once.
+    /// Updates. Each stays set until it is taken; setting it twice has no further effect.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Updates: u32 {
-        /// Time has passed.
+        /// A tick is due.
         const TICK = 1 << 0;
-        /// A signal says to bring everything back.
+        /// A signal asks for everything to be paged back in.
         const STOP = 1 << 1;
-        /// The guest is gone, or the machine.
+        /// The guest or the machine is gone.
         const GONE = 1 << 2;
         /// A batch is done.
         const DONE = 1 << 3;
@@ -29,12 +29,12 @@ bitflags! {
         const RESIDENT = 1 << 5;
         /// A scan is done.
         const SCANNED = 1 << 6;
-        /// An operator asks for something.
+        /// An operator has sent a request.
         const ASKED = 1 << 7;
     }
 }
 
-/// Shared by all threads of the pager.
+/// The inbox, shared by all threads of the pager.
 #[derive(Debug)]
 pub(super) struct Inbox {
     updates: AtomicU32,
@@ -46,12 +46,12 @@ pub(super) struct Inbox {
     event: EventChannel,
 }
 
-/// What is known of the memory that the guest has and may have.
+/// The memory that the guest has and may have, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 struct GuestMemoryBounds {
-    /// As the guest's operator set it; below zero it is the maximum.
+    /// The target that the guest's operator set. Below zero, it means the maximum.
     target: Option<i64>,
-    /// What the guest may have while the host is short of memory.
+    /// The most pages that the guest may have while the host is short of memory.
     allowed: Option<u64>,
     resident: Option<u64>,
 }
@@ -70,7 +70,7 @@ impl GuestMemoryBounds {
 }
 
 impl Inbox {
-    /// An empty one, with room for so many batches. `event` is where the main thread waits.
+    /// Creates an empty inbox for this many batches. The main thread waits on `event`.
     pub(super) fn new(event: EventChannel, batches: usize) -> Self {
         Self {
             updates: AtomicU32::new(0),
@@ -83,28 +83,28 @@ impl Inbox {
         }
     }
 
-    /// Tells the main thread.
+    /// Wakes the main thread with these updates.
     pub(super) fn notify(&self, updates: Updates) {
-        // What an update is about is stored before its bit: pairs with the swap in `take`.
+        // The data of an update is stored before its bit: pairs with the swap in `take`.
         self.updates.fetch_or(updates.bits(), Ordering::Release);
         if let Err(errno) = self.event.kick() {
             tracing::error!(%errno, "the main thread cannot be woken");
         }
     }
 
-    /// Hands a batch back.
+    /// Returns a batch to the main thread.
     pub(super) fn return_batch(&self, batch: Batch) {
         self.done.lock().push(batch);
         self.notify(Updates::DONE);
     }
 
-    /// Hands the scan back: there is one at a time.
+    /// Returns the scan to the main thread. There is one scan at a time.
     pub(super) fn return_scan(&self, scan: Scan) {
         *self.scanned.lock() = Some(scan);
         self.notify(Updates::SCANNED);
     }
 
-    /// Passes on what the machine tells.
+    /// Passes on a notice of the machine.
     pub(super) fn on_machine_event(&self, event: MachineEvent) {
         match event {
             MachineEvent::Target(pages) => {
@@ -119,7 +119,7 @@ impl Inbox {
         }
     }
 
-    /// What the guest may have in memory while the host is short of it; `None`: the host is not.
+    /// Sets how many pages the guest may have resident. `None`: the host is not short of memory.
     pub(super) fn allow(&self, pages: Option<u64>) {
         let before = std::mem::replace(&mut self.memory.lock().allowed, pages);
         if before != pages {
@@ -127,13 +127,13 @@ impl Inbox {
         }
     }
 
-    /// What the host allows, and what the guest's own target is, if it bounds anything.
+    /// The host's limit and the guest's own target, where they are set.
     pub(super) fn bounds(&self) -> (Option<u64>, Option<u64>) {
         let memory = self.memory.lock();
         (memory.allowed, memory.own_target())
     }
 
-    /// The main thread has ended: there is nobody to tell.
+    /// Notes that the main thread has ended, so that nothing is sent to it any more.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -143,13 +143,13 @@ impl Inbox {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Passes an operator's request on.
+    /// Passes on an operator's request.
     pub(super) fn push_request(&self, request: Request, client: ControlClient) {
         self.asked.lock().push((request, client));
         self.notify(Updates::ASKED);
     }
 
-    /// Main thread: an operator's request.
+    /// Main thread: the next request of an operator.
     pub(super) fn asked(&self) -> Option<(Request, ControlClient)> {
         self.asked.lock().pop()
     }
@@ -162,22 +162,22 @@ impl Inbox {
         Updates::from_bits_retain(self.updates.swap(0, Ordering::Acquire))
     }
 
-    /// Main thread: a batch that is done.
+    /// Main thread: the next batch that is done.
     pub(super) fn done(&self) -> Option<Batch> {
         self.done.lock().pop()
     }
 
-    /// Main thread: the scan that is done.
+    /// Main thread: the scan, once it is done.
     pub(super) fn scanned(&self) -> Option<Scan> {
         self.scanned.lock().take()
     }
 
-    /// Main thread: the target, or what the host allows if that is less.
+    /// Main thread: the target, or the host's limit if that is lower.
     pub(super) fn target(&self) -> i64 {
         self.memory.lock().target()
     }
 
-    /// Main thread: the last size, where the machine tells.
+    /// Main thread: the guest's last known size, if the machine reports it.
     pub(super) fn resident(&self) -> Option<u64> {
         self.memory.lock().resident
     }

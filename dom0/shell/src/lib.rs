@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager's hands: threads, descriptors and memory around the [core](pager_core), on whichever
-//! [machine](Machine).
+//! Threads, descriptors and I/O around the [core](pager_core), for any kind of [machine](Machine).
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | main | read of the machine's event | the core; pages that somebody waits for, read and prepped here |
+//! | main | read of the machine's event | the core; reads and preps pages that somebody waits for |
 //! | hypercalls | its queue | page-out, and page-in ahead of need: calls to the machine |
-//! | store | its queue | the same: frames and slots |
-//! | watch | the machine's notices | target, balloon, guest gone, machine gone |
-//! | reporter | a clock | metrics, to whoever wants them |
-//! | control | a socket | what an operator asks for |
-//! | ticker, signals | a clock, signals | what their names say |
+//! | store | its queue | page-out, and page-in ahead of need: frames and slots |
+//! | watch | the machine's notices | target, balloon, end of the guest, end of the machine |
+//! | reporter | a clock | metrics, for all who read them |
+//! | control | a socket | requests of an operator |
+//! | ticker, signals | a clock, signals | ticks, signals |
 //!
-//! Beside the pagers of all guests of a process:
+//! A process has two more threads for the pagers of all its guests:
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
 //! | metrics | a socket | metrics, for Prometheus |
-//! | balancer | a clock | what each guest may have while the host is short of memory |
+//! | balancer | a clock | how much memory each guest may have while the host is short of it |
 //!
-//! The others hand what they have to the main thread through the inbox and kick its event, so
-//! that it waits in one place only: on the embedded host a fault costs the main thread two system calls,
-//! one blocking read and the doorbell. Nothing is allocated for it, and the memory it uses is
-//! locked.
+//! The other threads leave their messages in the inbox and kick the main thread's event, so the
+//! main thread waits in one place only. On the embedded host a fault costs the main thread two
+//! system calls, one blocking read and the doorbell. The main thread allocates nothing for a fault,
+//! and the memory that it uses is locked.
 
 mod buffers;
 pub mod console;

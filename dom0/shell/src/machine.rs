@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the shell asks of the machine whose guest it pages: the seam between serving and a hypervisor.
+//! The interface between the shell and the machine whose guest it pages.
 //!
-//! Two machines implement it: Xen, and the embedded host. What attaching yields comes apart by thread: the main thread has [`EventPort`] and [`Preps`], the caller
-//! [`Calls`], the store worker [`Frames`], the watch thread [`Watch`].
+//! Two machines implement it: Xen and the embedded host. [`Machine::attach`] returns one part for
+//! each thread: [`EventPort`] and [`Preps`] for the main thread, [`Calls`] for the hypercall
+//! worker, [`Frames`] for the store worker, and [`Watch`] for the watch thread.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -16,89 +17,92 @@ use pager_store::PageBuf;
 use super::buffers::BufferPlace;
 use super::event_channel::EventChannel;
 
-/// Why the machine as a whole fails, and not for one page: each kind of machine has its reasons.
+/// Why the machine as a whole fails, as opposed to one page. Each kind of machine has its own
+/// reasons.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct MachineError(Box<dyn Error + Send + Sync>);
 
 impl MachineError {
-    /// For a machine's own error.
+    /// Wraps a machine's own error.
     pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
 }
 
-/// What a pager may know before it attaches.
+/// What a pager knows of a guest before it attaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInfo {
-    /// The guest's size at most (`max_pages`): the bound of any target.
+    /// The guest's maximum size (`max_pages`). It bounds every target.
     pub max_pages: u64,
-    /// Pages that are out already, and whoever attaches now knows nothing of.
+    /// Pages that are out already. A pager that attaches now does not know them.
     pub out_pages: u64,
-    /// Where it may have memory, lowest first. Holes in it are refused page by page.
+    /// The ranges in which the guest may have memory, lowest first. Holes in them are refused page
+    /// by page.
     pub memory: Vec<RangeInclusive<u64>>,
-    /// The CPU on which the machine handles faults, and the pager is to.
+    /// The CPU on which the machine handles faults. The pager should run on it too.
     pub cpu: Option<usize>,
 }
 
-/// A guest that has been found and is not paged yet.
+/// A guest that has been found and has no pager yet.
 pub trait Machine {
-    /// What is known of it.
+    /// What is known of the guest.
     fn guest(&self) -> &GuestInfo;
 
-    /// Becomes its pager, with so many buffers for pages on their way in. Paging is enabled from here
-    /// on. After an error everything is as it was.
+    /// Attaches as the guest's pager, with this many buffers for pages on their way in. Paging is
+    /// enabled afterwards. An error leaves everything as it was.
     fn attach(self: Box<Self>, buffers: usize) -> Result<Attached, MachineError>;
 }
 
 /// What a pager gets when it attaches.
 pub struct Attached {
-    /// The ring, just set up.
+    /// The ring, in its initial state.
     pub ring: SharedPage,
-    /// As many buffers as were asked for, in memory that is locked if the system allows it.
+    /// The requested buffers, in memory that is locked if the system allows it.
     pub buffers: &'static mut [PageBuf],
     /// Main thread: sleeps and wakes.
     pub event_port: Box<dyn EventPort>,
-    /// Main thread: pages that somebody waits for.
+    /// Main thread: preps pages that somebody waits for.
     pub preps: Box<dyn Preps>,
-    /// Hypercall worker: everything else.
+    /// Hypercall worker: all other calls.
     pub calls: Box<dyn Calls>,
-    /// Store worker: what goes to the store.
+    /// Store worker: reads pages that go to the store.
     pub frames: Box<dyn Frames>,
-    /// Watch thread.
+    /// Watch thread: receives notices.
     pub watch: Box<dyn Watch>,
-    /// Whether [`Calls::scan`] says which pages are used.
+    /// Whether [`Calls::scan`] reports which pages are used.
     pub has_access_bits: bool,
-    /// Reporter thread: where the host's operators look.
+    /// Reporter thread: publishes metrics for the host's operators.
     pub publish: Option<Box<dyn Publish>>,
 }
 
 /// Where the main thread sleeps, and how it wakes the machine.
 pub trait EventPort: Send {
-    /// What other threads kick to wake the main thread.
+    /// The channel that other threads kick to wake the main thread.
     fn waker(&self) -> std::io::Result<EventChannel>;
 
     /// Sleeps until the machine or another thread has kicked since the last call.
     fn wait(&mut self) -> rustix::io::Result<()>;
 
-    /// Wakes the machine: there are answers on the ring, or posted preps.
+    /// Wakes the machine: the ring has responses, or preps have been posted.
     fn notify(&mut self) -> rustix::io::Result<()>;
 }
 
-/// Preps of pages that somebody waits for. Nothing is allocated here, and nobody sleeps.
+/// Preps of pages that somebody waits for. They neither allocate nor sleep.
 pub trait Preps: Send {
-    /// Preps every page of the batch from its buffer in the set. The batch comes back at once with its
-    /// outcomes set, or from a later [`Self::collect_done`] once the machine has been rung.
+    /// Preps every page of the batch from its buffer in the set. The batch is returned at once with
+    /// its outcomes set, or by a later [`Self::collect_done`] after the machine has been notified.
     fn prep(&mut self, batch: Batch, buffers: BufferPlace) -> Option<Batch>;
 
-    /// Hands on the batches that have been done since.
+    /// Passes on the batches that have been done since the last call.
     fn collect_done(&mut self, done: &mut dyn FnMut(Batch));
 
-    /// The machine is gone: hands on what will not be done any more.
+    /// The machine is gone: passes on the batches that will not be done any more.
     fn abandon(&mut self, done: &mut dyn FnMut(Batch));
 }
 
-/// Calls on many pages, each of whose outcomes is set. An error as a whole is the machine's end.
+/// Calls for many pages. Each page has its own outcome; an error of the whole call means that the
+/// machine has failed.
 pub trait Calls: Send {
     /// [`Step::Nominate`](pager_core::Step::Nominate).
     fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
@@ -106,52 +110,52 @@ pub trait Calls: Send {
     /// [`Step::Evict`](pager_core::Step::Evict).
     fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
-    /// [`Step::Restore`](pager_core::Step::Restore): the main thread answers meanwhile.
+    /// [`Step::Restore`](pager_core::Step::Restore). The main thread answers requests meanwhile.
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError>;
 
-    /// Whether [`Self::restore`] is one call for many pages, and tells a page that was nominated from one that
-    /// was not.
+    /// Whether [`Self::restore`] is one call for many pages that reports which of them were
+    /// nominated.
     fn restores_at_once(&self) -> bool;
 
     /// [`Step::Prep`](pager_core::Step::Prep), from the buffers of the set.
     fn prep(&mut self, pages: &mut [Page], buffers: BufferPlace) -> Result<(), MachineError>;
 
-    /// Reads and clears accessed bits. A scan that is not carried out is left as it came.
+    /// Reads and clears accessed bits. A scan that cannot be carried out is left unchanged.
     fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError>;
 
-    /// Detaches; nothing may be out. False: vcpus are queued for the ring. They are to be
-    /// answered, and this tried again.
+    /// Detaches. No page may be out. `false`: vcpus are in the wait queue. Answer them and try
+    /// again.
     fn disable(&mut self) -> Result<bool, MachineError>;
 }
 
 /// Where metrics are published.
 pub trait Publish: Send {
-    /// Replaces what was published last by this line.
+    /// Publishes this line in place of the last one.
     fn publish(&mut self, line: &str);
 }
 
 /// The frames of nominated pages.
 pub trait Frames: Send {
-    /// Copies them. Entry n of each list belongs to page n; what could not be read has an errno, and
-    /// its copy means nothing. Nothing stays mapped.
+    /// Copies the frames. Entry n of each list belongs to page n. A page that could not be read has
+    /// an errno, and its copy is not valid. Nothing stays mapped.
     fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]);
 }
 
-/// A host that says how much of its memory is free.
+/// A host that reports how much of its memory is free.
 pub trait FreeMemory: Debug + Send {
-    /// All of its pages.
+    /// The number of all its pages.
     fn total_pages(&self) -> u64;
 
-    /// Pages that are free now.
+    /// The number of pages that are free now.
     fn free_pages(&mut self) -> Result<u64, MachineError>;
 }
 
-/// What the machine tells a pager unasked.
+/// What the machine reports to a pager without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineEvent {
-    /// How many pages the guest is to have resident (`memory/target-tot_pages`).
+    /// The number of pages that the guest is to have resident (`memory/target-tot_pages`).
     Target(i64),
-    /// How many it has (`tot_pages`).
+    /// The number of pages that it has (`tot_pages`).
     Resident(u64),
     /// The guest is gone (`@releaseDomain`).
     DomainGone,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a pager says of itself while it runs: metrics for the terminal, xenstore, Prometheus and systemd.
+//! What a running pager reports: metrics for the terminal, xenstore, Prometheus and systemd.
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
@@ -11,45 +11,45 @@ use pager_store::IoCounts;
 
 use super::demand::REQUESTS;
 
-/// The longest time told apart: an hour.
+/// The longest time that is recorded exactly: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
-/// A snapshot, made by the main thread at each tick.
+/// A snapshot of the metrics. The main thread makes one at each tick.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
-    /// Ticks so far: a main thread that does not count on does not run.
+    /// Ticks so far. If the number does not grow, the main thread hangs.
     pub ticks: u64,
-    /// Pages that the guest has in memory.
+    /// Pages of the guest that are resident.
     pub resident_pages: u64,
-    /// What it may have there while the host is short of memory.
+    /// The most pages that the guest may have resident while the host is short of memory.
     pub balance_limit_pages: Option<u64>,
-    /// From request to answer, of half the requests so far, in microseconds.
+    /// The median time from request to response so far, in microseconds.
     pub fault_p50_us: u64,
-    /// The same of 99 in 100.
+    /// The 99th percentile of the same time.
     pub fault_p99_us: u64,
-    /// The core's.
+    /// The metrics of the core.
     pub progress: Progress,
-    /// The store's.
+    /// The metrics of the store.
     pub store: IoCounts,
 }
 
-/// How a metric behaves.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// It only grows.
     Counter,
-    /// Goes up and down.
+    /// It grows and shrinks.
     Gauge,
 }
 
 impl Metrics {
-    /// Name, behaviour and value of each.
+    /// Name, kind and value of each metric.
     pub fn list(&self) -> [(&'static str, Kind, u64); 25] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
             ("resident_pages", Gauge, self.resident_pages),
-            // Where nothing bounds them, all.
+            // Without a limit, the value is the guest's size.
             (
                 "balance_limit_pages",
                 Gauge,
@@ -85,7 +85,7 @@ impl Metrics {
         ]
     }
 
-    /// All of them in one line, as `xenpaging status` reads it.
+    /// All metrics in one line, as `xenpaging status` reads it.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for (name, _, value) in self.list() {
@@ -95,7 +95,7 @@ impl Metrics {
         line
     }
 
-    /// For people: with the snapshot of a second before.
+    /// A line for a person, with rates since the snapshot `before`, one second ago.
     pub fn since(&self, before: &Self) -> impl fmt::Display {
         let (now, then) = (self.progress, before.progress);
         let (metrics, out, home) = (
@@ -118,7 +118,8 @@ impl Metrics {
     }
 }
 
-/// As Prometheus reads it (text format 0.0.4): of several guests, each with labels of its own like `{domain="1"}`.
+/// All metrics in Prometheus' text format 0.0.4. Each guest has its own labels, such as
+/// `{domain="1"}`.
 pub(super) fn prometheus(guests: &[(&str, Metrics)]) -> String {
     let mut text = String::new();
     for (nth, (name, kind, _)) in Metrics::default().list().into_iter().enumerate() {
@@ -135,7 +136,7 @@ pub(super) fn prometheus(guests: &[(&str, Metrics)]) -> String {
     text
 }
 
-/// From request to answer. Records without allocating.
+/// The times from request to response. Records without allocating.
 #[derive(Debug)]
 pub(super) struct Faults {
     asked: Vec<(Gfn, Instant)>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Metrics of all guests of this process, for Prometheus.
+//! Serves the metrics of all guests of this process to Prometheus.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,17 +8,17 @@ use std::time::Duration;
 use super::metrics::prometheus;
 use super::pressure::PagerHandle;
 
-/// What a client that asks for metrics has to say at most, and how long it may take.
+/// The most bytes of a client's request, and the longest that the client may take.
 const REQUEST_BYTES: usize = 4096;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where Prometheus asks: one client at a time.
+/// Opens the socket at which Prometheus connects, one client at a time.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address)
 }
 
-/// Answers every client until the process ends. Each guest comes with its labels, as `{name="value"}`; one that is gone is not
-/// spoken of any more.
+/// Answers clients until the process ends. Each guest's metrics carry its labels, such as
+/// `{name="value"}`. A guest that is gone is left out.
 pub fn serve(listener: &TcpListener, guests: &[(String, PagerHandle)]) {
     for client in listener.incoming() {
         let answered = client.and_then(|client| answer(client, guests));
@@ -84,7 +84,8 @@ mod tests {
         assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
         assert!(reply.contains("xenpaging_resident_pages{domain=\"3\"} 77\n"));
         assert!(ask(address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
-        // A client that says too much, or nothing, is let go; the next one is served.
+        // The server closes the connection of a client that sends too much, or nothing, and serves
+        // the next.
         assert_eq!(ask(address, &"x".repeat(REQUEST_BYTES)), "");
         drop(TcpStream::connect(address).unwrap());
         assert!(ask(address, "GET /metrics HTTP/1.0\r\n\r\n").contains(" 77\n"));

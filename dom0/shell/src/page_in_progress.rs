@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far paging everything back in is: a bar on a terminal, elsewhere a line now and then.
+//! The progress of paging everything back in: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt::Write;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// Ticks from one plain line to the next: two seconds.
+/// Ticks between two plain lines: two seconds.
 const LINE_TICKS: u32 = 20;
 
-/// Progress, shown until it is dropped.
+/// The progress. It is shown until it is dropped.
 #[derive(Debug)]
 pub(super) struct PageInProgress {
     bar: ProgressBar,
@@ -16,7 +16,7 @@ pub(super) struct PageInProgress {
 }
 
 impl PageInProgress {
-    /// So many pages are out. A terminal has room for the bar of one guest.
+    /// Starts with this many pages out. A terminal has room for the bar of one guest only.
     pub(super) fn new(out_pages: u64, alone: bool) -> Self {
         let bar = ProgressBar::new(out_pages);
         if !alone {
@@ -30,7 +30,7 @@ impl PageInProgress {
             "paging back in {wide_bar} {pos}/{len} pages, {rate}, {eta} left",
         );
         let rate = |state: &ProgressState, to: &mut dyn Write| {
-            // Nowhere to say that it cannot be said.
+            // An error cannot be reported here, so it is ignored.
             let _ = write!(to, "{:.0} pages/s", state.per_sec());
         };
         let bar = match style {
@@ -40,13 +40,13 @@ impl PageInProgress {
         Self { bar, ticks: 0 }
     }
 
-    /// So many are out now.
+    /// Updates the number of pages that are still out.
     pub(super) fn left(&self, out_pages: u64) {
         let all = self.bar.length().unwrap_or(out_pages);
         self.bar.set_position(all.saturating_sub(out_pages));
     }
 
-    /// Time passes. Yields the line to be printed, if one is due and there is no bar to be seen.
+    /// Counts a tick. Returns the line to print, if one is due and no bar is visible.
     pub(super) fn tick(&mut self) -> Option<String> {
         self.ticks += 1;
         let due = self.bar.is_hidden() && self.ticks.is_multiple_of(LINE_TICKS);

@@ -8,7 +8,7 @@ use pager_store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Wr
 use super::buffers::BufferSet;
 use super::machine::Frames;
 
-/// Lists that the store is called with, kept for their memory.
+/// Lists for calls of the store, kept so that their memory is reused.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     slots: Vec<Slot>,
@@ -19,7 +19,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// With room for loading batches of so many pages.
+    /// Reserves room to load batches of this many pages.
     pub(super) fn with_capacity(pages: usize) -> Self {
         Self {
             slots: Vec::with_capacity(pages),
@@ -46,7 +46,8 @@ pub(super) fn load(
             rest = &mut rest[1..];
             continue;
         };
-        // A batch's buffers ascend; one call for each stretch without a gap, which is one for nearly all.
+        // The buffers of a batch ascend. Each stretch without a gap is read with one call; nearly
+        // all batches are one stretch.
         let start = page.buffer();
         let slots = rest.iter().enumerate().map_while(|(n, page)| {
             let ascends = page.buffer() == start + n;
@@ -70,8 +71,9 @@ pub(super) fn load(
     }
 }
 
-/// Writes each page's frame to its slot, where that is needed. A page has been saved once the store's device
-/// has it: what a cache has taken may still fail, and then the page would be out already.
+/// Writes each page's frame to its slot, where that is needed. A page counts as saved once the
+/// store's device has it: a write that is only cached may still fail, and by then the page would be
+/// paged out.
 pub(super) fn save(
     store: &dyn PageStore,
     frames: &mut dyn Frames,
@@ -111,10 +113,10 @@ pub(super) fn write_back(
     write(store, batch, scratch, &mut fill);
 }
 
-/// Copies the contents of the nth of these pages, and of those after it, into buffers.
+/// Copies the contents of the nth page and of those after it into buffers.
 type FillPages<'a> = dyn FnMut(&[Page], usize, &mut [PageBuf]) + 'a;
 
-/// Writes pages whose contents are filled in, and waits for the device.
+/// Writes pages with their contents, and waits for the device.
 fn write(
     store: &dyn PageStore,
     batch: &mut Batch,

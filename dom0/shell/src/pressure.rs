@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The balancer's thread: facts about the host and its guests into the [balance](pager_core::balance), and what each guest may have
-//! in memory out of it, to be followed as any other target.
+//! The balancer's thread. It passes facts about the host and its guests to the
+//! [balance](pager_core::balance), and the resulting limits to the guests' pagers, which follow
+//! them like any other target.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,10 +14,10 @@ use super::machine::{FreeMemory, MachineError};
 use super::metrics::Metrics;
 use super::reporter::MetricsCell;
 
-/// Time between two looks: long enough for a batch to go out.
+/// The time between two looks: long enough for a batch to go out.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What others may know of a pager that serves, and tell it.
+/// What other threads use to watch and steer a serving pager.
 #[derive(Clone, Debug)]
 pub struct PagerHandle {
     pub(super) inbox: Arc<Inbox>,
@@ -24,28 +25,28 @@ pub struct PagerHandle {
 }
 
 impl PagerHandle {
-    /// As of the last tick.
+    /// The metrics as of the last tick.
     pub fn metrics(&self) -> Metrics {
         self.metrics_cell.metrics()
     }
 
-    /// Whether its guest is paged no more.
+    /// Whether the guest is not paged any more.
     pub fn is_finished(&self) -> bool {
         self.metrics_cell.is_over()
     }
 }
 
-/// Where the host's free memory is to be learned.
+/// The source of the host's free memory.
 #[derive(Debug)]
 pub enum HostMemory {
-    /// From the host.
+    /// The host reports it.
     Queried(Box<dyn FreeMemory>),
-    /// The host has so many pages, and what its guests do not hold is free.
+    /// The host has this many pages; those that its guests do not hold are free.
     Fixed(u64),
 }
 
 impl HostMemory {
-    /// All of it.
+    /// The number of all pages of the host.
     pub fn total_pages(&self) -> u64 {
         match self {
             Self::Queried(host) => host.total_pages(),
@@ -64,16 +65,16 @@ impl HostMemory {
     }
 }
 
-/// A guest among others.
+/// One of the guests that are balanced.
 #[derive(Debug)]
 pub struct BalancedGuest {
-    /// The domain.
+    /// The domain's id.
     pub id: u32,
-    /// Its share beside the others.
+    /// Its share, relative to the other guests.
     pub share: u32,
-    /// Pages that it cannot give.
+    /// Pages that cannot be taken from it.
     pub floor: u64,
-    /// Its pager.
+    /// The handle of its pager.
     pub handle: PagerHandle,
 }
 
@@ -95,7 +96,7 @@ impl BalancedGuest {
     }
 }
 
-/// Balances until the last of these guests is paged no more.
+/// Balances until none of these guests is paged any more.
 pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<BalancedGuest>) {
     let mut pressure = Pressure::None;
     let mut fails = false;
@@ -142,7 +143,7 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<Balance
 
 #[cfg(test)]
 impl PagerHandle {
-    /// Of no pager.
+    /// A handle without a pager.
     pub(super) fn detached() -> Self {
         let event = super::event_channel::EventChannel::new().unwrap();
         Self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reporter thread: once a second it passes the metrics on to whoever wants them, so that the main
-//! thread waits for none of them.
+//! The reporter thread. Once a second it passes the metrics on, so that the main thread waits for
+//! no reader of them.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -12,7 +12,7 @@ use super::machine::Publish;
 use super::metrics::Metrics;
 use super::service::ServiceMember;
 
-/// Where the main thread leaves its metrics.
+/// The cell in which the main thread leaves its metrics.
 #[derive(Debug, Default)]
 pub(super) struct MetricsCell {
     state: Mutex<State>,
@@ -23,19 +23,19 @@ pub(super) struct MetricsCell {
 struct State {
     metrics: Metrics,
     ended: bool,
-    /// The terminal has a line that is drawn over.
+    /// The terminal shows a line that is drawn over.
     live: bool,
 }
 
 impl MetricsCell {
-    /// With `live`, a terminal has a line of metrics.
+    /// With `live`, a terminal shows a line of metrics.
     pub(super) fn new(live: bool) -> Self {
         let metrics_cell = Self::default();
         metrics_cell.state.lock().live = live && io::stderr().is_terminal();
         metrics_cell
     }
 
-    /// Somebody else draws on the terminal from here on.
+    /// Stops drawing, because another part draws on the terminal from now on.
     pub(super) fn give_up_terminal(&self) {
         let mut state = self.state.lock();
         if std::mem::take(&mut state.live) {
@@ -43,7 +43,7 @@ impl MetricsCell {
         }
     }
 
-    /// Draws the line over the last one; whether there is a place for it.
+    /// Draws the line over the last one. Returns whether a terminal shows it.
     fn draw(&self, line: &str) -> bool {
         let state = self.state.lock();
         if state.live {
@@ -56,7 +56,7 @@ impl MetricsCell {
         self.state.lock().metrics = *metrics;
     }
 
-    /// There will be no more.
+    /// Notes that no more metrics follow.
     pub(super) fn end(&self) {
         self.state.lock().ended = true;
         self.ended.notify_all();
@@ -66,12 +66,12 @@ impl MetricsCell {
         self.state.lock().metrics
     }
 
-    /// Whether there will be no more.
+    /// Whether no more metrics follow.
     pub(super) fn is_over(&self) -> bool {
         self.state.lock().ended
     }
 
-    /// The metrics in a second; `None` once there are no more.
+    /// Waits a second and returns the metrics; `None` once no more follow.
     fn next(&self) -> Option<Metrics> {
         let mut state = self.state.lock();
         if !state.ended {
@@ -81,16 +81,16 @@ impl MetricsCell {
     }
 }
 
-/// Back to the start of the line, and nothing on it.
+/// Returns to the start of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The terminal may be gone.
+/// Draws and ignores errors: the terminal may be gone.
 fn draw(text: impl Display) {
     let _ = write!(io::stderr(), "{text}");
 }
 
-/// Passes metrics on until there are no more.
+/// Passes metrics on until no more follow.
 pub(super) fn report(
     metrics_cell: &MetricsCell,
     mut publish: Option<Box<dyn Publish>>,
@@ -106,7 +106,7 @@ pub(super) fn report(
         if let Some(publish) = &mut publish {
             publish.publish(&now.line());
         }
-        // A main thread that does not count on does not live.
+        // A main thread whose ticks do not grow hangs.
         member.report(&line, now.ticks != before.ticks);
         before = now;
     }

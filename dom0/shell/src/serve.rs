@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The main thread: events into the core, actions out of it.
+//! The main thread: passes events to the core and carries out its actions.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -22,61 +22,62 @@ use super::reporter::MetricsCell;
 use super::socket::Listener;
 use super::worker::Queues;
 
-/// Ticks from one count of how long faults take to the next.
+/// Ticks between two computations of the quantiles of fault times.
 const QUANTILE_TICKS: u64 = 10;
-/// How often disabling is tried while vcpus are queued for the ring, and how long to wait in
-/// between.
+/// How often the shell tries to disable paging while vcpus are in the wait queue. A fixed pause
+/// separates the attempts.
 const DISABLE_ATTEMPTS: u32 = 500;
 const DISABLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// How it ended.
+/// How a pager ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// The core's last word.
+    /// The core's summary.
     pub summary: Summary,
-    /// Its metrics.
+    /// The core's metrics.
     pub progress: Progress,
-    /// The store's.
+    /// The store's metrics.
     pub store: IoCounts,
 }
 
-/// A pager at work.
+/// A running pager.
 pub struct Shell {
     pub(super) pager: Pager,
     pub(super) actions: Actions,
-    /// Batches that were run on the spot.
+    /// Batches that were run at once.
     pub(super) ready: Vec<Batch>,
     pub(super) demand: DemandLane,
     pub(super) back: Back,
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
     pub(super) control: Control,
-    /// Ends with it.
+    /// Dropped together with the shell.
     pub(super) _beside: Beside,
     pub(super) inbox: Arc<Inbox>,
     pub(super) queues: Arc<Queues>,
     pub(super) event_port: Box<dyn EventPort>,
-    /// The machine is to be rung.
+    /// The machine has to be notified.
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
     pub(super) faults: Faults,
     pub(super) metrics: Metrics,
-    /// Whose pager it is, where there are others in this process.
+    /// The name of the pager, if the process has several.
     pub(super) name: Option<String>,
-    /// Where the metrics go.
+    /// Where the metrics are left for the reporter.
     pub(super) metrics_cell: Arc<MetricsCell>,
-    /// `None` once it has been waited for.
+    /// `None` once it has been joined.
     pub(super) reporter: Option<JoinHandle<()>>,
-    /// While everything is paged back in.
+    /// Set while everything is paged back in.
     pub(super) page_in_progress: Option<PageInProgress>,
-    /// `None` once it has been waited for.
+    /// `None` once it has been joined.
     pub(super) hypercall_worker: Option<JoinHandle<Box<dyn Calls>>>,
-    /// The same.
+    /// `None` once it has been joined.
     pub(super) store_worker: Option<JoinHandle<()>>,
 }
 
-/// The threads that wait for what may never come: they end with the pager, so that those of other guests may go on without.
+/// The threads that may wait for ever. They end with the pager, so that the pagers of other guests
+/// can continue without them.
 pub(super) struct Beside {
     pub(super) inbox: Arc<Inbox>,
     pub(super) signals: Handle,
@@ -94,7 +95,7 @@ impl Drop for Beside {
 }
 
 impl Shell {
-    /// Pages until everything is back after a signal, or the guest is gone.
+    /// Pages the guest until a signal has brought everything back, or until the guest is gone.
     pub fn serve(mut self) -> Result<Ended, ShellError> {
         let summary = loop {
             self.event_port.wait().map_err(ShellError::Events)?;
@@ -106,8 +107,8 @@ impl Shell {
         self.tear_down(summary)
     }
 
-    /// Looks at everything once; whether there was anything. The ring is looked at last: finding it
-    /// empty is what makes the machine send an event for the next request.
+    /// Polls every source once. Returns whether any had something. The ring is polled last: only
+    /// after the pager has found it empty does the machine send an event for the next request.
     fn round(&mut self) -> bool {
         let collected = self.collect_done();
         let updates = self.inbox.take();
@@ -224,7 +225,7 @@ impl Shell {
         self.execute();
     }
 
-    /// Carries the actions out, and what comes of them.
+    /// Carries out the actions, and those that result from them.
     fn execute(&mut self) {
         loop {
             for action in self.actions.drain() {
@@ -284,8 +285,8 @@ impl Shell {
         self.metrics_cell.post(metrics);
     }
 
-    /// Row B9. Paging is disabled only when nothing is out, so that no vcpu is left waiting for a page
-    /// that nobody brings.
+    /// Row B9. Paging is disabled only when no page is out, so that no vcpu is left waiting for a
+    /// page that nobody pages in.
     fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
         let (progress, store) = (self.pager.progress(), self.store.counts());
         self.page_in_progress = None;
@@ -293,7 +294,7 @@ impl Shell {
             tracing::error!("{gfn} is out and does not read back");
         }
         self.metrics_cell.end();
-        // What it has published goes with it.
+        // The published metrics are removed when the reporter ends.
         let _ = self.reporter.take().map(JoinHandle::join);
         self.queues.close();
         let store_worker = self.store_worker.take().map(JoinHandle::join);
@@ -311,7 +312,7 @@ impl Shell {
         })
     }
 
-    /// Requests still come while vcpus are queued for the ring.
+    /// Disables paging. Requests still arrive while vcpus are in the wait queue.
     fn disable(&mut self, calls: &mut dyn Calls) -> Result<(), ShellError> {
         for _ in 0..DISABLE_ATTEMPTS {
             if calls.disable()? {

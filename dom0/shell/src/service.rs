@@ -13,12 +13,12 @@ pub struct SystemdService(Arc<Mutex<Vec<State>>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Quiet,
-    /// It has shown that it lives since the watchdog was last told.
+    /// Has made progress since the watchdog was last told.
     Lives,
     Left,
 }
 
-/// One of them.
+/// One of these pagers.
 #[derive(Debug)]
 pub(super) struct ServiceMember {
     service: SystemdService,
@@ -37,12 +37,13 @@ impl SystemdService {
 }
 
 impl ServiceMember {
-    /// It pages. All have attached before the first of them does.
+    /// Reports that it pages. All pagers attach before the first of them pages.
     pub(super) fn begin(&self) {
         tell(&[NotifyState::Ready]);
     }
 
-    /// A line for people, and whether its main thread lives. The watchdog is told once all have shown that they do.
+    /// Reports a status line, and whether the main thread makes progress. The watchdog is told once
+    /// every pager has made progress.
     pub(super) fn report(&self, line: &str, lives: bool) {
         let status = NotifyState::Status(line);
         if lives && self.note(State::Lives) {
@@ -52,7 +53,7 @@ impl ServiceMember {
         }
     }
 
-    /// Its guest is paged no more; with the last one the process ends.
+    /// Reports that the guest is not paged any more. The process ends with the last one.
     pub(super) fn leave(&self) {
         self.note(State::Left);
         if self
@@ -66,7 +67,7 @@ impl ServiceMember {
         }
     }
 
-    /// Whether all that are left have shown that they live; then they have to show it again.
+    /// Whether all remaining pagers have made progress. If so, each has to show it again.
     fn note(&self, state: State) -> bool {
         let mut states = self.service.0.lock();
         states[self.place] = state;
@@ -81,7 +82,7 @@ impl ServiceMember {
     }
 }
 
-/// Without systemd this does nothing.
+/// Tells systemd. Without systemd this does nothing.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd is not told");

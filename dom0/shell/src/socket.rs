@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The socket between machine and pager, or pager and operator: packets of 64-bit words, and descriptors with them.
+//! The socket between machine and pager, or between pager and operator. It carries packets of
+//! 64-bit words, together with descriptors.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,9 +16,9 @@ use rustix::net::{
 };
 use zerocopy::IntoBytes as _;
 
-/// Words of a packet at most.
+/// The most words of a packet.
 pub const PACKET_WORDS: usize = 2049;
-/// Descriptors that go with one packet at most.
+/// The most descriptors that go with one packet.
 pub const MAX_FDS: usize = 8;
 /// How long a send waits for memory before it tries again.
 const MEMORY_PAUSE: Duration = Duration::from_millis(1);
@@ -26,7 +27,7 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Nobody listens under that name.
+    /// Nothing listens under that name.
     #[error("nobody listens as {name:?}: {errno}")]
     NoHost {
         /// The name.
@@ -34,15 +35,15 @@ pub enum ConnectError {
         /// The kernel's error.
         errno: Errno,
     },
-    /// Whoever listens under that name is another user.
+    /// The listener under that name belongs to another user.
     #[error("user {uid} listens as {name:?}")]
     Stranger {
         /// The name.
         name: String,
-        /// Whose it is.
+        /// The listener's user.
         uid: u32,
     },
-    /// The kernel refused a step.
+    /// A system call failed.
     #[error("{step}: {errno}")]
     System {
         /// The system call.
@@ -56,14 +57,16 @@ fn at(step: &'static str) -> impl Fn(Errno) -> ConnectError {
     move |errno| ConnectError::System { step, errno }
 }
 
-/// The peer, if it is neither this user nor root. Anybody may listen under, and connect to, any name.
+/// The peer's user, if it is neither this user nor root. Any user may listen under any name and
+/// connect to it.
 fn untrusted_peer(socket: &OwnedFd) -> Result<Option<u32>, Errno> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
     let is_known = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
     Ok((!is_known).then_some(peer.uid.as_raw()))
 }
 
-/// Where others connect: a name in the abstract namespace, so that nothing is left behind.
+/// The socket to which others connect. Its name is in the abstract namespace, so it leaves no file
+/// behind.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
@@ -71,12 +74,12 @@ pub struct Listener(OwnedFd);
 #[derive(Debug)]
 pub struct Connection(OwnedFd);
 
-/// A packet, received.
+/// A packet that was received.
 #[derive(Debug)]
 pub struct Received {
-    /// How many words of the buffer it filled.
+    /// How many words of the buffer the packet filled.
     pub words: usize,
-    /// Its descriptors, in the order they were sent.
+    /// The packet's descriptors, in the order in which they were sent.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -101,13 +104,13 @@ impl Listener {
         Ok(Self(socket))
     }
 
-    /// Nobody is let in any more: who waits in [`Self::accept`] gets an error.
+    /// Accepts no more connections: a thread that waits in [`Self::accept`] gets an error.
     pub fn close(&self) {
-        // It is a socket, and listens.
+        // This cannot fail: it is a socket, and it listens.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
-    /// The next one that runs as the same user, or as root; others are turned away.
+    /// Returns the next peer that runs as the same user or as root. Others are refused.
     pub fn accept(&self) -> Result<Connection, Errno> {
         loop {
             let socket = match rustix::net::accept_with(&self.0, SocketFlags::CLOEXEC) {
@@ -124,7 +127,7 @@ impl Listener {
 }
 
 impl Connection {
-    /// Connects to whoever listens as `name`, if it is the same user or root.
+    /// Connects to the listener `name`, if it runs as the same user or as root.
     pub fn connect(name: &str) -> Result<Self, ConnectError> {
         let socket = socket()?;
         let address =
@@ -142,12 +145,12 @@ impl Connection {
         }
     }
 
-    /// From now on waiting for a packet ends after so long, with EAGAIN.
+    /// From now on a wait for a packet ends after this time, with EAGAIN.
     pub fn set_timeout(&self, timeout: Duration) -> Result<(), Errno> {
         rustix::net::sockopt::set_socket_timeout(&self.0, Timeout::Recv, Some(timeout))
     }
 
-    /// Two connected ends: the second one is for the other process.
+    /// Creates two connected ends. The second one is for the other process.
     pub fn pair() -> Result<(Self, Self), Errno> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -158,7 +161,7 @@ impl Connection {
         Ok((Self(ours), Self(theirs)))
     }
 
-    /// An end that was received.
+    /// Wraps an end that was received.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -168,12 +171,12 @@ impl Connection {
         self.0.try_clone().map(Self)
     }
 
-    /// Sends a packet, waiting for room, and for memory.
+    /// Sends a packet, and waits for room and for memory.
     pub fn send(&self, words: &[u64], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         self.send_with(words, fds, SendFlags::NOSIGNAL)
     }
 
-    /// Sends a packet; EAGAIN if there is no room for it now, ENOBUFS or ENOMEM if there is no memory.
+    /// Sends a packet. EAGAIN: there is no room for it now. ENOBUFS or ENOMEM: there is no memory.
     pub fn try_send(&self, words: &[u64]) -> Result<(), Errno> {
         self.send_with(words, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
     }
@@ -195,8 +198,8 @@ impl Connection {
         })
     }
 
-    /// Waits for a packet. `None`: the other side is gone. EMSGSIZE: it was no whole number of
-    /// words, or too long.
+    /// Waits for a packet. `None`: the other side is gone. EMSGSIZE: the packet was too long, or
+    /// its length was not a whole number of words.
     pub fn receive(&self, words: &mut [u64; PACKET_WORDS]) -> Result<Option<Received>, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         loop {
@@ -232,10 +235,11 @@ impl Connection {
     }
 }
 
-/// Sends, and sends again after an error that passes and that the kernel returns with nothing sent.
+/// Sends, and tries again after a temporary error with which the kernel has sent nothing.
 ///
-/// Packets are charged to the memory cgroup, so a send that may wait for room waits for memory too: a lost
-/// reply, or a lost call, would be the end of the pager. It ends when the peer does, with EPIPE.
+/// Packets are charged to the memory cgroup. A send that may wait for room therefore waits for
+/// memory too: a lost reply, or a lost call, would end the pager. The attempts end with EPIPE when
+/// the peer is gone.
 fn until_sent(flags: SendFlags, mut send: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     loop {
         match send() {
@@ -289,7 +293,7 @@ mod tests {
         assert_eq!(b.receive(&mut words).unwrap_err(), Errno::MSGSIZE);
     }
 
-    /// A send that fails `times` times with `errno`, and how often it was tried.
+    /// Sends where `times` attempts fail with `errno`. Also returns the number of attempts.
     fn sends_after(flags: SendFlags, errno: Errno, times: u32) -> (Result<(), Errno>, u32) {
         let (a, b) = Connection::pair().unwrap();
         let mut tries = 0;
@@ -307,8 +311,8 @@ mod tests {
         (sent, tries)
     }
 
-    /// The kernel has sent nothing then, and packets are charged to the memory cgroup: a reply that is lost
-    /// would leave nobody to bring pages back.
+    /// The kernel has sent nothing then. Packets are charged to the memory cgroup, and if a reply
+    /// were lost, nobody would page the guest's pages in.
     #[test]
     fn a_send_that_finds_no_memory_is_tried_again() {
         for errno in [Errno::INTR, Errno::NOBUFS, Errno::NOMEM] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Starting: attaching to the machine, and the threads beside the main one.
+//! Start: attaches to the machine, and creates the threads beside the main one.
 
 use std::io;
 use std::sync::Arc;
@@ -32,31 +32,31 @@ use super::service::{ServiceMember, SystemdService};
 use super::socket::Listener;
 use super::worker::{HypercallWorker, Queues, StoreWorker};
 
-/// Room for a thread's calls: all of it is locked in memory, so not the usual 2 MiB.
+/// The stack size of a thread. All of it is locked in memory, so it is less than the usual 2 MiB.
 const STACK_BYTES: usize = 256 << 10;
 
-/// Time between two ticks.
+/// The time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How the shell goes about it.
+/// Options of the shell.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Whose pager it is, where there are others in this process.
+    /// The name of the pager, if the process has several.
     pub name: Option<String>,
-    /// Whether a terminal is to have a line of metrics.
+    /// Whether a terminal shows a line of metrics.
     pub live: bool,
     /// All pagers of this process.
     pub service: SystemdService,
-    /// Takes down the pages that accessed bits show to be used.
+    /// Records the pages that accessed bits show to be used.
     pub record: Option<Arc<Recorder>>,
-    /// The store's swap areas, if that is what it consists of.
+    /// The store's swap areas, if the store consists of them.
     pub areas: Option<Arc<Areas>>,
-    /// Where to listen to operators.
+    /// The name of the socket on which the pager listens for operators.
     pub control: Option<String>,
 }
 
-/// A pager that has attached and has everything open that it needs, but no threads yet: the time to give up whatever serving
-/// does not need.
+/// A pager that has attached and has opened everything it needs, but has no threads yet. This is
+/// the time to give up every right that serving does not need.
 pub struct Ready {
     pager: Pager,
     store: Arc<dyn PageStore>,
@@ -73,9 +73,9 @@ pub struct Ready {
 impl Ready {
     /// Attaches to the machine as its guest's pager.
     ///
-    /// Signals are taken from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all bring everything back
-    /// (row B3), of every guest of this process. Where the machine cannot say
-    /// which pages are used, the pager chooses by the policy that `blind` makes, if any.
+    /// Signals are handled from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all page everything of
+    /// every guest of this process back in (row B3). If the machine cannot report which pages are
+    /// used, the pager chooses victims by the policy that `blind` makes, if any.
     pub fn attach(
         options: Options,
         mut pager: Pager,
@@ -83,16 +83,17 @@ impl Ready {
         store: Arc<dyn PageStore>,
         machine: Box<dyn Machine>,
     ) -> Result<Self, ShellError> {
-        // Before anything is out, so that no signal finds the pager unprepared.
+        // Signals are handled before any page is out, so that no signal ends the pager then.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGALRM]).map_err(at("signals"))?;
-        // Writing beyond RLIMIT_FSIZE is an error of that write (EFBIG), not the end of the pager.
+        // With SIGXFSZ handled, a write beyond RLIMIT_FSIZE fails with EFBIG and does not end the
+        // pager.
         let ignored = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
         let metrics_cell = Arc::new(MetricsCell::new(options.live));
         let attached = machine.attach(buffers(&pager))?;
-        // Now that there is no other pager, whose socket it would be.
+        // The guest has no other pager now that could own the socket.
         let control = options.control.as_deref().and_then(hear);
         tracing::info!(accessed_bits = attached.has_access_bits, "attached");
         if options.record.is_some() && !attached.has_access_bits {
@@ -120,17 +121,17 @@ impl Ready {
         })
     }
 
-    /// For whoever looks after several pagers.
+    /// The handle, for a process that runs several pagers.
     pub fn handle(&self) -> &PagerHandle {
         &self.handle
     }
 
-    /// It is not to be a pager after all: another one of this process could not attach. Nothing is out.
+    /// Detaches, because another pager of this process could not attach. No page is out.
     pub fn detach(mut self) -> Result<bool, MachineError> {
         self.attached.calls.disable()
     }
 
-    /// Starts the threads beside the main one, which is the one that calls this and [`Shell::serve`].
+    /// Creates the other threads. The main thread is the one that calls this and [`Shell::serve`].
     pub fn start(self) -> Result<Shell, ShellError> {
         let Self {
             pager,
@@ -212,7 +213,7 @@ fn spawn<T: Send + 'static>(
 ) -> Result<JoinHandle<T>, ShellError> {
     let builder = thread::Builder::new().name(name.into());
     let builder = builder.stack_size(STACK_BYTES);
-    // What is logged by the thread is of the same guest.
+    // Log lines of the thread name the same guest.
     let guest = tracing::Span::current();
     let work = move || guest.in_scope(work);
     builder.spawn(work).map_err(at("thread"))
@@ -252,7 +253,7 @@ fn start_reporter(
     spawn("reporter", move || report(&metrics_cell, publish, &member))
 }
 
-/// A pager that nobody can talk to is still a pager.
+/// A pager without a control socket still works.
 fn hear(name: &str) -> Option<Listener> {
     let listener = Listener::bind(name);
     if let Err(error) = &listener {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The two threads for batches that nobody waits for, each of which takes one step at a time. The hypercall worker
-//! makes calls to the machine, the store worker moves pages to and from the store: while one batch is
-//! saved, another is nominated or evicted.
+//! The two threads for batches that nobody waits for. Each thread takes one step at a time. The
+//! hypercall worker makes calls to the machine; the store worker moves pages to and from the store.
+//! While one batch is saved, another is nominated or evicted.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::inbox::{Inbox, Updates};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
 
-/// Something to be done by one of the threads.
+/// A job for one of the threads.
 #[derive(Debug)]
 enum Job {
     Batch(Batch),
@@ -24,7 +24,8 @@ enum Job {
 }
 
 impl Job {
-    /// Jobs are taken in this order. Scans are rare and short, and what they say is of use to what goes out next.
+    /// Jobs are taken in this order. Scans are rare and short, and the next page-out benefits from
+    /// their results.
     fn urgency(&self) -> (Lane, bool) {
         match self {
             Self::Scan(_) => (Lane::Out, false),
@@ -40,7 +41,7 @@ impl Job {
     }
 }
 
-/// What is to be done.
+/// The jobs that have not been taken yet.
 #[derive(Debug)]
 struct Queue {
     state: Mutex<QueueState>,
@@ -54,7 +55,7 @@ struct QueueState {
 }
 
 impl Queue {
-    /// An empty one, with room for so many batches and a scan.
+    /// Creates an empty queue with room for this many batches and a scan.
     fn new(batches: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
@@ -70,13 +71,13 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Whoever takes from it ends once it is empty.
+    /// Closes the queue. The thread that takes from it ends once it is empty.
     fn close(&self) {
         self.state.lock().open = false;
         self.filled.notify_one();
     }
 
-    /// The most urgent job; `None`: closed.
+    /// Waits for the most urgent job; `None`: the queue is closed.
     fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
@@ -100,7 +101,7 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// Empty ones, with room for so many batches.
+    /// Creates empty queues with room for this many batches.
     pub(super) fn new(batches: usize) -> Self {
         Self {
             calls: Queue::new(batches),
@@ -108,7 +109,7 @@ impl Queues {
         }
     }
 
-    /// Hands a batch to the thread that its step is for.
+    /// Passes a batch to the thread that carries out its step.
     pub(super) fn push(&self, batch: Batch) {
         match batch.step() {
             Step::Save | Step::Load | Step::Move => self.store.push(Job::Batch(batch)),
@@ -118,29 +119,29 @@ impl Queues {
         }
     }
 
-    /// Hands a scan to the hypercall worker.
+    /// Passes a scan to the hypercall worker.
     pub(super) fn push_scan(&self, scan: Scan) {
         self.calls.push(Job::Scan(scan));
     }
 
-    /// Both threads end once their queues are empty.
+    /// Closes both queues. The threads end once their queues are empty.
     pub(super) fn close(&self) {
         self.calls.close();
         self.store.close();
     }
 }
 
-/// What the hypercall worker works with.
+/// The hypercall worker and what it uses.
 pub(super) struct HypercallWorker {
     pub(super) calls: Box<dyn Calls>,
-    /// By batch.
+    /// One for each batch, by the batch's index.
     pub(super) buffers: Vec<BufferPlace>,
-    /// Takes down what scans find.
+    /// Records what scans find.
     pub(super) recorder: Option<Arc<Recorder>>,
 }
 
 impl HypercallWorker {
-    /// Runs batches until the queue is closed; then the calls are free again.
+    /// Runs batches until the queue is closed, then returns the calls.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) -> Box<dyn Calls> {
         while let Some(mut job) = queues.calls.next() {
             let done = match &mut job {
@@ -177,8 +178,9 @@ impl HypercallWorker {
 }
 
 impl HypercallWorker {
-    /// Nominates. A page that a pager before this one had nominated, and left so, is refused like one that is in
-    /// use: it is taken back first. A page has one flight, so a refused one is nominated by nobody here.
+    /// Nominates. A page that an earlier pager had left nominated is refused like a page in use, so
+    /// this restores it and tries again. A page has one flight at most, so nothing else here has
+    /// nominated a refused page.
     fn nominate(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
         self.calls.nominate(pages)?;
         let refused = |page: &Page| page.outcome == Err(PageError::Refused(Errno::EBUSY));
@@ -203,11 +205,12 @@ impl HypercallWorker {
     }
 }
 
-/// What the store worker works with.
+/// The store worker and what it uses.
 pub(super) struct StoreWorker {
     pub(super) frames: Box<dyn Frames>,
     pub(super) store: Arc<dyn PageStore>,
-    /// Of the batches that are not demand, the first of which has index `first_set`.
+    /// The buffers of the batches that are not demand. The first of these batches has index
+    /// `first_set`.
     pub(super) sets: Vec<BufferSet>,
     pub(super) first_set: usize,
     pub(super) scratch: Scratch,
