@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A swap area: a file or a block device that was made one by `xenpaging mkswap` (row C5).
+//! A swap area: a file or a block device that `xenpaging mkswap` has prepared (row C5).
 //!
-//! Its first page is a header, so no slot lies at page 0. All numbers are little endian.
+//! The first page is a header, so no slot lies at page 0. All numbers are little endian.
 //!
 //! | byte | what |
 //! |---|---|
@@ -11,8 +11,9 @@
 //! | 16 | UUID |
 //! | 32 | CRC-32C of the bytes before (4 bytes) |
 //!
-//! Whoever uses an area holds a lock on it (`flock`), which ends with its holder: so an area has one pager, and
-//! is nobody's once that is gone. What an area held for a pager that is gone means nothing.
+//! A pager that uses an area holds a lock on it (`flock`). The kernel releases the lock when the
+//! pager ends, so an area has one pager at most. The contents that an earlier pager left in an area
+//! have no meaning.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -30,7 +31,7 @@ const MAGIC: [u8; 8] = *b"XENPAGES";
 const VERSION: u32 = 1;
 const PAGE: u64 = PAGE_SIZE as u64;
 
-/// The start of an area.
+/// The header as it lies on the disk.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawHeader {
@@ -44,95 +45,95 @@ struct RawHeader {
 const HEADER_BYTES: usize = size_of::<RawHeader>();
 const _: () = assert!(HEADER_BYTES == 36);
 
-/// What an area says of itself, checked.
+/// The header's contents, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// How many pages it holds.
+    /// The number of pages that the area holds.
     pub slots: u32,
-    /// Its name among all areas.
+    /// The identifier of the area.
     pub uuid: Uuid,
 }
 
-/// Why something is no area, or not to be had.
+/// Why a file is not a swap area, or cannot be used as one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SwapAreaError {
-    /// The system refused.
+    /// A system call failed.
     #[error("{}: {what}: {errno}", path.display())]
     System {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
-        /// Why not.
+        /// The error of this step.
         errno: Errno,
     },
-    /// Somebody has it.
+    /// Another pager uses the area.
     #[error("{} is in use", path.display())]
     InUse {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// Too short for a header and a page.
+    /// The file is too short for a header and a page.
     #[error("{} has {bytes} bytes, too few for a header and a page", path.display())]
     TooSmall {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
     },
-    /// The header is not one to be trusted.
+    /// The header is not valid.
     #[error("{}: {wrong}", path.display())]
     Header {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         wrong: HeaderError,
     },
-    /// A pager has no numbers for more slots.
+    /// The pager has no slot numbers left for it.
     #[error("{} has no place beside the areas that there are", path.display())]
     TooMany {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// What is wrong with a header: the field, what is expected there, and what was found.
+/// What is wrong with a header: the field, the expected value and the value found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// It does not begin as one.
+    /// The magic is wrong.
     #[error("no swap area (made by `xenpaging mkswap`): its magic is \"{}\", not \"{}\"",
             found.escape_ascii(), MAGIC.escape_ascii())]
     Magic {
-        /// As it says.
+        /// The magic in the header.
         found: [u8; 8],
     },
-    /// It has been changed.
+    /// The checksum is wrong.
     #[error("damaged swap area: its checksum is {found:#010x}, not {expected:#010x}")]
     Checksum {
-        /// As it says.
+        /// The checksum in the header.
         found: u32,
-        /// Of what it says.
+        /// The checksum of the header's contents.
         expected: u32,
     },
-    /// Of another time.
+    /// The version is unknown.
     #[error("swap area of another xenpaging: its version is {found}, not {VERSION}")]
     Version {
-        /// As it says.
+        /// The version in the header.
         found: u32,
     },
-    /// It promises more than there is, or nothing.
+    /// The header states more pages than the file has, or none.
     #[error("swap area cut short: its size is {found} pages, not {expected}")]
     Size {
-        /// As it says.
+        /// The number of pages in the header.
         found: u32,
-        /// What there is room for.
+        /// The number of pages that the file has room for.
         expected: u64,
     },
 }
 
-/// Makes a file or a device a swap area. With a size in bytes, a file is made that long, with room on its disk, and made at all
-/// if it is not there. What was in it is lost.
+/// Makes a file or a device a swap area. With a size in bytes, the file is created if it does not
+/// exist, gets that length, and its room on the disk is reserved. The old contents are lost.
 pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, SwapAreaError> {
     let create = match bytes {
         Some(_) => OFlags::CREATE,
@@ -158,20 +159,20 @@ pub fn make(path: &Path, bytes: Option<u64>) -> Result<Header, SwapAreaError> {
     Ok(header)
 }
 
-/// Opens an area, for one pager alone: the lock stays with the file.
+/// Opens an area for one pager alone. The lock lasts as long as the file is open.
 pub fn claim(path: &Path) -> Result<(File, Header), SwapAreaError> {
     let file = open(path, OFlags::RDWR)?;
     let header = take(path, &file)?;
     Ok((file, header))
 }
 
-/// Locks a file that is open, unless this one has the lock already, and checks its header.
+/// Locks an open file, unless this descriptor has the lock already, and checks its header.
 pub fn take(path: &Path, file: &File) -> Result<Header, SwapAreaError> {
     lock(path, file)?;
     read_header(path, file)
 }
 
-/// What an area says of itself, and whether somebody uses it.
+/// Reads an area's header, and whether a pager uses the area.
 pub fn look(path: &Path) -> Result<(Header, bool), SwapAreaError> {
     let file = File::open(path).map_err(io(path, "open"))?;
     let header = read_header(path, &file)?;
@@ -197,7 +198,7 @@ fn read_header(path: &Path, file: &File) -> Result<Header, SwapAreaError> {
     })
 }
 
-/// The checksum comes before what it guards: a damaged version means nothing.
+/// The checksum is checked first: the version in a damaged header has no meaning.
 fn check(raw: RawHeader, room: u64) -> Result<Header, HeaderError> {
     if raw.magic != MAGIC {
         return Err(HeaderError::Magic { found: raw.magic });
@@ -239,7 +240,8 @@ impl RawHeader {
     }
 }
 
-/// A device is not opened while a file system, or another pager, has it.
+/// Opens a file or a device. A device is not opened while it holds a mounted file system or another
+/// pager uses it.
 fn open(path: &Path, flags: OFlags) -> Result<File, SwapAreaError> {
     let is_device = std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device());
     let flags = if is_device {
@@ -266,7 +268,7 @@ fn lock(path: &Path, file: &File) -> Result<(), SwapAreaError> {
     }
 }
 
-/// A file system that cannot set room aside leaves the file with holes.
+/// Reserves room on the disk. On a file system that cannot do so the file keeps its holes.
 fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
     rustix::fs::ftruncate(file, bytes)?;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
@@ -275,7 +277,7 @@ fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
     }
 }
 
-/// Of a file or a device.
+/// The size of a file or a device in bytes.
 fn size(path: &Path, mut file: &File) -> Result<u64, SwapAreaError> {
     file.seek(SeekFrom::End(0)).map_err(io(path, "size"))
 }
@@ -325,7 +327,7 @@ mod tests {
         assert_eq!(claim(&path).unwrap().1, header);
         let (_dir, _, other) = area(100);
         assert_ne!(other.uuid, header.uuid);
-        // Made again it is another, as large as it was.
+        // An area that is made again gets a new UUID and keeps its size.
         let again = make(&path, None).unwrap();
         assert_eq!(again.slots, 99);
         assert_ne!(again.uuid, header.uuid);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Several swap areas as one store (row C5).
 //!
-//! Each area has a stretch of slot numbers of its own, so that a slot's number says both the area and the place in
-//! it, in one word. Which area a page goes to is the core's choice, by priority. Areas come and go while the store is in use;
-//! what is under way in one keeps it open until it is done.
+//! Each area has its own range of slot numbers, so one number names both the area and the place in
+//! it. The core chooses the area for a page, by priority. Areas can be added and removed while the
+//! store is in use. An area that is removed stays open until the calls in flight have ended.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -19,17 +19,18 @@ use super::{
     StoreError, Write,
 };
 
-/// Areas of one store, at most (`MAX_SWAPFILES`): a slot's area is found by looking at each.
+/// The most areas of one store (`MAX_SWAPFILES`): the area of a slot is found by a search through
+/// all.
 const MAX_AREAS: usize = 32;
-/// Areas begin at multiples of this.
+/// The first slot of each area is a multiple of this.
 const ALIGN: u32 = 64;
 
-/// An area, as it is named on the command line.
+/// An area as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AreaChoice {
     /// The file or device.
     pub path: PathBuf,
-    /// Areas of a higher priority are filled first, those of the same in turn.
+    /// Areas of a higher priority are filled first. Areas of the same priority take turns.
     pub priority: i32,
 }
 
@@ -41,9 +42,9 @@ pub struct Areas {
 
 #[derive(Debug, Default)]
 struct List {
-    /// By their slots.
+    /// Ordered by their slots.
     areas: Vec<Arc<Area>>,
-    /// What those that are gone have been through.
+    /// The counts of areas that have been removed.
     past: IoCounts,
 }
 
@@ -55,7 +56,7 @@ struct Area {
 }
 
 impl Areas {
-    /// Claims all of them, for this process alone.
+    /// Claims all areas for this process alone.
     pub fn claim(choices: &[AreaChoice]) -> Result<Self, SwapAreaError> {
         let areas = Self::default();
         for choice in choices {
@@ -65,8 +66,8 @@ impl Areas {
         Ok(areas)
     }
 
-    /// Takes in an area that has been claimed; its slots. Of one that is larger than there are numbers left, the end is
-    /// not used.
+    /// Adds an area that has been claimed, and returns its slots. If the area is larger than the
+    /// slot numbers that are left, its end is not used.
     pub fn add(
         &self,
         file: File,
@@ -92,7 +93,8 @@ impl Areas {
         Ok(range)
     }
 
-    /// An area is no more, and no longer locked once nothing is under way in it: none of its slots may be in use.
+    /// Removes an area, none of whose slots may be in use. Its lock is released once no call is in
+    /// flight in it.
     pub fn remove(&self, range: SlotRange) {
         let list = &mut *self.list.write();
         let gone = |area: &mut Arc<Area>| area.range.first == range.first;
@@ -101,20 +103,20 @@ impl Areas {
         }
     }
 
-    /// The slots of the area with this name.
+    /// The slots of the area with this UUID.
     pub fn find(&self, uuid: Uuid) -> Option<SlotRange> {
         let list = self.list.read();
         let mut areas = list.areas.iter();
         areas.find(|area| area.uuid == uuid).map(|area| area.range)
     }
 
-    /// The slots of each.
+    /// The slots of each area.
     pub fn ranges(&self) -> Vec<SlotRange> {
         let list = self.list.read();
         list.areas.iter().map(|area| area.range).collect()
     }
 
-    /// The path of the area that a slot is in, as it was named.
+    /// The path of the area in which a slot lies, as the command line named it.
     pub fn path(&self, slot: Slot) -> Option<PathBuf> {
         self.area(slot).map(|area| area.pages.path().to_owned())
     }
@@ -125,7 +127,7 @@ impl Areas {
         areas.find(|area| area.range.contains(slot)).cloned()
     }
 
-    /// The stretches of a list that lie in one area each, or in none.
+    /// Splits a list into the stretches that lie in one area each, or in no area.
     fn runs(
         &self,
         slot: impl Fn(usize) -> Slot,
@@ -147,8 +149,8 @@ impl Areas {
 }
 
 impl List {
-    /// The first gap for so many slots, else what is left behind the last area: the place in the list, the first slot, and
-    /// how many there are.
+    /// The first gap for this many slots, else the numbers behind the last area. Returns the index
+    /// in the list, the first slot, and the number of slots.
     fn place_for(&self, slots: u32) -> Option<(usize, Slot, u32)> {
         if self.areas.len() == MAX_AREAS {
             return None;
@@ -248,7 +250,7 @@ mod tests {
         let ranges = areas.ranges();
         let firsts: Vec<_> = ranges.iter().map(|r| (r.first.0, r.slots)).collect();
         assert_eq!(firsts, [(0, 64), (64, 70), (192, 5)]);
-        // Across all borders, in one call.
+        // One call crosses all borders between areas.
         let slots: Vec<_> = (192..197).chain((0..134).rev()).map(Slot).collect();
         let outcomes = write(&areas, &slots);
         assert_eq!(outcomes, vec![Ok(Saved::Written); slots.len()]);
@@ -295,7 +297,7 @@ mod tests {
         assert_eq!(areas.ranges()[2], third);
     }
 
-    /// The headers are where they were, and the areas no longer than they were made.
+    /// The headers must be intact, and the files no longer than they were made.
     #[test]
     fn c5_slots_stay_between_header_and_end() {
         let (dir, areas) = areas(&[3, 3]);
@@ -324,7 +326,7 @@ mod tests {
         assert_eq!(Areas::claim(&choices[1..]).unwrap().ranges().len(), 32);
         let error = Areas::claim(&choices).unwrap_err();
         assert!(matches!(error, SwapAreaError::TooMany { .. }), "{error}");
-        // Of an area with more pages than there are numbers left only a part is used.
+        // Of an area that has more pages than there are numbers left, only a part is used.
         let areas = Areas::claim(&choices[..1]).unwrap();
         let claimed = |n: usize| {
             let (file, header) = area::claim(&choices[n].path).unwrap();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What pager and store keep for each page, together.
+//! The bytes that pager and store together keep for each page.
 
 use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::sparse::SparseMap;
@@ -38,7 +38,7 @@ fn what_is_kept_per_page_is_less_than_eight_bytes() {
     }
 }
 
-/// Feeds an event, and does with success whatever comes out.
+/// Passes an event to the pager and completes all resulting actions with success.
 fn run(pager: &mut Pager, actions: &mut Actions, event: Event<'_>) {
     pager.handle(event, actions);
     loop {

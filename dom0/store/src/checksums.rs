@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the pages in a store are supposed to contain.
+//! The checksums of the pages in a store.
 
 use parking_lot::Mutex;
 
@@ -7,7 +7,7 @@ use super::{Outcome, PageBuf, Slot, StoreError};
 
 /// How many bits of a CRC-32C are kept.
 const MASK: u32 = 0x00ff_ffff;
-/// No page. A page whose checksum this is has the one below.
+/// Stands for a slot without a page. A page with this checksum gets the value one below.
 const NONE: u32 = MASK;
 /// Slots that are allocated together.
 const CHUNK: usize = 4096;
@@ -39,12 +39,12 @@ impl Checksums {
         }
     }
 
-    /// Whether the slot holds a page at all.
+    /// Whether the slot holds a page.
     pub(super) fn known(&self, slot: Slot) -> Outcome {
         self.expected(slot).map(|_| ())
     }
 
-    /// Whether this is what was written.
+    /// Whether this page is the one that was written.
     pub(super) fn check(&self, slot: Slot, page: &PageBuf) -> Outcome {
         let (expected, found) = (self.expected(slot)?, checksum(page));
         if expected == found {

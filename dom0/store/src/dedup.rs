@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages that are alike are written once (row C6).
+//! Equal pages are written once (row C6).
 //!
-//! A store around another that looks for a slot that holds what is to be written, of those written lately: in a table
-//! of fixed size, by checksum. What it finds is a guess, and said to be one ([`Saved::DedupCandidate`]): the slot may have been freed or
-//! written again since, and a checksum is alike whenever the guest wants it to be. Whoever asks sees to it that the slot stays what it
-//! is, then asks for a comparison ([`CompareWith::Slot`]). Only that, all bytes of both, decides.
+//! This store wraps another. For each page to be written it searches the slots written lately for
+//! one with the same contents. It uses a table of fixed size, with checksums as keys. A slot found
+//! this way is only a candidate ([`Saved::DedupCandidate`]): it may have been freed or written
+//! again since, and a guest can make pages whose checksums are equal at will. The caller makes sure
+//! that the slot does not change, then asks for a comparison ([`CompareWith::Slot`]). Only this
+//! comparison of all bytes decides.
 
 use std::sync::Arc;
 
@@ -15,19 +17,19 @@ use super::{
     Write, is_zeros, stretches,
 };
 
-/// Pages looked at together.
+/// The number of pages that are handled together.
 const RUN_PAGES: usize = 128;
-/// Slots remembered: half a megabyte of table, for 256 MiB of pages.
+/// The number of slots in the table: half a megabyte, for 256 MiB of pages.
 const TABLE_SLOTS: usize = 1 << 16;
-/// Slots among which one is looked for.
+/// The number of entries that are searched for one page.
 const WAYS: usize = 4;
 
 /// See the [module](self).
 pub struct Dedup {
     inner: Arc<dyn PageStore>,
-    /// One writer at a time.
+    /// Only one thread writes at a time.
     state: Mutex<DedupState>,
-    /// Reads for comparisons, and pages compared.
+    /// Counts the reads for comparisons, and the pages compared.
     tally: IoCounters,
 }
 
@@ -38,7 +40,7 @@ struct DedupState {
 }
 
 impl Dedup {
-    /// Looks on behalf of this store.
+    /// Wraps this store.
     pub fn new(inner: Arc<dyn PageStore>) -> Self {
         Self {
             inner,
@@ -51,7 +53,7 @@ impl Dedup {
         }
     }
 
-    /// Of pages that are to be compared with other slots, notes those that are the same.
+    /// Compares pages with the slots named for them, and notes those that are equal.
     fn compare(
         &self,
         writes: &[Write],
@@ -104,7 +106,7 @@ impl PageStore for Dedup {
             first += writes.len();
             let mut settled = [None; RUN_PAGES];
             self.compare(writes, pages, others, &mut settled);
-            // The others are looked up, and those that are like none written.
+            // The other pages are looked up. Those without an equal one are written.
             let mut rest = Vec::with_capacity(writes.len());
             for (n, (write, page)) in writes.iter().zip(&*pages).enumerate() {
                 if settled[n].is_some() {
@@ -170,9 +172,9 @@ fn sum(page: &PageBuf) -> u32 {
     crc32c::crc32c(&page.0)
 }
 
-/// Slots written lately, by the checksum of what was. An entry may be out of date.
+/// The slots written lately, by the checksum of what was written. An entry may be out of date.
 struct Recent {
-    /// Sets of so many entries, the latest first.
+    /// Sets of [`WAYS`] entries, the latest first.
     sets: Vec<[Option<(u32, Slot)>; WAYS]>,
 }
 
@@ -183,7 +185,8 @@ impl Recent {
         }
     }
 
-    /// A slot that seems to hold this; `None` if it is the page's own. If there is none, its own does from now on.
+    /// A slot that seems to hold these contents; `None` if it is the page's own. If no slot is
+    /// found, the page's own is noted.
     fn find_or_note(&mut self, sum: u32, own: Slot) -> Option<Slot> {
         let set = self.set(sum);
         let alike = set.iter().flatten().find(|entry| entry.0 == sum);
@@ -194,7 +197,7 @@ impl Recent {
         alike.map(|entry| entry.1)
     }
 
-    /// A slot holds this from now on.
+    /// Notes the contents that a slot holds from now on.
     fn note(&mut self, sum: u32, slot: Slot) {
         let entry = Some((sum, slot));
         let set = self.set(sum);
@@ -249,7 +252,7 @@ mod tests {
         let pagefile = Pagefile::create(&dir.path().join("pages"), Keep::Unlinked).unwrap();
         let store = Dedup::new(Arc::new(pagefile));
         let any = CompareWith::Any;
-        // In one call, and across two.
+        // Equal pages are found within one call and across two.
         let seems = Ok(Saved::DedupCandidate(Slot(1)));
         let outcomes = write(&store, &[(1, any, 7), (2, any, 8), (3, any, 7)]);
         assert_eq!(outcomes, [Ok(Saved::Written), Ok(Saved::Written), seems]);
@@ -288,7 +291,7 @@ mod tests {
         );
     }
 
-    /// The table does not know what has become of a slot: it is the comparison that does.
+    /// The table does not know what has become of a slot. The comparison finds out.
     #[test]
     fn c6_a_slot_freed_or_written_again_is_compared_and_found_to_be_another() {
         let store = store();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A store that fails as told, for tests and drills.
+//! A store that fails as a plan says, for tests and drills.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,22 +8,22 @@ use parking_lot::Mutex;
 
 use super::{Fill, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
-/// What goes wrong, counted in pages since the store was made.
+/// The faults to inject, counted in pages since the store was made.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The n-th page written (0 for the first) fails with EIO.
     pub write_error_at: Option<u64>,
-    /// The n-th page written stops short after so many bytes.
+    /// The n-th page written stops short after this many bytes.
     pub short_write_at: Option<(u64, usize)>,
-    /// So many pages fit, whatever their slots.
+    /// The store is full with this many pages, whatever their slots.
     pub full_at_pages: Option<u64>,
     /// The n-th page read fails with EIO, once.
     pub read_error_at: Option<u64>,
-    /// These slots never read back.
+    /// These slots can never be read.
     pub unreadable: Vec<Slot>,
 }
 
-/// Another store, with errors put in.
+/// Wraps another store and injects errors.
 #[derive(Debug)]
 pub struct FaultyStore<S> {
     inner: S,
@@ -34,7 +34,7 @@ pub struct FaultyStore<S> {
 }
 
 impl<S: PageStore> FaultyStore<S> {
-    /// `inner`, which fails by `plan`.
+    /// Wraps `inner`, which then fails as `plan` says.
     pub fn new(inner: S, plan: Plan) -> Self {
         Self {
             inner,
@@ -45,7 +45,7 @@ impl<S: PageStore> FaultyStore<S> {
         }
     }
 
-    /// Changes what goes wrong from now on; the counts go on.
+    /// Replaces the plan. The counts continue.
     pub fn set_plan(&self, plan: Plan) {
         *self.plan.lock() = plan;
     }
@@ -108,7 +108,7 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
         self.inner.read(slots, pages, outcomes);
         for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
             if let Err(fault) = self.read_fault(*slot) {
-                // What a failed read leaves behind is not the page.
+                // The buffer of a failed read must not hold the page.
                 page.0.fill(0xdb);
                 *outcome = Err(fault);
             }

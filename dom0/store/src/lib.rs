@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where pages are kept while they are out (row B2).
+//! The store: where pages lie that are paged out (row B2).
 //!
-//! A store knows slots and bytes, nothing of guests: which page lies in which slot is the business
-//! of the [core](pager_core). What must hold: a page that was written without an error is read
-//! back byte for byte, or reading it is an error. A store never hands out bytes it does not trust.
+//! A store knows slots and bytes, but nothing of guests: the [core](pager_core) knows which page
+//! lies in which slot. A page that was written without an error is read back byte for byte, or the
+//! read fails. A store never returns bytes that it does not trust.
 
 pub mod area;
 pub mod areas;
@@ -30,7 +30,7 @@ pub use pager_core::store::{CompareWith, SLOTS_END, Saved, Slot, SlotRange, Stor
 #[repr(C, align(4096))]
 pub struct PageBuf(pub [u8; PAGE_SIZE]);
 
-/// Says nothing of the contents: they are a guest's.
+/// Does not print the contents, which belong to a guest.
 impl std::fmt::Debug for PageBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PageBuf")
@@ -38,44 +38,44 @@ impl std::fmt::Debug for PageBuf {
 }
 
 impl PageBuf {
-    /// All zeros.
+    /// A page of zeros.
     pub const ZERO: Self = Self([0; PAGE_SIZE]);
 }
 
-/// What became of one page.
+/// The result for one page.
 pub type Outcome = Result<(), StoreError>;
 
 /// A page to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Write {
-    /// Where to.
+    /// The slot to write to.
     pub slot: Slot,
-    /// What is known of it.
+    /// What the page may be equal to.
     pub like: CompareWith,
 }
 
 impl Write {
-    /// Whether its slot holds what it may still be.
+    /// Whether its own slot may still hold these contents.
     pub fn has_copy(&self) -> bool {
         self.like == CompareWith::Own
     }
 }
 
-/// What became of a page that was to be written.
+/// The result for a page that was to be written.
 pub type SaveOutcome = Result<Saved, StoreError>;
 
-/// What a store has been through.
+/// Counts of a store's reads and writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoCounts {
-    /// Reads of neighbouring slots with one call each.
+    /// Read calls. One call covers neighbouring slots.
     pub reads: u64,
-    /// Pages read by them.
+    /// Pages read by these calls.
     pub pages_read: u64,
-    /// Writes of neighbouring slots with one call each.
+    /// Write calls. One call covers neighbouring slots.
     pub writes: u64,
-    /// Pages written by them.
+    /// Pages written by these calls.
     pub pages_written: u64,
-    /// Pages read to be compared with what was to be written.
+    /// Pages read to be compared with pages that were to be written.
     pub pages_compared: u64,
 }
 
@@ -93,39 +93,38 @@ impl Add for IoCounts {
     }
 }
 
-/// Copies the contents of the n-th page of a write, and of those after it, into buffers.
+/// Copies the contents of the n-th page of a write and of those after it into buffers.
 ///
-/// A guest may change a frame while it is copied; whoever implements this copies in a way that
-/// allows for that. The store calls it once for each page, in stretches as long as it can, and works on
-/// the copies alone, so that what it
-/// checksums is what it writes.
+/// A guest may change a frame while it is copied, and the implementation must allow for that. The
+/// store has each page copied once, in stretches as long as possible. It works on the copies alone,
+/// so it checksums the same bytes that it writes.
 pub type Fill<'a> = dyn FnMut(usize, &mut [PageBuf]) + 'a;
 
 /// Keeps pages by slot.
 ///
-/// `slots` or `writes`, `pages` and `outcomes` of one call have the same length; entry n of each belongs
-/// to page n. Each entry of `outcomes` is set by the call. Errors are per page: one bad page does not fail
-/// its neighbours.
+/// In one call `slots` or `writes`, `pages` and `outcomes` have the same length; entry n of each
+/// belongs to page n. Each call sets every entry of `outcomes`. Errors are per page: one bad page
+/// does not fail its neighbours.
 ///
-/// A shell writes from one thread while another reads what a fault waits for, so every call takes
-/// `&self` and a long write must not keep a read waiting. The core never has two calls under way
-/// that name the same slot, but for reads and what is compared with it.
+/// A shell writes from one thread while another reads a page that a fault waits for. So every call
+/// takes `&self`, and a long write must not keep a read waiting. The core never has two calls in
+/// flight that name the same slot, except for reads and comparisons.
 pub trait PageStore: Send + Sync {
-    /// Writes many pages, where it is needed: see [`Saved`]. A slot that held a page before holds the new
-    /// one or, after an error and of zeros, none.
+    /// Writes many pages, where that is needed: see [`Saved`]. A slot that held a page holds the
+    /// new one afterwards. After an error, and for a page of zeros, it holds none.
     fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]);
 
-    /// Reads many pages. After an error the buffer's contents mean nothing.
+    /// Reads many pages. After an error the contents of the buffer are not valid.
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]);
 
-    /// Forgets a page. Freeing a slot that holds none does nothing.
+    /// Forgets a page. Freeing a slot without a page has no effect.
     fn free(&self, slot: Slot);
 
-    /// Brings what these writes have written onto the device, if there is one. What may not be there has an error
-    /// in the place of its outcome.
+    /// Waits until the device, if there is one, has the data of these writes. An outcome is
+    /// replaced by an error if the device may not have its page.
     fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]);
 
-    /// What it has been through.
+    /// The counts so far.
     fn counts(&self) -> IoCounts;
 }
 
@@ -134,7 +133,7 @@ pub fn is_zeros(page: &PageBuf) -> bool {
     page.0 == [0; PAGE_SIZE]
 }
 
-/// The stretches of a list, all of whose pages are of a kind and in neighbouring slots.
+/// Splits a list into stretches whose pages are of one kind and lie in neighbouring slots.
 fn stretches(
     slots: impl Fn(usize) -> Slot,
     of_a_kind: impl Fn(usize) -> bool,
@@ -151,7 +150,7 @@ fn stretches(
     })
 }
 
-/// [`IoCounts`], while they are counted.
+/// [`IoCounts`] that several threads count up.
 #[derive(Debug, Default)]
 struct IoCounters {
     reads: AtomicU64,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Slots in the pager's own memory: for measuring what everything but a device costs, and for hosts
+//! Slots in the pager's own memory: for measurements without the cost of a device, and for hosts
 //! without one.
 //!
-//! Memory once used is kept for the next page, so that a store in steady state is warm.
+//! Memory is reused for the next page, so a store in steady state needs no new memory.
 
 use p2m_paging::PAGE_SIZE;
 use parking_lot::{Mutex, RwLock};
@@ -12,13 +12,13 @@ use super::{
     Write, is_zeros, stretches,
 };
 
-/// Slots that are allocated together (1 MiB), and share a lock.
+/// The number of slots that are allocated together (1 MiB) and share a lock.
 const CHUNK: usize = 256;
 
-/// Pages in anonymous memory. It trusts memory: there are no checksums.
+/// Pages in anonymous memory, which is trusted: there are no checksums.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    /// Locked for writing only to add a chunk.
+    /// Locked for writing only while a chunk is added.
     chunks: RwLock<Vec<Mutex<Chunk>>>,
     max_slots: Option<u32>,
     tally: IoCounters,
@@ -40,12 +40,12 @@ impl std::fmt::Debug for Chunk {
 }
 
 impl MemoryStore {
-    /// As large as need be.
+    /// A store without a limit.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// For slots below `max_slots`; any other is [`StoreError::Full`].
+    /// A store for slots below `max_slots`. Writing to any other slot is [`StoreError::Full`].
     pub fn with_limit(max_slots: u32) -> Self {
         Self {
             max_slots: Some(max_slots),
@@ -55,7 +55,8 @@ impl MemoryStore {
 
     fn grow_to(&self, chunk: usize) {
         while self.chunks.read().len() <= chunk {
-            // Made before the lock is taken: touching a megabyte takes long.
+            // The chunk is allocated before the lock is taken, because touching a megabyte takes
+            // long.
             let new = Chunk {
                 held: [false; CHUNK],
                 pages: vec![PageBuf::ZERO; CHUNK],
@@ -68,7 +69,8 @@ impl MemoryStore {
 impl PageStore for MemoryStore {
     fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
         let is_full = |write: &Write| self.max_slots.is_some_and(|max| write.slot.0 >= max);
-        // Neighbours in one chunk are filled together; what has a copy by itself, to be compared.
+        // Neighbours in one chunk are filled together. A page that has a copy is filled alone and
+        // compared.
         let together = |a: &Write, b: &Write| {
             a.slot.0.checked_add(1) == Some(b.slot.0)
                 && place(a.slot).0 == place(b.slot).0
@@ -141,7 +143,7 @@ impl PageStore for MemoryStore {
 }
 
 impl Chunk {
-    /// Puts a page in the place of its copy, if it is another.
+    /// Stores a page in the place of its copy, unless they are equal.
     fn replace(&mut self, at: usize, page: &PageBuf, tally: &IoCounters) -> Saved {
         if is_zeros(page) {
             self.held[at] = false;

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file of slots (row B2).
 //!
-//! Created with mode 0600, never followed through a link, and never put in the place of a file that
-//! exists: whatever lies there may be somebody's data, or the only copy of a guest's pages. It is
-//! unlinked at once ([`Keep::Unlinked`]: nothing is left behind however the pager ends) or stays
-//! until it is removed ([`Keep::Named`]). It grows by being written. Slots are handed out by clusters, the lowest
-//! first, so it is as long as the neighbourhoods that were ever out together, with holes for their pages that were not.
+//! The file is created with mode 0600. A link is never followed, and a file that exists is never
+//! replaced: it may be somebody's data, or the only copy of a guest's pages. The file is unlinked
+//! at once ([`Keep::Unlinked`]: nothing is left behind however the pager ends), or it stays until
+//! it is removed ([`Keep::Named`]). It grows when it is written. Slots are handed out by clusters,
+//! the lowest first. So the file is as long as the clusters that were in use at the same time, with
+//! holes for their unused slots.
 //!
-//! Neighbouring slots are written and read with one call. A page whose checksum is that of its copy is
-//! compared with the copy, all of it, and not written if it is the same (row C7). Each page's CRC-32C is kept in memory and
-//! compared when it is read, so that a page that the device changed, lost or mixed up is an error and
-//! not the guest's. 24 of its 32 bits are kept: with 4 bytes for the slot and a few bits in the core a
-//! page then costs less than 8 bytes; a wrong page passes once in 16 million.
+//! Neighbouring slots are written and read with one call. A page with the checksum of its copy is
+//! compared with the whole copy and not written if they are equal (row C7). Each page's CRC-32C is
+//! kept in memory and compared when the page is read, so that a page that the device changed, lost
+//! or mixed up is an error and does not reach the guest. 24 of the 32 bits are kept: with 4 bytes
+//! for the slot and a few bits in the core, a page then costs less than 8 bytes. A wrong page
+//! passes once in 16 million.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,42 +30,42 @@ use super::{
     Write, is_zeros, stretches,
 };
 
-/// Pages in one call, at most: 512 KiB at a time keep a read that a fault waits for from standing
-/// behind a long write.
+/// The most pages of one call. At 512 KiB a long write delays a read that a fault waits for only
+/// briefly.
 const RUN_PAGES: usize = 128;
 
-/// What becomes of the file's name.
+/// Whether the file keeps its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// Removed at once: the file goes when the pager does.
+    /// The name is removed at once. The file ends with the pager.
     Unlinked,
-    /// Stays until [`Pagefile::remove`].
+    /// The name stays until [`Pagefile::remove`].
     Named,
 }
 
-/// Why there is no pagefile.
+/// Why a pagefile could not be created or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum PagefileError {
-    /// Something of that name exists: a file, a link, anything.
+    /// Something with that name exists: a file, a link, anything.
     #[error("{} exists already; remove it, if no other pager uses it", path.display())]
     Exists {
-        /// As asked for.
+        /// The path that was given.
         path: PathBuf,
     },
-    /// It could not be created.
+    /// The file could not be created.
     #[error("{} cannot be created: {errno}", path.display())]
     Create {
-        /// As asked for.
+        /// The path that was given.
         path: PathBuf,
-        /// Why.
+        /// The error.
         errno: Errno,
     },
-    /// It could not be unlinked.
+    /// The file could not be unlinked.
     #[error("{} cannot be unlinked: {errno}", path.display())]
     Unlink {
-        /// As asked for.
+        /// The path that was given.
         path: PathBuf,
-        /// Why.
+        /// The error.
         errno: Errno,
     },
 }
@@ -74,19 +76,19 @@ pub struct Pagefile {
     file: File,
     path: PathBuf,
     keep: Keep,
-    /// The first slot, and the page of the file where it lies.
+    /// The first slot, and the page of the file in which it lies.
     first: (Slot, u64),
     checksums: Checksums,
     tally: IoCounters,
-    /// One writer at a time.
+    /// Only one thread writes at a time.
     staging: Mutex<Staging>,
 }
 
 #[derive(Debug)]
 struct Staging {
-    /// Pages to be written.
+    /// The pages to be written.
     pages: Vec<PageBuf>,
-    /// Their copies, as far as they are compared.
+    /// Their copies, where they are compared.
     read_back: Vec<PageBuf>,
 }
 
@@ -109,7 +111,7 @@ impl Pagefile {
         Ok(Self::on(file, path, keep))
     }
 
-    /// Removes the file's name, if it has one.
+    /// Removes the file's name, if it still has one.
     pub fn remove(self) -> Result<(), PagefileError> {
         if self.keep == Keep::Unlinked {
             return Ok(());
@@ -120,17 +122,17 @@ impl Pagefile {
         })
     }
 
-    /// Its name, if that is to be removed at the end.
+    /// The file's name, if it is to be removed at the end.
     pub fn named(&self) -> Option<&Path> {
         (self.keep == Keep::Named).then_some(&self.path)
     }
 
-    /// Memory in use for checksums, in bytes.
+    /// The memory in use for checksums, in bytes.
     pub fn table_bytes(&self) -> usize {
         self.checksums.table_bytes()
     }
 
-    /// Slots from `first` on in a swap area, behind its header.
+    /// Slots in a swap area, `first` and up, behind its header.
     pub(super) fn in_area(file: File, path: PathBuf, first: Slot) -> Self {
         Self {
             first: (first, 1),
@@ -138,7 +140,7 @@ impl Pagefile {
         }
     }
 
-    /// As it was named.
+    /// The path that was given.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -148,7 +150,7 @@ impl Pagefile {
         (u64::from(slot.0 - first.0) + page) * PAGE_SIZE as u64
     }
 
-    /// A store in a file that is there already.
+    /// A store in a file that is open already.
     fn on(file: File, path: PathBuf, keep: Keep) -> Self {
         Self {
             file,
@@ -164,7 +166,7 @@ impl Pagefile {
         }
     }
 
-    /// Writes pages that lie next to each other. A page that fails does not fail the next one.
+    /// Writes neighbouring pages. A page that fails does not fail the next one.
     fn write_run(&self, slots: &[Slot], pages: &[PageBuf], outcomes: &mut [SaveOutcome]) {
         self.tally.wrote(slots.len());
         let mut done = 0;
@@ -184,7 +186,7 @@ impl Pagefile {
         }
     }
 
-    /// Reads pages that lie next to each other.
+    /// Reads neighbouring pages.
     fn read_run(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
         let mut done = 0;
         while done < slots.len() {
@@ -196,7 +198,7 @@ impl Pagefile {
             done = settle(slots, done, bytes, error, (), outcomes);
         }
         for ((&slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
-            // A slot that holds nothing may still read as something.
+            // A slot without a page may still be readable.
             *outcome = self.checksums.known(slot).and(*outcome);
             if outcome.is_ok() {
                 *outcome = self.checksums.check(slot, page);
@@ -204,7 +206,7 @@ impl Pagefile {
         }
     }
 
-    /// Notes which pages need not be written.
+    /// Finds the pages that need not be written.
     fn spare(&self, slots: &[Slot], writes: &[Write], staging: &mut Staging, kinds: &mut [Kind]) {
         let Staging { pages, read_back } = staging;
         for (n, kind) in kinds.iter_mut().enumerate() {
@@ -216,7 +218,7 @@ impl Pagefile {
                 Kind::New
             };
         }
-        // A checksum is alike for different pages now and then, and whenever the guest wants it to be.
+        // Different pages can have equal checksums, by chance or because the guest arranged it.
         let mut alike = [false; RUN_PAGES];
         for (alike, kind) in alike.iter_mut().zip(&*kinds) {
             *alike = *kind == Kind::Same;
@@ -239,7 +241,7 @@ impl Pagefile {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Zeros,
-    /// As its copy is, going by the checksum at first.
+    /// Equal to its copy, at first by the checksum only.
     Same,
     New,
 }
@@ -305,7 +307,8 @@ impl PageStore for Pagefile {
     }
 }
 
-/// Moves so many bytes, in as many calls as it takes; how many were moved, and why no more.
+/// Moves this many bytes, in as many calls as needed. Returns how many were moved, and the error
+/// that stopped it.
 fn transfer(
     bytes: usize,
     mut call: impl FnMut(usize) -> Result<usize, Errno>,
@@ -332,7 +335,7 @@ fn refusal(slot: Slot, errno: Errno) -> StoreError {
     }
 }
 
-/// Notes what a transfer that began with page `done` came to; the page to go on with.
+/// Sets the outcomes of a transfer that began with page `done`. Returns the page to continue with.
 fn settle<T: Clone>(
     slots: &[Slot],
     done: usize,

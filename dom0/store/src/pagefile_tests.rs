@@ -22,11 +22,12 @@ fn c7_what_is_there_already_and_zeros_are_not_written() {
     compares_and_spares_zeros(&file);
 }
 
-/// A guest can make two pages with the same checksum, and then expects its own back.
+/// A guest can make two pages with the same checksum. It must read back its own page then.
 #[test]
 fn c7_pages_with_the_same_checksum_are_told_apart() {
     let (_dir, file) = pagefile(Keep::Unlinked);
-    // A checksum is linear, so of any 33 changes some cancel each other out: which, says elimination.
+    // A checksum is linear, so among any 33 changes some cancel each other out. Elimination finds
+    // them.
     let change = |page: &mut PageBuf, which: u64| {
         (0..33)
             .filter(|n| which >> n & 1 == 1)
@@ -125,7 +126,7 @@ fn a_page_that_the_device_changed_is_an_error_and_its_neighbours_are_not() {
     let slots = [0, 1, 2, 3].map(Slot);
     assert!(write(&file, &slots).iter().all(SaveOutcome::is_ok));
     file.file.write_all_at(&[0xff], 4096 + 17).unwrap();
-    // A page of another slot, whole: a misdirected write.
+    // A whole page of another slot: a misdirected write.
     file.file.write_all_at(&page(0).0, 2 * 4096).unwrap();
     let (_, outcomes) = read(&file, &slots);
     assert!(outcomes[0].is_ok() && outcomes[3].is_ok());

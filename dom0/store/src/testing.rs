@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the tests of all stores share.
+//! Tests that all stores share.
 
 use super::{
     CompareWith, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError, Write,
 };
 
-/// A page whose contents say which one it is.
+/// A page whose contents tell its number.
 pub(super) fn page(n: u32) -> PageBuf {
     let mut page = PageBuf::ZERO;
     for (at, chunk) in page.0.chunks_mut(8).enumerate() {
@@ -14,13 +14,13 @@ pub(super) fn page(n: u32) -> PageBuf {
     page
 }
 
-/// Writes to each slot the page of its number.
+/// Writes to each slot the page of the slot's number.
 pub(super) fn write(store: &impl PageStore, slots: &[Slot]) -> Vec<SaveOutcome> {
     let pages: Vec<_> = slots.iter().map(|slot| page(slot.0)).collect();
     write_pages(store, slots, &pages, false)
 }
 
-/// Writes a page to each slot.
+/// Writes one page to each slot.
 pub(super) fn write_pages(
     store: &impl PageStore,
     slots: &[Slot],
@@ -49,7 +49,7 @@ pub(super) fn read(store: &impl PageStore, slots: &[Slot]) -> (Vec<PageBuf>, Vec
     (pages, outcomes)
 }
 
-/// What every store must do.
+/// What every store must do: return what was written.
 pub(super) fn round_trips(store: &impl PageStore) {
     let mut slots: Vec<_> = (0..300).chain([1000, 999, 2000]).map(Slot).collect();
     assert!(write(store, &slots).iter().all(SaveOutcome::is_ok));
@@ -76,11 +76,11 @@ pub(super) fn round_trips(store: &impl PageStore) {
     assert_eq!(outcomes, [Ok(Saved::Written)]);
 }
 
-/// What every store must do with pages that it holds, and with zeros (row C7).
+/// What every store must do with pages that it already holds, and with zeros (row C7).
 pub(super) fn compares_and_spares_zeros(store: &impl PageStore) {
     let slots: Vec<_> = (0..200).map(Slot).collect();
     write(store, &slots);
-    // Every third is another page now, every fifth is zeros.
+    // Every third page is different now, every fifth is zeros.
     let now = |n: u32| match n {
         n if n.is_multiple_of(5) => PageBuf::ZERO,
         n if n.is_multiple_of(3) => page(n + 1000),
@@ -112,7 +112,7 @@ pub(super) fn compares_and_spares_zeros(store: &impl PageStore) {
             assert_eq!((outcome, read.0 == now(n).0), (Ok(()), true), "page {n}");
         }
     }
-    // A copy that is not there is no copy.
+    // A copy that does not exist must not be used.
     store.free(Slot(1));
     assert_eq!(
         write_pages(store, &[Slot(1)], &[page(1)], true),
