@@ -48,7 +48,7 @@ pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
             Ok(connection) => ControlClient(connection),
             Err(_) if inbox.is_over() => return,
             Err(errno) => {
-                return tracing::error!(%errno, "nobody can be heard on the control socket");
+                return tracing::error!(%errno, "the control socket accepts no more clients");
             }
         };
         match receive(&client.0) {
@@ -64,7 +64,7 @@ fn receive(connection: &Connection) -> Result<Request, String> {
         .set_timeout(REQUEST_TIMEOUT)
         .and_then(|()| connection.receive(&mut words))
         .map_err(|errno: Errno| format!("the request was not received: {errno}"))?;
-    let no_sense = || "the request makes no sense".to_owned();
+    let no_sense = || "the request is not valid".to_owned();
     let Received { words: used, fds } = received.ok_or_else(no_sense)?;
     match (&words[..used], &mut fds.into_iter()) {
         ([ON, priority, ..], fds) => {

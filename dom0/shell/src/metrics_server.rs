@@ -23,7 +23,7 @@ pub fn serve(listener: &TcpListener, guests: &[(String, PagerHandle)]) {
     for client in listener.incoming() {
         let answered = client.and_then(|client| answer(client, guests));
         if let Err(error) = answered {
-            tracing::debug!(%error, "metrics were asked for and not delivered");
+            tracing::debug!(%error, "a request for metrics failed");
         }
     }
 }

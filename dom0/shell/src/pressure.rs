@@ -114,7 +114,7 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<Balance
             Ok(free) => free,
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
-                    tracing::error!("{error}: what guests may have stays as it is");
+                    tracing::error!("{error}: the guests' limits stay as they are");
                 }
                 continue;
             }
@@ -131,10 +131,10 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<Balance
             match allocation.pressure {
                 Pressure::None => tracing::info!("{free} pages of the host are free: enough"),
                 Pressure::Background => {
-                    tracing::info!("{free} pages of the host are free: guests give some up")
+                    tracing::info!("{free} pages of the host are free: guests give up pages")
                 }
                 Pressure::Direct => tracing::warn!(
-                    "{free} pages of the host are free, below min: guests give up what is missing"
+                    "{free} pages of the host are free, below MIN: guests give up all that is missing"
                 ),
             }
         }

@@ -146,11 +146,13 @@ impl Shell {
                     self.faults.asked(request.gfn);
                     self.requests.push(request);
                 }
-                Ok(Some(Err(error))) => tracing::warn!(%error, "a request makes no sense"),
+                Ok(Some(Err(error))) => {
+                    tracing::warn!(%error, "a request on the ring is not valid")
+                }
                 Ok(None) => break,
                 Err(overrun) => {
                     if self.overrun.replace(overrun) != Some(overrun) {
-                        tracing::error!(%overrun, "the ring makes no sense");
+                        tracing::error!(%overrun, "the ring is not valid");
                     }
                     break;
                 }
@@ -245,7 +247,7 @@ impl Shell {
                     Action::Respond(response) => {
                         self.faults.answered(response.gfn);
                         if let Err(error) = self.back.respond(&response) {
-                            tracing::error!(%error, gfn = %response.gfn, "an answer too many");
+                            tracing::error!(%error, gfn = %response.gfn, "a response could not be pushed");
                         }
                     }
                     Action::Free(slot) => self.store.free(slot),
@@ -291,7 +293,7 @@ impl Shell {
         let (progress, store) = (self.pager.progress(), self.store.counts());
         self.page_in_progress = None;
         for gfn in self.pager.unreadable() {
-            tracing::error!("{gfn} is out and does not read back");
+            tracing::error!("{gfn} is out and cannot be read from the store");
         }
         self.metrics_cell.end();
         // The published metrics are removed when the reporter ends.

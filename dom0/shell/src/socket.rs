@@ -120,7 +120,7 @@ impl Listener {
             };
             match untrusted_peer(&socket)? {
                 None => return Ok(Connection(socket)),
-                Some(uid) => tracing::warn!(uid, "turned another user away"),
+                Some(uid) => tracing::warn!(uid, "refused a connection of another user"),
             }
         }
     }

@@ -97,7 +97,7 @@ impl Ready {
         let control = options.control.as_deref().and_then(hear);
         tracing::info!(accessed_bits = attached.has_access_bits, "attached");
         if options.record.is_some() && !attached.has_access_bits {
-            tracing::warn!("--record: this hypervisor does not say which pages are used");
+            tracing::warn!("--record: this hypervisor does not report which pages are used");
         }
         if let Some(policy) = blind.filter(|_| !attached.has_access_bits) {
             pager = pager.with_policy(policy());

@@ -193,7 +193,10 @@ impl HypercallWorker {
         if left.is_empty() {
             return Ok(());
         }
-        tracing::debug!(pages = left.len(), "nominated by a pager before this one");
+        tracing::debug!(
+            pages = left.len(),
+            "an earlier pager had nominated these pages"
+        );
         self.calls.nominate(&mut left)?;
         let mut left = left.into_iter().peekable();
         for page in pages {
