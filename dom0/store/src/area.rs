@@ -91,7 +91,7 @@ pub enum SwapAreaError {
         wrong: HeaderError,
     },
     /// The pager has no slot numbers left for it.
-    #[error("{} has no place beside the areas that there are", path.display())]
+    #[error("{} cannot be added: no slot numbers are left beside the other areas", path.display())]
     TooMany {
         /// The file.
         path: PathBuf,
@@ -102,7 +102,7 @@ pub enum SwapAreaError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// The magic is wrong.
-    #[error("no swap area (made by `xenpaging mkswap`): its magic is \"{}\", not \"{}\"",
+    #[error("not a swap area (`xenpaging mkswap` makes one): its magic is \"{}\", not \"{}\"",
             found.escape_ascii(), MAGIC.escape_ascii())]
     Magic {
         /// The magic in the header.
@@ -117,7 +117,7 @@ pub enum HeaderError {
         expected: u32,
     },
     /// The version is unknown.
-    #[error("swap area of another xenpaging: its version is {found}, not {VERSION}")]
+    #[error("swap area of another version of xenpaging: its version is {found}, not {VERSION}")]
     Version {
         /// The version in the header.
         found: u32,
