@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A host with a guest of its own, whose memory is real and paged through userfaultfd.
+//! A host with one guest, whose memory is real and paged through userfaultfd.
 //!
 //! | module | what |
 //! |---|---|
 //! | [`host`] | the machine: the guest's memory and vcpus, and the hypervisor half of paging |
-//! | [`embedded`] | the pager's end: that machine behind the shell's seam |
+//! | [`embedded`] | the pager's end: that machine as the shell's [`Machine`](pager_shell::Machine)
+//! |
 //! | [`link`] | what both ends share |
 
 pub mod embedded;

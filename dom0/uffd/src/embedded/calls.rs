@@ -12,7 +12,7 @@ use crate::host::frame_run::runs;
 use crate::host::guest_memory::{FrameError, GuestFile};
 use crate::link::Op;
 
-/// The socket.
+/// The hypercall worker's calls, sent through the socket.
 pub(super) struct SocketCalls(pub(super) Hypercalls);
 
 impl SocketCalls {
@@ -79,8 +79,8 @@ impl Calls for SocketCalls {
     }
 }
 
-/// The guest's memory. Frames are read with `pread`: nothing is mapped, so nothing is left mapped when
-/// the evict asks who uses the frame.
+/// The guest's memory. Frames are read with `pread`. Nothing is mapped, so no mapping is left when
+/// the evict checks who uses the frame.
 pub(super) struct MemoryFrames(pub(super) GuestFile);
 
 impl Frames for MemoryFrames {

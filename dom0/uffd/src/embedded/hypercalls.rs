@@ -16,24 +16,24 @@ use crate::link::{Op, PROTOCOL, SharedArea};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// No connection.
+    /// The host could not be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The machine is gone, or talks nonsense.
+    /// The machine is gone, or its reply is not valid.
     #[error("the embedded host does not answer: {0}")]
     Gone(rustix::io::Errno),
-    /// The machine refused.
+    /// The machine refused the call.
     #[error("{op:?} is refused: {errno}")]
     Refused {
-        /// What was asked.
+        /// The call.
         op: Op,
-        /// Its reason.
+        /// The machine's reason.
         errno: Errno,
     },
-    /// Guest memory as sent is not what it should be.
+    /// The guest memory that was sent is not valid.
     #[error("guest memory: {0}")]
     Memory(#[from] CreateError),
-    /// Nor are the shared pages, or memory to share is not to be had.
+    /// The shared pages that were sent are not valid, or memory to share could not be created.
     #[error("shared memory: {0}")]
     Shared(#[from] SharedAreaError),
 }
@@ -44,7 +44,7 @@ impl From<CallError> for MachineError {
     }
 }
 
-/// The socket, and room for a packet.
+/// The socket, and buffers for a packet each way.
 #[derive(Debug)]
 pub struct Hypercalls {
     connection: Connection,
@@ -52,34 +52,34 @@ pub struct Hypercalls {
     reply: Box<[u64; PACKET_WORDS]>,
 }
 
-/// What the host hands to a pager.
+/// What the host gives to a pager that attaches.
 #[derive(Debug)]
 pub struct Handles {
     /// The guest's memory.
     pub memory: GuestFile,
-    /// Ring page and mailbox.
+    /// The ring page and the mailbox.
     pub shared: SharedArea,
     /// Kicked by the machine.
     pub events: EventChannel,
     /// Kicked by the pager.
     pub doorbell: EventChannel,
-    /// Where notices come.
+    /// The connection on which notices arrive.
     pub watch: Connection,
 }
 
-/// What the host says of itself.
+/// What the host reports of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostInfo {
     /// The guest's size.
     pub max_pages: u64,
-    /// The CPU on which the machine handles faults, and the pager is to.
+    /// The CPU on which the machine handles faults. The pager should run on it too.
     pub cpu: Option<usize>,
-    /// Pages that are out: taken out by a pager before this one.
+    /// Pages that an earlier pager left out.
     pub out_pages: u64,
 }
 
 impl Hypercalls {
-    /// Connects to the host of that name.
+    /// Connects to the host with this name.
     pub fn connect(name: &str) -> Result<Self, ConnectError> {
         Ok(Self {
             connection: Connection::connect(name)?,
@@ -88,7 +88,7 @@ impl Hypercalls {
         })
     }
 
-    /// What kind of guest this is.
+    /// Asks what kind of guest this is.
     pub fn info(&mut self) -> Result<HostInfo, CallError> {
         self.packet.clear();
         self.packet.push(PROTOCOL);
@@ -104,7 +104,7 @@ impl Hypercalls {
         })
     }
 
-    /// Becomes the guest's pager, with this memory for pages on their way in.
+    /// Attaches as the guest's pager, with this memory for pages on their way in.
     pub fn attach(&mut self, buffers: &OwnedFd, pages: usize) -> Result<Handles, CallError> {
         self.packet.clear();
         self.packet.extend([Op::Attach as u64, pages as u64]);
@@ -123,13 +123,13 @@ impl Hypercalls {
         })
     }
 
-    /// A call without arguments.
+    /// Makes a call without arguments.
     pub fn call(&mut self, op: Op) -> Result<(), CallError> {
         self.packet.clear();
         self.exchange(op).map(|_| ())
     }
 
-    /// A call on many pages, of any number; `done` is told each one's result in turn.
+    /// Makes a call for any number of pages. `done` gets the results in order.
     pub fn batch(
         &mut self,
         op: Op,
@@ -139,7 +139,7 @@ impl Hypercalls {
         self.items(op, gfns.into_iter().map(|gfn| [gfn.get()]), done)
     }
 
-    /// Preps, as [`Self::batch`]: each page with its buffer's place in bytes.
+    /// Preps pages like [`Self::batch`]. Each page comes with its buffer's offset in bytes.
     pub fn prep(
         &mut self,
         preps: impl IntoIterator<Item = (Gfn, u64)>,
@@ -149,8 +149,8 @@ impl Hypercalls {
         self.items(Op::Prep, items, done)
     }
 
-    /// Reads and clears accessed bits, 64 gfns a word, from `first` on, a multiple of 64. The inner error is
-    /// the machine's refusal.
+    /// Reads and clears accessed bits, 64 gfns a word, from `first` on, which is a multiple of 64.
+    /// The inner error is the machine's refusal.
     pub fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<Result<(), Errno>, CallError> {
         self.packet.clear();
         self.packet.extend([first.get(), into.len() as u64]);
@@ -189,7 +189,7 @@ impl Hypercalls {
         Ok(())
     }
 
-    /// Sends what is in the packet and puts the results to the start of the reply.
+    /// Sends the packet and copies the results to the start of the reply.
     fn exchange(&mut self, op: Op) -> Result<usize, CallError> {
         self.packet.insert(0, op as u64);
         let sent = self.connection.send(&self.packet, &[]);
@@ -197,7 +197,7 @@ impl Hypercalls {
         Ok(self.receive(op)?.0)
     }
 
-    /// The number of results, which stand at the start of the reply.
+    /// Receives a reply and returns the number of its results, which are at the start of the reply.
     fn receive(&mut self, op: Op) -> Result<(usize, Vec<OwnedFd>), CallError> {
         let received = self.connection.receive(&mut self.reply);
         let received = received.map_err(CallError::Gone)?;

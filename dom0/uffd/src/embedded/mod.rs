@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An embedded host as the machine whose guest is paged: the pager's end of [`crate::link`].
+//! The embedded host as a [`Machine`]: the pager's end of [`crate::link`].
 
 mod calls;
 mod hypercalls;
@@ -16,7 +16,7 @@ pub use hypercalls::{CallError, Handles, HostInfo, Hypercalls};
 
 use crate::link::{Mailbox, Op, SharedArea, packet};
 
-/// A host that has been reached.
+/// A host to which a connection exists.
 #[derive(Debug)]
 pub struct EmbeddedMachine {
     hypercalls: Hypercalls,
@@ -77,7 +77,7 @@ impl Machine for EmbeddedMachine {
     }
 }
 
-/// Both event channels. Other threads kick the one that the machine kicks.
+/// Both event channels. Other threads kick the same one as the machine.
 struct Channels {
     events: EventChannel,
     doorbell: EventChannel,
@@ -105,7 +105,7 @@ impl Watch for EventSource {
         while let Ok(Some(packet)) = self.0.receive(&mut words) {
             match packet::parse_event(&words[..packet.words]) {
                 Some(event) => tell(event),
-                None => tracing::warn!("a notice makes no sense"),
+                None => tracing::warn!("a notice is not valid"),
             }
         }
         tell(MachineEvent::DomainGone);

@@ -7,10 +7,10 @@ use pager_shell::{BufferPlace, Preps, REQUESTS};
 
 use crate::link::mailbox::{ENTRIES, Mailbox, PostedPrep};
 
-// Each buffer of the lane has a mailbox entry of its own, so there is always one free.
+// Each buffer of the lane has its own mailbox entry, so an entry is always free.
 const _: () = assert!(REQUESTS * REQUESTS <= ENTRIES);
 
-/// Batches whose preps are posted.
+/// Batches whose preps have been posted.
 pub(super) struct PostedPreps {
     mailbox: Mailbox,
     posted: [Option<Posted>; REQUESTS],
@@ -61,7 +61,8 @@ impl Preps for PostedPreps {
             let Some(page) = page.filter(|page| page.outcome == Err(PageError::NotDone)) else {
                 continue;
             };
-            // An errno that this shell does not produce on its own: nothing is lost if it is retried.
+            // The shell itself does not produce this errno, and the pager loses nothing if it tries
+            // again.
             page.outcome = self.mailbox.result(finished).map_err(PageError::Refused);
             posted.unfinished -= 1;
             if posted.unfinished == 0

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs of consecutive guest frames: what one system call on guest memory takes.
+//! Runs of consecutive guest frames, each of which one system call on guest memory can handle.
 //!
-//! A call costs microseconds however few pages it covers (more when it must reach a running vcpu's
-//! TLB), a page inside a run a tenth of that: whoever has many frames to treat sorts them, makes
-//! runs and calls once a run.
+//! A call costs microseconds however few pages it covers, and more if it must reach a running
+//! vcpu's TLB. A page inside a run costs a tenth of that. Code that handles many frames therefore
+//! sorts them, joins them to runs and makes one call for each run.
 
 use p2m_paging::{Gfn, PAGE_SIZE};
 
-/// Frames `first`, `first + 1`, and so on: at least one, none beyond [`Gfn::MAX`].
+/// Frames `first`, `first + 1`, and so on: at least one, and none beyond [`Gfn::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameRun {
     // INVARIANT: pages > 0, and first + pages - 1 <= Gfn::MAX.
@@ -16,14 +16,14 @@ pub struct FrameRun {
 }
 
 impl FrameRun {
-    /// `pages` frames from `first` on. `None` if that is no frame, or beyond [`Gfn::MAX`].
+    /// `pages` frames from `first` on. `None` if there is no frame, or one beyond [`Gfn::MAX`].
     pub fn new(first: Gfn, pages: u64) -> Option<Self> {
         let last = first.get().checked_add(pages.checked_sub(1)?)?;
         Gfn::try_new(last)?;
         Some(Self { first, pages })
     }
 
-    /// One frame.
+    /// A run of one frame.
     pub const fn one(gfn: Gfn) -> Self {
         Self {
             first: gfn,
@@ -36,34 +36,34 @@ impl FrameRun {
         self.first
     }
 
-    /// How many frames; never 0.
+    /// The number of frames; never 0.
     pub const fn size_pages(self) -> u64 {
         self.pages
     }
 
-    /// How many bytes.
+    /// The number of bytes.
     pub const fn size_bytes(self) -> u64 {
         self.pages * PAGE_SIZE as u64
     }
 
-    /// Where the run starts in a file that holds guest memory from frame 0 on, in bytes.
+    /// The offset of the run, in bytes, in a file that holds guest memory from frame 0 on.
     pub const fn offset_bytes(self) -> u64 {
         self.first.get() * PAGE_SIZE as u64
     }
 
-    /// One frame after the last.
+    /// The number of the frame after the last one.
     pub const fn end(self) -> u64 {
         self.first.get() + self.pages
     }
 
-    /// Every frame, ascending.
+    /// All frames, ascending.
     pub fn frames(self) -> impl Iterator<Item = Gfn> {
         (self.first.get()..self.end()).map(Gfn::new_truncate)
     }
 }
 
-/// Joins neighbours: each longest stretch of `gfns` that ascends by one becomes a run. Frames come
-/// out in the order they went in, so sorted input gives the fewest runs.
+/// Joins neighbours: each longest stretch of `gfns` that ascends by one becomes a run. The order of
+/// the frames does not change, so sorted input gives the fewest runs.
 pub fn runs(gfns: impl IntoIterator<Item = Gfn>) -> impl Iterator<Item = FrameRun> {
     let mut gfns = gfns.into_iter().peekable();
     std::iter::from_fn(move || {

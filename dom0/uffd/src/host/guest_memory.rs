@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's memory: a memfd, and its mapping in the machine process.
 //!
-//! [`GuestFile`] is the memory as a file: what the pager gets. It reads frames with `pread`, which
-//! costs what a mapping costs and cannot harm: touching an evicted frame through a mapping would
-//! put a zero page there, and the guest would find it instead of its own.
-//! [`GuestMemory`] is the file and a mapping: what the machine's vcpus run on.
+//! [`GuestFile`] is the memory as a file; the pager gets this view. It reads frames with `pread`,
+//! which costs as much as a mapping but is safe: an access to an evicted frame through a mapping
+//! would put a zero page there, and the guest would find it instead of its own. [`GuestMemory`] is
+//! the file and a mapping; the machine's vcpus use it.
 //!
-//! The file's size is sealed, so that a mapping of it cannot fault beyond its end. Frame numbers
-//! are pages of the file: gfn 0 is at offset 0, there are no holes in the numbering.
+//! The file's size is sealed, so an access through a mapping cannot fault beyond its end. A gfn is
+//! the number of a page in the file: gfn 0 is at offset 0, and the numbers have no holes.
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,35 +25,35 @@ use super::frame_run::FrameRun;
 /// 64-bit words in a page.
 pub const PAGE_WORDS: usize = PAGE_SIZE / 8;
 
-/// A page, as memory that others may change at any moment.
+/// A page of memory that others may change at any moment.
 pub type SharedPage = [AtomicU64; PAGE_WORDS];
 
-/// Seals without which a mapping could outlive the file's pages.
+/// The seals that prevent a mapping from outliving the file's pages.
 const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
-/// Why guest memory could not be made.
+/// Why guest memory could not be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// A guest without memory.
+    /// The guest would have no memory.
     #[error("a guest needs at least one page of memory")]
     NoPages,
-    /// More than addresses or frame numbers reach.
+    /// The guest has more pages than addresses or frame numbers can name.
     #[error("{pages} pages are more than a process can map")]
     TooLarge {
-        /// Pages asked for.
+        /// The requested number of pages.
         pages: u64,
     },
-    /// A file from elsewhere whose size can still change.
+    /// Another process sent a file whose size can still change.
     #[error("the file's size is not sealed: it could shrink under its mapping")]
     NotSealed,
-    /// A file from elsewhere that ends within a page.
+    /// Another process sent a file whose size is not a whole number of pages.
     #[error("the file has {bytes} bytes: not a whole number of pages")]
     PartPage {
-        /// Its size in bytes.
+        /// The size of the file in bytes.
         bytes: u64,
     },
-    /// The kernel refused a step.
+    /// A system call failed.
     #[error("{step}: {errno}")]
     System {
         /// The system call.
@@ -76,20 +76,20 @@ pub enum FrameError {
     /// The run goes beyond the guest's memory.
     #[error("frames up to {end:#x} of a guest with {size_pages:#x}")]
     OutOfGuest {
-        /// One frame after the last asked for.
+        /// The number of the frame after the last requested one.
         end: u64,
-        /// Pages of the guest.
+        /// The number of the guest's pages.
         size_pages: u64,
     },
-    /// The buffer is not as large as the run.
+    /// The sizes of the buffer and the run differ.
     #[error("a buffer of {given} bytes for {needed}")]
     BufferSize {
-        /// Bytes of the run.
+        /// The size of the run in bytes.
         needed: u64,
-        /// Bytes of the buffer.
+        /// The size of the buffer in bytes.
         given: usize,
     },
-    /// The kernel refused.
+    /// A system call failed.
     #[error("{step}: {errno}")]
     System {
         /// The system call.
@@ -108,7 +108,7 @@ pub struct GuestFile {
 }
 
 impl GuestFile {
-    /// A new guest's memory: all holes, so it takes none of the host's yet.
+    /// Creates a new guest's memory. It consists of holes, so it takes no memory of the host yet.
     pub fn create(pages: u64) -> Result<Self, CreateError> {
         let bytes = Self::size(pages)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -120,7 +120,7 @@ impl GuestFile {
         Ok(Self { file, pages })
     }
 
-    /// A guest's memory that another process made and sent.
+    /// Opens guest memory that another process created and sent.
     pub fn open(file: OwnedFd) -> Result<Self, CreateError> {
         let seals = rustix::fs::fcntl_get_seals(&file).map_err(CreateError::at("F_GET_SEALS"))?;
         if !seals.contains(SIZE_SEALS) {
@@ -146,18 +146,18 @@ impl GuestFile {
             .ok_or(CreateError::TooLarge { pages })
     }
 
-    /// Pages of the guest: resident or not.
+    /// The number of the guest's pages, resident or not.
     pub const fn size_pages(&self) -> u64 {
         self.pages
     }
 
-    /// Pages that take memory of the host now.
+    /// The number of pages that take memory of the host now.
     pub fn resident_pages(&self) -> Result<u64, Errno> {
         let stat = rustix::fs::fstat(&self.file)?;
         Ok(stat.st_blocks.cast_unsigned() * 512 / PAGE_SIZE as u64)
     }
 
-    /// Checks that all of a run is the guest's.
+    /// Checks that all frames of a run belong to the guest.
     pub const fn check(&self, run: FrameRun) -> Result<(), FrameError> {
         if run.end() > self.pages {
             return Err(FrameError::OutOfGuest {
@@ -168,9 +168,9 @@ impl GuestFile {
         Ok(())
     }
 
-    /// Gives a run's memory back to the host, in every process that maps it. What was there is
-    /// gone; the next access is a missing fault where userfaultfd is registered, else zeros.
-    /// Frames that are not resident are skipped.
+    /// Returns a run's memory to the host, in every process that maps it. The contents are lost.
+    /// The next access is a missing fault where userfaultfd is registered; elsewhere it finds
+    /// zeros. Frames that are not resident are skipped.
     pub fn discard(&self, run: FrameRun) -> Result<(), FrameError> {
         self.check(run)?;
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -182,8 +182,8 @@ impl GuestFile {
         )
     }
 
-    /// Reads a run into `buffer`, whose size must be the run's. A frame that is not resident reads
-    /// as zeros and stays so.
+    /// Reads a run into `buffer`, which must have the same size. A frame that is not resident reads
+    /// as zeros and stays not resident.
     pub fn read(&self, run: FrameRun, buffer: &mut [u8]) -> Result<(), FrameError> {
         self.check(run)?;
         if buffer.len() as u64 != run.size_bytes() {
@@ -196,7 +196,7 @@ impl GuestFile {
         while done < buffer.len() {
             let offset = run.offset_bytes() + done as u64;
             match rustix::io::pread(&self.file, &mut buffer[done..], offset) {
-                // The size is sealed: the end of the file cannot come early.
+                // The size is sealed, so the file cannot end early.
                 Ok(0) => {
                     return Err(FrameError::System {
                         step: "pread",
@@ -223,10 +223,10 @@ impl AsFd for GuestFile {
     }
 }
 
-/// Guest memory, mapped. Also a [`GuestFile`], by `Deref`.
+/// Mapped guest memory. It is also a [`GuestFile`], by `Deref`.
 ///
-/// Everything in it is seen as atomic words: vcpus, the kernel's copies and other processes change
-/// it at any time, and that is no data race.
+/// All of it is accessed as atomic words: vcpus, the kernel's copies and other processes change it
+/// at any time, and that is not a data race.
 #[derive(Debug)]
 pub struct GuestMemory {
     // INVARIANT: `base` is a shared, writable mapping of the whole file, private to this value.
@@ -234,8 +234,8 @@ pub struct GuestMemory {
     file: GuestFile,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; it is reached only as atomics, by
-// system calls, and by copies that expect others to write meanwhile.
+// SAFETY: the mapping belongs to the process, not to a thread. It is accessed only as atomics, by
+// system calls, and by copies that allow for other writers.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
 unsafe impl Sync for GuestMemory {}
@@ -246,7 +246,7 @@ impl GuestMemory {
         let too_large = CreateError::TooLarge { pages: file.pages };
         let bytes = usize::try_from(GuestFile::size(file.pages)?).map_err(|_| too_large)?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
+        // SAFETY: the kernel picks an unused address range, so no existing mapping is replaced.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, &file, 0) }
             .map_err(CreateError::at("mmap"))?;
         let base = NonNull::new(base.cast()).ok_or(CreateError::System {
@@ -260,17 +260,18 @@ impl GuestMemory {
 
     fn advise(&self, bytes: usize) -> Result<(), CreateError> {
         for (advice, step) in [
-            // Pages come and go one by one.
+            // Pages come in and go out one by one.
             (Advice::LinuxNoHugepage, "MADV_NOHUGEPAGE"),
-            // Which pages were used lately is the pager's business. Without this the kernel keeps
-            // account of it too: a page that the pager has read counts as used twice when it is
-            // discarded, and is moved to the list of active pages just before it is freed.
+            // The pager alone tracks which pages were used lately. Without this advice the kernel
+            // tracks it too: a page that the pager has read counts as used twice when it is
+            // discarded, and the kernel moves it to the list of active pages just before it frees
+            // it.
             (Advice::Random, "MADV_RANDOM"),
         ] {
-            // SAFETY: the range is this mapping; the advice changes no content.
+            // SAFETY: the range is this mapping; the advice changes no contents.
             let advised = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), bytes, advice) };
             match advised {
-                // A kernel without huge pages does not know of them, which is as good.
+                // A kernel without huge pages does not know this advice, and does not need it.
                 Ok(()) | Err(Errno::INVAL) => {}
                 Err(errno) => return Err(CreateError::System { step, errno }),
             }
@@ -283,25 +284,25 @@ impl GuestMemory {
         Self::map(GuestFile::create(pages)?)
     }
 
-    /// Where the mapping starts in this process.
+    /// The address of the mapping in this process.
     pub fn base(&self) -> u64 {
         self.base.as_ptr() as u64
     }
 
-    /// Where a run is in this process.
+    /// The address of a run in this process.
     pub fn address(&self, run: FrameRun) -> Result<u64, FrameError> {
         self.check(run)?;
         Ok(self.base() + run.offset_bytes())
     }
 
-    /// The frame that an address of this process is in.
+    /// The frame at an address of this process.
     pub fn gfn(&self, address: u64) -> Option<Gfn> {
         let page = address.checked_sub(self.base())? / PAGE_SIZE as u64;
         (page < self.size_pages()).then_some(Gfn::new_truncate(page))
     }
 
-    /// Has this process's page table forget a run. Its contents stay, and whoever touches a page next maps it
-    /// again; what userfaultfd has write-protected stays so.
+    /// Removes a run from this process's page table. Its contents stay, and the next access maps a
+    /// page again. Pages that userfaultfd has write-protected stay protected.
     pub fn unmap(&self, run: FrameRun) -> Result<(), FrameError> {
         let at = std::ptr::with_exposed_provenance_mut(
             usize::try_from(self.address(run)?).unwrap_or(usize::MAX),
@@ -316,15 +317,16 @@ impl GuestMemory {
         })
     }
 
-    /// A frame's words. Touching one may block while the page is fetched.
+    /// A frame's words. An access to them may block while the page comes in.
     pub fn page(&self, gfn: Gfn) -> Option<&SharedPage> {
         let page = self.page_pointer(gfn)?;
-        // SAFETY: `page` points to PAGE_SIZE mapped bytes, page-aligned; the mapping lives as long
-        // as `self` and cannot be cut short (sealed size); atomics allow for all other writers.
+        // SAFETY: `page` points to PAGE_SIZE mapped bytes, page-aligned. The mapping lives as long
+        // as `self`, and its size is sealed. Atomics allow for all other writers.
         Some(unsafe { page.cast::<SharedPage>().as_ref() })
     }
 
-    /// Copies a frame out. Not one atomic step: a vcpu that writes meanwhile may be seen in part.
+    /// Copies a frame out. The copy is not atomic: it may contain part of what a vcpu writes
+    /// meanwhile.
     pub fn load(&self, gfn: Gfn, into: &mut [u8; PAGE_SIZE]) -> Option<()> {
         let page = self.page_pointer(gfn)?;
         // SAFETY: PAGE_SIZE bytes readable at `page` while `self` lives, and writable at `into`.
@@ -332,7 +334,7 @@ impl GuestMemory {
         Some(())
     }
 
-    /// Copies a page in. Not one atomic step, as [`Self::load`].
+    /// Copies a page in. The copy is not atomic, as in [`Self::load`].
     pub fn store(&self, gfn: Gfn, from: &[u8; PAGE_SIZE]) -> Option<()> {
         let page = self.page_pointer(gfn)?;
         // SAFETY: PAGE_SIZE bytes readable at `from`, and writable at `page` while `self` lives.
@@ -359,20 +361,20 @@ impl Deref for GuestMemory {
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         let bytes = usize::try_from(self.size_pages()).unwrap_or(0) * PAGE_SIZE;
-        // SAFETY: the mapping is this value's own, and nothing borrowed from it is left.
+        // SAFETY: this value owns the mapping, and no borrow of it is left.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), bytes) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }
 
-/// Copies a page that somebody else may be writing.
+/// Copies a page that others may be writing.
 ///
 /// # Safety
 ///
 /// [`PAGE_SIZE`] bytes must be readable at `from` and writable at `to`, and not overlap.
 unsafe fn copy_page(from: *const u8, to: *mut u8) {
     // SAFETY: as the caller promises. The copy is outside the language's memory model, like the
-    // kernel's own: a writer on the other side makes the bytes a mixture, nothing worse.
+    // kernel's own: a concurrent writer makes the bytes a mixture and does no other harm.
     unsafe {
         std::arch::asm!(
             "rep movsb",

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine: a guest's memory and vcpus, the hypervisor half of paging, and the threads that run
-//! it.
+//! them.
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | each vcpu | its pause, at a page that is not there | `fault`: asks for the page |
-//! | prep | read of the doorbell | `prep`: fills pages, takes answers |
+//! | each vcpu | its pause, at a page that is out | `fault`: requests the page |
+//! | prep | read of the doorbell | `prep`: fills pages, takes responses |
 //! | hypercall | receive on the socket | `hypercall`: batches, attach and detach |
 //!
-//! The second runs on one CPU together with the pager's main thread, unless told not to: a wake-up
-//! across CPUs costs more than the whole rest of a fault.
+//! The prep thread runs on one CPU together with the pager's main thread, unless configured
+//! otherwise: a wake-up across CPUs costs more than all the rest of a fault.
 
 mod trap;
 
@@ -34,57 +34,56 @@ use crate::link::packet::event_words;
 use crate::link::shared_area::SharedAreaError;
 use crate::link::{Mailbox, SharedArea};
 
-/// What kind of machine.
+/// The configuration of a machine.
 #[derive(Clone, Debug)]
 pub struct MachineOptions {
-    /// How many vcpus; at least one.
+    /// The number of vcpus; at least one.
     pub vcpus: u32,
-    /// The CPU on which faults are handled, machine's side and pager's; `None`: the scheduler's
-    /// choice.
+    /// The CPU on which machine and pager handle faults. `None`: the scheduler chooses.
     pub cpu: Option<usize>,
-    /// The name under which pagers find it.
+    /// The name under which pagers find the machine.
     pub name: String,
 }
 
-/// Why there is no machine.
+/// Why a machine does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UffdMachineError {
-    /// The guest's memory.
+    /// The guest's memory could not be created.
     #[error("guest memory: {0}")]
     Memory(#[from] CreateError),
-    /// userfaultfd: permission, most often.
+    /// userfaultfd could not be opened, most often because a permission is missing.
     #[error(transparent)]
     Userfaultfd(#[from] OpenError),
     /// The guest's memory cannot be registered with userfaultfd.
     #[error("guest memory cannot be watched: {0}")]
     Register(#[from] RangeError),
-    /// The pages shared with the pager.
+    /// The pages shared with the pager could not be created.
     #[error("ring page: {0}")]
     Shared(#[from] SharedAreaError),
-    /// The event channels.
+    /// An event channel could not be created.
     #[error("event channel: {0}")]
     Events(Errno),
-    /// The socket.
+    /// The socket could not be opened.
     #[error("hypercall socket: {0}")]
     Socket(#[from] ConnectError),
-    /// A thread.
+    /// A thread could not be started.
     #[error("thread: {0}")]
     Thread(std::io::Error),
-    /// SIGBUS cannot be handled.
+    /// The handler of SIGBUS could not be installed.
     #[error("SIGBUS: {0}")]
     Trap(std::io::Error),
-    /// A guest without vcpus.
+    /// The guest would have no vcpus.
     #[error("a guest needs at least one vcpu")]
     NoVcpus,
 }
 
-/// How a pager left.
+/// How a pager ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PagerExit {
-    /// It disabled paging: nothing is out.
+    /// It disabled paging: no page is out.
     Detached,
-    /// It went without a word, and with it the only copy of so many pages.
+    /// It died, and with it the only copy of this many pages.
     Died {
         /// Pages that were out.
         lost_pages: u64,
@@ -94,21 +93,21 @@ pub enum PagerExit {
 /// A running machine. It lives as long as the process.
 pub struct Machine {
     paging: Paging<'static, HostPlatform>,
-    /// By vcpu: faults taken, so that a vcpu can tell that an access of its own was one.
+    /// The number of faults of each vcpu. A vcpu uses it to tell whether its own access faulted.
     faults: Box<[AtomicU64]>,
     pub(super) shared: &'static SharedArea,
-    /// Locked for a whole round of preps, and while one pager's mailbox and buffers become another's: what is
-    /// in the mailbox means the buffers that are set.
+    /// Locked for a whole round of preps, and while a pager's mailbox and buffers are replaced by
+    /// the next pager's: an entry of the mailbox refers to the buffers that are set.
     pub(super) mailbox: Mutex<Mailbox>,
     pub(super) doorbell: EventChannel,
     cpu: Option<usize>,
     watch: Mutex<PagerWatch>,
-    /// The first thing that went wrong beyond repair.
+    /// The first error after which the machine cannot continue.
     crashed: OnceLock<String>,
     stray: AtomicU64,
 }
 
-/// What an attached pager is told unasked.
+/// What the machine tells an attached pager without being asked.
 #[derive(Debug)]
 struct PagerWatch {
     target: i64,
@@ -126,8 +125,9 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// A guest with this memory, all of it home, and a socket where a pager may attach. SIGBUS is handled
-    /// from here on, in the whole process: what is no vcpu's is handed on to whoever handled it before.
+    /// Starts a guest with this memory, all of it resident, and a socket at which a pager may
+    /// attach. From here on SIGBUS is handled in the whole process; a signal that no vcpu caused
+    /// goes to the previous handler.
     pub fn start(
         memory: GuestMemory,
         options: &MachineOptions,
@@ -185,39 +185,40 @@ impl Machine {
         &self.paging
     }
 
-    /// The guest's memory. Who touches it must be a vcpu ([`Self::become_vcpu`]), or hold the page with
-    /// [`Self::map`], or know that nothing is out: a page that is out ends any other thread, and with it
-    /// the process. Reading frames ([`GuestFile::read`](super::guest_memory::GuestFile::read)) is open to all.
+    /// The guest's memory. A thread that accesses it must be a vcpu ([`Self::become_vcpu`]), or
+    /// hold the page with [`Self::map`], or know that no page is out. Otherwise an access to a page
+    /// that is out ends the process. Reading frames
+    /// ([`GuestFile::read`](super::guest_memory::GuestFile::read)) is open to all.
     pub fn memory(&self) -> &GuestMemory {
         self.paging.platform().memory()
     }
 
-    /// How many pages are where.
+    /// The numbers of resident pages and of others.
     pub fn counts(&self) -> PageCounts {
         self.paging.platform().counts()
     }
 
-    /// The calling thread is this vcpu from here on, if the guest has such a vcpu.
+    /// Makes the calling thread this vcpu, if the guest has such a vcpu.
     pub fn become_vcpu(&'static self, vcpu: VcpuId) {
         if self.paging.vcpus().contains(vcpu) {
             trap::enter(self, vcpu);
         }
     }
 
-    /// Faults that this vcpu has taken so far.
+    /// The number of faults that this vcpu has taken so far.
     pub fn faults(&self, vcpu: VcpuId) -> u64 {
         self.faults
             .get(vcpu.index())
             .map_or(0, |faults| faults.load(Ordering::Relaxed))
     }
 
-    /// Accesses of the guest to pages that it had given back.
+    /// The number of the guest's accesses to pages that it had given back.
     pub fn stray_accesses(&self) -> u64 {
         self.stray.load(Ordering::Relaxed)
     }
 
-    /// The guest's balloon gives a page back that is out, or on its way (row A6). A vcpu that finds the
-    /// ring full returns when the pager has been told. No locks held.
+    /// The guest's balloon gives back a page that is out or on its way (row A6). A vcpu that finds
+    /// the ring full returns after the pager has been told. The caller holds no lock.
     pub fn give_back(&self, gfn: Gfn, caller: Caller) -> Result<(), DropError> {
         self.paging.drop_page(gfn, caller)?;
         self.tell(MachineEvent::Resident(self.counts().resident()));
@@ -227,7 +228,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Somebody outside the guest needs a frame and uses it, perhaps writing, until [`Self::unmap`].
+    /// A foreign caller uses a frame, and may write it, until [`Self::unmap`].
     pub fn map(&self, gfn: Gfn) -> Result<(), p2m_paging::Errno> {
         use p2m_paging::Errno;
         match self.paging.platform().map(gfn, Mapper::Writer) {
@@ -250,33 +251,34 @@ impl Machine {
     }
 
     pub(super) fn populate(&self, gfn: Gfn) -> Result<Populated, PopulateError> {
-        // The machine itself acts for the control domain, on its vcpu 0.
+        // The machine acts for the control domain, as its vcpu 0.
         self.paging.populate(gfn, Caller::Foreign(VcpuId(0)))
     }
 
-    /// How many pages the guest is to have resident; below zero: all. Tells the pager, now or when
-    /// it attaches.
+    /// Sets how many pages the guest is to have resident; below zero: all. The pager is told now or
+    /// when it attaches.
     pub fn set_target(&self, pages: i64) {
         self.watch.lock().target = pages;
         self.tell(MachineEvent::Target(pages));
     }
 
-    /// The guest shuts down: the pager is told that there is nothing more to do.
+    /// Shuts the guest down: the pager is told that the guest is gone.
     pub fn release_domain(&self) {
         self.tell(MachineEvent::DomainGone);
     }
 
-    /// How the last pager left; `None` while there is one, or none has come yet.
+    /// How the last pager ended; `None` while a pager is attached, or before the first.
     pub fn pager_exit(&self) -> Option<PagerExit> {
         self.watch.lock().pager_exit
     }
 
-    /// What went wrong beyond repair, if anything.
+    /// The error after which the machine cannot continue, if there was one.
     pub fn crashed(&self) -> Option<&str> {
         self.crashed.get().map(String::as_str)
     }
 
-    /// A guest that cannot go on: it stays where it is, and whoever runs the machine ends it.
+    /// Notes an error after which the guest cannot continue. The guest stops, and the program that
+    /// runs the machine ends it.
     pub(super) fn crash(&self, reason: String) {
         tracing::error!("{reason}");
         // Only the first reason is kept.
@@ -295,7 +297,7 @@ impl Machine {
         self.cpu
     }
 
-    /// The calling thread handles faults: it runs on their CPU.
+    /// Moves the calling thread to the CPU on which faults are handled.
     pub(super) fn move_to_fault_cpu(&self) {
         if let Some(cpu) = self.cpu {
             pin_to(cpu);
@@ -311,7 +313,7 @@ impl Machine {
         self.tell(MachineEvent::Target(target));
     }
 
-    /// Whether a pager has attached that has not left yet.
+    /// Whether a pager is attached.
     pub(super) fn is_watched(&self) -> bool {
         self.watch.lock().connection.is_some()
     }
@@ -332,7 +334,7 @@ impl Machine {
     }
 }
 
-/// The last CPU that this process may use: the first ones take most of the machine's interrupts.
+/// The last CPU that this process may use. The first CPUs take most of the machine's interrupts.
 pub fn usual_fault_cpu() -> Option<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).ok()?;
     (0..rustix::thread::CpuSet::MAX_CPU)

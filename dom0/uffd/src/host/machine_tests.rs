@@ -22,7 +22,7 @@ fn machine(test: &str) -> (&'static Machine, String) {
     (Machine::start(memory, &options).unwrap(), name)
 }
 
-/// Attaches a pager, and lets it go again.
+/// Attaches a pager and detaches it again.
 fn attach(name: &str) -> Result<(), CallError> {
     let mut calls = Hypercalls::connect(name)?;
     let (_, file) = SharedArea::create("buffers", BUFFERS)?.into_pages();
@@ -45,7 +45,8 @@ fn wait_for(mut look: impl FnMut() -> bool) {
     }
 }
 
-/// Once it is locked, nobody lets go of it before the p2m is unlocked.
+/// Whether the mailbox stays locked. Once it is locked, it is not released before the p2m is
+/// unlocked.
 fn stays_locked(machine: &Machine) -> bool {
     (0..50).all(|_| {
         thread::sleep(Duration::from_millis(1));
@@ -88,7 +89,7 @@ fn a_pager_that_never_began_is_told_of_nothing_more() {
     attach(&name).unwrap();
     wait_for(|| machine.pager_exit() == Some(PagerExit::Detached));
     assert!(machine.watch.lock().connection.is_none());
-    // The next one is served.
+    // The next pager is served.
     let mut calls = Hypercalls::connect(&name).unwrap();
     let (_, file) = SharedArea::create("buffers", BUFFERS).unwrap().into_pages();
     calls.attach(&file, BUFFERS).unwrap();
@@ -96,7 +97,8 @@ fn a_pager_that_never_began_is_told_of_nothing_more() {
     calls.call(Op::Enable).unwrap();
 }
 
-/// It looks before it forgets a page: a drop it hears of may be one of a page that the first pager took out.
+/// A pager checks this before it forgets a page: a dropped page may be one that the first pager
+/// took out.
 #[test]
 fn a_pager_is_told_of_pages_that_the_one_before_it_left_out() {
     let (machine, name) = machine("leaves");

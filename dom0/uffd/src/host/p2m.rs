@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m of a guest whose memory is a memfd: what each gfn is, and how that is made true with
-//! userfaultfd.
+//! The p2m of a guest whose memory is a memfd: the type of each gfn, and how userfaultfd enforces
+//! it.
 //!
 //! | state | in the memfd | a vcpu's access |
 //! |---|---|---|
@@ -9,15 +9,15 @@
 //! | `paged`, `paging_in_start` | hole | traps |
 //! | `invalid` | hole | traps |
 //!
-//! The frame behind gfn n is page n of the memfd, so mfn and gfn are the same number, and a frame
-//! is "allocated" and filled in the one step that puts it in (`UFFDIO_COPY`).
+//! The frame behind gfn n is page n of the memfd, so mfn and gfn are the same number. One step
+//! (`UFFDIO_COPY`) both allocates and fills a frame.
 //!
-//! **Pausing.** A trap (`trap.rs`) runs on the vcpu's own thread, which sleeps in it for as long as the
-//! vcpu is paused, and then tries its access again. The kernel keeps nobody waiting, so no operation
-//! here has anybody to wake.
+//! **Pausing.** A trap (`trap.rs`) runs on the vcpu's own thread, which sleeps in it as long as the
+//! vcpu is paused and then tries its access again. No thread waits inside the kernel, so no
+//! operation here has to wake one.
 //!
-//! Locks: the p2m lock is one mutex around the whole table. It sleeps, because user space may lose
-//! the CPU while it holds it.
+//! Locks: the p2m lock is one mutex around the whole table. A thread sleeps while it waits for it,
+//! because the holder may lose the CPU in user space.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -41,48 +41,49 @@ pub use locked::{HostFrame, LockedP2m};
 use table::{HostEntry, Table};
 use uses::Pagemap;
 
-/// Retries of an operation that the kernel asks to try again, before it counts as refused.
+/// Attempts at an operation for which the kernel returns EAGAIN, before it counts as refused.
 const KERNEL_RETRIES: usize = 1000;
 
-/// The guest's memory, and which of its vcpus are paused: the hypervisor's side.
+/// The hypervisor's side of the guest: its memory, and which of its vcpus are paused.
 #[derive(Debug)]
 pub struct HostPlatform {
     memory: GuestMemory,
     uffd: Userfaultfd,
     pagemap: Option<Pagemap>,
     table: Mutex<Table>,
-    /// By vcpu: pauses not undone yet. Whoever pauses and whoever unpauses may come here in either
-    /// order, so for a moment one may be below zero.
+    /// The number of pauses of each vcpu that have not been undone. Pause and unpause may arrive
+    /// here in either order, so a number may be below zero for a moment.
     pauses: Box<[AtomicU32]>,
-    /// To the pager.
+    /// The event channel to the pager.
     events: EventChannel,
 }
 
-/// A byte in the pager's buffers: a claim, checked when a page is filled from it.
+/// An offset in bytes in the pager's buffers. It is not trusted, and is checked when a page is
+/// filled from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferIndex(pub u64);
 
-/// How many pages are where.
+/// The numbers of pages in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageCounts {
     /// All gfns.
     pub size: u64,
-    /// Without a frame because they are out.
+    /// Pages without a frame because they are out.
     pub paged: u64,
-    /// Given back by the guest.
+    /// Pages that the guest has given back.
     pub given_back: u64,
 }
 
 impl PageCounts {
-    /// Pages that have a frame (`tot_pages`).
+    /// The number of pages that have a frame (`tot_pages`).
     pub const fn resident(&self) -> u64 {
         self.size - self.paged - self.given_back
     }
 }
 
 impl HostPlatform {
-    /// A guest whose memory is all home. `uffd` has `memory` registered, for missing pages and
-    /// write-protection.
+    /// A guest whose pages are all resident. `memory` is registered with `uffd` for missing pages
+    /// and for write-protection.
     pub fn new(memory: GuestMemory, uffd: Userfaultfd, vcpus: usize, events: EventChannel) -> Self {
         let pages = usize::try_from(memory.size_pages()).unwrap_or(usize::MAX);
         Self {
@@ -100,12 +101,12 @@ impl HostPlatform {
         &self.memory
     }
 
-    /// The channel to the pager.
+    /// The event channel to the pager.
     pub fn events(&self) -> &EventChannel {
         &self.events
     }
 
-    /// How many pages are where.
+    /// The numbers of pages in each state.
     pub fn counts(&self) -> PageCounts {
         let table = self.table.lock();
         PageCounts {
@@ -115,13 +116,13 @@ impl HostPlatform {
         }
     }
 
-    /// Where the contents of preps are from here on.
+    /// Sets the buffers from which preps take their contents.
     pub fn set_buffers(&self, buffers: Option<SharedArea>) {
         self.table.lock().buffers = buffers;
     }
 
-    /// Somebody outside the guest uses a frame: it cannot be nominated, nor evicted. Refused with the
-    /// type if the gfn has no frame, or one that this mapper is not to see now.
+    /// Counts a foreign user of a frame. A frame that is used is not nominated and not evicted.
+    /// Refused with the type if the gfn has no frame, or one that this mapper must not see now.
     pub fn map(&self, gfn: Gfn, mapper: Mapper) -> Result<(), P2mType> {
         let mut table = self.table.lock();
         let entry = table.entry(gfn);
@@ -134,7 +135,7 @@ impl HostPlatform {
         }
     }
 
-    /// One user fewer. False if there was none.
+    /// Removes a foreign user. `false` if there was none.
     pub fn unmap(&self, gfn: Gfn) -> bool {
         let mut table = self.table.lock();
         let Some(users) = table.users.get_mut(&gfn.get()) else {
@@ -147,8 +148,8 @@ impl HostPlatform {
         true
     }
 
-    /// The guest touches a page that it gave back: it gets an empty one. False if the gfn is
-    /// something else by now.
+    /// Gives the guest an empty page where it accessed one that it gave back. `false` if the gfn
+    /// has another type by now.
     pub fn refill(&self, gfn: Gfn) -> Result<bool, CopyError> {
         let mut table = self.table.lock();
         let Some(index) = table.index(gfn) else {
@@ -164,8 +165,8 @@ impl HostPlatform {
         Ok(true)
     }
 
-    /// The guest wrote a page that is home, and trapped: it is writable from here on. Protection is left on
-    /// such a page only where the kernel failed to lift it before.
+    /// Makes a resident page writable after a write of the guest trapped. Such a page is protected
+    /// only if the kernel failed to lift the protection before.
     pub fn lift_protection(&self, gfn: Gfn) -> Result<(), RangeError> {
         let p2m = self.lock_p2m();
         match p2m.table.entry(gfn).p2mt() {
@@ -174,7 +175,8 @@ impl HostPlatform {
         }
     }
 
-    /// Returns when the vcpu is not paused. To be called on its thread, before it runs on.
+    /// Returns once the vcpu is not paused. It is called on the vcpu's thread, before the vcpu
+    /// continues.
     pub(super) fn wait_while_paused(&self, vcpu: VcpuId) {
         let Some(pauses) = self.pauses.get(vcpu.index()) else {
             return;
@@ -184,7 +186,7 @@ impl HostPlatform {
             if paused.cast_signed() <= 0 {
                 return;
             }
-            // It may have changed meanwhile, or a signal may have come: looked at again.
+            // The value may have changed, or a signal may have arrived: it is read again.
             let _ = futex::wait(pauses, futex::Flags::PRIVATE, paused, None);
         }
     }
@@ -192,9 +194,9 @@ impl HostPlatform {
     fn discard(&self, gfns: impl IntoIterator<Item = Gfn>) {
         for run in runs(gfns) {
             if let Err(error) = self.memory.discard(run) {
-                // The stale page is what the pager has a copy of; it is replaced on the way in.
+                // The pager has a copy of this stale page. It is replaced when the page comes in.
                 tracing::error!(first = %run.first(), pages = run.size_pages(), %error,
-                    "memory of evicted pages was not given back");
+                    "memory of evicted pages was not returned to the host");
             }
         }
     }
@@ -208,8 +210,8 @@ impl HostPlatform {
                 .uffd
                 .copy(&self.memory, run, words, CopyFlags::DONT_WAKE)
             {
-                // The p2m says that there is no frame, so what is there is nobody's page: a hole
-                // that was touched past the p2m, or memory that could not be given back.
+                // The p2m says that there is no frame, so this page belongs to no gfn: a hole that
+                // was touched without the p2m, or memory that could not be returned to the host.
                 Err(CopyError::Present) if !replaced => {
                     replaced = true;
                     self.discard([gfn]);
@@ -260,13 +262,13 @@ impl Platform for HostPlatform {
         }
     }
 
-    /// Nothing to do: the prep thread looks again as long as it is told [`RingState::More`], and a disable
-    /// that is refused wakes it.
+    /// Nothing to do. The prep thread looks again as long as it gets [`RingState::More`], and a
+    /// refused disable wakes it.
     ///
     /// [`RingState::More`]: p2m_paging::paging::RingState::More
     fn defer_event(&self) {}
 
-    /// The process is the domain, and nothing else is lost with it.
+    /// Only logs: the process is the domain, and nothing else depends on it.
     fn invariant_violated(&self, what: InvariantViolation) {
         tracing::error!(%what, "an invariant does not hold");
         std::process::abort();

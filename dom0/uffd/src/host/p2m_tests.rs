@@ -68,7 +68,7 @@ fn prep(paging: &Paging<'_, HostPlatform>, page: u64, buffer: u64) -> Result<(),
     jobs[0].outcome.unwrap()
 }
 
-/// What the pager supplies in a buffer.
+/// Fills a buffer as the pager would.
 fn fill_buffer(paging: &Paging<'_, HostPlatform>, buffer: usize, byte: u8) {
     let table = paging.platform().table.lock();
     let words = table.buffers.as_ref().unwrap().page(buffer).unwrap();
@@ -115,7 +115,7 @@ fn a_mapped_frame_is_neither_nominated_nor_evicted() {
     assert_eq!(nominate(&paging, 0), Err(in_use(3)));
     assert!(platform.unmap(gfn(0)) && platform.unmap(gfn(0)) && !platform.unmap(gfn(0)));
     nominate(&paging, 0).unwrap();
-    // Who writes after the pager's copy would lose it.
+    // A write after the pager's copy would be lost.
     assert_eq!(
         platform.map(gfn(0), Mapper::Writer),
         Err(P2mType::RamPagingOut)
@@ -124,7 +124,7 @@ fn a_mapped_frame_is_neither_nominated_nor_evicted() {
     let refused = evict(&paging, 0).unwrap_err();
     assert_eq!(refused.errno(), Errno::EBUSY);
     assert_eq!(read(&paging, 0), contents(0));
-    // Nor is it taken from under its user by the guest's balloon.
+    // Nor does the guest's balloon take it from its user.
     let dropped = paging.drop_page(gfn(0), Caller::Foreign(VcpuId(0)));
     assert_eq!(dropped, Err(DropError::Platform(Errno::EBUSY)));
     assert!(platform.unmap(gfn(0)));
@@ -170,7 +170,7 @@ fn a_page_put_where_one_is_already_replaces_it() {
     let paging = guest(2);
     nominate(&paging, 0).unwrap();
     evict(&paging, 0).unwrap();
-    // Somebody touched the hole past the p2m.
+    // Touches the hole without the p2m.
     let memory = paging.platform().memory();
     let file = std::os::fd::AsFd::as_fd(&**memory);
     rustix::io::pwrite(file, &[7; PAGE_SIZE], 0).unwrap();
@@ -219,23 +219,23 @@ fn a_write_to_a_nominated_page_takes_it_home_and_the_evict_fails() {
     );
     assert_eq!(evict(&paging, 0).unwrap_err().errno(), Errno::EBUSY);
     assert_eq!(read(&paging, 0), contents(0));
-    // A write that is not trapped shows that the protection has gone.
+    // A write that does not trap shows that the protection is gone.
     paging.platform().memory().page(gfn(0)).unwrap()[0].store(7, Relaxed);
     assert_eq!(prep(&paging, 0, 0).unwrap_err().errno(), Errno::ENOENT);
 }
 
-/// Another mapping where a page was: the kernel protects nothing there.
+/// Puts another mapping over a page, so that the kernel cannot protect the page.
 fn cover(paging: &Paging<'_, HostPlatform>, page: u64) {
     let at = std::ptr::from_ref(paging.platform().memory().page(gfn(page)).unwrap());
     let (prot, flags) = (
         ProtFlags::READ | ProtFlags::WRITE,
         MapFlags::PRIVATE | MapFlags::FIXED,
     );
-    // SAFETY: one page of a mapping of this test's own, to which nothing refers.
+    // SAFETY: one page of a mapping that belongs to this test. Nothing refers to it.
     unsafe { rustix::mm::mmap_anonymous(at.cast_mut().cast(), PAGE_SIZE, prot, flags) }.unwrap();
 }
 
-/// The page's memory again, watched as before.
+/// Maps the page's memory again and registers it as before.
 fn uncover(paging: &Paging<'_, HostPlatform>, page: u64) {
     let platform = paging.platform();
     let at = std::ptr::from_ref(platform.memory().page(gfn(page)).unwrap());
@@ -264,7 +264,7 @@ fn pages_that_cannot_be_protected_go_home_and_may_go_out_later() {
     for page in 0..4 {
         assert_eq!(evict(&paging, page), Err(home), "page {page}");
     }
-    // A write that is not trapped shows that no protection is left.
+    // A write that does not trap shows that no protection is left.
     for page in [0, 1, 3] {
         paging.platform().memory().page(gfn(page)).unwrap()[0].store(7, Relaxed);
     }
@@ -287,7 +287,7 @@ fn a_page_that_is_home_and_protected_becomes_writable_when_it_is_written() {
     nominate(&paging, 1).unwrap();
     platform.lift_protection(gfn(0)).unwrap();
     platform.memory().page(gfn(0)).unwrap()[0].store(7, Relaxed);
-    // The protection of a nominated page stays.
+    // A nominated page stays protected.
     platform.lift_protection(gfn(1)).unwrap();
     assert_eq!(evict(&paging, 1), Ok(()));
 }
@@ -298,7 +298,7 @@ fn accessed(paging: &Paging<'_, HostPlatform>) -> u64 {
     paging
         .read_clear_access_bits(gfn(0), &mut uses, ClearBits::Accessed)
         .unwrap();
-    // A guest of so many pages has none beyond.
+    // This guest has no gfns beyond.
     assert!(uses[1].accessed.not_any());
     uses[0].accessed.into_inner()[0]
 }
@@ -319,7 +319,7 @@ fn pages_that_are_used_are_seen_and_others_are_not() {
     }
     assert_eq!(accessed(&paging), 1 | 1 << 7 | 1 << 31 | 1 << 59);
     assert_eq!(accessed(&paging), 0);
-    // Reading a frame as the pager does is no use.
+    // The pager's read of a frame is not a use.
     let mut page = [0; PAGE_SIZE];
     memory.read(FrameRun::one(gfn(3)), &mut page).unwrap();
     assert_eq!((page, accessed(&paging)), (contents(3), 0));
@@ -331,12 +331,12 @@ fn a_look_at_the_bits_changes_nothing_of_a_page_on_its_way() {
     let memory = paging.platform().memory();
     nominate(&paging, 1).unwrap();
     accessed(&paging);
-    // Still protected, whether it is mapped or not.
+    // It is still protected, mapped or not.
     memory.page(gfn(1)).unwrap()[0].load(Relaxed);
     assert_eq!(accessed(&paging), 1 << 1);
     let asked = paging.fault(VcpuId(0), gfn(1), Access::READ | Access::WRITE);
     assert_eq!(asked, Ok(Populated::Present));
-    // What is out is not used, and what comes in is what the pager says.
+    // A page that is out has not been used, and a page that comes in has the pager's contents.
     nominate(&paging, 2).unwrap();
     evict(&paging, 2).unwrap();
     assert_eq!(accessed(&paging) & 1 << 2, 0);

@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The prep thread: what an event from the pager brings.
+//! The prep thread: handles the pager's events.
 //!
-//! On a kick it takes every prep from the mailbox, works them off as one batch, notes each status,
-//! and then takes the answers off the ring. Filling a page wakes its vcpu; nobody waits for a status.
+//! On a kick it takes every prep from the mailbox, handles them as one batch, notes each status,
+//! and then takes the responses from the ring. Filling a page wakes its vcpu. No vcpu waits for a
+//! status.
 //!
-//! **When the pager learns of it.** The pager answers a request when it knows that the page is home,
-//! so a slot stays taken until it has looked at the mailbox. It looks whenever it wakes; it is not
-//! woken for a status alone unless something depends on it. Nothing is left behind:
+//! **When the pager learns of a status.** The pager answers a request once it knows that the page
+//! is resident, so a ring slot stays in use until the pager has looked at the mailbox. It looks
+//! whenever it wakes. It is not woken for a status alone, unless something depends on it. No status
+//! is left behind:
 //!
-//! - A request that finds the pager idle wakes it: when it went idle it found the ring empty and said
-//!   that it wants an event for the next request. It then harvests all that was done.
-//! - What waits for a *slot* waits while at least [`SLOTS`]/2 are held: a vcpu stands in line only
-//!   while 7 are, and so are foreign callers turned away. Take the last request pushed while a vcpu
-//!   stands in line. If it ends in a prep, that prep's round ends with the line still standing, or the
-//!   line was served by answers: at least half the slots are held and this thread kicks. If it ends
-//!   without a prep, the pager was awake for it, and collected then what was done; what was not done
-//!   then is a later round, which kicks. So with a line standing there is always a request not taken
-//!   yet (the pager is awake or has been kicked), a prep not worked off yet (whose round will kick), or
-//!   a kick not yet heard.
-//! - A prep that failed has its vcpu still waiting: this thread kicks.
-//! - The rest is answers that nobody waits for: the pager's tick, ten times a second, collects them.
+//! - A request that finds the pager idle wakes it: when the pager became idle, it found the ring
+//!   empty and asked for an event for the next request. It then collects all preps that are done.
+//! - Whatever waits for a *ring slot* waits while at least [`SLOTS`]/2 are in use: only while 7 are
+//!   in use is a vcpu in the wait queue, and only then are foreign callers refused. Take the last
+//!   request that was pushed while a vcpu was in the wait queue. If a prep ends it, then at the end
+//!   of that prep's round either the vcpu is still in the wait queue or responses have emptied the
+//!   queue. Either way at least half the slots are in use, and this thread kicks. If no prep ends
+//!   it, the pager was awake for it and collected the preps that were done by then; the others
+//!   belong to a later round, which kicks. So while a vcpu is in the wait queue, there is always a
+//!   request that the pager has not taken (it is awake or has been kicked), a prep that is not done
+//!   (its round will kick), or a kick that has not arrived.
+//! - After a prep that failed, its vcpu still waits: this thread kicks.
+//! - Nobody waits for the other responses: the pager collects them at its tick, ten times a second.
 
 use p2m_paging::paging::{PrepError, PrepJob, RingState};
 use p2m_paging::ring::SLOTS;
@@ -30,17 +33,17 @@ use super::p2m::BufferIndex;
 use crate::link::PostedPrep;
 use crate::link::mailbox::ENTRIES;
 
-/// Slots held from which on the pager is woken to give some back.
+/// From this number of ring slots in use on, the pager is woken so that it frees some.
 const SHORT_OF_SLOTS: u32 = SLOTS / 2;
 
-/// One round of preps, kept from round to round for its memory.
+/// One round of preps. Its memory is kept for the next round.
 struct Round {
     entries: Vec<usize>,
     jobs: Vec<PrepJob<BufferIndex>>,
 }
 
 impl Machine {
-    /// Serves the pager's events for ever.
+    /// Handles the pager's events for ever.
     pub(super) fn serve_preps(&self) {
         self.move_to_fault_cpu();
         let mut round = Round {
@@ -105,7 +108,7 @@ fn job(prep: PostedPrep) -> Option<PrepJob<BufferIndex>> {
     Some(PrepJob::filled(gfn, BufferIndex(prep.buffer)))
 }
 
-/// What a pager is told of a prep.
+/// The result of a prep, as the pager is told.
 pub(super) fn result(job: &PrepJob<BufferIndex>) -> Result<(), Errno> {
     job.outcome
         .map_or(Err(Errno::EIO), |done| done.map_err(PrepError::errno))

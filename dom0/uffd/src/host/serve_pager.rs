@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypercall thread: what is not a fault. Serves one pager after the other, and notices when one
-//! is gone.
+//! The hypercall thread: handles everything but faults. It serves one pager after the other, and
+//! notices when one is gone.
 
 use std::os::fd::AsFd as _;
 
@@ -17,7 +17,7 @@ use super::prep;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
 
-/// The embedded host's guest as row A10 looks at it: nothing speaks against paging it.
+/// The properties of the embedded host's guest that row A10 checks. They all permit paging.
 const PROPERTIES: DomainProperties = DomainProperties {
     hvm_control_domain: false,
     hap: true,
@@ -27,10 +27,10 @@ const PROPERTIES: DomainProperties = DomainProperties {
     alternate_p2ms: false,
 };
 
-/// Buffers of a pager at most, in pages: 256 MiB.
+/// The most buffers of a pager, in pages: 256 MiB.
 const MAX_BUFFER_PAGES: u64 = 1 << 16;
 
-/// The two ends of a call, kept from call to call for their memory.
+/// The arguments and the reply of a call. Their memory is kept for the next call.
 struct Call {
     words: Box<[u64; PACKET_WORDS]>,
     reply: Vec<u64>,
@@ -56,7 +56,7 @@ impl Machine {
             match connection.receive(&mut call.words) {
                 Ok(Some(received)) => {
                     if let Err(errno) = self.serve_call(connection, received, call) {
-                        tracing::warn!(%errno, "the pager takes no reply");
+                        tracing::warn!(%errno, "a reply could not be sent to the pager");
                         break;
                     }
                 }
@@ -149,11 +149,11 @@ impl Machine {
 
     fn disable(&self) -> Result<(), Errno> {
         if self.counts().paged > 0 {
-            // Xen would let it: and the guest would meet pages that nobody brings back.
+            // Xen would permit it, and the guest would then fault on pages that nobody pages in.
             return Err(Errno::EBUSY);
         }
         if let Err(refused) = self.paging().disable() {
-            // It has taken answers on the way, perhaps not all: the prep thread looks at the rest.
+            // The disable has taken responses, perhaps not all: the prep thread takes the rest.
             let _ = self.doorbell.kick();
             return Err(refused.errno());
         }
@@ -226,7 +226,8 @@ impl Machine {
     fn pager_left(&self) {
         if self.paging().is_enabled() {
             let lost_pages = self.counts().paged;
-            // First, so that it is known why before any vcpu finds that there is no pager.
+            // This comes first, so that the reason is known before a vcpu finds that there is no
+            // pager.
             self.detached(PagerExit::Died { lost_pages });
             self.paging().shut_down();
         } else if self.is_watched() {

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! userfaultfd: faults on guest memory become messages, and pages are put in by hand.
+//! userfaultfd: faults on guest memory become messages, and the program fills pages itself.
 //!
-//! What this module rests on was tried on Linux 6.18, memfd and anonymous memory alike:
+//! This module relies on the following, which was tested on Linux 6.18 with memfd and anonymous
+//! memory:
 //!
-//! - Write-protecting holds for pages without a page-table entry too. A hole that is protected and
-//!   then filled is writable: discarding and filling forget the protection.
-//! - A vcpu that waits on a protected page hears nothing when that page is discarded. It must be
+//! - Write-protection also holds for pages without a page-table entry. A hole that is protected and
+//!   then filled is writable: discarding and filling remove the protection.
+//! - A vcpu that waits on a protected page is not woken when that page is discarded. It must be
 //!   woken, and then faults again, as missing.
-//! - [`copy`](Userfaultfd::copy) wakes everyone who waits for the pages it has filled, and nobody
-//!   when it fails: who finds a page present already ([`CopyError::Present`]) owes a wake, since two
-//!   vcpus on one page send two messages.
-//! - `MADV_DONTNEED` on the mapping leaves a memfd's pages where they are, and their protection: the next access is no
-//!   fault of anybody's but the kernel's.
-//! - Touching an evicted frame through another process's mapping allocates it: then the page *is*
-//!   present, and zero. Read frames with `pread` ([`GuestFile::read`](super::guest_memory::GuestFile::read)).
+//! - [`copy`](Userfaultfd::copy) wakes all threads that wait for the pages it has filled, and none
+//!   when it fails. A caller that finds a page present already ([`CopyError::Present`]) owes a
+//!   wake, since two vcpus on one page send two messages.
+//! - `MADV_DONTNEED` on the mapping keeps a memfd's pages and their protection. The kernel alone
+//!   handles the next access.
+//! - An access to an evicted frame through another process's mapping allocates it: the page *is*
+//!   present then, and zero. Read frames with `pread`
+//!   ([`GuestFile::read`](super::guest_memory::GuestFile::read)).
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,48 +35,49 @@ mod open;
 pub use abi::{CopyFlags, Features, Modes};
 pub use open::{OpenError, Options, Refusal};
 
-/// Messages taken in one read: more vcpus than most machines have.
+/// The number of messages taken in one read: more than most machines have vcpus.
 const MESSAGES: usize = 16;
 
-/// A userfaultfd. Any thread may read faults, any thread may answer them.
+/// A userfaultfd. Any thread may read faults, and any thread may answer them.
 #[derive(Debug)]
 pub struct Userfaultfd {
     fd: OwnedFd,
     features: Features,
 }
 
-/// A thread is stopped at an access until somebody answers.
+/// A fault: a thread is stopped at an access until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where, in this process; the page's first byte unless [`Features::EXACT_ADDRESS`] is on.
+    /// The address in this process. It is the page's first byte unless [`Features::EXACT_ADDRESS`]
+    /// is on.
     pub address: u64,
-    /// Which thread (`gettid`), if [`Features::THREAD_ID`] is on.
+    /// The thread that faulted (`gettid`), if [`Features::THREAD_ID`] is on.
     pub thread_id: Option<u32>,
-    /// What stopped it.
+    /// The kind of fault.
     pub kind: FaultKind,
-    /// Whether it was going to write.
+    /// Whether the access was a write.
     pub write: bool,
 }
 
-/// What stopped a thread.
+/// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// The page is not there: copy it in.
+    /// The page is missing: copy it in.
     Missing,
-    /// The page is write-protected: take the protection away.
+    /// The page is write-protected: remove the protection.
     WriteProtect,
 }
 
-/// Whether those who wait for a range go on now, or when somebody wakes them.
+/// Whether the threads that wait for a range continue at once, or after a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// Now.
+    /// They continue at once.
     Now,
     /// A [`Userfaultfd::wake`] is owed.
     Later,
 }
 
-/// Where pages are copied from: ordinary memory, or memory that others may be writing.
+/// The source of copied pages: ordinary memory, or memory that others may be writing.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     // INVARIANT: `len` bytes from `address` on are readable for 'a.
@@ -107,10 +110,10 @@ impl<'a> From<&'a [AtomicU64]> for Source<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RangeError {
-    /// The range is not the guest's.
+    /// The range is not part of the guest.
     #[error(transparent)]
     Frames(#[from] FrameError),
-    /// The kernel refused: ENOENT for memory that is not registered.
+    /// The ioctl failed, with ENOENT for memory that is not registered.
     #[error("{step}: {errno}")]
     System {
         /// The ioctl.
@@ -120,34 +123,35 @@ pub enum RangeError {
     },
 }
 
-/// Why pages were not, or not all, filled.
+/// Why pages were not filled, or not all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CopyError {
-    /// The range is not the guest's.
+    /// The range is not part of the guest.
     #[error(transparent)]
     Frames(#[from] FrameError),
-    /// The source is not as large as the range.
+    /// The sizes of the source and the range differ.
     #[error("{given} bytes for a range of {needed}")]
     SourceSize {
-        /// Bytes of the range.
+        /// The size of the range in bytes.
         needed: u64,
-        /// Bytes of the source.
+        /// The size of the source in bytes.
         given: usize,
     },
-    /// The first page is present already. Nobody was woken.
+    /// The first page is present already. No thread was woken.
     #[error("the page is present already")]
     Present,
-    /// The first `pages` were filled (and woken for); the one after is present, or failed.
+    /// The first `pages` were filled, and their waiters were woken. The next page is present, or
+    /// failed.
     #[error("only {pages} pages were filled")]
     Partial {
-        /// Pages filled.
+        /// The number of pages filled.
         pages: u64,
     },
-    /// The host has no memory for it.
+    /// The host has no memory for the page.
     #[error("the host is out of memory")]
     OutOfMemory,
-    /// The kernel refused: ENOENT for memory that is not registered, EFAULT for a source that
+    /// The ioctl failed, with ENOENT for memory that is not registered, or EFAULT for a source that
     /// cannot be read.
     #[error("{step}: {errno}")]
     System {
@@ -158,14 +162,14 @@ pub enum CopyError {
     },
 }
 
-/// Why no fault could be read.
+/// Why faults could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The kernel refused.
+    /// The read failed.
     #[error("read from userfaultfd: {0}")]
     System(Errno),
-    /// A message of a kind that was never asked for.
+    /// A message of a kind that was not enabled.
     #[error("unexpected userfaultfd event {event:#x}, flags {flags:#x}")]
     Unexpected {
         /// `UFFD_EVENT_*`.
@@ -181,7 +185,7 @@ impl Userfaultfd {
         self.features
     }
 
-    /// From now on, faults on this memory are messages here.
+    /// From now on, faults on this memory are messages of this userfaultfd.
     pub fn register(&self, memory: &GuestMemory, modes: Modes) -> Result<(), RangeError> {
         let mut argument = abi::RegisterArgument {
             range: whole(memory),
@@ -191,15 +195,15 @@ impl Userfaultfd {
         call::<{ abi::REGISTER }, _>(&self.fd, &mut argument).map_err(at("UFFDIO_REGISTER"))
     }
 
-    /// Faults on this memory are the kernel's business again, and so are those now waiting: holes
-    /// become zeros.
+    /// From now on the kernel handles faults on this memory again, including those that wait now:
+    /// holes become zeros.
     pub fn unregister(&self, memory: &GuestMemory) -> Result<(), RangeError> {
         call::<{ abi::UNREGISTER }, _>(&self.fd, &mut whole(memory))
             .map_err(at("UFFDIO_UNREGISTER"))
     }
 
-    /// Appends the faults that are there to `faults` and says how many; waits for one unless opened
-    /// nonblocking. Allocates nothing while `faults` has room for 16 more.
+    /// Appends the faults that have arrived to `faults` and returns their number. Waits for one
+    /// unless opened nonblocking. Allocates nothing while `faults` has room for 16 more.
     pub fn read(&self, faults: &mut Vec<Fault>) -> Result<usize, ReadError> {
         let mut buffer = [0; MESSAGES * abi::MESSAGE_SIZE];
         let bytes = loop {
@@ -243,7 +247,7 @@ impl Userfaultfd {
         })
     }
 
-    /// Fills missing pages, each in one step that no vcpu can look into.
+    /// Fills missing pages. Each page is filled in one step, so no vcpu sees it in part.
     pub fn copy<'a>(
         &self,
         memory: &GuestMemory,
@@ -295,7 +299,7 @@ impl Userfaultfd {
         }
     }
 
-    /// From when this returns, no vcpu writes to the run until it is unprotected.
+    /// When this returns, no vcpu can write to the run until it is unprotected.
     pub fn protect(&self, memory: &GuestMemory, run: FrameRun) -> Result<(), RangeError> {
         self.set_protection(memory, run, abi::PROTECT_ON)
     }
@@ -330,7 +334,7 @@ impl Userfaultfd {
             .map_err(at("UFFDIO_WRITEPROTECT"))
     }
 
-    /// Whoever waits for a page of the run tries its access again.
+    /// Wakes the threads that wait for a page of the run. Each tries its access again.
     pub fn wake(&self, memory: &GuestMemory, run: FrameRun) -> Result<(), RangeError> {
         let mut range = abi::Range {
             start: memory.address(run)?,
@@ -368,14 +372,14 @@ fn not_filled(step: &'static str, errno: Errno, done: i64) -> CopyError {
     }
 }
 
-/// One of userfaultfd's ioctls.
+/// Makes one of userfaultfd's ioctls.
 fn call<const OPCODE: rustix::ioctl::Opcode, T>(
     fd: &OwnedFd,
     argument: &mut T,
 ) -> Result<(), Errno> {
     // SAFETY: each caller pairs an opcode with the structure that its size field was made from
-    // (`abi`). The addresses inside are checked by the kernel; those it writes to are guest memory,
-    // which is reached as atomics only.
+    // (`abi`). The kernel checks the addresses inside. Those it writes to are guest memory, which
+    // is accessed as atomics only.
     let updater = unsafe { Updater::<OPCODE, T>::new(argument) };
     // SAFETY: as above.
     unsafe { rustix::ioctl::ioctl(fd, updater) }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Against the running kernel. A vcpu is a thread; whatever it should do, it has 10 s for.
+//! Tests against the running kernel. A vcpu is a thread; each of its actions has a limit of 10 s.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ struct Machine {
     memory: Arc<GuestMemory>,
 }
 
-/// A thread at one access; it tells its id first, and then what the access gave.
+/// A thread that makes one access. It sends its id first, and then the result of the access.
 struct Vcpu {
     thread_id: u32,
     value: Receiver<u64>,
@@ -61,7 +61,7 @@ impl Machine {
                 .cast_unsigned();
             tell_id.send(tid).expect("the test waits");
             let page = memory.page(Gfn::new_truncate(gfn)).expect("in the guest");
-            // The test may have failed and gone.
+            // The test may have failed and ended.
             let _ = tell_value.send(access(&page[0]));
         });
         Vcpu {
@@ -78,7 +78,7 @@ impl Machine {
         self.start(move |word| word.swap(value, Relaxed), gfn)
     }
 
-    /// The faults that come until there are `count`.
+    /// Reads faults until there are `count`.
     fn faults(&self, count: usize) -> Vec<Fault> {
         let mut faults = Vec::new();
         while faults.len() < count {
@@ -146,7 +146,8 @@ impl Vcpu {
         );
     }
 
-    /// Stronger: also not within some time, for what would come a moment later.
+    /// A stronger check: the vcpu also does not continue within some time, in case a wake arrives
+    /// late.
     fn assert_keeps_waiting(&self) {
         let moment = Duration::from_millis(20);
         assert_eq!(
@@ -282,7 +283,8 @@ fn unprotecting_wakes() {
 #[test]
 fn a_page_without_a_page_table_entry_is_protected_too() {
     let machine = Machine::new(4);
-    // Through another mapping: in the file, but never touched in the registered one.
+    // The write goes through another mapping: the page is in the file, but was never touched in the
+    // registered mapping.
     let other = machine.memory.as_fd().try_clone_to_owned().expect("dup");
     let file = crate::host::guest_memory::GuestFile::open(other).expect("open");
     let other = GuestMemory::map(file).expect("map");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Preps for pages that somebody waits for, in a shared page instead of in messages.
+//! Preps of pages that somebody waits for. They are in a shared page instead of in messages.
 //!
-//! The pager writes an entry, sets its bit in `posted` and rings; the machine takes all bits that
-//! are set, works the entries off, writes each one's status and sets its bit in `done`; the pager
-//! takes those bits when it wakes next. An entry belongs to the pager until it is posted, to the
-//! machine until it is done. Nobody waits for a status: see `host::prep`.
+//! The pager writes an entry, sets its bit in `posted` and rings. The machine takes all bits that
+//! are set, handles the entries, writes the status of each and sets its bit in `done`. The pager
+//! takes those bits when it wakes next. An entry belongs to the pager until it is posted, and to
+//! the machine until it is done. No thread waits for a status: see `host::prep`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,9 +12,9 @@ use p2m_paging::Errno;
 
 use super::shared_area::SharedArea;
 
-/// Entries: one bit each in a word. Far more than the ring has requests.
+/// The number of entries, each with one bit in a word. It is far above the number of ring slots.
 pub const ENTRIES: usize = u64::BITS as usize;
-/// Where in a [`SharedArea`] the mailbox is; page 0 is the ring.
+/// The page of a [`SharedArea`] in which the mailbox lies. Page 0 is the ring.
 pub const PAGE: usize = 1;
 
 const POSTED: usize = 0;
@@ -31,14 +31,14 @@ pub struct Mailbox {
     words: &'static [AtomicU64],
 }
 
-/// A prep as the pager posted it: a claim, not checked.
+/// A prep that the pager posted. Its fields are not checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PostedPrep {
-    /// Which entry: below [`ENTRIES`].
+    /// The entry, below [`ENTRIES`].
     pub entry: usize,
     /// The frame number.
     pub gfn: u64,
-    /// Where the contents are, in bytes from the start of the pager's buffers.
+    /// The offset of the contents in the pager's buffers, in bytes.
     pub buffer: u64,
 }
 
@@ -60,29 +60,30 @@ impl Iterator for Bits {
 }
 
 impl Mailbox {
-    /// The mailbox in an area; `None` if the area has no such page.
+    /// The mailbox of an area; `None` if the area has no such page.
     pub fn new(area: &'static SharedArea) -> Option<Self> {
         area.page(PAGE).map(|words| Self { words })
     }
 
-    /// Forgets everything: for a new pager.
+    /// Clears all entries for a new pager.
     pub fn clear(&self) {
         for word in [POSTED, DONE] {
             self.words[word].store(0, Ordering::Relaxed);
         }
     }
 
-    /// Pager: posts a prep in an entry that is its own. The machine is to be rung afterwards.
+    /// Pager: posts a prep in an entry that belongs to it. The pager rings afterwards.
     pub fn post(&self, prep: PostedPrep) {
         self.field(prep.entry, GFN)
             .store(prep.gfn, Ordering::Relaxed);
         self.field(prep.entry, BUFFER)
             .store(prep.buffer, Ordering::Relaxed);
-        // The entry, and the buffer's contents, before the bit: pairs with the swap in `take`.
+        // The entry and the buffer's contents are stored before the bit: pairs with the swap in
+        // `take`.
         self.words[POSTED].fetch_or(1 << prep.entry, Ordering::Release);
     }
 
-    /// Machine: takes everything posted since the last call.
+    /// Machine: takes everything that was posted since the last call.
     pub fn take(&self) -> impl Iterator<Item = PostedPrep> + use<> {
         let mailbox = *self;
         let posted = if self.words[POSTED].load(Ordering::Relaxed) == 0 {
@@ -97,15 +98,15 @@ impl Mailbox {
         })
     }
 
-    /// Machine: an entry has been worked off.
+    /// Machine: marks an entry as done.
     pub fn finish(&self, entry: usize, result: Result<(), Errno>) {
         let status = result.map_or_else(|errno| errno as u64, |()| 0);
         self.field(entry, STATUS).store(status, Ordering::Relaxed);
-        // Status before bit: pairs with the swap in `harvest`.
+        // The status is stored before the bit: pairs with the swap in `collect_done`.
         self.words[DONE].fetch_or(1 << entry, Ordering::Release);
     }
 
-    /// Pager: the entries worked off since the last call.
+    /// Pager: the entries that were done since the last call.
     pub fn collect_done(&self) -> Bits {
         if self.words[DONE].load(Ordering::Relaxed) == 0 {
             return Bits(0);
@@ -113,15 +114,15 @@ impl Mailbox {
         Bits(self.words[DONE].swap(0, Ordering::Acquire))
     }
 
-    /// Pager: the result of an entry that was collected.
+    /// Pager: the result of an entry that has been collected.
     pub fn result(&self, entry: usize) -> Result<(), Errno> {
         let status = self.field(entry, STATUS).load(Ordering::Relaxed);
-        // A number that is no errno counts as one all the same: `from_return` says EIO.
+        // A number that is not an errno also counts as an error: `from_return` turns it into EIO.
         let status = i32::try_from(status).unwrap_or(i32::MAX);
         Errno::from_return(-status).map_or(Ok(()), Err)
     }
 
-    /// Whether anything is posted that has not been taken.
+    /// Whether an entry is posted and has not been taken.
     #[cfg(test)]
     pub(crate) fn has_posted(&self) -> bool {
         self.words[POSTED].load(Ordering::Acquire) != 0

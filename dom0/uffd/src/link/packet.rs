@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the packets say. A call is `[op, arguments…]`, its reply `[errno or 0, results…]`; a notice
-//! is `[kind, argument]` and has no reply.
+//! The format of the packets. A call is `[op, arguments…]`, its reply is `[errno or 0, results…]`.
+//! A notice is `[kind, argument]` and has no reply.
 
 use pager_shell::MachineEvent;
 use pager_shell::socket::PACKET_WORDS;
 
-/// Both sides must be of the same make: checked by [`Op::Info`].
+/// The version of the protocol. Both sides must have the same: [`Op::Info`] checks it.
 pub const PROTOCOL: u64 = 2;
-/// Pages of a batch at most.
+/// The most pages of a batch.
 pub const MAX_BATCH: usize = 1024;
 
 // An op, and a prep (frame and buffer) for each page of a batch.
@@ -21,7 +21,7 @@ macro_rules! numbered {
         pub enum $name { $($(#[$variant_doc])* $variant = $number,)* }
 
         impl $name {
-            /// The one with this number.
+            /// The call with this number.
             pub const fn try_from_raw(raw: u64) -> Option<Self> {
                 match raw { $($number => Some(Self::$variant),)* _ => None }
             }
@@ -30,7 +30,7 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// What a pager can ask for. Batches yield one errno (or 0) for each page.
+    /// The calls of a pager. Batches return one errno (or 0) for each page.
     Op {
         /// `[pages of buffers]` with the buffers' memory → `[]` with guest memory, shared pages,
         /// events, doorbell, and a socket for notices.
@@ -45,16 +45,17 @@ numbered! {
         Evict = 5,
         /// `[gfn, buffer in bytes…]`
         Prep = 6,
-        /// `[gfn…]`: has the hypervisor ask for a nominated page, so that it goes home.
+        /// `[gfn…]`: has the hypervisor request a nominated page, so that it becomes resident.
         Restore = 7,
-        /// `[gfn…]`: the caller uses the frame from here on. ENOENT: out, asked for; try again.
+        /// `[gfn…]`: the caller uses the frame from here on. ENOENT: the page is out and has been
+        /// requested; try again.
         Map = 8,
         /// `[gfn…]`
         Unmap = 9,
         /// `[PROTOCOL]` → `[max_pages, cpu + 1 or 0, pages that are out]`: the first call of every pager.
         Info = 10,
-        /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word, from a
-        /// multiple of 64 on. EOPNOTSUPP: this host does not see them.
+        /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word,
+        /// from a multiple of 64 on. EOPNOTSUPP: this host cannot read them.
         AccessBits = 11,
     }
 }
@@ -68,7 +69,7 @@ pub const fn event_words(event: MachineEvent) -> [u64; 2] {
     }
 }
 
-/// The notice that a packet is, if any.
+/// The notice in a packet, if the packet is one.
 pub const fn parse_event(words: &[u64]) -> Option<MachineEvent> {
     match words {
         [1, pages] => Some(MachineEvent::Target(pages.cast_signed())),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that both processes map.
 //!
-//! Seen as atomic words, since the other side may write at any time. The mappings live until the
-//! process ends: a ring page, a page of preps and the pager's buffers are made once and handed to
-//! threads that never end before it.
+//! It is accessed as atomic words, since the other side may write at any time. The mappings live
+//! until the process ends: a ring page, a page of preps and the pager's buffers are created once
+//! and given to threads that live as long as the process.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -23,17 +23,17 @@ const SIZE_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SharedAreaError {
-    /// The other side's memory is not the size that was agreed on, or could become smaller.
+    /// The other side's memory does not have the agreed size, or its size could change.
     #[error("shared memory of {bytes} bytes, size sealed: {sealed}; {expected} bytes are needed")]
     Size {
         /// Its size.
         bytes: u64,
-        /// What it should be.
+        /// The agreed size.
         expected: u64,
-        /// Whether it can change.
+        /// Whether the size is sealed.
         sealed: bool,
     },
-    /// The kernel refused a step.
+    /// A system call failed.
     #[error("{step}: {errno}")]
     System {
         /// The system call.
@@ -47,7 +47,7 @@ fn at(step: &'static str) -> impl Fn(Errno) -> SharedAreaError {
     move |errno| SharedAreaError::System { step, errno }
 }
 
-/// Pages of shared memory, mapped for good.
+/// Pages of shared memory that stay mapped.
 #[derive(Debug)]
 pub struct SharedArea {
     // INVARIANT: `base` is a shared, writable mapping of `pages` pages of `file`, whose size is
@@ -57,13 +57,13 @@ pub struct SharedArea {
     file: OwnedFd,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread, and is reached as atomics only.
+// SAFETY: the mapping belongs to the process, not to a thread, and is accessed as atomics only.
 unsafe impl Send for SharedArea {}
 // SAFETY: as above.
 unsafe impl Sync for SharedArea {}
 
 impl SharedArea {
-    /// New memory, all zeros.
+    /// Creates memory of zeros.
     pub fn create(name: &str, pages: usize) -> Result<Self, SharedAreaError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(name, flags).map_err(at("memfd_create"))?;
@@ -73,10 +73,10 @@ impl SharedArea {
         Self::map(file, pages)
     }
 
-    /// Memory that the other side made and sent. Its size must be exactly `pages`, and sealed: a
-    /// mapping that could lose its memory would kill this process.
+    /// Maps memory that the other side created and sent. Its size must be exactly `pages` and
+    /// sealed: an access to a mapping that has lost its memory would kill this process.
     pub fn open(file: OwnedFd, pages: usize) -> Result<Self, SharedAreaError> {
-        // Anything that is no memfd has no seals.
+        // A file that is not a memfd has no seals.
         let seals = rustix::fs::fcntl_get_seals(&file).unwrap_or(SealFlags::empty());
         let bytes = rustix::fs::fstat(&file)
             .map_err(at("fstat"))?
@@ -96,7 +96,7 @@ impl SharedArea {
     fn map(file: OwnedFd, pages: usize) -> Result<Self, SharedAreaError> {
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         let bytes = pages * PAGE_SIZE;
-        // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
+        // SAFETY: the kernel picks an unused address range, so no existing mapping is replaced.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, protection, flags, &file, 0) };
         let base =
             NonNull::new(base.map_err(at("mmap"))?.cast()).ok_or(SharedAreaError::System {
@@ -106,7 +106,7 @@ impl SharedArea {
         Ok(Self { base, pages, file })
     }
 
-    /// How many pages.
+    /// The number of pages.
     pub fn size_pages(&self) -> usize {
         self.pages
     }
@@ -126,22 +126,23 @@ impl SharedArea {
 
     /// Page 0, as the page of a ring.
     pub fn ring_page(&'static self) -> SharedPage {
-        // SAFETY: page-aligned, mapped for good and as long as a page (no area has fewer than one);
-        // this process reaches it through atomics only.
+        // SAFETY: it is page-aligned, mapped until the process ends, and at least a page long,
+        // since no area has fewer than one. This process accesses it through atomics only.
         unsafe { SharedPage::new(self.base) }
     }
 
-    /// Keeps the memory from being paged out itself.
+    /// Locks the memory, so that the system does not page it out.
     pub fn lock_in_memory(&self) -> Result<(), Errno> {
         // SAFETY: the range is this value's mapping; locking changes no contents.
         unsafe { rustix::mm::mlock(self.base.as_ptr().cast(), self.pages * PAGE_SIZE) }
     }
 
-    /// Gives up the view as words for one as pages, for the side that fills them. The other side
-    /// looks at a page only through the kernel, and between being told of it and answering.
+    /// Exchanges the view as words for a view as pages, for the side that fills them. The other
+    /// side reads a page only through the kernel, and only between being told of it and answering.
     pub fn into_pages(self) -> (&'static mut [PageBuf], OwnedFd) {
-        // SAFETY: mapped for good, page-aligned; the only view of this process, since `self` is gone
-        // and `ring_page` was not taken from a value that is not 'static.
+        // SAFETY: it is mapped until the process ends, and page-aligned. This is the only view of
+        // this process, since `self` is gone and `ring_page` was not taken from a value that is not
+        // 'static.
         let pages =
             unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast(), self.pages) };
         (pages, self.file)

@@ -30,15 +30,15 @@ fn pages_go_out_and_come_back_in_batches() {
     assert_eq!(page, [0xab; PAGE_SIZE]);
 }
 
-/// Rows A1 and A2: a used frame is not nominated, and a nominated one that somebody wants to write is
-/// not evicted.
+/// Rows A1 and A2: a used frame is not nominated, and a nominated page that a foreign caller wants
+/// to write is not evicted.
 #[test]
 fn a_foreign_map_keeps_a_page_from_going_out() {
     let (_machine, name) = machine("map");
     let mut pager = pager(&name);
     assert_eq!(pager.batch(Op::Nominate, &[1]), [Ok(())]);
     assert_eq!(pager.batch(Op::Map, &[1, 2]), [Err(Errno::ENOENT), Ok(())]);
-    // It went home for the writer, which tries again.
+    // It became resident for the writer, which tries again.
     assert_eq!(pager.batch(Op::Evict, &[1]), [Err(Errno::EBUSY)]);
     assert_eq!(pager.batch(Op::Map, &[1]), [Ok(())]);
     let in_use = [Err(Errno::EBUSY), Err(Errno::EBUSY)];
@@ -49,7 +49,7 @@ fn a_foreign_map_keeps_a_page_from_going_out() {
     );
     assert_eq!(pager.batch(Op::Nominate, &[1]), [Ok(())]);
     assert_eq!(pager.batch(Op::Evict, &[1]), [Ok(())]);
-    // Out: asked for, and to be tried again; then on its way.
+    // The page is out and has been requested, so the caller tries again. Then it is on its way.
     assert_eq!(pager.batch(Op::Map, &[1]), [Err(Errno::ENOENT)]);
     assert_eq!(pager.batch(Op::Map, &[1]), [Err(Errno::ENOENT)]);
     assert_eq!(pager.prep(&[(1, 0)]), [Ok(())]);
@@ -118,7 +118,7 @@ fn nonsense_on_the_socket_is_an_error_and_the_machine_lives() {
     assert_eq!(call(&[Op::Attach as u64, 4]), einval, "no descriptor");
     assert_eq!(call(&[Op::Nominate as u64, u64::MAX]), einval);
     assert_eq!(call(&[Op::Prep as u64, 1]), einval, "half a prep");
-    // Frames beyond the guest, and no pager attached: refused one by one.
+    // With frames beyond the guest and no pager attached, each page is refused.
     assert_eq!(call(&[Op::Nominate as u64, PAGES, 1 << 39]), 0);
     assert_eq!(call(&[Op::Restore as u64, u64::MAX]), einval);
     assert_eq!(call(&[Op::Restore as u64, PAGES, 1 << 39]), 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine, and a pager that does as it likes.
+//! Tests of a machine with a pager that the test controls.
 
 mod hypercalls;
 mod traps;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a vcpu lives through at a page that is out, or protected.
+//! What happens to a vcpu at a page that is out or protected.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
@@ -18,7 +18,7 @@ use super::{gfn, machine, pager, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A vcpu that writes a word of a page, if it has one to write, and tells what was there.
+/// A vcpu that reads a word of a page, writes it if `write` has a value, and sends what it read.
 fn visit(machine: &'static Machine, vcpu: u32, page: u64, write: Option<u64>) -> Receiver<u64> {
     let (tell, told) = channel();
     thread::spawn(move || {
@@ -28,7 +28,7 @@ fn visit(machine: &'static Machine, vcpu: u32, page: u64, write: Option<u64>) ->
             Some(value) => word.swap(value, Relaxed),
             None => word.load(Relaxed),
         };
-        // The test may have failed and gone.
+        // The test may have failed and ended.
         let _ = tell.send(found);
     });
     told
@@ -70,7 +70,7 @@ fn all_vcpus_that_touch_a_page_that_is_out_sleep_until_it_is_home() {
     assert_eq!(requests, 1, "one request for both");
 }
 
-/// Defect 2: in C a mere read of a nominated page goes to the pager.
+/// Defect 2: in C even a read of a nominated page goes to the pager.
 #[test]
 fn a_nominated_page_is_read_without_a_trap_and_written_with_one() {
     let (machine, name) = machine("trap-protected");
@@ -78,7 +78,7 @@ fn a_nominated_page_is_read_without_a_trap_and_written_with_one() {
     assert_eq!(pager.batch(Op::Nominate, &[3]), [Ok(())]);
     let read = visit(machine, 0, 3, None).recv_timeout(DEADLINE);
     assert_eq!((read, machine.faults(VcpuId(0))), (Ok(word(3)), 0));
-    // It goes home at once, and nobody waits for the pager.
+    // The page becomes resident at once, and nobody waits for the pager.
     let writer = visit(machine, 1, 3, Some(5));
     assert_eq!(writer.recv_timeout(DEADLINE), Ok(word(3)));
     let restored = machine.paging().counters().get(Count::RestoredOnAccess);
@@ -104,7 +104,7 @@ fn a_vcpu_whose_page_is_given_back_goes_on_with_an_empty_one() {
     assert_eq!(machine.stray_accesses(), 1);
 }
 
-/// The name under which [`no_vcpu`] is run again, as a process of its own.
+/// The environment variable with which [`no_vcpu`] runs again in its own process.
 const NO_VCPU: &str = "XENPAGING_TEST_NO_VCPU";
 
 #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m while it is locked: what the state machine reads and changes.
+//! The locked p2m: what the state machine reads and changes.
 
 use p2m_paging::p2m::{ACCESS_BITS_GFNS, AccessBits, ClearBits, Cleared, Permit};
 use p2m_paging::platform::{
@@ -15,21 +15,21 @@ use crate::host::guest_memory::PAGE_WORDS;
 use crate::host::uffd::{CopyError, RangeError, Wake};
 use crate::link::SharedArea;
 
-/// The table, locked.
+/// The locked table.
 #[derive(Debug)]
 pub struct LockedP2m<'a> {
     pub(super) platform: &'a HostPlatform,
     pub(super) table: MutexGuard<'a, Table>,
 }
 
-/// A frame in no entry.
+/// A frame that belongs to no entry.
 #[derive(Debug)]
 pub enum HostFrame {
-    /// Taken out and still in the memfd.
+    /// Taken from its entry and still in the memfd.
     Taken(Gfn),
-    /// To be filled from the words of the pager's buffers that start here.
+    /// To be filled from the pager's buffers, beginning at this word.
     Filled {
-        /// The first of them.
+        /// The index of the first word.
         first_word: usize,
     },
 }
@@ -94,7 +94,7 @@ impl P2m for LockedP2m<'_> {
     ) -> Result<HostFrame, TakeError> {
         let index = self.table.index(gfn);
         let index = index.ok_or(TakeError::Platform(Errno::EINVAL))?;
-        // Whatever is demanded: memory that a foreign user still looks at is not discarded under it.
+        // This holds for every condition: memory that a foreign user still reads is not discarded.
         let references = self.table.references(mfn.get());
         if references > 1 {
             return Err(TakeError::InUse {
@@ -111,7 +111,8 @@ impl P2m for LockedP2m<'_> {
 
     fn alloc(&mut self, contents: Contents<'_, BufferIndex>) -> Result<HostFrame, AllocError> {
         let Contents::From(&BufferIndex(byte)) = contents else {
-            // What is put in is seen at once: this host has no frame that only the pager can fill.
+            // A page is visible as soon as it is put in: this host has no frame that only the pager
+            // can fill.
             return Err(AllocError::InvalidBuffer);
         };
         let size_pages = self
@@ -169,7 +170,7 @@ impl P2m for LockedP2m<'_> {
             let (uffd, memory) = (&self.platform.uffd, &self.platform.memory);
             if let Err(error) = retried(|| uffd.protect(memory, run)) {
                 tracing::error!(first = %run.first(), pages = run.size_pages(), %error,
-                    "nominated pages cannot be protected: they go home");
+                    "nominated pages cannot be protected: they become resident");
                 self.send_home(run);
             }
         }
@@ -184,7 +185,7 @@ impl P2m for LockedP2m<'_> {
         self.table.discarding = gfns;
     }
 
-    /// The kernel has told all CPUs by the time it returns: no flush is owed.
+    /// The kernel has told all CPUs when it returns, so no flush is owed.
     fn read_clear_access_bits(
         &mut self,
         first: Gfn,
@@ -211,8 +212,9 @@ impl P2m for LockedP2m<'_> {
 }
 
 impl LockedP2m<'_> {
-    /// The guest may go on writing these pages, so they must not be evicted. The kernel may have protected
-    /// some of them before it failed.
+    /// Makes the nominated pages of a run resident, because they could not be protected: the guest
+    /// can still write them, so they must not be evicted. The kernel may have protected some of
+    /// them before it failed.
     fn send_home(&mut self, run: FrameRun) {
         for gfn in run.frames() {
             let Some(index) = self.table.index(gfn) else {
@@ -222,8 +224,8 @@ impl LockedP2m<'_> {
                 continue;
             }
             if let Err(error) = self.unprotect(gfn) {
-                // A write traps if there is protection left, and lifts it: `lift_protection`.
-                tracing::warn!(%gfn, %error, "a page that goes home may be protected");
+                // If protection is left, a write traps and lifts it: `lift_protection`.
+                tracing::warn!(%gfn, %error, "a page that becomes resident may be protected");
             }
             self.table.entries[index] = HostEntry::new(P2mType::RamRw, true);
         }

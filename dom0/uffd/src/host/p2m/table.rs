@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each gfn is.
+//! The state of each gfn.
 
 use std::collections::HashMap;
 
@@ -10,18 +10,18 @@ use crate::link::SharedArea;
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) entries: Vec<HostEntry>,
-    /// Foreign users of frames that have any.
+    /// The number of foreign users, for frames that have any.
     pub(super) users: HashMap<u64, u32>,
     pub(super) paged: u64,
     pub(super) given_back: u64,
     pub(super) buffers: Option<SharedArea>,
-    /// Nominated and not protected yet; emptied by each flush, kept for its memory.
+    /// Nominated and not protected yet. Each flush empties it; its memory is kept.
     pub(super) unprotected: Vec<Gfn>,
-    /// Frames to discard together; kept for its memory.
+    /// Frames to discard together. Its memory is kept.
     pub(super) discarding: Vec<Gfn>,
 }
 
-/// A type, and whether there is a frame: a byte for each gfn.
+/// A type, and whether there is a frame. One byte for each gfn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HostEntry(u8);
 
@@ -42,7 +42,7 @@ impl HostEntry {
 }
 
 impl Table {
-    /// Of a guest of so many pages, all of them home.
+    /// The table of a guest with this many pages, all of them resident.
     pub(super) fn new(pages: usize) -> Self {
         Self {
             entries: vec![HostEntry::new(P2mType::RamRw, true); pages],

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which pages the guest has used: those that its vcpus' page table maps.
+//! Finds the pages that the guest has used: those that its vcpus' page table maps.
 //!
-//! The page table belongs to the kernel, which shows nobody its accessed bits. But it says which pages it maps
-//! (`PAGEMAP_SCAN`), and it forgets a mapping when told to (`MADV_DONTNEED`): the page stays in the memfd and the guest's
-//! next access maps it again, with no word to userfaultfd. So a page that is mapped has been used since it was forgotten.
-//! It costs the guest a minor fault for each page that it goes on using. Write-protection outlives it.
+//! The page table belongs to the kernel, which does not show its accessed bits. But the kernel
+//! reports which pages it maps (`PAGEMAP_SCAN`), and it removes a mapping on request
+//! (`MADV_DONTNEED`). The page then stays in the memfd, and the guest's next access maps it again,
+//! without an event from userfaultfd. So a mapped page has been used since its mapping was removed.
+//! Each page that the guest still uses costs it a minor fault. Write-protection is kept.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -23,9 +24,9 @@ const PAGEMAP_SCAN: Opcode =
 /// `PAGE_IS_PRESENT`.
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_BYTES: u64 = PAGE_SIZE as u64;
-/// Stretches taken in one call.
+/// The number of stretches that one call returns.
 const REGIONS: usize = 64;
-/// Gfns of one [`AccessBits`].
+/// The number of gfns in one [`AccessBits`].
 #[expect(clippy::cast_possible_truncation, reason = "a word has 64 bits")]
 const WORD_GFNS: usize = ACCESS_BITS_GFNS as usize;
 
@@ -63,13 +64,13 @@ const_assert_eq!(size_of::<Region>(), 24);
 pub(super) struct Pagemap(File);
 
 impl Pagemap {
-    /// Opens it. `None` where there is none to be had.
+    /// Opens it. `None` if the file does not exist or may not be read.
     pub(super) fn open() -> Option<Self> {
         File::open("/proc/self/pagemap").ok().map(Self)
     }
 
-    /// Reads and clears. The run begins with the first gfn of `uses`, and is no longer. Nobody can tell whether a page
-    /// was written: all count as written.
+    /// Reads and clears. The run begins with the first gfn of `uses` and is no longer than `uses`.
+    /// Writes cannot be told from reads, so every page that was used counts as written.
     pub(super) fn take(
         &self,
         memory: &GuestMemory,
@@ -82,7 +83,7 @@ impl Pagemap {
         while from < end {
             let mut regions = [Region::default(); REGIONS];
             let walked = self.scan(from, end, &mut regions)?;
-            // The kernel fills them from the start on, and none of its own is empty.
+            // The kernel fills the array from its start, and none of its entries is empty.
             for region in regions
                 .iter()
                 .take_while(|region| region.end > region.start)
@@ -109,7 +110,7 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Finds stretches of mapped pages; how far the kernel has looked.
+    /// Finds stretches of mapped pages. Returns the address up to which the kernel has looked.
     fn scan(&self, start: u64, end: u64, regions: &mut [Region]) -> Result<u64, Errno> {
         let mut argument = ScanArgument {
             size: size_of::<ScanArgument>() as u64,
@@ -125,12 +126,13 @@ impl Pagemap {
             category_anyof_mask: 0,
             return_mask: PAGE_IS_PRESENT,
         };
-        // SAFETY: the opcode was made from this structure's size. The kernel writes to it and to the regions, which
-        // are borrowed for the call and plain numbers; the range from `start` on it only looks at.
+        // SAFETY: the opcode was made from this structure's size. The kernel writes to the
+        // structure and to the regions, which are plain numbers borrowed for the call. It only
+        // reads the page table for the range from `start` on.
         let call = unsafe { Updater::<PAGEMAP_SCAN, _>::new(&mut argument) };
         // SAFETY: as above.
         unsafe { rustix::ioctl::ioctl(self.0.as_fd(), call) }
-            // A kernel before 6.7 does not know it.
+            // A kernel before 6.7 does not know this call.
             .map_err(|_| Errno::EOPNOTSUPP)?;
         Ok(argument.walk_end)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers and layouts of `linux/userfaultfd.h`, as of Linux 6.18. Installed headers are often
-//! older, so nothing here is taken from them.
+//! older, so this module does not use them.
 
 use std::mem::{offset_of, size_of};
 
@@ -8,21 +8,22 @@ use bitflags::bitflags;
 use rustix::ioctl::{Opcode, opcode};
 use static_assertions::const_assert_eq;
 
-/// `UFFD_API`: both the interface's version and the group of its ioctls.
+/// `UFFD_API`: both the version of the interface and the group of its ioctls.
 pub(super) const API: u64 = 0xaa;
 const GROUP: u8 = 0xaa;
 
-/// `UFFD_USER_MODE_ONLY`: faults of system calls on the memory are not handled, but fail (EFAULT).
+/// `UFFD_USER_MODE_ONLY`: faults of system calls on the memory are not handled; the calls fail
+/// (EFAULT).
 pub(super) const USER_MODE_ONLY: u32 = 1;
 
 /// `UFFD_EVENT_PAGEFAULT`.
 pub(super) const EVENT_PAGE_FAULT: u8 = 0x12;
 
 bitflags! {
-    /// What a userfaultfd can do (`UFFD_FEATURE_*`).
+    /// The features of a userfaultfd (`UFFD_FEATURE_*`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u64 {
-        /// Write-protection, of anonymous memory at least (Linux 5.7).
+        /// Write-protection, at least of anonymous memory (Linux 5.7).
         const WRITE_PROTECT = 1 << 0;
         /// Missing pages of memfds and shared memory (4.11).
         const MISSING_SHARED = 1 << 5;
@@ -30,9 +31,9 @@ bitflags! {
         const SIGBUS = 1 << 7;
         /// A message names the thread that faulted (4.14).
         const THREAD_ID = 1 << 8;
-        /// A message holds the byte's address, not its page's (5.18).
+        /// A message holds the address of the byte instead of the page (5.18).
         const EXACT_ADDRESS = 1 << 11;
-        /// Write-protection of memfds and shared memory too (5.19).
+        /// Write-protection also of memfds and shared memory (5.19).
         const WRITE_PROTECT_SHARED = 1 << 12;
         /// Write-protection holds for pages of anonymous memory that were never touched (6.4).
         const WRITE_PROTECT_UNPOPULATED = 1 << 13;
@@ -40,10 +41,10 @@ bitflags! {
 }
 
 bitflags! {
-    /// Which faults of a range become messages (`UFFDIO_REGISTER_MODE_*`).
+    /// The faults of a range that become messages (`UFFDIO_REGISTER_MODE_*`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Modes: u64 {
-        /// Accesses to pages that are not there.
+        /// Accesses to missing pages.
         const MISSING = 1 << 0;
         /// Writes to pages that are write-protected.
         const WRITE_PROTECT = 1 << 1;
@@ -51,13 +52,13 @@ bitflags! {
 }
 
 bitflags! {
-    /// How a page is copied in (`UFFDIO_COPY_MODE_*`). Without flags: writable, and whoever waits
-    /// for it wakes.
+    /// How a page is copied in (`UFFDIO_COPY_MODE_*`). Without flags the page is writable, and the
+    /// threads that wait for it wake.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct CopyFlags: u64 {
-        /// Nobody wakes; [`wake`](super::Userfaultfd::wake) is owed.
+        /// No thread wakes; a [`wake`](super::Userfaultfd::wake) is owed.
         const DONT_WAKE = 1 << 0;
-        /// The page arrives write-protected.
+        /// The page is write-protected.
         const WRITE_PROTECT = 1 << 1;
     }
 }
@@ -106,7 +107,7 @@ pub(super) struct CopyArgument {
     pub(super) from: u64,
     pub(super) len: u64,
     pub(super) mode: u64,
-    /// Out: bytes done, or a negative errno.
+    /// Output: bytes done, or a negative errno.
     pub(super) copied: i64,
 }
 
@@ -115,7 +116,7 @@ pub(super) struct CopyArgument {
 pub(super) struct ZeropageArgument {
     pub(super) range: Range,
     pub(super) mode: u64,
-    /// Out: bytes done, or a negative errno.
+    /// Output: bytes done, or a negative errno.
     pub(super) zeroed: i64,
 }
 
@@ -135,10 +136,10 @@ const_assert_eq!(offset_of!(CopyArgument, copied), 32);
 const_assert_eq!(size_of::<ZeropageArgument>(), 32);
 const_assert_eq!(size_of::<WriteProtectArgument>(), 24);
 
-/// Bytes of a message (`struct uffd_msg`).
+/// The size of a message (`struct uffd_msg`) in bytes.
 pub(super) const MESSAGE_SIZE: usize = 32;
 
-/// A message: what is read from the descriptor, before it is understood.
+/// A message as it is read from the descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawMessage {
     pub(super) event: u8,
@@ -148,8 +149,8 @@ pub(super) struct RawMessage {
 }
 
 impl RawMessage {
-    /// Takes the bytes apart: event at 0, and for a page fault flags at 8, address at 16, thread
-    /// at 24.
+    /// Splits the bytes: the event is at 0, and for a page fault the flags are at 8, the address at
+    /// 16 and the thread at 24.
     pub(super) fn parse(bytes: &[u8; MESSAGE_SIZE]) -> Self {
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -169,7 +170,7 @@ impl RawMessage {
 pub(super) const NEW: Opcode = opcode::none(GROUP, 0x00);
 pub(super) const UFFDIO_API: Opcode = opcode::read_write::<ApiArgument>(GROUP, 0x3f);
 pub(super) const REGISTER: Opcode = opcode::read_write::<RegisterArgument>(GROUP, 0x00);
-// Declared as reading in the kernel's header, although it is the kernel that reads.
+// The kernel's header declares it as reading, although the kernel is the one that reads.
 pub(super) const UNREGISTER: Opcode = opcode::read::<Range>(GROUP, 0x01);
 pub(super) const WAKE: Opcode = opcode::read::<Range>(GROUP, 0x02);
 pub(super) const COPY: Opcode = opcode::read_write::<CopyArgument>(GROUP, 0x03);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Getting a userfaultfd: permissions first, then features.
+//! Opens a userfaultfd: permissions first, then features.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -18,21 +18,21 @@ use super::abi::{self, Features};
 const DEVICE: &str = "/dev/userfaultfd";
 const SYSCTL: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 
-/// What a userfaultfd is opened for.
+/// The options with which a userfaultfd is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Features it must have.
+    /// The features that it must have.
     pub features: Features,
-    /// Whether system calls that touch the memory (a `read` into it) wait for their pages too.
-    /// Without that they fail with EFAULT, and anybody may open one, no permission needed.
+    /// Whether system calls that access the memory (such as a `read` into it) wait for missing
+    /// pages. Otherwise they fail with EFAULT, and opening needs no permission.
     pub kernel_faults: bool,
-    /// Whether reading returns at once when there is no fault. Only then `poll` works on it.
+    /// Whether a read returns at once when there is no fault. `poll` works only then.
     pub nonblocking: bool,
 }
 
 impl Options {
-    /// What guest memory in a memfd needs, for vcpus that are threads and handle their faults
-    /// themselves: no permission is needed.
+    /// What guest memory in a memfd needs if its vcpus are threads that handle their own faults. No
+    /// permission is needed.
     pub const GUEST: Self = Self {
         features: Features::WRITE_PROTECT
             .union(Features::MISSING_SHARED)
@@ -41,7 +41,7 @@ impl Options {
         kernel_faults: false,
         nonblocking: false,
     };
-    /// The same, but faults are messages that somebody else reads. Reading waits for one.
+    /// The same, but faults are messages that another thread reads. A read waits for one.
     pub const MESSAGES: Self = Self {
         features: Self::GUEST
             .features
@@ -51,23 +51,23 @@ impl Options {
     };
 }
 
-/// Why there is no userfaultfd.
+/// Why a userfaultfd could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// This process may not.
+    /// This process has no permission.
     #[error("{0}")]
     Refused(Refusal),
-    /// The kernel is built without it, or a seccomp filter says so.
+    /// The kernel is built without userfaultfd, or a seccomp filter pretends so.
     #[error("userfaultfd: this kernel does not have it (CONFIG_USERFAULTFD)")]
     NotBuilt,
     /// The kernel is too old.
     #[error("userfaultfd: this kernel lacks {missing:?}")]
     MissingFeatures {
-        /// What was asked for and is not there.
+        /// The required features that are missing.
         missing: Features,
     },
-    /// The kernel refused for another reason.
+    /// A system call failed for another reason.
     #[error("{step}: {errno}")]
     System {
         /// The system call.
@@ -77,14 +77,14 @@ pub enum OpenError {
     },
 }
 
-/// Which permissions were tried, and what is known about them. Displayed on one line.
+/// The permissions that were tried, and what is known about them. Displayed on one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Whether faults of system calls were wanted too: that is what takes a permission.
+    /// Whether faults of system calls were requested too; only these need a permission.
     pub kernel_faults: bool,
     /// The sysctl `vm.unprivileged_userfaultfd`, if it can be read.
     pub unprivileged: Option<bool>,
-    /// What opening `/dev/userfaultfd` for reading and writing gave.
+    /// The error of opening `/dev/userfaultfd` for reading and writing.
     pub device: Errno,
 }
 
@@ -113,9 +113,9 @@ impl fmt::Display for Refusal {
 }
 
 impl Userfaultfd {
-    /// Opens one: by the system call, or through the device where the call is not permitted.
+    /// Opens a userfaultfd by the system call, or through the device if the call is not permitted.
     pub fn open(options: Options) -> Result<Self, OpenError> {
-        // A descriptor says once what it can do, so one is spent on asking.
+        // A descriptor reports its features only once, so one is used for the query alone.
         let offered = shake_hands(&new(options)?, Features::empty())?;
         let missing = options.features.difference(offered);
         if !missing.is_empty() {
@@ -135,8 +135,8 @@ fn new(options: Options) -> Result<OwnedFd, OpenError> {
     flags.set(UserfaultfdFlags::NONBLOCK, options.nonblocking);
     let user_only = UserfaultfdFlags::from_bits_retain(abi::USER_MODE_ONLY);
     flags.set(user_only, !options.kernel_faults);
-    // SAFETY: the descriptor is used on guest memory only, which is all atomics: no reference to
-    // ordinary memory sees the contents change that it will be used for.
+    // SAFETY: the descriptor is used on guest memory only, which is accessed as atomics: no
+    // reference to ordinary memory sees its contents change.
     match unsafe { rustix::mm::userfaultfd(flags) } {
         Ok(fd) => Ok(fd),
         Err(Errno::PERM) => new_from_device(flags).map_err(|errno| match errno {
@@ -164,17 +164,18 @@ fn new(options: Options) -> Result<OwnedFd, OpenError> {
     }
 }
 
-/// Whoever may open the device may have userfaultfds (Linux 6.1).
+/// Every user who may open the device may create userfaultfds (Linux 6.1).
 fn new_from_device(flags: UserfaultfdFlags) -> Result<OwnedFd, Errno> {
     let device = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    // SAFETY: `New` is what its name says, on a device that knows it.
+    // SAFETY: `New` is the ioctl that its name says, on a device that supports it.
     unsafe { rustix::ioctl::ioctl(device, New(flags)) }
 }
 
 /// `USERFAULTFD_IOC_NEW`: takes flags by value, returns a descriptor.
 struct New(UserfaultfdFlags);
 
-// SAFETY: the argument is a number, not memory, and the result a new descriptor of the caller's.
+// SAFETY: the argument is a number, not memory, and the result is a new descriptor that the caller
+// owns.
 unsafe impl Ioctl for New {
     type Output = OwnedFd;
 
@@ -189,7 +190,7 @@ unsafe impl Ioctl for New {
     }
 
     unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> rustix::io::Result<OwnedFd> {
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        // SAFETY: the kernel has just created this descriptor, and nothing else uses it.
         Ok(unsafe { OwnedFd::from_raw_fd(output) })
     }
 }
@@ -227,10 +228,10 @@ mod tests {
         assert!(error.to_string().contains("0x8000000000000000"), "{error}");
     }
 
-    /// What a thread without any permission gets.
+    /// Opens in a thread without any permission.
     fn without_permissions(options: Options) -> Result<(), OpenError> {
         thread::spawn(move || {
-            // Of this thread only; root's capabilities go with the user id.
+            // Changes this thread only. Root's capabilities are lost with the user id.
             let nobody = rustix::process::Uid::from_raw(65534);
             if rustix::process::getuid().is_root() {
                 rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("setresuid");

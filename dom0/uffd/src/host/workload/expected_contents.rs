@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each page of the guest must contain, kept outside the guest.
+//! The expected contents of each page of the guest, kept outside the guest.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::host::frame_run::FrameRun;
 use crate::host::guest_memory::GuestMemory;
 
-/// How long a vcpu may take over one page before it counts as stuck.
+/// The longest time that a vcpu may spend on one page before it counts as stuck.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is known of one page. While it is locked nobody else of this machine reads or writes the page.
+/// What is known of one page. While it is locked, no other thread of this machine reads or writes
+/// the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedPage {
-    /// CRC-32C of its contents.
+    /// The CRC-32C of its contents.
     pub checksum: u32,
-    /// Times it was changed.
+    /// How often it was changed.
     pub version: u32,
-    /// The guest has it; if not, it has given it back.
+    /// Whether the guest has the page. If not, it has given the page back.
     pub owned: bool,
 }
 
@@ -27,23 +28,23 @@ pub struct ExpectedPage {
 #[derive(Debug)]
 pub struct ExpectedContents(Box<[Mutex<ExpectedPage>]>);
 
-/// What a look at all pages has found.
+/// The result of a check of all pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyResult {
-    /// Pages that are as they must be.
+    /// Pages with the expected contents.
     pub good: u64,
-    /// Pages that are not.
+    /// Pages with other contents.
     pub bad: u64,
     /// Pages that the guest has given back.
     pub given_back: u64,
 }
 
 impl ExpectedContents {
-    /// Takes down what is in the guest's memory now.
+    /// Records the present contents of the guest's memory.
     pub fn record(memory: &GuestMemory) -> Self {
         let mut page = [0; PAGE_SIZE];
         let entries = (0..memory.size_pages()).map(|gfn| {
-            // Every gfn of the memory is one of its frames.
+            // Every gfn of the memory is one of its frames, so this cannot fail.
             let _ = memory.load(Gfn::new_truncate(gfn), &mut page);
             Mutex::new(ExpectedPage {
                 checksum: crc32c::crc32c(&page),
@@ -60,22 +61,24 @@ impl ExpectedContents {
         Some(self.0.get(index)?.lock())
     }
 
-    /// Reads all pages that the guest owns; `is_there` says of which the machine has the contents. One
-    /// that it has not is bad, and so is one that a vcpu keeps locked: it waits for it for good.
+    /// Reads all pages that the guest owns. `is_there` tells for which pages the machine has the
+    /// contents. A page without contents is bad. So is a page that a vcpu keeps locked: the vcpu
+    /// waits for it for ever.
     pub fn verify(&self, memory: &GuestMemory, is_there: impl Fn(Gfn) -> bool) -> VerifyResult {
         let mut verified = VerifyResult::default();
         let mut page = [0; PAGE_SIZE];
         for (gfn, entry) in (0..).map(Gfn::new_truncate).zip(&self.0) {
             let Some(expected) = entry.try_lock_for(LOCK_TIMEOUT).map(|entry| *entry) else {
                 verified.bad += 1;
-                tracing::error!(%gfn, "a vcpu waits for this page and cannot go on");
+                tracing::error!(%gfn, "a vcpu waits for this page and cannot continue");
                 continue;
             };
             if !expected.owned {
                 verified.given_back += 1;
                 continue;
             }
-            // Not through the mapping: the reader is no vcpu, and the page may go out meanwhile.
+            // This does not use the mapping: the reader is not a vcpu, and the page may go out
+            // meanwhile.
             let read = is_there(gfn) && memory.read(FrameRun::one(gfn), &mut page).is_ok();
             if read && crc32c::crc32c(&page) == expected.checksum {
                 verified.good += 1;

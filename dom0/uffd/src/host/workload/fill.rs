@@ -9,41 +9,41 @@ use p2m_paging::{Gfn, PAGE_SIZE};
 
 use crate::host::guest_memory::GuestMemory;
 
-/// Where programs and shared libraries are.
+/// The directories of programs and shared libraries.
 pub const USUAL_PLACES: [&str; 2] = ["/usr/lib", "/usr/bin"];
 
 /// Why memory was not filled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FillError {
-    /// What was named cannot be read.
+    /// A path cannot be read.
     #[error("{} cannot be read: {error}", path.display())]
     Unreadable {
-        /// As named.
+        /// The path that was given.
         path: PathBuf,
-        /// Why.
+        /// The error.
         error: std::io::Error,
     },
-    /// There was nothing in it.
+    /// The paths contain no readable data.
     #[error("no readable file with anything in it in {paths:?}")]
     Empty {
-        /// As named.
+        /// The paths that were given.
         paths: Vec<PathBuf>,
     },
 }
 
-/// What went in.
+/// What the memory was filled with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// Files read, whole or in part.
+    /// The number of files that were read, whole or in part.
     pub files: u64,
-    /// Times that all of them were read: more than one if they are smaller than the guest.
+    /// How often all of them were read: more than once if they are smaller than the guest.
     pub rounds: u64,
 }
 
 /// Fills memory with the files below `paths` (or with those files), in the order of their names,
-/// over again until it is full. `progress` is told how many pages are filled. Files that cannot be
-/// read are skipped; links are not followed, except `paths` themselves.
+/// and repeats them until it is full. `progress` gets the number of pages filled. Files that cannot
+/// be read are skipped. Links are not followed, except `paths` themselves.
 pub fn fill(
     memory: &GuestMemory,
     paths: &[PathBuf],
@@ -75,15 +75,15 @@ pub fn fill(
     Ok(filler.filled)
 }
 
-/// Directories inside one another at most.
+/// The most directories inside one another.
 const MAX_DEPTH: usize = 32;
 
 struct Filler<'a> {
     memory: &'a GuestMemory,
-    /// The page being put together.
+    /// The page that is being filled.
     next: u64,
     page: [u8; PAGE_SIZE],
-    /// Bytes of it that are.
+    /// The number of its bytes that are filled.
     used: usize,
     filled: Filled,
     progress: &'a mut dyn FnMut(u64),
@@ -118,7 +118,7 @@ impl Filler<'_> {
                     self.add_directory(entries, depth + 1);
                 }
             } else if kind.is_file() {
-                // One file of many: the others fill the memory too.
+                // An error is ignored: the other files fill the memory too.
                 let _ = self.add_file(&entry.path());
             }
         }
@@ -143,7 +143,7 @@ impl Filler<'_> {
     }
 
     fn finish_page(&mut self) {
-        // Not full, so this is one of its frames.
+        // The memory is not full, so this is one of its frames.
         let _ = self.memory.store(Gfn::new_truncate(self.next), &self.page);
         self.next += 1;
         self.used = 0;

@@ -14,44 +14,45 @@ use pager_accesses::pattern::{Random, Spread};
 use super::expected_contents::ExpectedContents;
 use crate::host::Machine;
 
-/// Words changed by a write.
+/// The number of words that a write changes.
 const WORDS_CHANGED: usize = 4;
-/// Pages looked at after a visit to find one that is out, while some are to be given back.
+/// While pages are to be given back, the number of pages that are searched after each visit for one
+/// that is out.
 const GIVE_BACK_ATTEMPTS: usize = 8;
-/// How long a fault may take to be told from another in the figures: a minute, to 3 digits.
+/// The longest fault that is recorded exactly: a minute, to 3 digits.
 const LONGEST_FAULT_NS: u64 = 60_000_000_000;
 
 /// What all vcpus share.
 #[derive(Debug)]
 pub struct Workload {
-    /// Which pages.
+    /// Which pages are visited.
     pub spread: Spread,
-    /// What is in them.
+    /// What the pages must contain.
     pub expected: ExpectedContents,
-    /// Seed of all random choices.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Visits that change their page, in a hundred.
+    /// The percentage of visits that change their page.
     pub writes_percent: u32,
-    /// All vcpus stop before their next visit.
+    /// Whether all vcpus stop before their next visit.
     pub stop: AtomicBool,
-    /// Pages still to be given back while they are out.
+    /// The number of pages that still have to be given back while they are out.
     pub to_give_back: AtomicU64,
-    /// Visits so far, of all vcpus.
+    /// The number of visits of all vcpus so far.
     pub visits: AtomicU64,
-    /// Takes down every visit.
+    /// Records every visit.
     pub recorder: Option<Recorder>,
-    /// Visits that found a page not as it must be.
+    /// The number of visits that found unexpected contents.
     pub bad: AtomicU64,
 }
 
-/// What one vcpu has to say in the end.
+/// What one vcpu reports at its end.
 #[derive(Debug)]
 pub struct VcpuFigures {
-    /// How long accesses took that faulted, in nanoseconds.
+    /// The time of each access that faulted, in nanoseconds.
     pub fault_ns: Histogram<u64>,
-    /// Visits that changed their page.
+    /// The number of visits that changed their page.
     pub writes: u64,
-    /// Pages given back.
+    /// The number of pages given back.
     pub given_back: u64,
 }
 
@@ -67,7 +68,7 @@ pub struct Vcpu<'a> {
 }
 
 impl<'a> Vcpu<'a> {
-    /// To be run on a thread of its own. `None`: the histogram cannot be made.
+    /// A vcpu, to be run on its own thread. `None`: the histogram cannot be created.
     pub fn new(machine: &'static Machine, workload: &'a Workload, id: VcpuId) -> Option<Self> {
         let mut random = Random::new(workload.seed, id.0.into());
         Some(Self {
@@ -84,7 +85,7 @@ impl<'a> Vcpu<'a> {
         })
     }
 
-    /// Visits pages until told to stop.
+    /// Visits pages until it is told to stop.
     pub fn run(mut self) -> VcpuFigures {
         self.machine.become_vcpu(self.id);
         let mut nth = 0;
@@ -112,7 +113,7 @@ impl<'a> Vcpu<'a> {
         let Some(words) = memory.page(gfn).filter(|_| owned(gfn)) else {
             return;
         };
-        // Without the page's lock, so that several vcpus can wait for one page.
+        // This is done without the page's lock, so that several vcpus can wait for one page.
         self.timed(|| words[0].load(Ordering::Relaxed));
         let Some(mut entry) = workload.expected.lock(gfn).filter(|entry| entry.owned) else {
             return;
@@ -124,7 +125,7 @@ impl<'a> Vcpu<'a> {
             workload.bad.fetch_add(1, Ordering::Relaxed);
             tracing::error!(%gfn, vcpu = ?self.id, version = entry.version,
                 "bad page: checksum {found:#010x}, not {:#010x}", entry.checksum);
-            // Each mistake is counted once.
+            // Each error is counted once.
             entry.checksum = found;
         }
         if self.random.below(100) >= workload.writes_percent.into() {
@@ -135,7 +136,7 @@ impl<'a> Vcpu<'a> {
         };
         for _ in 0..WORDS_CHANGED {
             let value = self.random.word();
-            // Below the number of words, which is small.
+            // The value is below the number of words, which is small.
             let at = usize::try_from(self.random.below(cells.len() as u64)).unwrap_or(0);
             cells[at] = value.to_ne_bytes();
             self.timed(|| words[at].store(value, Ordering::Relaxed));
@@ -145,10 +146,10 @@ impl<'a> Vcpu<'a> {
         self.figures.writes += 1;
     }
 
-    /// Does an access, and notes how long it took if it faulted.
+    /// Makes an access and records its time if it faulted.
     fn timed<T>(&mut self, access: impl FnOnce() -> T) -> T {
         let (faults, start) = (self.machine.faults(self.id), Instant::now());
-        // The count changes in the middle of the access, on this same thread.
+        // The count changes in the middle of the access, on this thread.
         compiler_fence(Ordering::SeqCst);
         let value = access();
         compiler_fence(Ordering::SeqCst);
@@ -160,7 +161,7 @@ impl<'a> Vcpu<'a> {
         value
     }
 
-    /// Gives a page back that is out, if it finds one: the guest's balloon (row A6).
+    /// Searches for a page that is out and gives it back: the guest's balloon (row A6).
     fn give_back(&mut self) {
         let gfn = Gfn::new_truncate(self.random.below(self.machine.memory().size_pages()));
         let Some(mut entry) = self.workload.expected.lock(gfn).filter(|entry| entry.owned) else {
@@ -181,7 +182,8 @@ impl<'a> Vcpu<'a> {
                 self.figures.given_back += 1;
                 return;
             }
-            // It came home, or the ring is full, or the pager is gone: another page, another time.
+            // The page is resident by now, or the ring is full, or the pager is gone. Another page
+            // is tried later.
             Err(DropError::NotPaging(_) | DropError::RingFull | DropError::NoRing) => {}
             Err(error) => tracing::error!(%gfn, %error, "a page could not be given back"),
         }
