@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers and layouts of what goes between a pager and Xen, and the Linux devices in between
+//! Numbers and layouts of the interfaces between a pager, Xen, and the Linux devices in between
 //! (`public/xen.h`, `domctl.h`, `memory.h`, `hvm/`; Linux's `privcmd.h`, `evtchn.h`). The ring and
 //! `XENMEM_paging_op` are in [`p2m_paging::ring::abi`].
 //!
-//! `tests-host/tests/abi.rs` holds all of it against Xen's own headers.
+//! `tests-host/tests/abi.rs` compares all of it with Xen's own headers.
 
 use std::mem::{offset_of, size_of};
 
@@ -21,7 +21,8 @@ pub const HVM_OP: u64 = 34;
 pub const SYSCTL: u64 = 35;
 /// `__HYPERVISOR_domctl`.
 pub const DOMCTL: u64 = 36;
-/// Control interfaces whose parts used here are laid out alike: Xen 4.17, 4.18, 4.19 and 4.20, 4.21 and 4.22.
+/// Versions of the control interface in which the parts used here have the same layout: Xen 4.17,
+/// 4.18, 4.19 and 4.20, 4.21 and 4.22.
 pub const KNOWN_INTERFACES: [u32; 4] = [0x15, 0x16, 0x17, 0x18];
 
 /// `XENMEM_decrease_reservation`.
@@ -67,17 +68,17 @@ pub const HVMMEM_RAM_RW: u16 = 0;
 pub struct Domctl {
     /// One of the `XEN_DOMCTL_` numbers.
     pub cmd: u32,
-    /// Of the whole interface: differs from one Xen to another.
+    /// The version of the whole interface. It differs between versions of Xen.
     pub interface_version: u32,
     /// The domain.
     pub domain: u16,
     _pad: [u16; 3],
-    /// `u`: what it is depends on `cmd`.
+    /// `u`: its meaning depends on `cmd`.
     pub u: [u64; 16],
 }
 
 impl Domctl {
-    /// A call with its union all zeros.
+    /// A call whose union is all zeros.
     pub const fn new(cmd: u32, interface_version: u32, domain: u16) -> Self {
         Self {
             cmd,
@@ -93,18 +94,18 @@ impl Domctl {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct DomainInfoHead {
-    /// The domain that was found: the one asked for, or the next above it in old interfaces.
+    /// The domain that was found: the requested one, or the next above it in old interfaces.
     pub domain: u16,
     _pad: u16,
     /// `DOMINF_`.
     pub flags: u32,
-    /// Pages that it has.
+    /// The number of pages that it has.
     pub tot_pages: u64,
-    /// Pages that it may have.
+    /// The number of pages that it may have.
     pub max_pages: u64,
     _outstanding_pages: u64,
     _shr_pages: u64,
-    /// Pages that are out.
+    /// The number of pages that are out.
     pub paged_pages: u64,
 }
 
@@ -114,9 +115,9 @@ pub struct DomainInfoHead {
 pub struct Sysctl {
     /// One of the `XEN_SYSCTL_` numbers.
     pub cmd: u32,
-    /// Of the whole interface: differs from one Xen to another.
+    /// The version of the whole interface. It differs between versions of Xen.
     pub interface_version: u32,
-    /// `u`: what it is depends on `cmd`.
+    /// `u`: its meaning depends on `cmd`.
     pub u: [u64; 16],
 }
 
@@ -125,12 +126,12 @@ pub struct Sysctl {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PhysInfoHead {
     _cpus_and_nodes: [u32; 10],
-    /// Pages that the host has.
+    /// The number of pages that the host has.
     pub total_pages: u64,
-    /// Of these, the free ones, claimed or not.
+    /// The number of these pages that are free, claimed or not.
     pub free_pages: u64,
     _scrub_pages: u64,
-    /// Pages that domains have claimed and not got yet.
+    /// The number of pages that domains have claimed and not received yet.
     pub outstanding_pages: u64,
 }
 
@@ -142,7 +143,7 @@ pub struct VmEventOp {
     pub op: u32,
     /// [`VM_EVENT_PAGING`].
     pub mode: u32,
-    /// `u.enable.port`, out.
+    /// `u.enable.port`, an output.
     pub port: u32,
 }
 
@@ -153,19 +154,19 @@ pub struct HvmParam {
     /// The domain.
     pub domid: u16,
     pub(super) pad: u16,
-    /// Which one.
+    /// The number of the parameter.
     pub index: u32,
     /// Its value.
     pub value: u64,
 }
 
-/// `struct xen_memory_reservation`, followed by the one frame number that it points to.
+/// `struct xen_memory_reservation`, followed by the frame number that it points to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct OneReservation {
-    /// Address of the frame numbers.
+    /// The address of the frame numbers.
     pub extent_start: u64,
-    /// How many.
+    /// The number of frame numbers.
     pub nr_extents: u64,
     /// Each is 2^this pages.
     pub extent_order: u32,
@@ -174,7 +175,7 @@ pub struct OneReservation {
     /// The domain.
     pub domid: u16,
     pub(super) pad: [u16; 3],
-    /// Not part of Xen's structure: what `extent_start` points to.
+    /// Not part of Xen's structure: the frame number to which `extent_start` points.
     pub gfn: u64,
 }
 
@@ -185,7 +186,7 @@ pub struct SetMemType {
     /// [`DMOP_SET_MEM_TYPE`].
     pub op: u32,
     pub(super) pad: u32,
-    /// How many pages.
+    /// The number of pages.
     pub nr: u32,
     /// `HVMMEM_`.
     pub mem_type: u16,
@@ -200,7 +201,7 @@ pub struct SetMemType {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PrivcmdHypercall {
-    /// Which hypercall.
+    /// The number of the hypercall.
     pub op: u64,
     /// Its arguments.
     pub arg: [u64; 5],
@@ -210,16 +211,16 @@ pub struct PrivcmdHypercall {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PrivcmdMmapBatch {
-    /// Frames.
+    /// The number of frames.
     pub num: u32,
-    /// Whose.
+    /// The domain that owns them.
     pub dom: u16,
     pub(super) pad: u16,
-    /// Where to.
+    /// The address at which they are mapped.
     pub addr: u64,
-    /// Frame numbers.
+    /// The frame numbers.
     pub arr: *const u64,
-    /// An errno for each, negative.
+    /// The result for each frame: 0 or a negative errno.
     pub err: *mut i32,
 }
 
@@ -229,10 +230,10 @@ pub struct PrivcmdMmapBatch {
 pub struct PrivcmdDmOp {
     /// The domain.
     pub dom: u16,
-    /// Buffers.
+    /// The number of buffers.
     pub num: u16,
     pub(super) pad: u32,
-    /// Array of buffers.
+    /// The array of buffers.
     pub ubufs: *const PrivcmdDmOpBuf,
 }
 
@@ -240,9 +241,9 @@ pub struct PrivcmdDmOp {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PrivcmdDmOpBuf {
-    /// Where.
+    /// The address of the buffer.
     pub uptr: *mut u8,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: usize,
 }
 
@@ -250,7 +251,7 @@ pub struct PrivcmdDmOpBuf {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct EvtchnBind {
-    /// Whose port.
+    /// The domain that owns the port at the other end.
     pub remote_domain: u32,
     /// The port at the other end.
     pub remote_port: u32,

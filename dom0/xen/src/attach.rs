@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Becoming a domain's pager (row B1), in an order that leaves nothing half-done behind.
+//! Attaches a pager to a domain (row B1), in an order in which a failure leaves nothing half-done.
 
 use std::mem::offset_of;
 use std::ops::RangeInclusive;
@@ -22,11 +22,11 @@ use super::memory::locked_pages;
 use super::privcmd::{ForeignFrames, Privcmd};
 use super::xenstore::{StatusNode, Xenstore};
 
-/// The first frame above 4 GiB: below it there is a hole for devices, so that a guest of any size may
-/// have memory above.
+/// The first frame above 4 GiB. Below it is a hole for devices, so a guest of any size may have
+/// memory above it.
 const FOUR_GIB: u64 = 1 << 20;
 
-/// A domain that was found and can be paged.
+/// A domain that has been found and can be paged.
 pub struct Domain {
     xen: Privcmd,
     domctl: DomctlVersion,
@@ -70,12 +70,12 @@ impl Domain {
         })
     }
 
-    /// The ring's page. The guest can reach it too until it is taken from the physmap.
+    /// Maps the ring's page. The guest can access it too until it is removed from the physmap.
     fn map_ring(&mut self, gfn: u64) -> Result<ForeignFrames, XenError> {
         if let Ok(frames) = self.map_one(gfn) {
             return Ok(frames);
         }
-        // No memory there yet, or none any more since a pager took it out.
+        // The frame has no memory yet, or an earlier pager removed it.
         self.reserve(POPULATE_PHYSMAP, gfn)?;
         self.map_one(gfn).map_err(call("mapping the ring"))
     }
@@ -94,7 +94,7 @@ impl Domain {
         }
     }
 
-    /// Gives the domain a page at this frame, or takes it.
+    /// Gives the domain a page at this frame, or removes it.
     fn reserve(&mut self, command: u64, gfn: u64) -> Result<(), XenError> {
         let gfn_at = self.xen.argument_address() + offset_of!(OneReservation, gfn) as u64;
         let mut reservation = OneReservation {
@@ -135,21 +135,21 @@ impl Domain {
         ring_gfn: u64,
         buffers: usize,
     ) -> Result<Attached, XenError> {
-        // Xen's C leaves that to the pager; the crate does it once more.
+        // Xen's C leaves this to the pager. The crate does it again.
         ring.initialise();
         let domain = self.id;
         let enabled = self.domctl.enable_paging(&mut self.xen, domain);
         let port = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
         self.connect(ring, ring_gfn, port, buffers)
             .inspect_err(|_| {
-                // Nothing is out: there is nothing that this could lose.
+                // No page is out, so nothing can be lost.
                 if let Err(errno) = self.domctl.disable_paging(&mut self.xen, domain) {
                     tracing::error!(%errno, "paging stays enabled");
                 }
             })
     }
 
-    /// Everything after paging is enabled.
+    /// Does everything that follows after paging has been enabled.
     fn connect(
         &mut self,
         ring: SharedPage,
@@ -158,7 +158,7 @@ impl Domain {
         buffers: usize,
     ) -> Result<Attached, XenError> {
         let event_port = XenEventPort::bind(self.id, port)?;
-        // From here on the guest cannot reach the ring: Xen and the pager hold its page alone.
+        // From here on the guest cannot access the ring: only Xen and the pager hold its page.
         self.reserve(DECREASE_RESERVATION, ring_gfn)?;
         let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
@@ -199,22 +199,23 @@ impl Machine for Domain {
     fn attach(mut self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
         let ring_gfn = self.ring_gfn()?;
         let frames = self.map_ring(ring_gfn)?;
-        // SAFETY: a whole page that stays mapped: until after the ring is gone if something fails, else
-        // for good. On this side it is accessed through the ring only.
+        // SAFETY: a whole page. It stays mapped until the process ends or, after an error, until
+        // the ring is gone. This side accesses it through the ring only.
         let ring = unsafe { SharedPage::new(frames.base()) };
         let attached = self.enable(ring, ring_gfn, buffers);
         match attached {
             Ok(_) => frames.leak(),
-            // Whether it was there before or not, the guest has no use for it; the next pager makes
-            // another one.
+            // The guest has no use for this page, whether or not it existed before. The next pager
+            // creates another one.
             Err(_) => drop((frames, self.reserve(DECREASE_RESERVATION, ring_gfn))),
         }
         Ok(attached?)
     }
 }
 
-/// Where a domain of so many pages may have memory: from the start on, and above 4 GiB whatever is
-/// there. What lies between is devices, and frames that Xen and the toolstack keep for themselves.
+/// The ranges in which a domain of this many pages may have memory: one from the start on, and all
+/// frames above 4 GiB. Between them are devices, and frames that Xen and the toolstack keep for
+/// themselves.
 fn memory(max_pages: u64, last_gfn: u64) -> Vec<RangeInclusive<u64>> {
     let low_end = max_pages.min(FOUR_GIB).min(last_gfn.saturating_add(1));
     let mut ranges = Vec::new();
@@ -231,12 +232,12 @@ fn memory(max_pages: u64, last_gfn: u64) -> Vec<RangeInclusive<u64>> {
 mod tests {
     use super::*;
 
-    /// Defect 6: the end of a guest's frame numbers is not its size.
+    /// Defect 6: the last frame number of a guest is not its size.
     #[test]
     fn b1_memory_above_the_hole_for_devices_is_handled() {
-        // 96 MiB, PVH: the toolstack's own frames are just below 4 GiB.
+        // 96 MiB, PVH: the toolstack's own frames lie just below 4 GiB.
         assert_eq!(memory(24_832, 0xf_efff), [0..=24_831]);
-        // 2 GiB of which half lies above 4 GiB.
+        // 2 GiB, half of which lies above 4 GiB.
         assert_eq!(
             memory(0x8_0000, 0x13_ffff),
             [0..=0x7_ffff, 0x10_0000..=0x13_ffff]

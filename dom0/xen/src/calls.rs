@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paging operations on the domain: the hypercall worker's, the store worker's frames, and the preps of pages that somebody waits for.
+//! Paging operations on the domain: those of the hypercall worker, the reads of the store worker,
+//! and the preps of pages that somebody waits for.
 
 use std::time::{Duration, Instant};
 
@@ -19,36 +20,37 @@ use super::memory::locked_pages;
 use super::privcmd::Privcmd;
 use super::xenstore::Xenstore;
 
-/// How often Xen is made to ask for a page before it counts as not to be restored, and how long to
-/// wait in between: the main thread answers meanwhile.
+/// How often Xen is made to request a page before the restore counts as failed. A fixed pause
+/// separates the attempts; the main thread answers meanwhile.
 const RESTORE_ATTEMPTS: usize = 1000;
 const RESTORE_PAUSE: Duration = Duration::from_micros(500);
 
-/// How often the device model is told to drop what it has mapped, at most.
+/// The shortest time between two requests to the device model to drop its mappings.
 const FLUSH_PAUSE: Duration = Duration::from_secs(1);
 
-// A part is what one call is about.
+// One call covers one part.
 const _: () = assert!(PART_PAGES as u64 == MemPagingOp::ACCESS_BITS_GFNS);
 
-/// One thread's paging operations.
+/// The paging operations of one thread.
 #[derive(Debug)]
 pub(super) struct PagingOps {
     xen: Privcmd,
     domain: u16,
-    /// Where the buffers start.
+    /// The address of the first buffer.
     buffers: u64,
-    /// Where the pages of a call lie, if Xen takes many in one.
+    /// The memory for the pages of a call, if Xen takes many pages in one call.
     items: Option<&'static mut [Item]>,
-    /// Whether Xen makes nominated pages resident when it is told to.
+    /// Whether Xen has an operation that makes nominated pages resident.
     restores: bool,
-    /// Where Xen puts accessed bits, if it has been asked for any: a page.
+    /// A page for the accessed bits that Xen returns, once they have been requested.
     uses: Option<&'static mut [u64]>,
 }
 
-/// [`PagingItem`](p2m_paging::ring::abi::PagingItem): page; buffer, then result.
+/// [`PagingItem`](p2m_paging::ring::abi::PagingItem): the page, then the buffer or the result.
 type Item = [u64; 2];
 
-/// In an item before the call, where no buffer is: neither that nor a result.
+/// The second word of an item without a buffer before the call. It is neither a buffer nor a
+/// result.
 const NOT_DONE: u64 = 1;
 
 /// [`MemPagingOp`] as words.
@@ -56,17 +58,18 @@ const NOT_DONE: u64 = 1;
 #[repr(transparent)]
 struct Argument([u64; 3]);
 
-/// What this Xen knows beyond Xen's C, each thing by itself: not every glue knows all of it.
+/// The operations that this Xen has in addition to Xen's C. Each is tested by itself, since not
+/// every glue has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Knows {
-    /// Many pages in one call.
+    /// Takes many pages in one call.
     many: bool,
-    /// To restore nominated pages.
+    /// Restores nominated pages.
     restore: bool,
 }
 
 impl Knows {
-    /// Asks, by calls for no pages. What Xen does not know is ENOSYS.
+    /// Finds out by calls with no pages. An operation that Xen does not know returns ENOSYS.
     fn ask(mut call: impl FnMut(u8) -> Result<(), Errno>) -> Self {
         let many = call(MemPagingOp::MANY).is_ok();
         let restore = many && call(MemPagingOp::MANY + MemPagingOp::OP_RESTORE).is_ok();
@@ -75,7 +78,7 @@ impl Knows {
 }
 
 impl PagingOps {
-    /// Operations on a domain whose paging is enabled.
+    /// Operations on a domain for which paging is enabled.
     pub(super) fn new(xen: Privcmd, domain: u16, buffers: u64) -> Result<Self, XenError> {
         let mut ops = Self {
             xen,
@@ -101,7 +104,7 @@ impl PagingOps {
         done.map(drop).map_err(xens)
     }
 
-    /// An operation on each page, with its buffer's address if it has any.
+    /// Makes an operation on each page, with the address of its buffer if it has one.
     fn each(&mut self, op: u8, pages: &mut [Page], buffer: impl Fn(&Page) -> Option<u64>) {
         let at_once = self.items.as_ref().map_or(0, |items| items.len());
         if at_once == 0 || pages.len() == 1 {
@@ -122,7 +125,8 @@ impl PagingOps {
         }
     }
 
-    /// An operation on as many pages as one call takes: whether it was made, and then what it says of each.
+    /// Makes an operation on as many pages as one call takes. Returns the result of the call and
+    /// the items.
     fn many(&mut self, op: u8, of: impl Iterator<Item = Item>) -> (Result<(), Errno>, &[Item]) {
         let Some(items) = self.items.take() else {
             return (Err(Errno::ENOSYS), &[]);
@@ -136,7 +140,7 @@ impl PagingOps {
         (all, self.items.insert(items))
     }
 
-    /// Sends nominated pages home. `None`: this Xen does not.
+    /// Makes nominated pages resident. `None`: this Xen has no such operation.
     fn restore(&mut self, pages: &mut [Page]) -> Option<()> {
         if !self.restores {
             return None;
@@ -152,7 +156,8 @@ impl PagingOps {
         Some(())
     }
 
-    /// Copies pages that have been nominated, entry n of each list belonging to page n. `None`: this Xen does not.
+    /// Copies nominated pages. Entry n of each list belongs to page n. `None`: this Xen has no such
+    /// operation.
     fn read(
         &mut self,
         pages: &[Page],
@@ -177,7 +182,7 @@ impl PagingOps {
         Some(())
     }
 
-    /// Whether Xen tells accessed bits, tried with the last gfns that one call may be about.
+    /// Whether Xen reports accessed bits. This is tried with the last gfns that one call can cover.
     pub(super) fn has_access_bits(&mut self) -> Result<bool, XenError> {
         let page = locked_pages(1)?.as_mut_bytes();
         self.uses = <[u64]>::mut_from_bytes(page).ok();
@@ -185,7 +190,8 @@ impl PagingOps {
         Ok(self.uses(last, &mut [0]).is_ok())
     }
 
-    /// The accessed bits of 64 gfns a word, from `first` to the next multiple of [`MemPagingOp::ACCESS_BITS_GFNS`].
+    /// Reads the accessed bits of 64 gfns a word, from `first` to the next multiple of
+    /// [`MemPagingOp::ACCESS_BITS_GFNS`].
     fn uses(&mut self, first: Gfn, into: &mut [u64]) -> Result<(), Errno> {
         let words = self.uses.take().ok_or(Errno::EOPNOTSUPP)?;
         let done = self.call(
@@ -207,27 +213,27 @@ impl PagingOps {
         });
     }
 
-    /// Has Xen's C ask for a nominated page. `Ok(true)`: it is home.
+    /// Makes Xen's C request a nominated page. `Ok(true)`: the page is resident.
     ///
-    /// 4.17's C brings no page home for the answer to such a request, as no vcpu was paused for it; a
-    /// prep without contents does, as the page still has its frame.
+    /// In 4.17's C the response to such a request does not make the page resident, because no vcpu
+    /// was paused for it. A prep without contents does, because the page still has its frame.
     fn restore_via_map(&mut self, gfn: Gfn) -> Result<bool, Errno> {
         match self.xen.set_ram(self.domain, gfn.get()) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::AGAIN) => {
-                // Not asked for yet (a full ring), or home already: then it is refused, and the next
-                // round tells.
+                // The prep is refused if the page has not been requested yet (the ring is full), or
+                // is resident already. The next round shows which.
                 let _ = self.call(MemPagingOp::OP_PREP, gfn.get(), 0);
                 Ok(false)
             }
-            // No memory there: the guest gave it back.
+            // There is no memory at this frame: the guest gave it back.
             Err(rustix::io::Errno::INVAL) => Err(Errno::ENOENT),
             Err(errno) => Err(xens(errno)),
         }
     }
 }
 
-/// Main thread.
+/// Used by the main thread.
 impl Preps for PagingOps {
     fn prep(&mut self, mut batch: Batch, place: BufferPlace) -> Option<Batch> {
         Self::prep(self, batch.pages_mut(), place);
@@ -239,7 +245,7 @@ impl Preps for PagingOps {
     fn abandon(&mut self, _done: &mut dyn FnMut(Batch)) {}
 }
 
-/// The hypercall worker's.
+/// The calls of the hypercall worker.
 pub(super) struct DomainCalls {
     pub(super) ops: PagingOps,
     pub(super) domctl: DomctlVersion,
@@ -259,7 +265,8 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    /// Xen's C has no such operation: there a page goes home when it is asked for from outside.
+    /// Xen's C has no such operation. There a page becomes resident when a foreign caller requests
+    /// it.
     fn restore(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
         if self.ops.restore(pages).is_some() {
             return Ok(());
@@ -287,7 +294,8 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    /// Not where a page would have to be asked for: that would make memory of any type ordinary memory.
+    /// `false` where a page would have to be requested: the request would make memory of any type
+    /// ordinary memory.
     fn restores_at_once(&self) -> bool {
         self.ops.restores
     }
@@ -324,8 +332,9 @@ pub(super) struct DomainFrames {
 }
 
 impl Frames for DomainFrames {
-    /// Has Xen copy the frames; one that does not know how: maps them, copies them and unmaps them. A frame that cannot be
-    /// had fails alone; it is not tried again: it was nominated, so it has been asked for and does not go out.
+    /// Makes Xen copy the frames. If Xen has no such operation, maps, copies and unmaps them. A
+    /// frame that cannot be mapped fails alone and is not tried again: it was nominated, so it has
+    /// been requested and does not go out.
     fn read(&mut self, pages: &[Page], into: &mut [PageBuf], unread: &mut [Option<Errno>]) {
         if self.ops.read(pages, into, unread).is_some() {
             return;
@@ -341,7 +350,7 @@ impl Frames for DomainFrames {
         };
         for (n, (error, buffer)) in errors.iter().zip(into).enumerate() {
             match Errno::from_return(*error) {
-                // SAFETY: mapped, says the kernel.
+                // SAFETY: the kernel reports that the frame is mapped.
                 None => unsafe { frames.copy(n, buffer) },
                 errno => unread[n] = errno,
             }
@@ -349,9 +358,9 @@ impl Frames for DomainFrames {
     }
 }
 
-/// The domain's device model, which keeps frames mapped that it has used.
+/// The domain's device model. It keeps frames mapped that it has used.
 pub(super) struct DeviceModel {
-    /// Where it takes commands, if there is one that does.
+    /// The node for its commands, if the domain has a device model that takes them.
     command: Option<(Xenstore, String)>,
     flushed: Option<Instant>,
 }
@@ -366,7 +375,8 @@ impl DeviceModel {
         }
     }
 
-    /// Pages that are refused because somebody uses them may be in its cache of mappings.
+    /// Makes the device model drop its mappings if pages are refused because they are in use: it
+    /// may have them mapped.
     fn flush_if_in_use(&mut self, pages: &[Page]) {
         let in_use = Err(PageError::Refused(Errno::EBUSY));
         let Some((store, command)) = &mut self.command else {
@@ -383,8 +393,8 @@ impl DeviceModel {
     }
 }
 
-/// What became of an item that this word was sent with. A call that failed has done the items whose word it
-/// has changed, and no others.
+/// The result of an item that was sent with the word `sent`. A call that failed has done exactly
+/// the items whose word it has changed.
 fn outcome(all: Result<(), Errno>, sent: u64, word: u64) -> Result<(), Errno> {
     match all {
         Err(errno) if word == sent => Err(errno),
@@ -392,7 +402,7 @@ fn outcome(all: Result<(), Errno>, sent: u64, word: u64) -> Result<(), Errno> {
     }
 }
 
-/// What Xen has written to an item.
+/// Reads the result that Xen has written to an item.
 fn result(word: u64) -> Result<(), Errno> {
     match i32::try_from(word.cast_signed()) {
         Ok(0) => Ok(()),
@@ -413,7 +423,7 @@ mod tests {
     fn an_items_result_is_zero_or_a_negative_errno_and_anything_else_an_error() {
         assert_eq!(result(0), Ok(()));
         assert_eq!(result((-16_i64).cast_unsigned()), Err(Errno::EBUSY));
-        // A buffer that was left as it was, for one.
+        // One of these is a buffer address that was not overwritten.
         for garbage in [
             1,
             0x7f00_0000_0000,
@@ -424,8 +434,8 @@ mod tests {
         }
     }
 
-    /// A refused nominate is followed by a restore only where Xen knows it: a page asked for in its place
-    /// loses its type.
+    /// A refused nominate is followed by a restore only if Xen has that operation. A page that is
+    /// requested in place of a restore loses its type.
     #[test]
     fn a_xen_that_takes_many_pages_may_not_know_how_to_restore() {
         let of =
@@ -448,7 +458,7 @@ mod tests {
             assert_eq!(outcome(fault, sent, 0), Ok(()));
             assert_eq!(outcome(fault, sent, busy), Err(Errno::EBUSY));
             assert_eq!(outcome(fault, sent, sent), fault);
-            // It says that all is done, and has not written it.
+            // The call reports success and has not written the item.
             assert_eq!(outcome(Ok(()), sent, sent), Err(Errno::EIO));
             assert_eq!(outcome(Ok(()), sent, busy), Err(Errno::EBUSY));
         }

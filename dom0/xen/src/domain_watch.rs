@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What changes around the domain: its target, its size, its end.
+//! Watches what changes around the domain: its target, its size, its end.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use super::domctl::DomctlVersion;
 use super::privcmd::Privcmd;
 use super::xenstore::{Xenstore, XenstoreError};
 
-/// How often Xen is asked how large the domain is, and whether it still lives.
+/// The time between two queries to Xen for the domain's size and whether it still exists.
 const LOOK: Duration = Duration::from_millis(100);
 
 const TARGET: &str = "target";
 const RELEASE: &str = "release";
 
-/// Watches xenstore, and asks Xen.
+/// Watches xenstore and queries Xen.
 pub(super) struct DomainWatch {
     xen: Privcmd,
     domctl: DomctlVersion,
@@ -47,13 +47,13 @@ impl DomainWatch {
             Ok(Some(info)) if !info.is_dying => Some(info.tot_pages),
             Ok(_) => None,
             Err(errno) => {
-                tracing::error!(%errno, "Xen does not answer for the domain any more");
+                tracing::error!(%errno, "Xen does not report on the domain any more");
                 None
             }
         }
     }
 
-    /// The target, if there is one that makes sense.
+    /// The target, if xenstore has a valid one.
     fn target(&mut self) -> Result<Option<i64>, XenstoreError> {
         let path = target_path(self.domain);
         let Some(text) = self.store.read(&path)? else {
@@ -61,7 +61,7 @@ impl DomainWatch {
         };
         let pages = parse_target(&text);
         if pages.is_none() {
-            tracing::warn!("{path}: '{text}' is no number of KiB");
+            tracing::warn!("{path}: '{text}' is not a number of KiB");
         }
         Ok(pages)
     }
@@ -81,7 +81,7 @@ impl Watch for DomainWatch {
             let Some(size) = self.size() else {
                 return tell(MachineEvent::DomainGone);
             };
-            // The size first: a target means nothing without it.
+            // The size is reported first: without it a target has no meaning.
             if told_size.replace(size) != Some(size) {
                 tell(MachineEvent::Resident(size));
             }
@@ -104,12 +104,13 @@ impl Watch for DomainWatch {
     }
 }
 
-/// Where the target is.
+/// The xenstore node of the target.
 pub(super) fn target_path(domain: u16) -> String {
     format!("/local/domain/{domain}/memory/target-tot_pages")
 }
 
-/// KiB, in whole pages. Negative numbers mean the maximum, as any number beyond it (row B1).
+/// Converts KiB to whole pages. A negative number means the maximum, as does any number above it
+/// (row B1).
 fn parse_target(text: &str) -> Option<i64> {
     let kib: i64 = text.trim().parse().ok()?;
     Some(kib.div_euclid(PAGE_SIZE as i64 / 1024))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Control operations. Their interface has a version that differs from one Xen to another; which one
-//! is spoken is found out by asking.
+//! Control operations. The version of their interface differs between versions of Xen. It is found
+//! by trying each known version.
 
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
@@ -13,11 +13,11 @@ use super::abi::{
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
 
-/// The interface of the running Xen.
+/// The version of the running Xen's interface.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DomctlVersion(u32);
 
-/// What Xen says of a domain.
+/// What Xen reports of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DomainInfo {
     pub(super) is_dying: bool,
@@ -28,7 +28,7 @@ pub(super) struct DomainInfo {
 }
 
 impl DomctlVersion {
-    /// Asks about dom0 in one version after the other; a wrong one is EACCES.
+    /// Asks about dom0 with one version after the other. A wrong version returns EACCES.
     pub(super) fn probe(xen: &mut Privcmd) -> Result<Self, XenError> {
         for version in KNOWN_INTERFACES {
             let mut domctl = Domctl::new(GET_DOMAIN_INFO, version, 0);
@@ -47,7 +47,7 @@ impl DomctlVersion {
         })
     }
 
-    /// `None`: there is no such domain.
+    /// Asks about a domain. `None`: there is no such domain.
     pub(super) fn domain_info(
         self,
         xen: &mut Privcmd,
@@ -70,7 +70,7 @@ impl DomctlVersion {
         }))
     }
 
-    /// Enables paging; yields the port at Xen's end of the event channel.
+    /// Enables paging. Returns the port at Xen's end of the event channel.
     pub(super) fn enable_paging(self, xen: &mut Privcmd, domain: u16) -> Result<u32, Errno> {
         self.vm_event(xen, domain, VM_EVENT_ENABLE)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why Xen is not to be had, or refuses.
+//! Why Xen cannot be reached, or refuses.
 
 use pager_shell::MachineError;
 use rustix::io::Errno;
@@ -7,11 +7,11 @@ use rustix::io::Errno;
 use super::abi::KNOWN_INTERFACES;
 use super::xenstore::XenstoreError;
 
-/// What went wrong with Xen as a whole.
+/// Why Xen as a whole cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum XenError {
-    /// No device to reach a hypervisor through.
+    /// There is no device through which to reach a hypervisor.
     #[error(
         "there is no Xen here: neither /dev/xen/privcmd nor /proc/xen/privcmd exists (is this dom0, \
          and xen-privcmd loaded?)"
@@ -20,39 +20,39 @@ pub enum XenError {
     /// A device could not be opened or mapped.
     #[error("{what}: {errno}")]
     Device {
-        /// Which one.
+        /// The device.
         what: &'static str,
         /// Linux's error.
         errno: Errno,
     },
-    /// A control domain's calls are not for us.
+    /// Xen refuses the calls of a control domain.
     #[error("Xen refuses to be controlled from here (EPERM): this is not dom0")]
     NotPrivileged,
-    /// The control interface is none that is known.
+    /// The version of the control interface is unknown.
     #[error(
         "Xen {major}.{minor} speaks none of the control interfaces known here ({}): this xenpaging is \
          too old for it, or too new",
         interfaces()
     )]
     UnknownInterface {
-        /// Of the running Xen.
+        /// The major version of the running Xen.
         major: u32,
-        /// Of the running Xen.
+        /// The minor version of the running Xen.
         minor: u32,
     },
-    /// No such domain.
+    /// The domain does not exist.
     #[error("there is no domain {0}")]
     NoDomain(u16),
-    /// Nobody publishes metrics for it.
+    /// No pager publishes metrics for the domain.
     #[error("domain {0} has no pager")]
     NoPager(u16),
-    /// It has no translated memory.
-    #[error("domain {0} is no HVM or PVH guest: it cannot be paged")]
+    /// The domain has no translated memory.
+    #[error("domain {0} is not an HVM or PVH guest: it cannot be paged")]
     NotHvm(u16),
-    /// Its ring has no place.
+    /// The domain has no frame for the ring.
     #[error("domain {0} has no frame set aside for the paging ring")]
     NoRingGfn(u16),
-    /// Paging cannot be enabled.
+    /// Xen refuses to enable paging.
     #[error("domain {domain} cannot be paged: {}", reason(*errno))]
     Refused {
         /// The domain.
@@ -63,12 +63,12 @@ pub enum XenError {
     /// Another call failed.
     #[error("{call}: {errno}")]
     Call {
-        /// What was asked of Xen.
+        /// The call.
         call: &'static str,
         /// Its error.
         errno: Errno,
     },
-    /// Xenstore.
+    /// Xenstore failed.
     #[error(transparent)]
     Store(#[from] XenstoreError),
 }
@@ -85,7 +85,7 @@ fn interfaces() -> String {
         .join(", ")
 }
 
-/// What the errors of enabling mean (`vm_event_domctl` in Xen).
+/// The meaning of the errors of enabling (`vm_event_domctl` in Xen).
 fn reason(errno: Errno) -> String {
     match errno {
         Errno::BUSY => "it has a pager already".into(),
@@ -98,12 +98,12 @@ fn reason(errno: Errno) -> String {
     }
 }
 
-/// For `map_err`.
+/// Makes an error of a call, for `map_err`.
 pub(super) fn call(call: &'static str) -> impl Fn(Errno) -> XenError {
     move |errno| XenError::Call { call, errno }
 }
 
-/// As [`call`], of a device.
+/// Makes an error of a device, for `map_err`.
 pub(super) fn device(what: &'static str) -> impl Fn(Errno) -> XenError {
     move |errno| XenError::Device { what, errno }
 }

@@ -22,7 +22,7 @@ pub(super) struct XenEventPort {
     device: OwnedFd,
     port: u32,
     others: EventChannel,
-    /// Xen has sent an event that has not been taken off the device.
+    /// Xen has sent an event that has not been read from the device.
     pending: bool,
 }
 
@@ -47,9 +47,9 @@ impl XenEventPort {
 }
 
 impl XenEventPort {
-    /// Takes the event off the device, which masks the port from the event on until the port is
-    /// written back. An event that came in between is not lost: it is seen when the mask goes. So that can
-    /// wait until there is nothing else to do, and nobody's fault waits for it.
+    /// Reads the event from the device. The port is masked from the event on until the port is
+    /// written back. An event that arrives in between is not lost: it is delivered when the mask is
+    /// removed. So the write can wait until there is nothing else to do, and no fault waits for it.
     fn unmask(&mut self) -> Result<(), Errno> {
         if !std::mem::take(&mut self.pending) {
             return Ok(());

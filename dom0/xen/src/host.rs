@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What Xen says of the host as a whole.
+//! What Xen reports of the host as a whole.
 
 use pager_shell::{FreeMemory, MachineError};
 use rustix::io::Errno;
@@ -9,8 +9,8 @@ use super::abi::{KNOWN_INTERFACES, PHYSINFO, PhysInfoHead, SYSCTL, Sysctl};
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
 
-/// A way to ask for the host's free memory that stays open. The control interface that it takes (sysctl) has a version of its
-/// own, which is found out by asking.
+/// A connection that stays open and reports the host's free memory. Its control interface (sysctl)
+/// has its own version, which is found by trying.
 #[derive(Debug)]
 pub struct Host {
     xen: Privcmd,
@@ -19,7 +19,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Opens it, and asks once.
+    /// Opens it and asks once.
     pub fn open() -> Result<Self, XenError> {
         let mut xen = Privcmd::open()?;
         for version in KNOWN_INTERFACES {
@@ -45,7 +45,8 @@ impl FreeMemory for Host {
         self.total_pages
     }
 
-    /// Pages that nobody has claimed, either: `xl create` claims what a domain is to have before it gets any.
+    /// The number of pages that are free and not claimed. `xl create` claims the memory of a domain
+    /// before the domain gets any.
     fn free_pages(&mut self) -> Result<u64, MachineError> {
         let info = info(&mut self.xen, self.version).map_err(call("free memory of the host"))?;
         Ok(info.free_pages.saturating_sub(info.outstanding_pages))

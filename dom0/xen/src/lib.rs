@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen as the machine whose guest is paged, from dom0 (rows B1, B7 to B9).
+//! Xen as the machine whose guest is paged. It runs in dom0 (rows B1, B7 to B9).
 //!
 //! | file | what |
 //! |---|---|
 //! | `privcmd`, `memory` | hypercalls and foreign frames, through Linux's devices |
-//! | `domctl` | control operations, their interface's version probed |
-//! | `host` | its free memory |
+//! | `domctl` | control operations; the version of their interface is found by trying |
+//! | `host` | the host's free memory |
 //! | `evtchn` | the event channel |
-//! | [`xenstore`] | its wire protocol |
-//! | `attach` | becoming a domain's pager |
+//! | [`xenstore`] | a client of xenstore |
+//! | `attach` | attaches a pager to a domain |
 //! | `calls` | paging operations |
-//! | `watch` | target, size and end of the domain |
+//! | `domain_watch` | target, size and end of the domain |
 //! | [`abi`] | layouts and numbers |
 //!
-//! Xen's own libraries are not used: `libxenctrl` is another one for each Xen, so a binary linked
-//! with it runs on one version only.
+//! Xen's own libraries are not used. `libxenctrl` differs between versions of Xen, so a binary
+//! linked with it runs on one version only.
 
 pub mod abi;
 mod attach;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that hypercalls take their arguments from: Xen reads it through the page table and does
-//! not wait for Linux to bring it in.
+//! Memory for the arguments of hypercalls. Xen reads it through the page table and does not wait
+//! for Linux to page it in.
 
 use std::path::Path;
 use std::ptr::{self, NonNull};
@@ -13,18 +13,18 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::error::{XenError, device};
 
-/// Maps the kernel's pages for that, which neither move nor leave.
+/// Maps pages of the kernel that are neither moved nor paged out.
 const DEVICE: &str = "/dev/xen/hypercall";
 
-/// Pages that stay where they are until the process ends.
+/// Pages that stay in place until the process ends.
 ///
-/// A kernel without the device (before 4.18) gives locked memory instead, as Xen's own tools do.
+/// On a kernel without the device (before 4.18) this is locked memory, as in Xen's own tools.
 pub(super) fn locked_pages(pages: usize) -> Result<&'static mut [PageBuf], XenError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let (prot, bytes) = (ProtFlags::READ | ProtFlags::WRITE, pages * PAGE_SIZE);
     let base = match rustix::fs::open(Path::new(DEVICE), flags, Mode::empty()) {
         Ok(file) => {
-            // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
+            // SAFETY: the kernel picks an unused address range, so no existing mapping is replaced.
             unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, MapFlags::SHARED, &file, 0) }
         }
         Err(Errno::NOENT) => {
@@ -36,7 +36,7 @@ pub(super) fn locked_pages(pages: usize) -> Result<&'static mut [PageBuf], XenEr
     };
     let base = base.map_err(device("memory for hypercalls"))?;
     let base = NonNull::new(base.cast::<PageBuf>()).ok_or(device(DEVICE)(Errno::FAULT))?;
-    // SAFETY: mapped for good with that size, page-aligned, zeroed, and known to nobody else. Xen
-    // reads and writes it only during calls that are told of it.
+    // SAFETY: it is mapped until the process ends with that size, page-aligned, zeroed, and known
+    // to nothing else. Xen reads and writes it only during calls that name it.
     Ok(unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), pages) })
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The way to Xen: hypercalls, and foreign frames, through Linux's privcmd device.
+//! Access to Xen through Linux's privcmd device: hypercalls and foreign frames.
 
 use std::ffi::c_void;
 use std::os::fd::OwnedFd;
@@ -28,17 +28,18 @@ const DEVICES: [&str; 2] = ["/dev/xen/privcmd", "/proc/xen/privcmd"];
 static HYPERCALLS: AtomicU64 = AtomicU64::new(0);
 static MAPS: AtomicU64 = AtomicU64::new(0);
 
-/// Hypercalls, and calls to map frames, that this process has made: what a page costs.
+/// The numbers of hypercalls and of calls to map frames that this process has made. They show what
+/// a page costs.
 pub fn calls_made() -> (u64, u64) {
     let count = |calls: &AtomicU64| calls.load(Ordering::Relaxed);
     (count(&HYPERCALLS), count(&MAPS))
 }
 
-/// One thread's way to Xen.
+/// One thread's access to Xen.
 #[derive(Debug)]
 pub(super) struct Privcmd {
     device: Arc<OwnedFd>,
-    /// Where the argument of a call lies while it is made.
+    /// The memory for the argument of a call.
     argument: &'static mut PageBuf,
 }
 
@@ -55,7 +56,7 @@ impl Privcmd {
         Err(XenError::NoXen)
     }
 
-    /// Another one, for another thread.
+    /// Opens another one for another thread.
     pub(super) fn another(&self) -> Result<Self, XenError> {
         Self::on(Arc::clone(&self.device))
     }
@@ -67,7 +68,7 @@ impl Privcmd {
         Ok(Self { device, argument })
     }
 
-    /// A hypercall whose arguments are numbers.
+    /// Makes a hypercall whose arguments are numbers.
     pub(super) fn call_numbers(&mut self, op: u64, arg: [u64; 5]) -> Result<u32, Errno> {
         HYPERCALLS.fetch_add(1, Ordering::Relaxed);
         ioctl(
@@ -77,8 +78,8 @@ impl Privcmd {
         )
     }
 
-    /// A hypercall with a command and one structure, which Xen may write to. Addresses in it must be
-    /// of memory that Xen may read and write, and that stays where it is.
+    /// Makes a hypercall with a command and one structure, which Xen may write to. Addresses in the
+    /// structure must name memory that Xen may read and write and that stays in place.
     pub(super) fn call<T: FromBytes + IntoBytes + Immutable>(
         &mut self,
         op: u64,
@@ -99,14 +100,14 @@ impl Privcmd {
         returned
     }
 
-    /// Where the argument of the next [`Self::call`] will lie, for structures that point into
+    /// The address of the argument of the next [`Self::call`], for structures that point into
     /// themselves.
     pub(super) fn argument_address(&self) -> u64 {
         self.argument.0.as_ptr() as u64
     }
 
-    /// Tells Xen that a page is ordinary memory, as a device model would. If it is of a paging type,
-    /// Xen asks the pager for it instead, and says EAGAIN.
+    /// Tells Xen that a page is ordinary memory, as a device model would. If the page has a paging
+    /// type, Xen requests it from the pager instead and returns EAGAIN.
     pub(super) fn set_ram(&mut self, domain: u16, gfn: u64) -> Result<(), Errno> {
         let mut op = SetMemType {
             op: DMOP_SET_MEM_TYPE,
@@ -132,9 +133,10 @@ impl Privcmd {
         ioctl(&self.device, PRIVCMD_DM_OP, &mut call).map(drop)
     }
 
-    /// Maps frames of a domain; a nominated one can be mapped for reading only. Entry n of `errors` is 0 or what is wrong with frame n, whose place
-    /// in the mapping must not be touched: the call as a whole succeeds all the same (a frame that is
-    /// paged out is `ENOENT`, has been asked for, and can be tried again alone).
+    /// Maps frames of a domain. A nominated frame can be mapped for reading only. Entry n of
+    /// `errors` is 0 or the error of frame n. A frame with an error must not be accessed in the
+    /// mapping; the call as a whole succeeds nevertheless. A frame that is paged out has the error
+    /// `ENOENT`: it has been requested, and can be tried again alone.
     pub(super) fn map(
         &self,
         domain: u16,
@@ -147,7 +149,7 @@ impl Privcmd {
             return Err(Errno::INVAL);
         }
         let (bytes, flags) = (gfns.len() * PAGE_SIZE, MapFlags::SHARED);
-        // SAFETY: the kernel picks an unused place; nothing that exists is mapped over.
+        // SAFETY: the kernel picks an unused address range, so no existing mapping is replaced.
         let base =
             unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, prot, flags, &self.device, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(Errno::FAULT)?;
@@ -166,14 +168,14 @@ impl Privcmd {
             err: errors.as_mut_ptr(),
         };
         match ioctl(&self.device, PRIVCMD_MMAPBATCH_V2, &mut batch) {
-            // ENOENT: some or all are paged out; `errors` says which.
+            // ENOENT: some or all frames are paged out; `errors` says which.
             Ok(_) | Err(Errno::NOENT) => Ok(frames),
             Err(errno) => Err(errno),
         }
     }
 }
 
-/// Frames of another domain, mapped until this is dropped.
+/// Frames of another domain. They stay mapped until this is dropped.
 #[derive(Debug)]
 pub(super) struct ForeignFrames {
     // INVARIANT: a mapping of `pages` pages that is this value's own.
@@ -185,18 +187,18 @@ pub(super) struct ForeignFrames {
 unsafe impl Send for ForeignFrames {}
 
 impl ForeignFrames {
-    /// Copies a frame that the guest may be writing. Not one atomic step.
+    /// Copies a frame that the guest may be writing. The copy is not atomic.
     ///
     /// # Safety
     ///
     /// The frame must have been mapped without an error.
     pub(super) unsafe fn copy(&self, frame: usize, to: &mut PageBuf) {
         assert!(frame < self.pages, "frame {frame} of {}", self.pages);
-        // SAFETY: inside the mapping.
+        // SAFETY: the address is inside the mapping.
         let from = unsafe { self.base.add(frame) };
-        // SAFETY: PAGE_SIZE bytes readable at `from` as the caller promises, and writable at `to`.
-        // The copy is outside the language's memory model, like the kernel's own: a writer on the
-        // other side makes the bytes a mixture, nothing worse.
+        // SAFETY: PAGE_SIZE bytes are readable at `from` as the caller promises, and writable at
+        // `to`. The copy is outside the language's memory model, like the kernel's own: a
+        // concurrent writer makes the bytes a mixture and does no other harm.
         unsafe {
             std::arch::asm!(
                 "rep movsq",
@@ -208,7 +210,7 @@ impl ForeignFrames {
         }
     }
 
-    /// Where the mapping starts.
+    /// The address of the mapping.
     pub(super) fn base(&self) -> NonNull<u8> {
         self.base.cast()
     }
@@ -221,14 +223,14 @@ impl ForeignFrames {
 
 impl Drop for ForeignFrames {
     fn drop(&mut self) {
-        // SAFETY: this value's own mapping, to which nothing refers any more.
+        // SAFETY: this value owns the mapping, and nothing refers to it any more.
         let unmapped =
             unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.pages * PAGE_SIZE) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }
 
-/// One of the devices' ioctls; what it returns.
+/// Makes one of the devices' ioctls and returns its result.
 pub(super) fn ioctl<T>(device: &OwnedFd, opcode: Opcode, argument: &mut T) -> Result<u32, Errno> {
     loop {
         let call = Call { opcode, argument };
@@ -246,7 +248,8 @@ struct Call<'a, T> {
     argument: &'a mut T,
 }
 
-// SAFETY: the pointer is that of a live value of the type that the opcode is for, as `ioctl` demands.
+// SAFETY: the pointer is that of a live value of the type that belongs to the opcode, as `ioctl`
+// requires.
 unsafe impl<T> Ioctl for Call<'_, T> {
     type Output = u32;
     const IS_MUTATING: bool = true;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A client of xenstore: the wire protocol of `public/io/xs_wire.h`, over the daemon's socket or the
-//! kernel's device, with as many watches as wanted.
+//! A client of xenstore: the wire protocol of `public/io/xs_wire.h`, over the daemon's socket or
+//! the kernel's device. It supports any number of watches.
 //!
-//! One request is under way at a time. Watch events that arrive in between are kept in order.
+//! One request is in flight at a time. Watch events that arrive meanwhile are kept in order.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -40,22 +40,22 @@ pub mod message {
 pub struct Header {
     /// One of [`message`].
     pub kind: u32,
-    /// Comes back with the reply.
+    /// The reply carries the same number.
     pub req_id: u32,
-    /// Transaction; 0 for none.
+    /// The transaction; 0 for none.
     pub tx_id: u32,
-    /// Bytes that follow.
+    /// The number of bytes that follow.
     pub len: u32,
 }
 
-/// Why xenstore did not do it.
+/// Why a request to xenstore failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum XenstoreError {
-    /// Nobody answers.
+    /// No daemon and no device could be opened.
     #[error("xenstore does not run: {} is not there", SOCKETS[0])]
     NotRunning,
-    /// The connection.
+    /// The connection failed.
     #[error("xenstore: {step}: {errno}")]
     System {
         /// The system call.
@@ -63,16 +63,16 @@ pub enum XenstoreError {
         /// Its error.
         errno: Errno,
     },
-    /// It refused, with one of its error names.
+    /// Xenstore refused, with the name of an error.
     #[error("xenstore: {path}: {error}")]
     Refused {
-        /// What the request was about.
+        /// The node of the request.
         path: String,
         /// `ENOENT` and the like.
         error: String,
     },
-    /// It has gone, or talks nonsense.
-    #[error("xenstore has gone, or makes no sense")]
+    /// The connection was closed, or a reply is not valid.
+    #[error("xenstore has closed the connection, or its reply is not valid")]
     Broken,
 }
 
@@ -84,13 +84,13 @@ fn at(step: &'static str) -> impl Fn(Errno) -> XenstoreError {
 #[derive(Debug)]
 pub struct Xenstore {
     stream: OwnedFd,
-    /// Tokens of watches that have fired.
+    /// The tokens of watches that have fired.
     fired: VecDeque<String>,
     requests: u32,
 }
 
 impl Xenstore {
-    /// Connects to the daemon, or through the kernel where it runs in a domain of its own.
+    /// Connects to the daemon, or through the kernel if xenstore runs in its own domain.
     pub fn connect() -> Result<Self, XenstoreError> {
         for path in SOCKETS {
             let flags = SocketFlags::CLOEXEC;
@@ -123,7 +123,7 @@ impl Xenstore {
         }
     }
 
-    /// A node's value; `None` if there is no such node.
+    /// Reads a node's value; `None` if there is no such node.
     pub fn read(&mut self, path: &str) -> Result<Option<String>, XenstoreError> {
         match self.request(message::READ, path, &[path.as_bytes(), b"\0"]) {
             Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
@@ -132,7 +132,7 @@ impl Xenstore {
         }
     }
 
-    /// The names of a node's children; none if there is no such node.
+    /// Lists the names of a node's children; empty if there is no such node.
     pub fn directory(&mut self, path: &str) -> Result<Vec<String>, XenstoreError> {
         match self.request(message::DIRECTORY, path, &[path.as_bytes(), b"\0"]) {
             Ok(names) => Ok(names.split(|&byte| byte == 0).map(text).collect()),
@@ -141,25 +141,26 @@ impl Xenstore {
         }
     }
 
-    /// Sets a node's value; makes the node if need be.
+    /// Sets a node's value. Creates the node if necessary.
     pub fn write(&mut self, path: &str, value: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0", value.as_bytes()];
         self.request(message::WRITE, path, &parts).map(drop)
     }
 
-    /// Removes a node and all below it.
+    /// Removes a node and everything below it.
     pub fn remove(&mut self, path: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0"];
         self.request(message::RM, path, &parts).map(drop)
     }
 
-    /// Watches a node. The token is what [`Self::fired`] yields when it changes, and once at first.
+    /// Watches a node. [`Self::fired`] returns the token once at first, and again when the node
+    /// changes.
     pub fn watch(&mut self, path: &str, token: &str) -> Result<(), XenstoreError> {
         let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
         self.request(message::WATCH, path, &parts).map(drop)
     }
 
-    /// The token of a watch that has fired; `None`: none did within that time.
+    /// Waits for a watch and returns its token; `None`: none has fired within that time.
     pub fn fired(&mut self, timeout: Duration) -> Result<Option<String>, XenstoreError> {
         if let Some(token) = self.fired.pop_front() {
             return Ok(Some(token));
@@ -171,7 +172,7 @@ impl Xenstore {
             Ok(_) => {}
             Err(errno) => return Err(at("poll")(errno)),
         }
-        // A reply that nobody waits for is none of ours.
+        // A reply without a request is an error.
         match self.receive()? {
             (header, _) if header.kind != message::WATCH_EVENT => Err(XenstoreError::Broken),
             _ => Ok(self.fired.pop_front()),
@@ -213,7 +214,7 @@ impl Xenstore {
         }
     }
 
-    /// The next message; a watch event is noted too.
+    /// Receives the next message. A watch event is also noted.
     fn receive(&mut self) -> Result<(Header, Vec<u8>), XenstoreError> {
         let mut header = [0; size_of::<Header>()];
         self.fill(&mut header)?;
@@ -225,7 +226,7 @@ impl Xenstore {
         let mut body = vec![0; length];
         self.fill(&mut body)?;
         if header.kind == message::WATCH_EVENT {
-            // Path and token, each ended by a zero.
+            // Path and token, each with a terminating zero.
             let token = body.split(|&byte| byte == 0).nth(1);
             self.fired
                 .push_back(text(token.ok_or(XenstoreError::Broken)?));
@@ -258,12 +259,13 @@ impl Xenstore {
     }
 }
 
-/// Where a domain's pager publishes its metrics. The guest may read it, and cannot write it.
+/// The node at which a domain's pager publishes its metrics. The guest may read it, but not write
+/// it.
 pub fn status_path(domain: u16) -> String {
     format!("/local/domain/{domain}/memory/paging")
 }
 
-/// A pager's metrics in xenstore; gone when it is.
+/// A pager's metrics in xenstore. They are removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct StatusNode {
     store: Xenstore,
@@ -295,7 +297,7 @@ impl Publish for StatusNode {
 impl Drop for StatusNode {
     fn drop(&mut self) {
         if self.works {
-            // With the domain it has gone already.
+            // If the domain is gone, the node is gone already.
             let _ = self.store.remove(&self.path);
         }
     }
