@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writes the manual pages and the shells' completions of `xenpaging` into a directory: `ci/deb` packs them.
+//! Writes the manual pages of `xenpaging` and the completions for shells into a directory. `ci/deb`
+//! packs them.
 //!
-//! `xenpaging(8)` is written by hand, `xenpaging.8.in`, around the list of options that clap generates. The pages of
-//! the subcommands are generated as a whole.
+//! `xenpaging(8)` is written by hand in `xenpaging.8.in`, around the list of options that clap
+//! generates. clap generates the whole pages of the subcommands.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use xenpaging::cli::Cli;
 
-/// In section 8: commands of the system administrator.
+/// Section 8: commands of the system administrator.
 const SECTION: &str = "8";
 
 fn main() -> anyhow::Result<()> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command line of `xenpaging`: what Xen's tool takes, and a little more.
+//! The command line of `xenpaging`: the options of Xen's tool, and some more.
 //!
-//! Bad input is one line on standard error that names it. The exit code says what happened to the
-//! guest; with several guests, the worst one counts:
+//! Bad input produces one line on standard error that names it. The exit code reports what happened
+//! to the guest. With several guests, the worst code counts:
 //!
 //! | code | [`Exit`] | meaning |
 //! |---|---|---|
@@ -31,7 +31,7 @@ use tracing::level_filters::LevelFilter;
 use crate::exit::Exit;
 use crate::job::parse_size;
 
-/// The share of a guest for which none is given.
+/// The share of a guest for which no share is given.
 const USUAL_SHARE: u32 = 100;
 
 /// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
@@ -57,7 +57,7 @@ With several guests, the worst one counts: 4, then 1, then 3.";
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
-    /// A command in place of paging.
+    /// A command other than paging.
     #[command(subcommand)]
     pub command: Option<Command>,
 
@@ -145,7 +145,7 @@ pub struct Cli {
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub metrics: Option<SocketAddr>,
 
-    /// Where an embedded host listens, in place of Xen.
+    /// Name under which an embedded host listens, in place of Xen.
     #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with_all = ["domain", "guest"])]
     pub embedded_host: Option<String>,
 
@@ -154,18 +154,18 @@ pub struct Cli {
     pub host_memory: Option<u64>,
 }
 
-/// One of several guests.
+/// One of several guests on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestChoice {
     /// The domain.
     pub domain: u16,
-    /// Where its pages are kept.
+    /// The file for its pages.
     pub pagefile: PathBuf,
-    /// Its share beside the others.
+    /// Its share, relative to the other guests.
     pub share: u32,
 }
 
-/// What else the program does.
+/// The program's other commands.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Make a file or a block device a swap area. Its contents are lost.
@@ -179,7 +179,7 @@ pub enum Command {
 
     /// Show the headers of swap areas and whether a pager uses them, or the areas of one pager.
     Swaps {
-        /// Whose.
+        /// The pager.
         #[command(flatten)]
         pager: PagerOf,
         /// Files or devices.
@@ -190,7 +190,7 @@ pub enum Command {
     /// Give a running pager one more swap area. It must have been started with one.
     #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
     Swapon {
-        /// Whose.
+        /// The pager.
         #[command(flatten)]
         pager: PagerOf,
         /// The file or device, made by `xenpaging mkswap`.
@@ -201,7 +201,7 @@ pub enum Command {
     /// Take a swap area from a running pager. Moves its pages to the other areas, and waits until that is done.
     #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
     Swapoff {
-        /// Whose.
+        /// The pager.
         #[command(flatten)]
         pager: PagerOf,
         /// The file or device.
@@ -216,19 +216,19 @@ pub enum Command {
     },
 }
 
-/// Which pager is meant.
+/// The pager that a command is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct PagerOf {
     /// The pager of this domain.
     #[arg(short, long, value_name = "DOMID")]
     pub domain: Option<u16>,
-    /// The one of this embedded host.
+    /// The pager of this embedded host.
     #[arg(long, hide = true, value_name = "ADDRESS", conflicts_with = "domain")]
     pub embedded_host: Option<String>,
 }
 
 impl PagerOf {
-    /// Where it listens to operators.
+    /// The name under which it listens for operators.
     pub fn control_name(&self) -> Option<String> {
         let domain = self.domain.map(domain_name);
         domain.or_else(|| self.embedded_host.as_deref().map(embedded_name))
@@ -236,8 +236,8 @@ impl PagerOf {
 }
 
 impl Cli {
-    /// Reads the arguments, the program's name first. Where there is nothing more to do (help, bad
-    /// arguments) everything has been said, and the program ends like this.
+    /// Reads the arguments, the program's name first. After help or bad arguments everything has
+    /// been printed, and the program ends with the returned code.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Exit> {
         let cli = Self::try_parse_from(args).and_then(Self::checked);
         cli.map_err(|error| {
@@ -245,13 +245,13 @@ impl Cli {
                 print_error(format_args!("xenpaging: {}", one_line(&error)));
                 return Exit::Usage;
             }
-            // Standard output may be closed; help that nobody reads is no failure.
+            // Standard output may be closed. Help that nobody reads is not a failure.
             let _ = error.print();
             Exit::Done
         })
     }
 
-    /// What clap does not look at.
+    /// Checks what clap does not check.
     fn checked(self) -> Result<Self, clap::Error> {
         let wrong = |what: String| Err(Self::command().error(ErrorKind::ValueValidation, what));
         for (n, guest) in self.guest.iter().enumerate() {
@@ -272,8 +272,8 @@ impl Cli {
         Ok(self)
     }
 
-    /// The guests that are named, with what their pages are kept in; without `--guest` there is one, and `None` is the
-    /// embedded host's.
+    /// The guests of the command line with their pagefiles and shares. Without `--guest` there is
+    /// one; `None` is the guest of the embedded host.
     pub fn guests(&self) -> Vec<(Option<u16>, Option<&Path>, u32)> {
         if self.guest.is_empty() {
             return vec![(self.domain, self.pagefile.as_deref(), USUAL_SHARE)];
@@ -284,7 +284,7 @@ impl Cli {
             .collect()
     }
 
-    /// What is logged.
+    /// The lowest level that is logged.
     pub fn log_level(&self) -> LevelFilter {
         match self.verbose {
             0 => LevelFilter::WARN,
@@ -294,7 +294,7 @@ impl Cli {
         }
     }
 
-    /// The core's settings, for a guest with memory at these frame numbers.
+    /// The core's settings for a guest with memory at these gfns.
     pub fn config(&self, max_pages: u64, memory: &[RangeInclusive<u64>]) -> Config {
         let page_kib = PAGE_SIZE as u64 / 1024;
         let handled = self.max_memkb.map_or(u64::MAX, |kib| kib / page_kib);
@@ -311,7 +311,7 @@ impl Cli {
         }
     }
 
-    /// What the sweep leaves alone.
+    /// The settings of the policy `sweep`.
     pub fn sweep(&self) -> SweepOptions {
         SweepOptions {
             mru_pages: self.mru_size,
@@ -321,17 +321,17 @@ impl Cli {
     }
 }
 
-/// Where the pager of a domain listens.
+/// The name under which the pager of a domain listens.
 pub fn domain_name(domain: u16) -> String {
     format!("xenpaging-{domain}")
 }
 
-/// Where the pager of an embedded host listens.
+/// The name under which the pager of an embedded host listens.
 pub fn embedded_name(host: &str) -> String {
     format!("{host}-pager")
 }
 
-/// Clap's message without what follows it.
+/// The message of a clap error without the usage that follows it.
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
@@ -339,19 +339,23 @@ pub fn one_line(error: &clap::Error) -> String {
     words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// A policy, by name.
+/// A policy, by its name.
 pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
     let possible = |policy: PolicyName| PossibleValue::new(policy.name()).help(policy.about());
     PossibleValuesParser::new(PolicyName::ALL.map(possible))
-        .try_map(|name| PolicyName::named(&name).ok_or_else(|| format!("'{name}' is no policy")))
+        .try_map(|name| PolicyName::named(&name).ok_or_else(|| format!("'{name}' is not a policy")))
 }
 
-/// A file, or a file and a priority.
+/// Parses a file, or a file and a priority.
 pub fn swap_area(text: &str) -> Result<AreaChoice, String> {
     let (path, priority) = match text.rsplit_once(':') {
         Some((path, priority)) => match priority.parse() {
             Ok(priority) => (path, priority),
-            Err(_) => return Err(format!("'{priority}' is no priority: a whole number")),
+            Err(_) => {
+                return Err(format!(
+                    "'{priority}' is not a priority: expected a whole number"
+                ));
+            }
         },
         None => (text, 0),
     };
@@ -359,20 +363,24 @@ pub fn swap_area(text: &str) -> Result<AreaChoice, String> {
     Ok(AreaChoice { path, priority })
 }
 
-/// A domain, a file, and perhaps a share.
+/// Parses a domain, a file, and an optional share.
 fn guest(text: &str) -> Result<GuestChoice, String> {
     let (domain, rest) = text
         .split_once(':')
-        .ok_or("a domain's number, ':' and a file are wanted")?;
+        .ok_or("expected a domain's number, ':' and a file")?;
     let domain = domain
         .parse()
         .ok()
         .filter(|id| (1..DOMID_FIRST_RESERVED).contains(&i64::from(*id)));
-    let domain = domain.ok_or("what is before the first ':' is no domain's number")?;
+    let domain = domain.ok_or("the text before the first ':' is not the number of a domain")?;
     let (file, share) = match rest.rsplit_once(':') {
         Some((file, share)) => match share.parse() {
             Ok(share) if share > 0 => (file, share),
-            _ => return Err(format!("'{share}' is no share: a whole number above 0")),
+            _ => {
+                return Err(format!(
+                    "'{share}' is not a share: expected a whole number above 0"
+                ));
+            }
         },
         None => (rest, USUAL_SHARE),
     };
@@ -387,7 +395,7 @@ fn guest(text: &str) -> Result<GuestChoice, String> {
     })
 }
 
-/// Three sizes, each larger than the one before.
+/// Parses three sizes, each larger than the one before.
 pub fn marks(text: &str) -> Result<Watermarks, String> {
     let sizes: Result<Vec<_>, _> = text.split(',').map(parse_size).collect();
     let pages = |bytes: u64| bytes / PAGE_SIZE as u64;
@@ -398,14 +406,14 @@ pub fn marks(text: &str) -> Result<Watermarks, String> {
     }
 }
 
-/// An address and a port, or a port.
+/// Parses an address and a port, or a port.
 fn metrics_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into());
     port.or_else(|_| text.parse())
-        .map_err(|_| format!("'{text}' is no address like 127.0.0.1:9100"))
+        .map_err(|_| format!("'{text}' is not an address like 127.0.0.1:9100"))
 }
 
-/// A range like `0-0xff`, or one number.
+/// Parses a range like `0-0xff`, or one number.
 pub fn gfns(text: &str) -> Result<RangeInclusive<u64>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (gfn(first)?, gfn(last)?);
@@ -424,10 +432,15 @@ fn gfn(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(Gfn::try_new)
         .map(Gfn::get)
-        .ok_or_else(|| format!("'{text}' is no frame number (0 to {:#x})", Gfn::MAX.get()))
+        .ok_or_else(|| {
+            format!(
+                "'{text}' is not a frame number (0 to {:#x})",
+                Gfn::MAX.get()
+            )
+        })
 }
 
-/// So many pages of a guest's memory, lowest first.
+/// The first pages of a guest's memory, lowest first, up to this number.
 fn first_pages(memory: &[RangeInclusive<u64>], mut pages: u64) -> Vec<RangeInclusive<u64>> {
     let mut handled = Vec::new();
     for range in memory {

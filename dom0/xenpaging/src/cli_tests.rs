@@ -224,10 +224,10 @@ fn several_guests_have_a_file_and_a_share_each() {
     );
     for (args, named) in [
         (&["--guest", "1"][..], "file"),
-        (&["--guest", "0:a"], "no domain's number"),
-        (&["--guest", "x:a"], "no domain's number"),
-        (&["--guest", "1:a:0"], "'0' is no share"),
-        (&["--guest", "1:a:much"], "'much' is no share"),
+        (&["--guest", "0:a"], "not the number of a domain"),
+        (&["--guest", "x:a"], "not the number of a domain"),
+        (&["--guest", "1:a:0"], "'0' is not a share"),
+        (&["--guest", "1:a:much"], "'much' is not a share"),
         (&["--guest", "1:"], "there is no file"),
         (
             &["--guest", "1:a", "--guest", "1:b"],

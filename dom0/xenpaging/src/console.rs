@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the program prints on standard error.
+//! Output on standard error.
 
 use pager_shell::console;
 
-/// Name of the program, and what the embedded host is executed as to be it.
+/// The name of the program. The embedded host is executed under this name to be the pager.
 pub const NAME: &str = "xenpaging";
 
 /// Prints an error and its causes in one line.

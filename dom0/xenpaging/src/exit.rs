@@ -7,20 +7,20 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything is home.
+    /// Every page is resident.
     Done = 0,
-    /// An error, everything is home.
+    /// An error occurred, and every page is resident.
     Failed = 1,
     /// Bad arguments.
     Usage = 2,
-    /// Could not start.
+    /// The pager could not start.
     NotStarted = 3,
-    /// Pages are out that do not read back.
+    /// Pages are out that could not be brought back.
     PagesOut = 4,
 }
 
 impl Exit {
-    /// Of two guests, the one that somebody has to look after first.
+    /// The exit code of two guests: the one that needs attention first.
     #[must_use]
     pub fn worst(self, other: Self) -> Self {
         let urgency = |exit: &Self| match exit {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The program `xenpaging`, under whichever name it is executed.
+//! The program `xenpaging`, whatever name it is executed under.
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -50,19 +50,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     .into()
 }
 
-/// Lines on standard error, from this level on.
+/// Logs to standard error, from this level on.
 pub fn log_to_stderr(level: LevelFilter) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        // Standard error may be closed. That would be said there, and whoever cannot say it panics.
+        // Standard error may be closed. An internal error would be printed there too, and that
+        // would panic.
         .log_internal_errors(false)
         .init();
 }
 
-/// Where the guest's pages are to be taken down as they are used.
+/// Creates the file that records which of the guest's pages are used, if one is requested.
 fn recorder(cli: &Cli) -> anyhow::Result<Option<Arc<Recorder>>> {
     if cli.record.is_some() && cli.policy == Some(PolicyName::Sweep) {
         anyhow::bail!("--record: the policy `sweep` does not read accessed bits");
@@ -71,7 +72,7 @@ fn recorder(cli: &Cli) -> anyhow::Result<Option<Arc<Recorder>>> {
     Ok(recorder.context("--record")?.map(Arc::new))
 }
 
-/// The trace is whole, or that is a failure.
+/// Completes the trace. An incomplete trace is a failure.
 fn complete(recorder: &Recorder, exit: Exit) -> Exit {
     match recorder.finish() {
         Ok((pages, accesses)) => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pagers of one process, one for each guest: all attach or none does; from then on each ends by itself, and the process
-//! with the last.
+//! The pagers of one process, one for each guest. Either all attach or none does. After that each
+//! ends by itself, and the process ends with the last one.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -28,10 +28,10 @@ use crate::cli::{Cli, domain_name, embedded_name};
 use crate::console::print_error;
 use crate::exit::Exit;
 
-/// Room for the calls of a thread that serves, or balances: all of it is locked in memory.
+/// The stack size of a thread that serves or balances. All of it is locked in memory.
 const STACK_BYTES: usize = 512 << 10;
 
-/// Pagers that have attached.
+/// The pagers that have attached.
 pub(crate) struct Pagers {
     all: Vec<AttachedPager>,
     balance: Option<(HostMemory, Balance)>,
@@ -39,22 +39,23 @@ pub(crate) struct Pagers {
     harden: bool,
 }
 
-/// One of them.
+/// One of these pagers.
 struct AttachedPager {
     /// `None`: the guest of an embedded host.
     domain: Option<u16>,
-    /// Whether there are others.
+    /// Whether the process has other pagers.
     among_others: bool,
     share: u32,
-    /// Pages that it cannot give.
+    /// Pages that cannot be taken from the guest.
     floor: u64,
-    /// If its name is to be removed at the end.
+    /// The pagefile, if its name is to be removed at the end.
     pagefile: Option<Arc<Pagefile>>,
     ready: Ready,
 }
 
 impl Pagers {
-    /// Finds the guests that are named, and becomes the pager of each. After an error it is the pager of none.
+    /// Finds the guests of the command line and attaches to each. After an error it is attached to
+    /// none.
     pub(crate) fn attach(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
         let guests = cli.guests();
         let found: anyhow::Result<Vec<_>> = guests
@@ -82,7 +83,7 @@ impl Pagers {
         for ((domain, pagefile, share), machine) in guests.into_iter().zip(found) {
             let options = Options {
                 name: domain.filter(|_| !cli.guest.is_empty()).map(name),
-                // The embedded host has a line of its own.
+                // The embedded host draws its own line.
                 live: cli.embedded_host.is_none() && cli.guest.len() < 2,
                 service: service.clone(),
                 record: record.cloned(),
@@ -102,7 +103,7 @@ impl Pagers {
         Ok(pagers)
     }
 
-    /// Serves all guests until the last one is paged no more; the worst that became of one.
+    /// Serves all guests until the last one is not paged any more. Returns the worst exit code.
     pub(crate) fn serve(self) -> Exit {
         let pagefiles = self.all.iter().filter_map(|one| one.pagefile.as_deref());
         let named: Vec<_> = pagefiles.filter_map(Pagefile::named).collect();
@@ -128,7 +129,7 @@ impl Pagers {
         let others: Vec<_> = all.map(AttachedPager::serve_beside).collect();
         let exit = first.map_or(Exit::Done, AttachedPager::serve);
         others.into_iter().fold(exit, |all, other| {
-            // Whoever panics leaves pages out.
+            // A thread that panicked leaves pages out.
             let exit = other.map_or(Exit::NotStarted, |other| {
                 other.join().unwrap_or(Exit::PagesOut)
             });
@@ -141,7 +142,7 @@ fn name(domain: u16) -> String {
     format!("domain {domain}")
 }
 
-/// The domain that was named, or the guest of the embedded host that was.
+/// Finds the domain with this number, or the guest of the embedded host.
 fn find(cli: &Cli, domain: Option<u16>) -> anyhow::Result<Box<dyn Machine>> {
     match (&cli.embedded_host, domain) {
         (Some(host), _) => Ok(Box::new(EmbeddedMachine::connect(host)?)),
@@ -150,7 +151,7 @@ fn find(cli: &Cli, domain: Option<u16>) -> anyhow::Result<Box<dyn Machine>> {
     }
 }
 
-/// What watches the host's memory, if it is to be watched.
+/// What the balancer needs, if the host's memory is to be watched.
 fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
     let Some(marks) = cli.watermarks else {
         return Ok(None);
@@ -167,13 +168,13 @@ fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
     Ok(Some((memory, Balance::new(marks, tax))))
 }
 
-/// A thread that ends with the process. Without it guests are paged all the same.
+/// Starts a thread that ends with the process. Without it guests are paged nevertheless.
 fn beside(name: &str, work: impl FnOnce() + Send + 'static) {
     let builder = thread::Builder::new()
         .name(name.into())
         .stack_size(STACK_BYTES);
     if let Err(error) = builder.spawn(work) {
-        tracing::error!("there is no {name} thread: {error}");
+        tracing::error!("the {name} thread cannot be started: {error}");
     }
 }
 
@@ -228,10 +229,11 @@ impl AttachedPager {
             .in_scope(|| Ready::attach(options, pager, blind, store, machine));
         match attached {
             Ok(ready) => {
-                // Said now: as long as another pager has the guest they are not lost.
+                // This is not logged earlier: as long as another pager has the guest, the pages are
+                // not lost.
                 if lost > 0 {
                     tracing::warn!(
-                        "{lost} pages are out already: what was in them is lost with the pager that took them out"
+                        "{lost} pages are out already: their contents were lost with the pager that paged them out"
                     );
                 }
                 Ok(Self {
@@ -259,7 +261,7 @@ impl AttachedPager {
         }
     }
 
-    /// Nothing is out yet.
+    /// Detaches. No page is out yet.
     fn detach(self) {
         let name = self.domain.map(name).unwrap_or_default();
         match self.ready.detach() {
@@ -272,7 +274,7 @@ impl AttachedPager {
         remove(self.pagefile);
     }
 
-    /// On a thread of its own, if there can be one.
+    /// Serves the guest on its own thread, if a thread can be started.
     fn serve_beside(self) -> Option<thread::JoinHandle<Exit>> {
         let builder = thread::Builder::new()
             .name("pager".into())
@@ -280,7 +282,9 @@ impl AttachedPager {
         let spawned = builder.spawn(move || self.serve());
         spawned
             .inspect_err(|error| {
-                tracing::error!("a guest is not paged, there is no thread: {error}")
+                tracing::error!(
+                    "a guest is not paged, because its thread cannot be started: {error}"
+                )
             })
             .ok()
     }
@@ -301,7 +305,9 @@ impl AttachedPager {
         match ended {
             Ok(ended) if ended.summary.unreadable_pages > 0 => {
                 let pages = ended.summary.unreadable_pages;
-                tracing::error!("{pages} pages do not read back: paging stays enabled");
+                tracing::error!(
+                    "{pages} pages cannot be read from the store: paging stays enabled"
+                );
                 Exit::PagesOut
             }
             Ok(ended) => {
@@ -340,7 +346,7 @@ impl AttachedPager {
     }
 }
 
-/// What is logged of a guest among others bears its name.
+/// The span that puts the guest's name on log lines if the process has several guests.
 fn span(domain: Option<u16>, among_others: bool) -> tracing::Span {
     match domain.filter(|_| among_others) {
         Some(id) => tracing::error_span!("domain", id),
@@ -356,7 +362,7 @@ fn print_shell_error(domain: Option<u16>, among_others: bool, error: ShellError)
     }
 }
 
-/// Nothing is in it any more that anybody needs.
+/// Removes the pagefile's name. No one needs its contents any more.
 fn remove(pagefile: Option<Arc<Pagefile>>) {
     let Some(pagefile) = pagefile.and_then(Arc::into_inner) else {
         return;

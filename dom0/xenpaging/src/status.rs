@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xenpaging status`: what the pagers on this host say of themselves, from xenstore.
+//! `xenpaging status`: prints the metrics of this host's pagers from xenstore.
 
 use pager_shell::console::print_line;
 use pager_xen::XenError;
 use pager_xen::xenstore::{Xenstore, XenstoreError, status_path};
 
-/// Prints a line for each domain that has a pager, or for the one asked for.
+/// Prints one line for each domain that has a pager, or for this domain only.
 pub fn print(domain: Option<u16>) -> Result<(), XenError> {
     let mut store = Xenstore::connect()?;
     let domains = match domain {

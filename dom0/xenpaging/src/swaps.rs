@@ -20,7 +20,7 @@ pub(crate) fn make(path: &Path, bytes: Option<u64>) -> Exit {
     said(area::make(path, bytes).map(|header| line(path, header)))
 }
 
-/// Shows what areas say of themselves, and what a pager says of its own.
+/// Shows the headers of areas, or the areas of a pager.
 pub(crate) fn show(pager: &PagerOf, paths: &[PathBuf]) -> Exit {
     let mut exit = Exit::Done;
     if pager.control_name().is_some() {
@@ -38,7 +38,7 @@ pub(crate) fn show(pager: &PagerOf, paths: &[PathBuf]) -> Exit {
     exit
 }
 
-/// Gives an area to a pager, locked: from then on it is the pager that has it.
+/// Locks an area and gives it to a pager, which keeps the lock.
 pub(crate) fn on(pager: &PagerOf, area: &AreaChoice) -> Exit {
     let (file, _) = match area::claim(&area.path) {
         Ok(claimed) => claimed,
@@ -50,7 +50,7 @@ pub(crate) fn on(pager: &PagerOf, area: &AreaChoice) -> Exit {
     said(ask(pager, &request, &[file.as_fd()]))
 }
 
-/// Has a pager do without an area, and waits until it does.
+/// Makes a pager drain an area, and waits until that is done.
 pub(crate) fn off(pager: &PagerOf, path: &Path) -> Exit {
     let (header, _) = match area::look(path) {
         Ok(looked) => looked,
@@ -60,7 +60,7 @@ pub(crate) fn off(pager: &PagerOf, path: &Path) -> Exit {
     said(ask(pager, &packet(&[OFF, low, high], ""), &[]))
 }
 
-/// Asks a pager, and waits for its answer.
+/// Sends a request to a pager and waits for its answer.
 fn ask(pager: &PagerOf, request: &[u64], fds: &[BorrowedFd<'_>]) -> Result<String, String> {
     let name = pager.control_name().ok_or("no pager is named")?;
     let connection = Connection::connect(&name).map_err(|error| format!("no pager: {error}"))?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pager was killed while it had nominated pages; the next one pages them out all the same.
+//! A pager was killed after it had nominated pages. The next pager pages them out.
 
 use std::process::Command;
 use std::thread;

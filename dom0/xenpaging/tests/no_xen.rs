@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where there is no Xen, the pager says so: one line, exit code 3, and no file left behind.
+//! Without Xen the pager prints one line, ends with exit code 3, and leaves no file behind.
 
 use std::path::Path;
 use std::process::Command;

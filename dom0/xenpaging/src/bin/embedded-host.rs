@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine with a guest that is paged, without Xen: the main job, and a place to try the pager.
+//! A machine whose guest is paged without Xen: the main job, and a place to try the pager.
 //!
-//! Executed as `xenpaging` it is the pager, which is how it starts the second process.
+//! Executed as `xenpaging`, this program is the pager. The host starts its second process in this
+//! way.
 
 use std::ffi::OsStr;
 use std::ops::RangeInclusive;
@@ -21,23 +22,23 @@ use xenpaging::exit::Exit;
 use xenpaging::job::{self, JobOptions, PagerCommand, StoreChoice, parse_size};
 use xenpaging::pager_main;
 
-/// Runs a guest whose memory is paged by a second process, verifies every page, and says what happened.
+/// Runs a guest whose memory a second process pages, verifies every page, and reports the result.
 ///
-/// Ends with 0 if nothing was lost, with 2 if userfaultfd is refused (or an option makes no sense),
+/// Ends with 0 if nothing was lost, with 2 if userfaultfd is refused or an option is not valid,
 /// else with 1.
 #[derive(Debug, Parser)]
 #[command(name = "embedded-host", version, args_override_self = true)]
 struct Cli {
-    /// Memory of the guest: a number with K, M or G, or of MiB.
+    /// Memory of the guest, in MiB, or with K, M or G.
     #[arg(long, default_value = "256M", value_parser = parse_size)]
     size: u64,
-    /// How much of it is to be resident. [default: half of the size]
+    /// How much of the guest's memory is to be resident. [default: half of the size]
     #[arg(long, value_parser = parse_size)]
     target: Option<u64>,
-    /// Vcpus.
+    /// Number of vcpus.
     #[arg(long, default_value_t = 4)]
     vcpus: u32,
-    /// How long they work.
+    /// How long the vcpus work.
     #[arg(long, default_value_t = 20)]
     seconds: u32,
     /// Seed of all random choices.
@@ -46,68 +47,70 @@ struct Cli {
     /// Which pages are visited.
     #[arg(long, default_value = "zipf", value_parser = pattern())]
     workload: Pattern,
-    /// Visits that change their page, in a hundred.
+    /// Percentage of visits that change their page.
     #[arg(long, default_value_t = 50, value_name = "PERCENT",
           value_parser = clap::value_parser!(u32).range(0..=100))]
     writes: u32,
-    /// Pages that the guest gives back while they are out.
+    /// Number of pages that the guest gives back while they are out.
     #[arg(long, default_value_t = 0, value_name = "PAGES")]
     balloon: u64,
-    /// Where pages go: `memory`, or a file, which must not exist.
+    /// Where to store pages: `memory`, or a file, which must not exist.
     #[arg(long, default_value = "memory", value_name = "memory|FILE")]
     store: PathBuf,
-    /// Swap area to keep pages in instead, made by `xenpaging mkswap` (repeatable).
+    /// Swap area to store pages in instead, made by `xenpaging mkswap` (repeatable).
     #[arg(long, value_name = "FILE[:PRIORITY]", conflicts_with = "store", value_parser = swap_area)]
     swap: Vec<AreaChoice>,
-    /// How the pager chooses which pages go out. [default: reuse]
+    /// Which pages go out. [default: reuse]
     #[arg(long, value_name = "NAME", value_parser = policy())]
     policy: Option<PolicyName>,
-    /// The pager brings in only pages that are asked for.
+    /// No read-ahead: the pager brings in requested pages only.
     #[arg(long)]
     no_read_ahead: bool,
-    /// The pager does not write pages that are alike again.
+    /// Deduplicate: the pager does not write a page that equals one in the store.
     #[arg(long, alias = "share-alike")]
     dedup: bool,
-    /// Frame numbers that are never paged out, like 0-0xff or 4096 (repeatable).
+    /// Gfns that are never paged out, like 0-0xff or 4096 (repeatable).
     #[arg(long, value_name = "A-B", value_parser = gfns)]
     gfns: Vec<RangeInclusive<u64>>,
-    /// Stop the pager so long after the start, and go on without.
+    /// Stop the pager this long after the start, and continue without it.
     #[arg(long, value_name = "SECONDS")]
     stop_pager_at: Option<u32>,
     /// Fill the guest's memory from this file or directory. [default: /usr/lib and /usr/bin]
     #[arg(long, value_name = "PATH")]
     load: Option<PathBuf>,
-    /// The machine has so much memory for its guest: the pager keeps some of that free, as --watermarks says.
+    /// The machine has this much memory for its guest. The pager keeps some of it free, as
+    /// --watermarks says.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "watermarks")]
     host_memory: Option<u64>,
-    /// With --host-memory: page-out begins when less than LOW of it is free and ends at HIGH; below MIN it does not
-    /// take its time.
+    /// With --host-memory: page-out begins when less than LOW of it is free and ends at HIGH; below
+    /// MIN all that is missing goes out at once.
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = checked_marks, requires = "host_memory")]
     watermarks: Option<String>,
-    /// Leave it to the scheduler where faults are handled.
+    /// Let the scheduler choose the CPU on which faults are handled.
     #[arg(long)]
     no_pin: bool,
-    /// Take down every visit in this file, for `xenpaging-trace replay`.
+    /// Record every visit in this file, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// The pager takes down in this file which pages it sees used.
+    /// The pager records in this file which pages it sees used.
     #[arg(long, value_name = "FILE")]
     record_seen: Option<PathBuf>,
-    /// Say more; the pager too. Repeat for more.
+    /// Log more, in the pager too. Repeat for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     verbose: u8,
 }
 
-/// They are the pager's, but wrong ones are to be refused before memory is filled.
+/// Checks the watermarks. The pager uses them, but wrong ones must be refused before memory is
+/// filled.
 fn checked_marks(text: &str) -> Result<String, String> {
     marks(text).map(|_| text.to_owned())
 }
 
-/// A pattern, by name.
+/// A pattern, by its name.
 fn pattern() -> impl TypedValueParser<Value = Pattern> {
     let possible = |pattern: Pattern| PossibleValue::new(pattern.name()).help(pattern.about());
     PossibleValuesParser::new(Pattern::ALL.map(possible))
-        .try_map(|name| Pattern::named(&name).ok_or_else(|| format!("'{name}' is no workload")))
+        .try_map(|name| Pattern::named(&name).ok_or_else(|| format!("'{name}' is not a workload")))
 }
 
 fn main() -> ExitCode {
@@ -123,7 +126,7 @@ fn main() -> ExitCode {
             return ExitCode::from(Exit::Usage);
         }
         Err(help) => {
-            // Standard output may be closed; help that nobody reads is no failure.
+            // Standard output may be closed. Help that nobody reads is not a failure.
             let _ = help.print();
             return ExitCode::SUCCESS;
         }
@@ -145,7 +148,7 @@ fn main() -> ExitCode {
 }
 
 struct Failed {
-    /// `None` if it has been said.
+    /// `None` if the message has been printed.
     message: Option<String>,
     code: u8,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager: a second process.
+//! The pager as a second process.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -10,39 +10,39 @@ use rustix::process::{Pid, Signal};
 
 use super::options::{JobOptions, Sizes, StoreChoice};
 
-/// How a pager is started: this program, under another name.
+/// How to start a pager: this program, under another name.
 #[derive(Clone, Debug)]
 pub struct PagerCommand {
-    /// What to execute.
+    /// The file to execute.
     pub program: PathBuf,
-    /// What it is to take itself for.
+    /// The name under which it is executed.
     pub name: &'static str,
 }
 
-/// Why there is no pager.
+/// Why there is no running pager.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChildError {
-    /// It was not started.
+    /// The pager could not be started.
     #[error("the pager cannot be started: {0}")]
     NotStarted(io::Error),
-    /// It ended before it attached.
+    /// The pager ended before it attached.
     #[error("the pager did not attach ({0})")]
     Ended(ExitStatus),
-    /// It does nothing.
+    /// The pager did not attach in time.
     #[error("the pager did not attach in time")]
     Silent,
-    /// It cannot be asked or told.
+    /// The pager could not be queried or signalled.
     #[error("the pager cannot be reached: {0}")]
     Unreachable(io::Error),
 }
 
-/// A running pager; killed if it is still there when dropped.
+/// A running pager. It is killed when this is dropped, unless it has ended.
 #[derive(Debug)]
 pub(super) struct PagerProcess(Child);
 
 impl PagerProcess {
-    /// Starts one for the host that listens as `host`.
+    /// Starts a pager for the host that listens as `host`.
     pub(super) fn start(
         pager: &PagerCommand,
         host: &str,
@@ -51,7 +51,7 @@ impl PagerProcess {
     ) -> Result<Self, ChildError> {
         let mut command = Command::new(&pager.program);
         command.arg0(pager.name).stdin(Stdio::null());
-        // Ctrl-C is the machine's affair: it tells the pager.
+        // Ctrl-C is for the machine, which tells the pager.
         command.process_group(0);
         command.args(["--embedded-host", host]);
         command.args(["--mru_size", &mru_pages(sizes).to_string()]);
@@ -91,17 +91,17 @@ impl PagerProcess {
         command.spawn().map(Self).map_err(ChildError::NotStarted)
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the pager has ended.
     pub(super) fn exited(&mut self) -> Result<Option<ExitStatus>, ChildError> {
         self.0.try_wait().map_err(ChildError::Unreachable)
     }
 
-    /// Waits for its end.
+    /// Waits until the pager has ended.
     pub(super) fn status(&mut self) -> Option<ExitStatus> {
         self.0.wait().ok()
     }
 
-    /// Asks it to bring everything back and go.
+    /// Tells the pager to bring everything back and end.
     pub(super) fn terminate(&self) -> Result<(), ChildError> {
         let pid = Pid::from_child(&self.0);
         rustix::process::kill_process(pid, Signal::TERM)
@@ -111,7 +111,7 @@ impl PagerProcess {
 
 impl Drop for PagerProcess {
     fn drop(&mut self) {
-        // Only this process's own child, and only if it has not been waited for.
+        // This signals only a child of this process that has not been waited for.
         if matches!(self.0.try_wait(), Ok(None)) {
             let _ = self.0.kill();
             let _ = self.0.wait();
@@ -119,8 +119,8 @@ impl Drop for PagerProcess {
     }
 }
 
-/// A quarter of what is to be resident, down to a power of two, and not more than usual: in a small
-/// guest the usual number would leave no victims.
+/// The value of `-r`: a quarter of the target, rounded down to a power of two, and at most the
+/// default. In a small guest the default would leave no victims.
 fn mru_pages(sizes: Sizes) -> u64 {
     let usual = pager_core::policy::DEFAULT_MRU_PAGES as u64;
     let quarter = sizes.target / 4;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The live line.
+//! The line that shows progress.
 
 use std::cell::Cell;
 use std::io::{IsTerminal as _, stderr};
@@ -12,15 +12,15 @@ use pager_uffd::host::p2m::PageCounts;
 
 use super::options::Sizes;
 
-/// How often a line appears where there is no terminal to redraw it on.
+/// The time between two lines where no terminal can redraw one.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// One line on the terminal, redrawn.
+/// A line on the terminal that is redrawn.
 #[derive(Debug)]
 pub(super) struct Line {
     bar: ProgressBar,
     sizes: Sizes,
-    /// When the last plain line was printed, where lines are plain.
+    /// The time of the last plain line, if lines are plain.
     printed: Option<Cell<Instant>>,
 }
 
@@ -40,7 +40,7 @@ impl Line {
     }
 
     pub(super) fn filling(&self, pages: u64) {
-        // Redrawing costs more than filling a page.
+        // Redrawing costs more than filling a page does.
         if pages.is_multiple_of(256) {
             self.bar.set_position(pages);
         }
@@ -59,7 +59,7 @@ impl Line {
         counters: &Counters,
         bad: u64,
     ) {
-        // What matters most comes first: a narrow terminal cuts the end off.
+        // The most important values come first: a narrow terminal cuts off the end.
         let line = || {
             let seconds = elapsed.as_secs_f64();
             format!(

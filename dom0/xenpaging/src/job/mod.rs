@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main job: a guest that works while it is paged, and proof that nothing was lost.
 //!
-//! Fill the guest from files, start its vcpus and a pager (a second process), set a target, watch;
-//! in the end SIGTERM to the pager, everything back while the guest goes on, and all memory verified
-//! once more.
+//! The job fills the guest from files, starts its vcpus and a pager (a second process), sets a
+//! target, and watches. At the end it sends SIGTERM to the pager, which brings everything back
+//! while the guest works on, and verifies all memory once more.
 
 mod child;
 mod live_line;
@@ -39,52 +39,52 @@ use child::PagerProcess;
 use live_line::Line;
 use report::Phases;
 
-/// How often the job looks at what is going on.
+/// The time between two looks of the job.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long a pager may take to attach.
+/// The longest time until a pager has attached.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the job could not be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {
-    /// What was asked for makes no sense here.
+    /// An option is not valid here.
     #[error(transparent)]
     Size(#[from] SizeError),
     /// userfaultfd is refused.
     #[error(transparent)]
     Userfaultfd(#[from] OpenError),
-    /// No memory for the guest.
+    /// The guest's memory could not be created.
     #[error("guest memory: {0}")]
     Memory(#[from] CreateError),
-    /// Nothing to fill it with.
+    /// The guest's memory could not be filled.
     #[error("--load: {0}")]
     Fill(#[from] FillError),
-    /// No file to take down visits in.
+    /// The file for the record of visits could not be created.
     #[error("--record: {0}")]
     Record(io::Error),
-    /// No machine.
+    /// The machine did not start.
     #[error(transparent)]
     Machine(#[from] UffdMachineError),
-    /// No pager.
+    /// The pager did not start.
     #[error(transparent)]
     Child(#[from] ChildError),
-    /// No threads.
+    /// A vcpu's thread could not be started.
     #[error("vcpu thread: {0}")]
     Thread(io::Error),
-    /// No signals.
+    /// The signal handlers could not be installed.
     #[error("signals: {0}")]
     Signals(io::Error),
 }
 
 impl JobError {
-    /// Whether the reason has been printed already, by a pager that would not start.
+    /// Whether a pager that did not start has printed the reason already.
     pub fn is_said(&self) -> bool {
         let not_started = Some(i32::from(Exit::NotStarted as u8));
         matches!(self, Self::Child(ChildError::Ended(status)) if status.code() == not_started)
     }
 
-    /// What the process exits with: 2 for a permission that is missing, or options that make no sense,
+    /// The exit code of the process: 2 for a missing permission or an option that is not valid,
     /// else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -96,10 +96,10 @@ impl JobError {
     }
 }
 
-/// Does the job. The report says whether anything was lost.
+/// Runs the job. The report says whether anything was lost.
 pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobError> {
     let sizes = options.check()?;
-    // Asked for again by the machine; but a refusal is to come before the work of filling memory.
+    // The machine opens it again, but a refusal should come before memory is filled.
     drop(Userfaultfd::open(Options::GUEST)?);
     let recorder = options.record.as_deref().map(Recorder::create);
     let recorder = recorder.transpose().map_err(JobError::Record)?;
@@ -150,7 +150,7 @@ struct Job<'a> {
     workload: Arc<Workload>,
     line: Line,
     child: PagerProcess,
-    /// By a signal: the work ends early, and as it should.
+    /// A signal sets this. The work then ends early, which is not a failure.
     interrupted: Arc<AtomicBool>,
     phases: Phases,
 }
@@ -169,7 +169,7 @@ impl Job<'_> {
         let fate = fate.unwrap_or_else(|| self.stop_pager(start));
         self.phases.resident_after = self.resident();
         if fate == Fate::Stopped {
-            // Without a pager, the guest goes on.
+            // Without a pager, the guest works on.
             while start.elapsed() < self.options.duration
                 && !self.interrupted.load(Ordering::Relaxed)
             {
@@ -181,7 +181,7 @@ impl Job<'_> {
         let figures = if fate == Fate::Stopped {
             join(vcpus)
         } else {
-            // Some may be blocked for good, and with them what they have measured.
+            // Some vcpus may be blocked for ever, and their measurements are lost with them.
             Vec::new()
         };
         Ok(self.report(fate, &figures))
@@ -211,10 +211,10 @@ impl Job<'_> {
         (0..self.options.vcpus).map(start).collect()
     }
 
-    /// Watches until so long after the start; what went wrong, if anything did.
+    /// Watches until this time after the start. Returns what went wrong, if anything did.
     fn work_until(&mut self, start: Instant, end: Duration) -> Option<Fate> {
         let wanted_out = self.sizes.pages - self.sizes.target;
-        // Faults take some back all the while.
+        // Faults bring some pages back all the time.
         let nearly = wanted_out - wanted_out / 100;
         let mut balloon = self.options.balloon;
         while start.elapsed() < end && !self.interrupted.load(Ordering::Relaxed) {
@@ -254,7 +254,7 @@ impl Job<'_> {
         }
     }
 
-    /// SIGTERM, and everything comes back while the guest goes on.
+    /// Sends SIGTERM and waits until everything is back, while the guest works on.
     fn stop_pager(&mut self, start: Instant) -> Fate {
         self.line.clear();
         let (out, from) = (self.machine.counts().paged, start.elapsed());
@@ -287,7 +287,7 @@ impl Job<'_> {
         let mut fault_ns: Option<Histogram<u64>> = None;
         for vcpu in vcpus {
             match &mut fault_ns {
-                // All have the same bounds.
+                // All histograms have the same bounds, so this cannot fail.
                 Some(all) => drop(all.add(&vcpu.fault_ns)),
                 None => fault_ns = Some(vcpu.fault_ns.clone()),
             }
@@ -309,7 +309,7 @@ impl Job<'_> {
     }
 
     fn resident(&self) -> u64 {
-        // A memfd's size in memory can always be asked for.
+        // The size of a memfd in memory can always be queried.
         self.machine.memory().resident_pages().unwrap_or(0)
     }
 

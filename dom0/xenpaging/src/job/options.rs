@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What to do, and whether it can be done here.
+//! The options of the job, and whether it is possible on this machine.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,107 +11,107 @@ use pager_core::policy::PolicyName;
 use pager_store::areas::AreaChoice;
 use pager_uffd::host::workload::fill::USUAL_PLACES;
 
-/// More threads than a guest of any use has vcpus.
+/// More than a useful guest has vcpus.
 const MAX_VCPUS: u32 = 1024;
 
-/// What to do.
+/// The options of the job.
 #[derive(Clone, Debug)]
 pub struct JobOptions {
     /// The guest's memory, in bytes.
     pub size_bytes: u64,
     /// How much of it is to be resident, in bytes.
     pub target_bytes: u64,
-    /// How many vcpus.
+    /// The number of vcpus.
     pub vcpus: u32,
-    /// How long they work.
+    /// How long the vcpus work.
     pub duration: Duration,
-    /// Seed of all random choices.
+    /// The seed of all random choices.
     pub seed: u64,
-    /// Which pages they visit.
+    /// Which pages are visited.
     pub pattern: Pattern,
-    /// Visits that change their page, in a hundred.
+    /// The percentage of visits that change their page.
     pub writes_percent: u32,
-    /// Pages that the guest gives back while they are out.
+    /// The number of pages that the guest gives back while they are out.
     pub balloon: u64,
-    /// Where pages go.
+    /// Where pages are stored.
     pub store: StoreChoice,
-    /// How the pager chooses; `None`: as it likes.
+    /// The policy; `None`: the pager's default.
     pub policy: Option<PolicyName>,
-    /// Whether pages may come in beside those that are asked for.
+    /// Whether the pager reads ahead.
     pub read_ahead: bool,
-    /// Whether the pager looks for pages that are alike.
+    /// Whether the pager deduplicates.
     pub dedup: bool,
-    /// Frame numbers that are never paged out.
+    /// Gfns that are never paged out.
     pub never: Vec<RangeInclusive<u64>>,
-    /// The machine's memory in bytes, and how much of it is to be free, as the pager takes it.
+    /// The machine's memory in bytes, and the watermarks as the pager's command line takes them.
     pub host_memory: Option<(u64, String)>,
-    /// The pager is stopped so long after the start, before the work is done.
+    /// The time after the start at which the pager is stopped, before the work is done.
     pub stop_pager_at: Option<Duration>,
-    /// What the guest's memory is filled with; `None`: programs and libraries.
+    /// What the guest's memory is filled from; `None`: programs and libraries.
     pub load: Option<PathBuf>,
     /// Whether faults are handled on one CPU.
     pub pin: bool,
-    /// Where every visit is taken down, as a trace.
+    /// The file in which every visit is recorded as a trace.
     pub record: Option<PathBuf>,
-    /// Where the pager takes down what it sees used.
+    /// The file in which the pager records which pages it sees used.
     pub record_seen: Option<PathBuf>,
-    /// How much the pager is to say.
+    /// How much the pager logs.
     pub verbosity: u8,
 }
 
-/// Where pages go.
+/// Where pages are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreChoice {
-    /// The pager's memory.
+    /// In the pager's memory.
     Memory,
-    /// A file.
+    /// In a file.
     File(PathBuf),
-    /// Swap areas.
+    /// In swap areas.
     Areas(Vec<AreaChoice>),
 }
 
 /// Sizes in pages, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// The guest's; at least one.
+    /// The guest's size; at least one.
     pub pages: u64,
-    /// What is to be resident; not more.
+    /// How many pages are to be resident; not more than the size.
     pub target: u64,
 }
 
-/// Why a size will not do.
+/// Why an option is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SizeError {
-    /// A guest without memory.
+    /// The guest would have no memory.
     #[error("--size: a guest needs at least one page of memory")]
     NoMemory,
-    /// More than there is.
+    /// The size is above the available memory.
     #[error("--size: a guest of {asked_mib} MiB does not fit: {available_mib} MiB are available")]
     TooLarge {
-        /// What was asked for.
+        /// The requested size.
         asked_mib: u64,
-        /// What there is.
+        /// The available memory.
         available_mib: u64,
     },
-    /// A target above the size.
+    /// The target is above the size.
     #[error("--target: {target_mib} MiB are more than the guest's {size_mib} MiB")]
     TargetAboveSize {
-        /// What was asked for.
+        /// The requested target.
         target_mib: u64,
         /// The guest's size.
         size_mib: u64,
     },
-    /// No vcpus, or too many.
+    /// There are no vcpus, or too many.
     #[error("--vcpus: {0} is not between 1 and {MAX_VCPUS}")]
     Vcpus(u32),
-    /// Not a size.
-    #[error("{0:?} is no size: give a number with K, M or G (M if none is given)")]
+    /// The text is not a size.
+    #[error("{0:?} is not a size: give a number with K, M or G (M if none is given)")]
     Unreadable(String),
 }
 
 impl JobOptions {
-    /// Whether it can be done on this machine.
+    /// Checks whether the job is possible on this machine.
     pub fn check(&self) -> Result<Sizes, SizeError> {
         let (size, target) = (self.size_bytes, self.target_bytes);
         let pages = size / PAGE_SIZE as u64;
@@ -141,7 +141,7 @@ impl JobOptions {
         })
     }
 
-    /// What memory is filled from.
+    /// The files and directories that memory is filled from.
     pub(super) fn places(&self) -> Vec<PathBuf> {
         match &self.load {
             Some(path) => vec![path.clone()],
@@ -150,7 +150,7 @@ impl JobOptions {
     }
 }
 
-/// Reads a size: a whole number with K, M or G behind it; a plain number counts mebibytes.
+/// Reads a size: a whole number with K, M or G. A number alone counts MiB.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let unreadable = || SizeError::Unreadable(text.to_owned());
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -164,7 +164,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.checked_mul(1 << shift).ok_or_else(unreadable)
 }
 
-/// Memory that can be had without swapping, as far as the kernel says.
+/// The memory that is available without swapping, if the kernel reports it.
 fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;

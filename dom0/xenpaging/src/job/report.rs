@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What came of it.
+//! The result of the job.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use pager_uffd::host::workload::expected_contents::VerifyResult;
 
 use super::options::Sizes;
 
-/// How it ended.
+/// How the job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// The pager was told to stop and did.
+    /// The pager was told to stop, and it stopped.
     Stopped,
-    /// It stopped with everything back, and said that it failed.
+    /// The pager stopped with everything back, and reported a failure.
     PagerFailed {
         /// Its exit status.
         status: Option<ExitStatus>,
     },
-    /// It left without being told to, with everything back.
+    /// The pager ended without being told to, with everything back.
     PagerLeft,
-    /// It is gone, and what was out with it.
+    /// The pager died, and the pages that were out are lost.
     PagerDied {
-        /// Pages that were out.
+        /// The number of pages that were out.
         lost_pages: u64,
         /// Its exit status.
         status: Option<ExitStatus>,
     },
-    /// The guest cannot go on.
+    /// The guest cannot continue.
     Crashed(String),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Fate {
                 status: s,
             } => write!(
                 f,
-                "the pager died ({}) and took {lost_pages} pages of the guest with it",
+                "the pager died ({}), and {lost_pages} pages of the guest are lost",
                 status(s)
             ),
             Self::Crashed(reason) => f.write_str(reason),
@@ -63,21 +63,22 @@ impl fmt::Display for Fate {
     }
 }
 
-/// What was measured on the way.
+/// What was measured during the job.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Phases {
     pub(super) resident_before: u64,
     pub(super) resident_paged: u64,
     pub(super) resident_after: u64,
-    /// From the target to the moment it was reached, and pages evicted until then.
+    /// The time from setting the target until it was reached, and the pages evicted until then.
     pub(super) target_reached: Option<Duration>,
     pub(super) evicted_first: u64,
-    /// Pages out when the pager was stopped, and the time until they were back.
+    /// The number of pages that were out when the pager was stopped, and the time until they were
+    /// back.
     pub(super) brought_back: Option<(u64, Duration)>,
     pub(super) worked: Duration,
 }
 
-/// The counters that the table shows.
+/// The counters in the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts {
     evicted: u64,
@@ -113,9 +114,9 @@ pub struct Report {
     pub(super) sizes: Sizes,
     pub(super) phases: Phases,
     pub(super) counters: Counts,
-    /// `None` if no vcpu could be asked.
+    /// `None` if no vcpu returned its measurements.
     pub(super) fault_ns: Option<Histogram<u64>>,
-    /// Pages and visits in the trace that was asked for, or why it is none.
+    /// The numbers of pages and visits in the requested trace, or why it is not complete.
     pub recorded: Option<io::Result<(u32, u64)>>,
     pub(super) visits: u64,
     pub(super) writes: u64,
@@ -125,12 +126,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// How it ended.
+    /// How the job ended.
     pub fn fate(&self) -> &Fate {
         &self.fate
     }
 
-    /// Whether every page is where and what it must be, and the pager ended as it should.
+    /// Whether every page is in place with its contents, and the pager ended as it should.
     pub fn nothing_lost(&self) -> bool {
         self.fate == Fate::Stopped
             && self.verified.bad == 0

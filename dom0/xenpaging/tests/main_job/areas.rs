@@ -11,7 +11,7 @@ fn xenpaging(args: &[&str]) -> Finished {
     command.args(args).output().unwrap().into()
 }
 
-/// A new area; its path.
+/// Makes a new area and returns its path.
 fn area(dir: &Path, name: &str, size: &str) -> String {
     let path = dir.join(name).to_str().unwrap().to_owned();
     let made = xenpaging(&["mkswap", &path, "--size", size]);
@@ -20,14 +20,14 @@ fn area(dir: &Path, name: &str, size: &str) -> String {
     path
 }
 
-/// Of two areas, the better one is too small for all.
+/// There are two areas, and the preferred one is too small for all pages.
 #[test]
 fn c5_pages_lie_in_two_swap_areas() {
     let dir = tempfile::tempdir().unwrap();
     let (small, large) = (area(dir.path(), "s", "1M"), area(dir.path(), "l", "16M"));
     let first = format!("{small}:1");
     run_until_paged(&["--swap", &first, "--swap", &large]).nothing_was_lost();
-    // Something was written behind both headers, and both are areas still, nobody's.
+    // Pages were written behind both headers. Both files are still areas, and no pager uses them.
     for path in [&small, &large] {
         let bytes = std::fs::read(path).unwrap();
         assert!(bytes[4096..].iter().any(|byte| *byte != 0), "{path}");
@@ -60,7 +60,7 @@ fn c5_what_is_no_area_and_what_somebody_has_is_refused_in_a_line() {
     run(&["--swap", &path, "--store", "memory"]).refused(2, "--store");
 }
 
-/// The guest's vcpus check every page that they visit, all the while.
+/// During the whole run the guest's vcpus check every page that they visit.
 #[test]
 fn c5_areas_are_drained_and_added_while_the_guest_faults() {
     let dir = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn c5_areas_are_drained_and_added_while_the_guest_faults() {
     let pid = rustix::process::Pid::from_child(&host);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let finished = Finished::from(host.wait_with_output().unwrap());
-    // What stays in use, and why, has been logged.
+    // The log names the area that stays in use, and the reason.
     assert!(
         finished.err.contains("b stays in use: "),
         "{}",
@@ -117,7 +117,7 @@ fn c5_areas_are_only_for_a_pager_that_has_some() {
     host.wait().unwrap();
 }
 
-/// A guest with few different pages, and a store that has room for half of what goes out.
+/// The guest has few different pages, and the store has room for half of those that go out.
 #[test]
 fn c6_pages_that_are_alike_take_one_slot() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,10 +135,10 @@ fn c6_pages_that_are_alike_take_one_slot() {
         let digits = value.and_then(|value| value.split_whitespace().next());
         digits.and_then(|digits| digits.parse().ok()).expect(name)
     };
-    // Two batches at most, the first two: what is being written is not shared yet.
+    // Only the first two batches write: a page that is still being written is not shared yet.
     assert!(figure("written") <= 1024 + 16, "{}", done.err);
     assert!(figure("deduplicated") > 0, "{}", done.err);
-    // With all that the guest writes.
+    // The large area has room for everything that the guest writes.
     let large = area(dir.path(), "large", "16M");
     let more = ["--swap", &large, "--dedup", "--load", load[1]];
     run_until_paged(&more).nothing_was_lost();

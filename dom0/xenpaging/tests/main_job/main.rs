@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The main job, as people run it: two processes, real memory, real faults. None of it is timed.
+//! The main job as a user runs it: two processes, real memory, real faults. No test depends on
+//! timing.
 
 mod areas;
 mod pressure;
@@ -9,7 +10,7 @@ mod trouble;
 
 use std::process::{Child, Command, Output, Stdio};
 
-/// The embedded host, with a small guest filled from a few files.
+/// Runs the embedded host with a small guest that is filled from a few files.
 fn host(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedded-host"));
     command.args(["--size", "16M", "--seconds", "1"]);
@@ -41,7 +42,7 @@ fn run_until_paged(args: &[&str]) -> Finished {
         .into()
 }
 
-/// What a run has left.
+/// The output of a run that has ended.
 #[derive(Debug)]
 struct Finished {
     code: Option<i32>,
@@ -61,7 +62,7 @@ impl From<Output> for Finished {
 }
 
 impl Finished {
-    /// The figure in a row of the table.
+    /// The value in a row of the table.
     fn figure(&self, row: &str) -> u64 {
         let line = self.out.lines().find_map(|line| {
             let value = line.trim_start().strip_prefix(row)?;
@@ -83,7 +84,7 @@ impl Finished {
         assert!(said.contains("nothing was lost"), "{said}");
     }
 
-    /// Refused with one line that says why.
+    /// Checks that the run was refused with one line that states the reason.
     fn refused(&self, code: i32, why: &str) {
         let said = format!("{}{}", self.out, self.err);
         assert_eq!(self.code, Some(code), "{said}");
@@ -92,7 +93,7 @@ impl Finished {
     }
 }
 
-/// The pager that a host has started.
+/// The process id of the pager that a host has started.
 fn pager_of(host: &Child) -> rustix::process::Pid {
     let children = format!("/proc/{0}/task/{0}/children", host.id());
     loop {
@@ -111,7 +112,7 @@ fn wait_until_paged(host: &mut Child) {
     wait_for_memory(host, |bytes| bytes < 12 << 20);
 }
 
-/// Waits until this holds for the bytes that the guest takes.
+/// Waits until this holds for the guest's memory use in bytes.
 fn wait_for_memory(host: &mut Child, holds: impl Fn(u64) -> bool) {
     while !guest_memory_bytes(host).is_some_and(&holds) {
         let ended = host.try_wait().expect("a child can be waited for");
@@ -120,7 +121,7 @@ fn wait_for_memory(host: &mut Child, holds: impl Fn(u64) -> bool) {
     }
 }
 
-/// How much memory the guest takes.
+/// The number of bytes of memory that the guest uses.
 fn guest_memory_bytes(host: &Child) -> Option<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let fds = std::fs::read_dir(format!("/proc/{}/fd", host.id())).ok()?;
@@ -186,14 +187,14 @@ fn b10_pages_given_back_while_out_are_forgotten() {
     assert!(finished.figure("dropped") > 0, "{}", finished.out);
 }
 
-/// Half of the guest must stay, in two ranges: a target of none is not reached.
+/// Half of the guest must stay resident, in two ranges, so a target of zero is not reached.
 #[test]
 fn pages_that_are_never_victims_stay() {
     let never = ["--gfns", "0-1023", "--gfns", "0x800-0xbff"];
     let mut host = start(&[&["--target", "0"][..], &never].concat());
     wait_until_paged(&mut host);
     while host.try_wait().unwrap().is_none() {
-        // `None`: it has just ended.
+        // `None`: the host has just ended.
         let resident = guest_memory_bytes(&host).unwrap_or(u64::MAX);
         assert!(resident >= 8 << 20, "{resident} bytes");
         std::thread::yield_now();

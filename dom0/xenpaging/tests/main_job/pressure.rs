@@ -3,7 +3,8 @@
 
 use super::{run, run_until_paged};
 
-/// The guest's own target is all that it has: what goes out goes because the host has too little.
+/// The guest's own target is its whole size, so pages go out only because the host is short of
+/// memory.
 #[test]
 fn c4_a_guest_makes_room_on_a_host_that_is_short_of_memory() {
     let room = ["--host-memory", "15M", "--watermarks", "1M,2M,4M"];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What cannot be done is said in one line.
+//! A refusal is one line.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -52,7 +52,7 @@ fn a_pager_without_a_host_to_serve_says_so() {
     Finished::from(pager.output().unwrap()).refused(2, "--domain");
 }
 
-/// The host where any user may run it, to be run by one without permissions.
+/// Copies the host to a place where every user may run it, to run it as a user without permissions.
 fn unprivileged() -> (tempfile::TempDir, Command) {
     let dir = tempfile::tempdir().unwrap();
     let open = fs::Permissions::from_mode(0o755);
@@ -73,8 +73,8 @@ fn unprivileged() -> (tempfile::TempDir, Command) {
     (dir, command)
 }
 
-/// A copy that has just been written cannot be executed while a process that another test has just
-/// forked still has it open for writing.
+/// Runs the command. A file that has just been written cannot be executed while a process that
+/// another test has just forked still has it open for writing.
 fn output(mut command: Command) -> Finished {
     loop {
         match command.output() {
@@ -105,7 +105,7 @@ fn a_refused_userfaultfd_is_one_line_that_names_the_permission_and_exit_code_2()
     );
 }
 
-/// What containers do: a filter that refuses one system call.
+/// A filter that refuses one system call, as containers have.
 #[cfg(target_arch = "x86_64")]
 mod seccomp {
     use std::ffi::{c_int, c_ulong, c_ushort};
@@ -143,7 +143,7 @@ mod seccomp {
 
     pub(super) fn refuse_userfaultfd() -> io::Result<()> {
         let (one, none): (c_ulong, c_ulong) = (1, 0);
-        // SAFETY: takes numbers only.
+        // SAFETY: the call takes numbers only.
         if unsafe { prctl(PR_SET_NO_NEW_PRIVS, one, none, none, none) } != 0 {
             return Err(io::Error::last_os_error());
         }

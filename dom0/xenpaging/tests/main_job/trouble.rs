@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Signals, a full disk, a pager that dies.
+//! Signals, a full disk, and a pager that dies.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use rustix::process::{Signal, kill_process};
 
 use super::{Finished, host, pager_of, start, wait_for_memory, wait_until_paged};
 
-/// Row B3: whichever of the four it is.
+/// Row B3: each of the four signals has this effect.
 #[test]
 fn b3_a_signal_to_the_pager_brings_everything_back() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::ALARM] {
@@ -16,7 +16,7 @@ fn b3_a_signal_to_the_pager_brings_everything_back() {
         wait_until_paged(&mut host);
         kill_process(pager_of(&host), signal).unwrap();
         let finished = Finished::from(host.wait_with_output().unwrap());
-        // Nobody had told the host, so it is no success; but nothing is lost.
+        // The host had not sent the signal, so the run is not a success; but nothing is lost.
         assert_eq!(finished.code, Some(1), "{signal:?}: {}", finished.err);
         assert!(finished.out.contains("left by itself"), "{}", finished.out);
         assert_eq!(finished.figure("pages still out"), 0, "{signal:?}");
@@ -36,7 +36,7 @@ fn a_signal_to_the_host_ends_the_run_early_and_as_it_should() {
     }
 }
 
-/// Somebody read what the pager said, and has stopped.
+/// The reader of the pager's output has stopped reading.
 #[test]
 fn a_pager_that_nobody_listens_to_brings_everything_back() {
     let mut host = start(&["--seconds", "600", "-vv"]);
@@ -59,7 +59,7 @@ fn a_killed_pager_is_a_clear_end() {
     assert!(finished.out.contains("the pager died"), "{}", finished.out);
 }
 
-/// A guest of 16 MiB, 8 of them to go out, and a disk of 2.
+/// A guest of 16 MiB, of which 8 MiB are to go out, and a disk of 2 MiB.
 #[test]
 fn a_full_disk_stops_page_out_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -78,15 +78,15 @@ fn a_full_disk_stops_page_out_and_loses_nothing() {
     command.args(["sh", "-c", mount, path]).args(inner);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut host = command.spawn().unwrap();
-    // However long it takes until the disk is full.
+    // Waits until the disk is full, however long that takes.
     let mut said = BufReader::new(host.stderr.take().unwrap());
     let mut err = String::new();
     while !err.contains("store is full") && said.read_line(&mut err).unwrap() > 0 {}
     if err.contains("store is full") {
-        // The first pages saved may all have been written to meanwhile, and have stayed.
+        // The guest may have written all of the first saved pages meanwhile, so that they stayed.
         wait_for_memory(&mut host, |bytes| bytes < 16 << 20);
     }
-    // It may have ended by itself.
+    // The host may have ended by itself.
     let _ = kill_process(rustix::process::Pid::from_child(&host), Signal::INT);
     said.read_to_string(&mut err).unwrap();
     let finished = Finished {
