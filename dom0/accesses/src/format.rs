@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Traces of page accesses, and the file they are kept in.
+//! Traces of page accesses, and their file format.
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 0..8 | `PAGETRC1` |
-//! | 8..16 | number of accesses, little-endian as all that follows |
+//! | 8..16 | number of accesses; this and all numbers that follow are little-endian |
 //! | 16..20 | number of pages; every page number is below it |
 //! | 20..24 | CRC-32C of the body |
-//! | 24.. | body: for each access, its page minus the one before it (zero at first), zigzag-coded, as LEB128 |
+//! | 24.. | body: for each access, the difference between its page and the one before (zero at
+//! first), zigzag-coded, as LEB128 |
 //!
-//! An access takes a byte or two that way. The sum is written last, so a file that was cut off, or
-//! never finished, does not read.
+//! An access takes a byte or two in this format. The checksum is written last, so a file that was
+//! cut off or never finished cannot be read.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -18,48 +19,48 @@ use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"PAGETRC1";
 const HEADER_BYTES: usize = 24;
-/// Bytes of a zigzag-coded difference of two `u32`, at most.
+/// The most bytes of a zigzag-coded difference of two `u32`.
 const MAX_VARINT_BYTES: u32 = 5;
 
-/// Page accesses in order. Pages are numbered from 0 on, without gaps of note.
+/// Page accesses in order. Pages are numbered from 0 on, almost without gaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Every access is below it.
+    /// The number of pages. Every access is below it.
     pub pages: u32,
     /// The page of each access.
     pub accesses: Vec<u32>,
 }
 
-/// Why a trace does not read.
+/// Why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TraceError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It does not begin as one.
-    #[error("this is no trace")]
+    /// The file does not begin like a trace.
+    #[error("this is not a trace")]
     NoTrace,
-    /// It was never finished, or has changed since.
-    #[error("damaged: the sum of its body is {found:#010x}, not {expected:#010x}")]
+    /// The file was never finished, or has changed since.
+    #[error("damaged: the checksum of its body is {found:#010x}, not {expected:#010x}")]
     Sum {
-        /// What the header says.
+        /// The checksum in the header.
         expected: u32,
-        /// What it is.
+        /// The checksum of the body.
         found: u32,
     },
-    /// The body does not hold what the header says.
-    #[error("damaged: access {at} of {accesses} is not there or is no page")]
+    /// The body is shorter than the header says, or an access is not a page.
+    #[error("damaged: access {at} of {accesses} is missing or is not a page")]
     Access {
-        /// Which one, from 0 on.
+        /// The number of the access, from 0 on.
         at: u64,
-        /// How many there should be.
+        /// The number of accesses in the header.
         accesses: u64,
     },
-    /// The body holds more than the header says.
-    #[error("damaged: there is something behind the last of {accesses} accesses")]
+    /// The body is longer than the header says.
+    #[error("damaged: there is data after the last of {accesses} accesses")]
     Rest {
-        /// How many there should be.
+        /// The number of accesses in the header.
         accesses: u64,
     },
 }
@@ -112,7 +113,8 @@ impl Trace {
         if expected != found {
             return Err(TraceError::Sum { expected, found });
         }
-        // A body of so many bytes holds at most as many accesses: the header's claim allocates nothing.
+        // A body of this many bytes holds at most as many accesses, so a wrong header cannot cause
+        // a large allocation.
         let mut accesses = Vec::with_capacity(body.len().min(usize::try_from(count).unwrap_or(0)));
         let mut rest = body;
         let mut last = 0;
@@ -133,7 +135,7 @@ impl Trace {
     }
 }
 
-/// Takes one difference off the front.
+/// Removes one difference from the front.
 fn delta(rest: &mut &[u8]) -> Option<i64> {
     let mut code = 0;
     for nth in 0..MAX_VARINT_BYTES {
@@ -148,7 +150,7 @@ fn delta(rest: &mut &[u8]) -> Option<i64> {
     None
 }
 
-/// Writes a trace as it is being made; what it holds is never in memory.
+/// Writes a trace while it is being made. The trace is never in memory.
 #[derive(Debug)]
 pub struct TraceWriter {
     file: BufWriter<File>,
@@ -159,7 +161,7 @@ pub struct TraceWriter {
 }
 
 impl TraceWriter {
-    /// Begins a file, in place of one that may be there.
+    /// Begins a file. An existing file is replaced.
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut file = BufWriter::new(File::create(path)?);
         file.write_all(&[0; HEADER_BYTES])?;
@@ -172,7 +174,7 @@ impl TraceWriter {
         })
     }
 
-    /// One more access.
+    /// Appends an access.
     pub fn access(&mut self, page: u32) -> io::Result<()> {
         let delta = i64::from(page) - i64::from(self.last);
         let mut code = (delta << 1 ^ delta >> 63).cast_unsigned();
@@ -195,7 +197,7 @@ impl TraceWriter {
         self.file.write_all(bytes)
     }
 
-    /// Completes the file: pages and accesses in it.
+    /// Completes the file. Returns the numbers of its pages and accesses.
     pub fn finish(mut self) -> io::Result<(u32, u64)> {
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(&MAGIC)?;
@@ -236,7 +238,8 @@ mod tests {
             let mut damaged = whole.clone();
             let at = at.index(whole.len());
             damaged[at] ^= 1_u8 << bit;
-            // A larger number of pages is the one thing that no sum and no access denies.
+            // A larger number of pages is the only damage that neither the checksum nor an access
+            // reveals.
             let harmless = (16..20).contains(&at) && damaged[at] > whole[at];
             prop_assert!(harmless || Trace::decode(&damaged).is_err());
             prop_assert!(Trace::decode(&whole[..at]).is_err());

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which page is visited next.
+//! The choice of the page that is visited next.
 
 /// How visits are spread over the pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Every page as often as any other.
+    /// All pages equally often.
     Uniform,
-    /// Few pages often, most hardly ever: the nth page in proportion to n^-0.99.
+    /// Few pages often, most pages rarely: the nth page in proportion to n^-0.99.
     Zipf,
-    /// One after the other, over and over: the worst case for whoever keeps what was used last.
+    /// One after the other, repeatedly: the worst case for a policy that keeps the pages used last.
     Scan,
 }
 
 impl Pattern {
-    /// All of them.
+    /// All patterns.
     pub const ALL: [Self; 3] = [Self::Uniform, Self::Zipf, Self::Scan];
 
-    /// As a command line takes it.
+    /// The name on a command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",
@@ -25,78 +25,80 @@ impl Pattern {
         }
     }
 
-    /// What it is, in a line.
+    /// A description in one line.
     pub fn about(self) -> &'static str {
         match self {
             Self::Uniform => "Every page as often as any other",
             Self::Zipf => {
-                "Few pages often, most hardly ever: the nth page in proportion to n^-0.99"
+                "Few pages often, most pages rarely: the nth page in proportion to n^-0.99"
             }
             Self::Scan => {
-                "One after the other, over and over: the worst case for whoever keeps what was used last"
+                "One after the other, repeatedly: the worst case for a policy that keeps the pages used last"
             }
         }
     }
 
-    /// The one of this name.
+    /// The pattern with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|pattern| pattern.name() == name)
     }
 }
 
-/// Skew of [`Pattern::Zipf`], as in YCSB.
+/// The skew of [`Pattern::Zipf`], as in YCSB.
 const THETA: f64 = 0.99;
 
-/// Random numbers: SplitMix64. Good enough to spread visits, and the same on every machine.
+/// Random numbers: SplitMix64. They are good enough to spread visits, and the same on every
+/// machine.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A sequence of its own for each seed and stream.
+    /// Each seed and stream gives a different sequence.
     pub fn new(seed: u64, stream: u64) -> Self {
-        // Mixed: numbers of streams a multiple of the step apart would make one sequence of them, shifted.
+        // The stream is mixed. Otherwise two streams whose numbers differ by a multiple of the step
+        // would give the same sequence, shifted.
         let mut random = Self(seed ^ mixed(stream));
         random.word();
         random
     }
 
-    /// Any word.
+    /// A random word.
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed(self.0)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// A random number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         let wide = u128::from(self.word()) * u128::from(bound);
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
-    /// From 0 up to, not including, 1.
+    /// A random number from 0 up to 1, without 1.
     fn unit(&mut self) -> f64 {
         // 53 bits fit a double exactly.
         (self.word() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
-/// One to one, and 0 stays 0.
+/// A one-to-one function that maps 0 to 0.
 fn mixed(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
 }
 
-/// What a pattern needs to know of the guest; shared by its vcpus.
+/// The pattern for a guest of one size. The guest's vcpus share it.
 #[derive(Clone, Debug)]
 pub struct Spread {
     pattern: Pattern,
     pages: u64,
     zipf: Zipf,
-    /// Scatters ranks over memory: coprime to `pages`, so that it is one to one.
+    /// Scatters ranks over memory. It is coprime to `pages`, so the mapping is one to one.
     stride: u64,
 }
 
-/// Gray's method: constant time for each number after one sum over all pages.
+/// Gray's method: after one sum over all pages, each number takes constant time.
 #[derive(Clone, Copy, Debug)]
 struct Zipf {
     zeta: f64,
@@ -130,7 +132,7 @@ impl Zipf {
 }
 
 impl Spread {
-    /// A pattern over so many pages; at least one.
+    /// A pattern over this many pages; at least one.
     pub fn new(pattern: Pattern, pages: u64) -> Self {
         let pages = pages.max(1);
         // Only zipf needs the sum over all pages.
@@ -159,10 +161,10 @@ impl Spread {
     }
 }
 
-/// The whole part, 0 for what is below.
+/// The whole part of a number, or 0 for a negative one.
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "cutting off is what it is for"
+    reason = "the function exists to truncate"
 )]
 fn whole(number: f64) -> u64 {
     number as u64

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A trace of what a running guest does.
+//! Records the accesses of a running guest as a trace.
 
 use std::io;
 use std::path::Path;
@@ -9,18 +9,18 @@ use parking_lot::Mutex;
 
 use super::format::TraceWriter;
 
-/// Takes down pages from several threads, in the order in which they get to it. What cannot be written is
-/// said in the end: whoever is recorded is not troubled.
+/// Records pages from several threads, in the order in which the threads reach it. A write error is
+/// reported at the end, so that it does not disturb the recorded guest.
 #[derive(Debug)]
 pub struct Recorder(Mutex<io::Result<TraceWriter>>);
 
 impl Recorder {
-    /// Begins a file, in place of one that may be there.
+    /// Begins a file. An existing file is replaced.
     pub fn create(path: &Path) -> io::Result<Self> {
         TraceWriter::create(path).map(|writer| Self(Mutex::new(Ok(writer))))
     }
 
-    /// These are used now. Pages beyond 16 TiB have no number in a trace.
+    /// Notes that these pages are used now. Pages beyond 16 TiB have no number in a trace.
     pub fn note(&self, gfns: impl IntoIterator<Item = Gfn>) {
         let mut writer = self.0.lock();
         for page in gfns
@@ -34,7 +34,8 @@ impl Recorder {
         }
     }
 
-    /// Completes the file: pages and accesses in it. What is noted after that is not.
+    /// Completes the file. Returns the numbers of its pages and accesses. Later notes are not
+    /// recorded.
     pub fn finish(&self) -> io::Result<(u32, u64)> {
         let ended = Err(io::Error::other("the trace is complete"));
         std::mem::replace(&mut *self.0.lock(), ended)?.finish()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writes the manual page and the shells' completions of `xenpaging-trace` into a directory: `ci/deb` packs them.
+//! Writes the manual page of `xenpaging-trace` and the completions for shells into a directory.
+//! `ci/deb` packs them.
 
 use std::path::PathBuf;
 

@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Ways to guess what comes in beside a page that is missed: the pager's own, and others to hold it against.
+//! Predictors of the pages to bring in beside a page that is missed: the pager's own, and others to
+//! compare it with.
 
 use p2m_paging::Gfn;
 use pager_core::policy::ScanPart;
 use pager_core::read_ahead::{ReadAhead, ReadAheadRange};
 
-/// Pages that come in beside one that is missed, at most: what the pager's batches hold.
+/// The most pages that come in beside one that is missed: the size of the pager's batches.
 const MOST: u64 = 7;
 
-/// Guesses, and is told what became of it.
+/// Predicts pages and learns from the results.
 pub trait Predictor {
-    /// A page is missed: what is to come in with it. Pages that are in, or do not exist, are left out.
+    /// A page is missed. Returns the pages that should come in with it. Pages that are in, or do
+    /// not exist, are skipped.
     fn missed(&mut self, page: u64) -> Vec<u64>;
-    /// One of these comes in.
+    /// A predicted page comes in.
     fn brought(&mut self, page: u64) {
         let _ = page;
     }
-    /// One that came in is accessed for the first time. No pager sees that; a kernel that reads ahead does.
+    /// A predicted page is accessed for the first time. A pager does not see this, but a kernel
+    /// that reads ahead does.
     fn used(&mut self, page: u64) {
         let _ = page;
     }
-    /// Accessed bits, when they are read.
+    /// Accessed bits have been read.
     fn seen(&mut self, part: &ScanPart<'_>) {
         let _ = part;
     }
@@ -30,7 +33,7 @@ pub trait Predictor {
     }
 }
 
-/// Nothing.
+/// Predicts nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Nothing;
 
@@ -40,7 +43,7 @@ impl Predictor for Nothing {
     }
 }
 
-/// What the pager does: `core::read_ahead`.
+/// The pager's read-ahead: `core::read_ahead`.
 #[derive(Debug)]
 pub struct Streams {
     inner: ReadAhead,
@@ -48,8 +51,8 @@ pub struct Streams {
     brought: u64,
 }
 
-/// An aligned cluster of pages around the one that is missed, as large as the last ones were useful: the way of
-/// Linux's swap without vmas (`mm/swap_state.c`).
+/// An aligned cluster of pages around the missed one. Its size depends on how useful the last
+/// clusters were. Linux's swap without vmas works like this (`mm/swap_state.c`).
 #[derive(Debug)]
 pub struct Cluster {
     hits: u64,
@@ -57,8 +60,8 @@ pub struct Cluster {
     last_missed: u64,
 }
 
-/// A majority among the last differences between accesses is the stride: Al Maruf and Chowdhury, "Effectively
-/// Prefetching Remote Memory with Leap", USENIX ATC 2020, algorithms 1 and 2.
+/// The stride is the majority among the last differences between accesses: Al Maruf and Chowdhury,
+/// "Effectively Prefetching Remote Memory with Leap", USENIX ATC 2020, algorithms 1 and 2.
 #[derive(Debug, Default)]
 pub struct Leap {
     differences: [i64; Self::HISTORY],
@@ -80,7 +83,7 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// The window before this is complete.
+    /// Completes the previous window.
     fn settle(&mut self) {
         if let Some(wanted) = self.wanted.take() {
             self.inner.brings(wanted, std::mem::take(&mut self.brought));
@@ -107,7 +110,7 @@ impl Predictor for Streams {
     }
 
     fn out(&mut self, page: u64) {
-        // A page of the window that is just coming in is not judged yet.
+        // A page of the window that is still coming in is not judged yet.
         if self.wanted.and_then(|wanted| wanted.place(page)).is_none() {
             self.inner.wasted(Gfn::new_truncate(page));
         }
@@ -115,7 +118,7 @@ impl Predictor for Streams {
 }
 
 impl Default for Cluster {
-    /// As Linux starts.
+    /// The values with which Linux starts.
     fn default() -> Self {
         Self {
             hits: 4,
@@ -156,7 +159,7 @@ impl Leap {
         self.last = page;
     }
 
-    /// The difference that more than half of the last ones share, of as few of the last as show one.
+    /// The difference that more than half of the last ones share. Tries a short history first.
     fn majority(&self) -> Option<i64> {
         let mut among = Self::HISTORY / 8;
         while among <= Self::HISTORY {

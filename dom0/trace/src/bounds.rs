@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a policy can be held against: Belady's optimum, exact LRU, and the best set of pages that
-//! never changes. Each takes a trace and a number of pages that fit, and counts the accesses to pages
-//! that are not in memory; memory is empty at first.
+//! Bounds to compare a policy with: Belady's optimum, exact LRU, and the best set of pages that
+//! never changes. Each takes a trace and a number of pages that fit into memory, and counts the
+//! accesses to pages that are not in memory. Memory is empty at first.
 
 use std::collections::{BinaryHeap, HashMap};
 
 use pager_accesses::Trace;
 
-/// Evicts what is needed last: no policy does better, and none can know.
+/// Evicts the page that is needed last. No policy does better, and no real policy knows this page.
 pub fn belady(trace: &Trace, capacity: usize) -> u64 {
     let next_use = next_uses(trace);
-    // By page: when it is needed next, if it is in.
+    // For each page that is in: when it is needed next.
     let mut due: Vec<Option<usize>> = vec![None; trace.pages as usize];
-    // What is needed last on top. An entry whose page has been used since is passed over.
+    // The page that is needed last is on top. An entry is skipped if its page has been used since.
     let mut last_needed = BinaryHeap::new();
     let (mut held, mut misses) = (0, 0);
     for (&page, &next) in trace.accesses.iter().zip(&next_use) {
@@ -35,8 +35,8 @@ pub fn belady(trace: &Trace, capacity: usize) -> u64 {
     misses
 }
 
-/// For each access, when its page is accessed again. Never is after the end, and at a different time for each
-/// page, so that no two entries are alike.
+/// For each access, when its page is accessed again. A page that is not accessed again gets a time
+/// after the end, different for each page, so that no two entries are equal.
 fn next_uses(trace: &Trace) -> Vec<usize> {
     let length = trace.accesses.len();
     let mut next: Vec<_> = (0..trace.pages as usize)
@@ -49,16 +49,17 @@ fn next_uses(trace: &Trace) -> Vec<usize> {
     uses
 }
 
-/// Evicts what was used longest ago, at any number of pages: by one pass over the stack distances.
+/// Evicts the page that was used longest ago. One pass over the stack distances gives the misses
+/// for any number of pages.
 #[derive(Debug)]
 pub struct Lru {
-    /// By number of other pages used since: accesses.
+    /// The number of accesses for each number of other pages used since.
     distances: Vec<u64>,
     accesses: u64,
 }
 
 impl Lru {
-    /// Looks at a trace.
+    /// Reads a trace.
     pub fn new(trace: &Trace) -> Self {
         let mut marks = Marks::new(trace.accesses.len());
         let mut last = HashMap::new();
@@ -76,13 +77,13 @@ impl Lru {
         }
     }
 
-    /// Misses where so many pages fit.
+    /// The misses if this many pages fit.
     pub fn misses(&self, capacity: usize) -> u64 {
         self.accesses - self.distances.iter().take(capacity).sum::<u64>()
     }
 }
 
-/// A Fenwick tree of ones: the latest access of each page.
+/// A Fenwick tree of ones, at the latest access of each page.
 struct Marks {
     sums: Vec<usize>,
     all: usize,
@@ -114,7 +115,7 @@ impl Marks {
         }
     }
 
-    /// How many are set behind this place.
+    /// The number of ones after this place.
     fn after(&self, place: usize) -> usize {
         let (mut at, mut up_to) = (place + 1, 0);
         while at > 0 {
@@ -125,7 +126,7 @@ impl Marks {
     }
 }
 
-/// The hottest pages, known beforehand, brought in once and kept; all others are never kept.
+/// The hottest pages are known beforehand, come in once and stay. All other pages are never kept.
 pub fn best_static(trace: &Trace, capacity: usize) -> u64 {
     let mut counts = vec![0_u64; trace.pages as usize];
     for &page in &trace.accesses {
@@ -149,7 +150,7 @@ mod tests {
         }
     }
 
-    /// The fewest misses of all, by trying every victim.
+    /// The fewest possible misses, found by trying every victim.
     fn fewest(accesses: &[u32], held: &[u32], capacity: usize) -> u64 {
         let Some((page, rest)) = accesses.split_first() else {
             return 0;

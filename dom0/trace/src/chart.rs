@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Miss-ratio curves as SVG.
+//! Draws miss-ratio curves as SVG.
 
 use std::path::Path;
 
 use plotters::prelude::*;
 
-/// One policy's curve: memory in per cent of the pages, misses in per cent of the accesses.
+/// The curve of one policy: memory in per cent of the pages, misses in per cent of the accesses.
 pub type Curve = (&'static str, Vec<(f64, f64)>);
 
-/// Told apart by most eyes, in print too (Okabe and Ito).
+/// Colours that most people can tell apart, in print too (Okabe and Ito).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(0, 114, 178),

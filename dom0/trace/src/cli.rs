@@ -22,62 +22,63 @@ use super::{chart, lackey};
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(name = "xenpaging-trace", version, infer_long_args = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do with traces.
+/// The commands.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Reduces what `valgrind --tool=lackey --trace-mem=yes` says on standard input to a trace.
+    /// Reduces the output of `valgrind --tool=lackey --trace-mem=yes` on standard input to a trace.
     Lackey {
-        /// Where the trace goes.
+        /// File for the trace.
         file: PathBuf,
-        /// So many accesses at most; the rest is not read.
+        /// Most accesses of the trace; the rest of the input is not read.
         #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
         at_most: u64,
     },
-    /// Makes a trace up.
+    /// Generates a synthetic trace.
     Make {
-        /// Which.
+        /// Kind of the trace.
         kind: Synthetic,
-        /// Where the trace goes.
+        /// File for the trace.
         file: PathBuf,
         /// Seed of all random choices.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Counts the misses of policies on traces, beside those of the optimum and of exact LRU.
+    /// Counts the misses of policies on traces, compared with the optimum and exact LRU.
     Replay(Replay),
-    /// Counts the misses that ways of reading ahead leave, and what they bring in for nothing.
+    /// Counts the misses that remain with each way of reading ahead, and the pages that it brings
+    /// in for nothing.
     Ahead(ReadAheadArgs),
 }
 
-/// How to replay.
+/// Options of `replay`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Replay {
-    /// Which policies: `all`, or one by name (repeatable).
+    /// Policy by its name, or `all` (repeatable).
     #[arg(long, value_name = "NAME", default_value = "all", value_parser = policies)]
     policy: Vec<Policies>,
-    /// How many per cent of a trace's pages fit into memory (repeatable).
+    /// Percentage of a trace's pages that fits into memory (repeatable).
     #[arg(long, value_name = "PERCENT", default_values_t = [75, 50, 25],
           value_parser = clap::value_parser!(u64).range(1..=100))]
     memory: Vec<u64>,
-    /// Draw a curve for each trace into this folder, at every 12.5 per cent.
+    /// Draw a curve for each trace into this folder, with a point at every 12.5 per cent.
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
     #[command(flatten)]
     traces: Traces,
 }
 
-/// How to compare ways of reading ahead.
+/// Options of `ahead`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct ReadAheadArgs {
-    /// Who chooses what goes out.
+    /// Policy that chooses which pages go out.
     #[arg(long, value_name = "NAME", default_value = "reuse", value_parser = policy())]
     policy: PolicyName,
-    /// How many per cent of a trace's pages fit into memory (repeatable).
+    /// Percentage of a trace's pages that fits into memory (repeatable).
     #[arg(long, value_name = "PERCENT", default_values_t = [50],
           value_parser = clap::value_parser!(u64).range(1..=100))]
     memory: Vec<u64>,
@@ -85,18 +86,18 @@ pub struct ReadAheadArgs {
     traces: Traces,
 }
 
-/// Which traces.
+/// The traces.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 struct Traces {
-    /// Look at so many accesses of each trace only.
+    /// Read only this many accesses of each trace.
     #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
     at_most: usize,
-    /// Traces: files, names of made-up ones (see `make`), or `synthetic` for all of those.
+    /// Traces: files, names of synthetic traces (see `make`), or `synthetic` for all of those.
     #[arg(required = true)]
     traces: Vec<PathBuf>,
 }
 
-/// What one `--policy` names.
+/// The policies that one `--policy` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Policies(Vec<PolicyName>);
 
@@ -111,14 +112,14 @@ fn named(name: &str) -> Result<PolicyName, String> {
     PolicyName::named(name).ok_or_else(|| format!("invalid variant: {name}"))
 }
 
-/// A policy, by name.
+/// A policy, by its name.
 fn policy() -> impl TypedValueParser<Value = PolicyName> {
     let possible = |policy: PolicyName| PossibleValue::new(policy.name()).help(policy.about());
     PossibleValuesParser::new(PolicyName::ALL.map(possible)).try_map(|name| named(&name))
 }
 
-/// Runs the program with these arguments, its name first. Bad input is one line on standard error that names it, and exit code 2;
-/// 1 says that what was asked for could not be done.
+/// Runs the program with these arguments, its name first. Bad input is one line on standard error
+/// that names it, and exit code 2. Exit code 1 means that the command failed.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Cli::try_parse_from(args) {
         Ok(cli) => run(&cli.command),
@@ -127,14 +128,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
         Err(help) => {
-            // Standard output may be closed; help that nobody reads is no failure.
+            // Standard output may be closed. Help that nobody reads is not a failure.
             let _ = help.print();
             ExitCode::SUCCESS
         }
     }
 }
 
-/// Clap's message without what follows it.
+/// The message of a clap error without the usage that follows it.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let message = text.split("\n\n").next().unwrap_or_default();
@@ -142,7 +143,7 @@ fn one_line(error: &clap::Error) -> String {
     words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// Prints a line. Who has stopped reading has read enough.
+/// Prints a line. An error of standard output is ignored, since nobody reads it then.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -169,7 +170,7 @@ fn reduce(file: &Path, at_most: u64) -> anyhow::Result<()> {
     lackey::reduce(std::io::stdin().lock(), &mut writer, at_most)?;
     let (pages, accesses) = writer.finish().with_context(named)?;
     if accesses == 0 {
-        bail!("standard input has no line of lackey's");
+        bail!("standard input has no output of lackey");
     }
     eprintln!("{}: {accesses} accesses to {pages} pages", named());
     Ok(())
@@ -231,7 +232,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Prints a row; its figures, as multiples of the optimum.
+    /// Prints a row. Returns its values as multiples of the optimum.
     fn row(&self, subject: &Subject, percent: u64, columns: &[Column]) -> Vec<f64> {
         let misses: Vec<_> = columns
             .iter()
@@ -267,7 +268,7 @@ impl Replay {
     }
 }
 
-/// The end of a row.
+/// The last cells of a row.
 fn cells(ratios: impl Iterator<Item = f64>) -> String {
     ratios.map(|ratio| format!(" {ratio:.3} |")).collect()
 }
@@ -311,12 +312,12 @@ impl ReadAheadArgs {
 }
 
 impl Traces {
-    /// What one name means.
+    /// The traces that one name stands for.
     fn subjects(&self, name: &Path) -> anyhow::Result<Vec<Subject>> {
         let subject = |name: String, mut trace: Trace| {
             trace.accesses.truncate(self.at_most);
             if trace.accesses.is_empty() {
-                bail!("{name}: there is no access in it");
+                bail!("{name}: the trace has no accesses");
             }
             Ok(Subject::new(name, trace))
         };

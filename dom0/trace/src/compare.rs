@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every policy on a trace, at several sizes of memory, beside what it can be held against.
+//! Compares all policies with the bounds, on a trace and at several sizes of memory.
 
 use pager_accesses::Trace;
 use pager_core::policy::{PolicyName, SweepOptions};
@@ -8,41 +8,42 @@ use super::ahead::{Cluster, Leap, Nothing, Predictor, Streams};
 use super::bounds::{Lru, belady, best_static};
 use super::replay::{Counts, Visibility, replay};
 
-/// Accessed bits are read once while so large a part of memory's pages is accessed as one in so many.
+/// Accessed bits are read after a number of accesses or misses: the number of pages that fit into
+/// memory, divided by this.
 pub const SCANS_A_TURN: u64 = 8;
 
-/// What a column of the comparison is about.
+/// A column of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Column {
     /// Belady's optimum.
     Optimum,
     /// Exact LRU.
     Lru,
-    /// The hottest pages, always.
+    /// The hottest pages, always in memory.
     Static,
-    /// A policy that is told of accessed bits.
+    /// A policy that learns accessed bits.
     Scans(PolicyName),
-    /// A policy that is told of accessed bits as rarely as a shell tells it.
+    /// A policy that learns accessed bits as rarely as in a shell.
     Paced(PolicyName),
-    /// A policy that sees page-ins only.
+    /// A policy that learns of page-ins only.
     Blind(PolicyName),
 }
 
-/// What is read ahead.
+/// A way of reading ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {
     /// Nothing.
     Nothing,
-    /// As the pager does it.
+    /// The pager's read-ahead.
     Streams,
-    /// Clusters around a miss, as Linux's swap does it.
+    /// Clusters around a miss, as in Linux's swap.
     Cluster,
-    /// Along the stride that most of the last differences share.
+    /// Along the stride that most of the last differences share (Leap).
     Leap,
 }
 
 impl Column {
-    /// Its heading.
+    /// The column's heading.
     pub fn name(self) -> &'static str {
         match self {
             Self::Optimum => "optimum",
@@ -60,11 +61,11 @@ impl Column {
         }
     }
 
-    /// The columns that show these policies, bounds first.
+    /// The columns for these policies, bounds first.
     pub fn of(policies: &[PolicyName]) -> Vec<Self> {
         let mut columns = vec![Self::Optimum, Self::Lru, Self::Static];
         for &policy in policies {
-            // Sweep has no use for accessed bits.
+            // Sweep does not use accessed bits.
             if policy != PolicyName::Sweep {
                 columns.push(Self::Scans(policy));
                 columns.push(Self::Paced(policy));
@@ -75,19 +76,19 @@ impl Column {
     }
 }
 
-/// A trace, looked at.
+/// A trace with what is known of it.
 #[derive(Debug)]
 pub struct Subject {
-    /// What it is called.
+    /// The name of the trace.
     pub name: String,
     trace: Trace,
     lru: Lru,
-    /// Pages that are accessed at all: what memory is measured in.
+    /// The number of pages that are accessed. The size of memory is relative to it.
     pub touched: u64,
 }
 
 impl Subject {
-    /// Looks at a trace.
+    /// Prepares a trace.
     pub fn new(name: String, trace: Trace) -> Self {
         let mut touched = vec![false; trace.pages as usize];
         for &page in &trace.accesses {
@@ -101,12 +102,12 @@ impl Subject {
         }
     }
 
-    /// How many accesses there are.
+    /// The number of accesses.
     pub fn accesses(&self) -> u64 {
         self.trace.accesses.len() as u64
     }
 
-    /// Accesses to pages that are not in, where memory holds so many per cent of the pages.
+    /// The accesses to pages that are not in memory, if memory holds this percentage of the pages.
     pub fn misses(&self, column: Column, percent: u64) -> u64 {
         let pages = self.pages(percent);
         let capacity = usize::try_from(pages).unwrap_or(usize::MAX);
@@ -127,8 +128,8 @@ impl Subject {
         }
     }
 
-    /// What comes in where memory holds so many per cent of the pages, pages are read ahead like this, and a
-    /// policy that is told as rarely as a shell tells it chooses who goes.
+    /// What comes in if memory holds this percentage of the pages and pages are read ahead in this
+    /// way. The policy learns accessed bits as rarely as in a shell.
     pub fn read_ahead(&self, reader: Reader, policy: PolicyName, percent: u64) -> Counts {
         let misses = (self.pages(percent) / SCANS_A_TURN).max(1);
         let visibility = Visibility::Paced { misses };
@@ -145,7 +146,7 @@ impl Subject {
         let memory = [0..=u64::from(self.trace.pages.saturating_sub(1))];
         let capacity = self.pages(percent);
         let options = SweepOptions {
-            // The default, but no more than leaves something to choose from.
+            // The default, or less, so that victims are left.
             mru_pages: SweepOptions::default()
                 .mru_pages
                 .min(usize::try_from(capacity / 4).unwrap_or(usize::MAX)),
@@ -155,17 +156,17 @@ impl Subject {
         replay(&self.trace, &mut *policy, capacity, visibility, predictor)
     }
 
-    /// So many per cent of them.
+    /// The number of pages for a percentage.
     fn pages(&self, percent: u64) -> u64 {
         (self.touched * percent / 100).max(1)
     }
 }
 
 impl Reader {
-    /// All of them, without read-ahead first.
+    /// All ways; the first is without read-ahead.
     pub const ALL: [Self; 4] = [Self::Nothing, Self::Streams, Self::Cluster, Self::Leap];
 
-    /// Its heading.
+    /// The heading for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Traces that are made up: the textbook's cases, the same on every machine.
+//! Synthetic traces: the standard cases, the same on every machine.
 
 use clap::ValueEnum;
 use pager_accesses::Trace;
 use pager_accesses::pattern::{Pattern, Random, Spread};
 
-/// Pages of a made-up trace.
+/// The number of pages of a synthetic trace.
 const PAGES: u32 = 8192;
 
-/// What is made up.
+/// The kind of a synthetic trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Synthetic {
     /// Independent accesses, the nth hottest page in proportion to n^-0.99.
     Zipf,
-    /// Four vcpus go through all of memory, over and over, each with its own start.
+    /// Four vcpus go through all of memory repeatedly, each from its own start.
     Scan,
-    /// Loops over pieces of memory: three fifths of it, all of it, four fifths, thirty times each.
+    /// Loops over parts of memory: three fifths of it, all of it, four fifths, thirty times each.
     Loop,
     /// Zipf over half of memory, a loop over a quarter, a slow pass over the last quarter.
     Mixed,
-    /// Zipf over a third of memory, elsewhere every quarter million accesses.
+    /// Zipf over a third of memory, a different third every quarter million accesses.
     Phases,
-    /// A working set of a third of memory that moves on all the time: what lay back longest is needed last.
+    /// A working set of a third of memory that moves all the time: the page that was used longest
+    /// ago is needed last.
     Drift,
 }
 
 impl Synthetic {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 6] = [
         Self::Zipf,
         Self::Scan,
@@ -36,7 +37,7 @@ impl Synthetic {
         Self::Drift,
     ];
 
-    /// Makes it.
+    /// Generates the trace.
     pub fn trace(self, seed: u64) -> Trace {
         let mut random = Random::new(seed, self as u64);
         let accesses = match self {

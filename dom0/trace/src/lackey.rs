@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From the memory accesses of a program to those of its pages.
+//! Reduces the memory accesses of a program to those of its pages.
 //!
-//! Reads what `valgrind --tool=lackey --trace-mem=yes` says: a line for each instruction, load and store,
-//! like ` S 1ffefffe48,8`. That is gigabytes; what is kept of it is a few megabytes:
+//! The input is the output of `valgrind --tool=lackey --trace-mem=yes`: a line for each
+//! instruction, load and store, like ` S 1ffefffe48,8`. That is gigabytes; the trace is a few
+//! megabytes:
 //!
-//! - pages are numbered in the order of their first touch, as a kernel hands out frames;
-//! - an access to a page that was noted within the last [`WINDOW`] notes is not noted again. That is what
-//!   a TLB hides. Recency is off by at most so many places, and a page in constant use is noted
-//!   again and again, so memories much larger than that see the same faults.
+//! - Pages are numbered in the order of their first access, like frames that a kernel hands out.
+//! - An access to a page that was noted within the last [`WINDOW`] notes is not noted again. A TLB
+//!   hides such accesses too. So recency is wrong by at most that many places. A page in constant
+//!   use is noted repeatedly, so memories much larger than the window see the same faults.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -18,10 +19,10 @@ use pager_accesses::format::TraceWriter;
 /// See the [module](self).
 pub const WINDOW: u32 = 32;
 
-/// The pages looked up last, by the low bits of their number.
+/// The pages looked up last, indexed by the low bits of their number.
 const RECENT: usize = 1024;
 
-/// Turns lackey's lines into a trace of so many accesses at most.
+/// Reduces lackey's lines to a trace of at most this many accesses.
 pub fn reduce(mut lines: impl BufRead, trace: &mut TraceWriter, at_most: u64) -> io::Result<()> {
     let mut reducer = Reducer::default();
     let mut line = Vec::with_capacity(64);
@@ -33,7 +34,7 @@ pub fn reduce(mut lines: impl BufRead, trace: &mut TraceWriter, at_most: u64) ->
         if let Some((address, size)) = access(&line) {
             let first = address / PAGE_SIZE as u64;
             let last = address.saturating_add(size.max(1) - 1) / PAGE_SIZE as u64;
-            // No instruction touches more than two; a lie about it is not worth a loop.
+            // No instruction touches more than two pages, so a wrong size cannot cause a long loop.
             for page in first..=last.min(first + 1) {
                 if let Some(page) = reducer.note(page) {
                     trace.access(page)?;
@@ -44,7 +45,7 @@ pub fn reduce(mut lines: impl BufRead, trace: &mut TraceWriter, at_most: u64) ->
     Ok(())
 }
 
-/// Address and size, if this line is about an access; others come from the program itself.
+/// The address and size of an access; `None` for lines of the program itself.
 fn access(line: &[u8]) -> Option<(u64, u64)> {
     let rest = match line {
         [b'I', b' ', b' ', rest @ ..] => rest,
@@ -71,7 +72,7 @@ fn number(digits: &[u8], radix: u32) -> Option<u64> {
 struct Reducer {
     numbers: HashMap<u64, u32>,
     recent: Vec<(u64, u32)>,
-    /// By page: how many had been noted when it was, counting it.
+    /// For each page: the number of notes when it was noted last, including that note.
     noted_at: Vec<u64>,
     noted: u64,
 }

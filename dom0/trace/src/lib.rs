@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Traces of page accesses: made, reduced, kept, and replayed against every policy.
+//! Traces of page accesses: generated, reduced, stored, and replayed against every policy.
 
 pub mod ahead;
 pub mod bounds;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A trace against a policy and a way to read ahead: the pager's side of it, and a memory that holds
-//! so many pages.
+//! Replays a trace against a policy and a predictor: the pager's side of both, and a memory that
+//! holds a limited number of pages.
 
 use p2m_paging::Gfn;
 use pager_accesses::Trace;
@@ -8,36 +8,38 @@ use pager_core::policy::{PART_PAGES, Policy, ScanPart};
 
 use super::ahead::Predictor;
 
-/// What a policy is told beside page-ins.
+/// What a policy learns besides page-ins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// The accessed bits of all pages, read and cleared every so many accesses.
+    /// The accessed bits of all pages, read and cleared after a number of accesses.
     Scans {
-        /// How many.
+        /// The number of accesses.
         every: u64,
     },
-    /// The same, every so many misses: what shells do, which cannot count accesses.
+    /// The accessed bits, read after a number of misses. Shells do this, since they cannot count
+    /// accesses.
     Paced {
-        /// How many.
+        /// The number of misses.
         misses: u64,
     },
     /// Nothing.
     Blind,
 }
 
-/// What came in.
+/// The pages that came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Accesses to pages that were not in.
+    /// Accesses to pages that were not in memory.
     pub misses: u64,
-    /// Pages that came in unasked.
+    /// Pages that were read ahead.
     pub brought: u64,
-    /// Those of them that were accessed before they went out.
+    /// Pages that were read ahead and accessed before they went out.
     pub used: u64,
 }
 
-/// Replays a trace where so many pages fit. All are out at first. `policy` is one for a guest with the
-/// trace's pages, from gfn 0 on; `guess` says what comes in beside a page that is missed.
+/// Replays a trace in a memory of `capacity` pages. All pages are out at first. `policy` is for a
+/// guest with the trace's pages, from gfn 0 on. `predictor` names the pages that come in beside one
+/// that is missed.
 pub fn replay(
     trace: &Trace,
     policy: &mut dyn Policy,
@@ -85,7 +87,7 @@ struct Memory<'a> {
     predictor: &'a mut dyn Predictor,
     capacity: u64,
     resident: Vec<bool>,
-    /// In, and not accessed yet.
+    /// Read ahead, and not accessed yet.
     unasked: Vec<bool>,
     accessed: Vec<[u64; PART_PAGES / 64]>,
     held: u64,
@@ -98,7 +100,7 @@ impl Memory<'_> {
             self.counts.misses += 1;
             self.bring(page, true);
             let beside = self.predictor.missed(page as u64);
-            // Only as long as what was asked for is not pushed out by it.
+            // The number is limited, so that they do not push out the requested page.
             for (page, _) in beside.into_iter().zip(0..self.capacity / 2) {
                 let page = usize::try_from(page).unwrap_or(usize::MAX);
                 if self.resident.get(page) == Some(&false) {
