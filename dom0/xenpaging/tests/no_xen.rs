@@ -7,7 +7,7 @@ use std::process::Command;
 #[test]
 fn without_xen_nothing_is_begun_and_one_line_says_why() {
     if Path::new("/dev/xen/privcmd").exists() || Path::new("/proc/xen/privcmd").exists() {
-        return; // Here is one: ci/xen.d/tests/55-pager-refusals.sh has this case too.
+        return; // This host has Xen: ci/xen.d/tests/55-pager-refusals.sh has this case too.
     }
     let directory = tempfile::tempdir().unwrap();
     let pagefile = directory.path().join("pagefile");

@@ -11,7 +11,7 @@
 //! is left behind:
 //!
 //! - A request that finds the pager idle wakes it: when the pager became idle, it found the ring
-//!   empty and asked for an event for the next request. It then collects all preps that are done.
+//!   empty and requested an event for the next request. It then collects all preps that are done.
 //! - Whatever waits for a *ring slot* waits while at least [`SLOTS`]/2 are in use: only while 7 are
 //!   in use is a vcpu in the wait queue, and only then are foreign callers refused. Take the last
 //!   request that was pushed while a vcpu was in the wait queue. If a prep ends it, then at the end
