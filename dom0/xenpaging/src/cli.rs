@@ -34,7 +34,7 @@ use crate::job::parse_size;
 /// The share of a guest for which no share is given.
 const USUAL_SHARE: u32 = 100;
 
-/// The first domain number that is no domain's (`DOMID_FIRST_RESERVED`).
+/// The first number that no domain can have (`DOMID_FIRST_RESERVED`).
 const DOMID_FIRST_RESERVED: i64 = 0x7ff0;
 
 const EXIT_CODES: &str = "\
@@ -46,7 +46,8 @@ Exit codes:
   4  pages are out that could not be brought back: keep the pagefile
 With several guests, the worst one counts: 4, then 1, then 3.";
 
-/// Keeps guests at their memory targets, and their host from running short of memory: pages guests' memory out to files and back.
+/// Keeps guests at their memory targets, and their host from running short of memory: pages guests'
+/// memory out to files and back.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(
     name = "xenpaging",
@@ -75,26 +76,28 @@ pub struct Cli {
     )]
     pub pagefile: Option<PathBuf>,
 
-    /// One of several domains to page in this process, its pagefile, and its share of memory when the host is short of it
-    /// [default: 100] (repeatable). If one domain ends or fails, the others go on.
+    /// One of several domains to page in this process, its pagefile, and its share of memory when
+    /// the host is short of it [default: 100] (repeatable). If one domain ends or fails, the others
+    /// go on.
     #[arg(long, value_name = "DOMID:FILE[:SHARE]", value_parser = guest,
           conflicts_with_all = ["domain", "pagefile", "swap", "record"])]
     pub guest: Vec<GuestChoice>,
 
-    /// Also page out while the host is short of free memory. Require 0 < MIN < LOW < HIGH, in MiB, or with K, M or G. Below LOW
-    /// the guests give pages little by little; below MIN they give all that is missing at once; at HIGH that ends. What is
-    /// free above HIGH goes back to them.
+    /// Also page out while the host is short of free memory. Require 0 < MIN < LOW < HIGH, in MiB,
+    /// or with K, M or G. Below LOW the guests give pages little by little; below MIN they give all
+    /// that is missing at once; at HIGH that ends. What is free above HIGH goes back to them.
     #[arg(long, value_name = "MIN,LOW,HIGH", value_parser = marks)]
     pub watermarks: Option<Watermarks>,
 
-    /// Tax on idle pages. The guest with the fewest shares for each page gives memory first; with 75, an idle page counts
-    /// as four used ones, with 0 as one.
+    /// Tax on idle pages. The guest with the fewest shares for each page gives memory first; with
+    /// 75, an idle page counts as four used ones, with 0 as one.
     #[arg(long, value_name = "PERCENT", requires = "watermarks", default_value_t = 75,
           value_parser = clap::value_parser!(u8).range(..100))]
     pub tax: u8,
 
-    /// Swap area to keep pages in, in place of a pagefile (repeatable). `xenpaging mkswap` makes one; it serves one pager. Areas
-    /// with the highest priority are filled first, those with the same one in turn [default: 0].
+    /// Swap area to keep pages in, in place of a pagefile (repeatable). `xenpaging mkswap` makes
+    /// one; it serves one pager. Areas with the highest priority are filled first, those with the
+    /// same one in turn [default: 0].
     #[arg(long, value_name = "FILE[:PRIORITY]", value_parser = swap_area,
           conflicts_with_all = ["pagefile", "keep_pagefile"])]
     pub swap: Vec<AreaChoice>,
@@ -104,7 +107,8 @@ pub struct Cli {
           value_parser = clap::value_parser!(u64).range(4..))]
     pub max_memkb: Option<u64>,
 
-    /// Which pages go out [default: reuse if the hypervisor reports accessed bits, otherwise sweep].
+    /// Which pages go out [default: reuse if the hypervisor reports accessed bits, otherwise
+    /// sweep].
     #[arg(long, value_name = "NAME", value_parser = policy())]
     pub policy: Option<PolicyName>,
 
@@ -137,7 +141,7 @@ pub struct Cli {
     #[arg(long)]
     pub keep_pagefile: bool,
 
-    /// Record in this file which pages are seen used, scan after scan, for `xenpaging-trace replay`.
+    /// Record in this file which pages each scan sees used, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
 
@@ -198,7 +202,8 @@ pub enum Command {
         area: AreaChoice,
     },
 
-    /// Take a swap area from a running pager. Moves its pages to the other areas, and waits until that is done.
+    /// Take a swap area from a running pager. Moves its pages to the other areas, and waits until
+    /// that is done.
     #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
     Swapoff {
         /// The pager.
