@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How one of Xen's own files is changed: the words to find, and what is put there."""
+"""How one of Xen's own files is changed: the words to find, and the text to put there."""
 from dataclasses import dataclass
 
 ON = "#ifdef CONFIG_MEM_PAGING_RUST\n"
@@ -22,7 +22,7 @@ def include(file, words):
 
 
 def instead(file, scope, words, lines):
-    """Other lines in place of the one with these words."""
+    """Replaces the line that contains these words by other lines."""
     return [Edit(file, scope, words, "before", ON + lines + ELSE), Edit(file, scope, words, "after", "#endif /* !MEM_PAGING_RUST */\n")]
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is changed in Xen 4.17's own files, as little as possible. Paths are below xen/.
+"""The changes to Xen 4.17's own files, as few as possible. Paths are below xen/.
 
-An edit finds a few words (the first ones behind its scope) and replaces them, or puts lines before or after the line
-that they stand in. Those that make Xen wait for pages of the guest that it runs for stand in own_guest_edits.py.
+An edit finds a few words (the first match behind its scope). It replaces them, or puts lines before
+or after the line that contains them. The edits that make Xen wait for pages of the guest that it
+runs for are in own_guest_edits.py.
 """
 from edit import ELSE, ON, Edit, also, include, instead
 from own_guest_edits import RETRY_EDITS
@@ -27,7 +28,7 @@ endchoice
 """
 
 P2M_TYPES = """
-/* Asked for and on its way in; it has a frame only if it had not left yet. */
+/* Requested; it has a frame only if it was not evicted yet. */
 #ifdef CONFIG_MEM_PAGING_RUST
 #define P2M_IN_START_TYPES p2m_to_mask(p2m_ram_paging_in_start)
 #else
@@ -43,7 +44,7 @@ FRAMELESS = """/* RAM of a paging type that has no frame now */
 #endif
 """
 
-# Of one page the level-1 entry is replaced: no page table goes with it.
+# The level-1 entry of one page is replaced. No page table is freed with it.
 DEFER = """        if ( !(oflags & _PAGE_PRESENT) ||
              !mem_paging_defer_flush(p2m, p2m_flags_to_type(oflags), omfn,
                                      p2m_flags_to_type(l1e_get_flags(new)),
@@ -99,7 +100,7 @@ REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
         if ( rc <= 0 )
             return rc;
 
-        /* It came home meanwhile: then it is removed like any other. */
+        /* It became resident meanwhile: it is removed like any other page. */
         goto again;
     }
 """
@@ -107,7 +108,7 @@ REMOVE = """    if ( unlikely(p2m_is_paging(p2mt)) )
 AGAIN = """            case -EAGAIN:
                 /*
                  * The pager cannot be told now, because the vcpu is already
-                 * being paused for it: go on when it runs again.
+                 * being paused for it: continue when the vcpu runs again.
                  */
                 if ( !j && a->domain == current->domain )
                     a->preempted = 1;
@@ -123,7 +124,8 @@ NO_MAP = """    if ( mem_paging_map_refused(d, gfn, p2mt, page, !readonly) )
         return -EAGAIN;
 """
 
-# Without a pager a page that is out is not there, as in C; a nominated one is resident once it is asked for.
+# Without a pager a page that is out counts as absent, as in C. A nominated page becomes resident
+# when a debugger asks for it.
 DEBUGGER = """    if ( (mfn_valid(mfn) || mem_paging_active(dp)) &&
          mem_paging_no_use(dp, *gfn, gfntype, mfn_valid(mfn), toaddr) )
     {
@@ -133,7 +135,7 @@ DEBUGGER = """    if ( (mfn_valid(mfn) || mem_paging_active(dp)) &&
     if ( p2m_is_paging(gfntype) && (toaddr || !mfn_valid(mfn)) )
         mfn = INVALID_MFN;
 """
-ALTP2M = """        /* One view could go on writing a frame that is nominated in another. */
+ALTP2M = """        /* One view could still write a frame that is nominated in another. */
         if ( a.u.domain_state.state && mem_paging_active(d) )
         {
             domain_unpause_except_self(d);
@@ -157,7 +159,7 @@ EDITS = [
     Edit("arch/x86/mm/Makefile", "", "CONFIG_MEM_PAGING)", "replace", "CONFIG_MEM_PAGING_C)"),
     Edit("arch/x86/mm/Makefile", "", "mem_paging.o", "after", "obj-$(CONFIG_MEM_PAGING_RUST) += p2m_rs/\n"),
 
-    # The type, and where it belongs.
+    # The new type, and the sets of types that it belongs to.
     Edit(P2M_H, "", "p2m_ioreq_server = 15,", "after",
          "    p2m_ram_paging_in_start = 16, /* MEM_PAGING_RUST: asked for, on its way in */\n"),
     Edit(P2M_H, "", "#define p2m_to_mask(_t)", "after", P2M_TYPES),
@@ -168,7 +170,7 @@ EDITS = [
     Edit(P2M_H, "", "#define p2m_is_paged(_t)", "after", FRAMELESS),
     *[Edit("arch/x86/mm/p2m.c", "", "!p2m_is_paged(ot)", "replace", "!p2m_is_frameless(ot, omfn)")] * 3,
 
-    # A nominated page can be read and run.
+    # A nominated page can be read and executed.
     also(EPT, EPT_FLAGS, "case p2m_ram_ro:", "after", "        case p2m_ram_paging_out:\n"),
     Edit(EPT, EPT_FLAGS, OUT, "before", "#ifndef CONFIG_MEM_PAGING_RUST\n"),
     Edit(EPT, EPT_FLAGS, OUT, "after", "#endif /* !MEM_PAGING_RUST */\n"),
@@ -179,7 +181,7 @@ EDITS = [
     also(EPT, "", "#define GUEST_TABLE_MAP_FAILED", "before", EPT_RIGHTS),
     also(NPT, "", "/* Reconstruct a fake p2m_access_t", "before", NPT_RIGHTS),
 
-    # AMD's entries: one flush for those that paging changes together, as Intel's have it.
+    # AMD's entries: one flush for the entries that paging changes together, as Intel's code does.
     include(NPT, "#include <asm/mem_sharing.h>"),
     also(NPT, "static int write_p2m_entry(", "if ( p2m->write_p2m_entry_post )", "before", DEFER),
     also(HAP, "", "void hap_p2m_init(", "before", HAP_FLUSH),
@@ -218,12 +220,12 @@ EDITS = [
     *instead(HVM, FAULT, "if ( p2m_is_paged(p2mt) ||", "    if ( p2m_is_paging(p2mt) )\n"),
     *instead(HVM, FAULT, "p2m_mem_paging_populate(currd,", "        mem_paging_fault(currd, gfn, npfec);\n"),
 
-    # What hardware says about it.
+    # The cause that the hardware reports.
     also("include/xen/mm.h", "struct npfec {", "npfec_kind_t", "after", "    uint64_t cause:57; /* Exit qualification, or error code: as raw as fits a register. */\n"),
     also("arch/x86/hvm/vmx/vmx.c", "static void ept_handle_violation(", ".present =", "after", "        .cause = q.raw,\n"),
     also("arch/x86/hvm/svm/svm.c", "static void svm_do_nested_pgfault(", ".present =", "after", "        .cause = pfec,\n"),
 
-    # A page that is mapped, or copied from or to, from outside.
+    # A page that a foreign caller maps, or copies from or to.
     include("arch/x86/mm.c", "#include <asm/mem_sharing.h>"),
     Edit("arch/x86/mm.c", "/* Translate foreign guest address. */", "if ( p2m_is_paged(p2mt) )", "before", ON + NO_MAP_PV + ELSE),
     Edit("arch/x86/mm.c", "if ( p2mt == p2m_ram_paging_in && !page )", "return -ENOENT;", "after", "#endif /* !MEM_PAGING_RUST */\n"),
@@ -233,7 +235,7 @@ EDITS = [
     include("arch/x86/gdbsx.c", "#include <asm/p2m.h>"),
     also("arch/x86/gdbsx.c", "dbg_hvm_va2mfn(", "if ( p2m_is_readonly(gfntype) && toaddr )", "before", DEBUGGER),
 
-    # A page that is given back.
+    # A page that the guest gives back.
     include("common/memory.c", "#include <xsm/xsm.h>"),
     also("common/memory.c", "int guest_remove_page(", "mfn = get_gfn_query(d, gmfn, &p2mt);", "before", " again:\n"),
     also("common/memory.c", "int guest_remove_page(", "if ( unlikely(p2m_is_paging(p2mt)) )", "before", REMOVE),

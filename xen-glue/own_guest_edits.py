@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What makes Xen wait for the pages of a guest that it runs for, instead of failing (shim/pin.c says how)."""
+"""Edits that make Xen wait for pages of the guest that it runs for, instead of failing.
+
+shim/pin.c describes how.
+"""
 from edit import also, include, instead
 
 GET_PAGE_IN = "struct page_info *p2m_get_page_from_gfn("
 GET_PAGE = "page = mem_paging_get_page(p2m, gfn, *t, q, page, %s);\n"
 
-# Whether a page is out is looked at first: one that is out has no frame.
+# The first check is whether the page is out: a page that is out has no frame.
 TRANSLATE = """    if ( p2m_is_paging(p2mt) )
     {
         if ( page )
@@ -22,7 +25,8 @@ AGAIN = """        if ( mem_paging_hypercall_again() )
         }
 """
 
-# A record that the guest reads without asking is written whole or not at all: then when the vcpu next runs.
+# A record that the guest reads without a hypercall is written whole or not at all. If it was not
+# written, it is written when the vcpu next runs.
 RUNSTATE = """    if ( mem_paging_runstate(v) )
     {
         update_guest_memory_policy(v, &policy);
@@ -41,11 +45,11 @@ TIME = """    if ( mem_paging_active(v->domain) )
     }
 """
 
-# Lists go on where they missed a page, and what they had done is not done again.
+# A list is continued where it missed a page. What was done before is not done again.
 MEMOP = """    if ( mem_paging_page_was_out() )
         a->preempted = 1;
 """
-# An error is written after the deed: its place must be there before.
+# An error is written after the operation. The page it is written to must be resident before.
 BATCH_ERROR = """        if ( __copy_from_guest_offset(&rc, xatpb->errs, extent, 1) )
             return mem_paging_page_was_out() && extent ? extent : -EFAULT;
 
@@ -87,7 +91,7 @@ RETRY_EDITS = [
     include(P2M, "#include <asm/vm_event.h>"),
     include(DISPATCH, "#include <asm/multicall.h>"),
 
-    # A page of the running vcpu's own domain is looked up: missed, or pinned.
+    # A page of the running vcpu's own domain is looked up: it is missed, or pinned.
     also(P2M, GET_PAGE_IN, "p2m_read_unlock(p2m);", "after", "        " + GET_PAGE % "false"),
     also(P2M, GET_PAGE_IN, "put_gfn(p2m->domain, gfn_x(gfn));", "after", "    " + GET_PAGE % "true"),
     also(HVM, "enum hvm_translation_result hvm_translate_get_page(", "page = get_page_from_gfn(", "after", TRANSLATE),
@@ -95,7 +99,7 @@ RETRY_EDITS = [
     also("arch/x86/domain.c", "bool update_runstate_area(", "memcpy(&runstate, &v->runstate", "before", RUNSTATE),
     also("arch/x86/time.c", "bool update_secondary_system_time(", "/* 1. Update userspace version. */", "before", TIME),
 
-    # Hypercalls: those that missed a page are executed again.
+    # Hypercalls that missed a page are executed again.
     also(DISPATCH, HYPERCALL, "ret = viridian_hypercall(regs);", "before", "        mem_paging_hypercall();\n"),
     also(DISPATCH, HYPERCALL, "ret = viridian_hypercall(regs);", "after", "        mem_paging_hypercall_again();\n"),
     also(DISPATCH, HYPERCALL, "curr->hcall_preempted = false;", "after", "    mem_paging_hypercall();\n"),

@@ -20,13 +20,13 @@ struct p2m_rs;
  */
 size_t p2m_rs_state_size(uint32_t max_vcpus);
 /*
- * Sets up the state of a domain in memory of that size. Once, before anybody
- * else sees it.
+ * Initialises the state of a domain in memory of that size. Called once,
+ * before anybody else sees the state.
  */
 void p2m_rs_state_init(void *memory, struct domain *d, uint32_t max_vcpus);
 /*
- * Attaches a pager: the port of its event channel, or a negative errno.
- * Domctl lock held, so that it is alone.
+ * Attaches a pager. Yields the port of its event channel, or a negative
+ * errno. Domctl lock held, so that nothing else runs at the same time.
  */
 int p2m_rs_enable(struct p2m_rs *state);
 /*
@@ -34,8 +34,8 @@ int p2m_rs_enable(struct p2m_rs *state);
  */
 bool p2m_rs_is_enabled(struct p2m_rs *state);
 /*
- * Detaches the pager: 0, or -EBUSY while vcpus are queued for the ring.
- * Domctl lock held, the domain paused.
+ * Detaches the pager: 0, or -EBUSY while vcpus are in the wait queue. Domctl
+ * lock held, the domain paused.
  */
 int p2m_rs_disable(struct p2m_rs *state);
 /*
@@ -50,55 +50,57 @@ void p2m_rs_shut_down(struct p2m_rs *state);
 int p2m_rs_memop(struct p2m_rs *state, uint8_t op, uint64_t gfn, uint64_t buffer);
 /*
  * One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for
- * one page; `items` are `count` pairs of words in Xen's own memory (a page,
- * and what is the buffer before and 0 or a negative errno after). 0, or a
+ * one page. `items` are `count` pairs of words in Xen's own memory: the page,
+ * and its buffer, which is replaced by 0 or a negative errno. Yields 0, or a
  * negative errno if nothing was done. No locks held.
  */
 int p2m_rs_memop_many(struct p2m_rs *state, uint8_t op, uint64_t *items, uint32_t count);
 /*
- * The accessed bits of 64 gfns for each of `count` words in Xen's own memory,
- * from `gfn` on: read and cleared. 0, or a negative errno: -EOPNOTSUPP where
- * the p2m has none. No locks held.
+ * Reads and clears accessed bits: one of `count` words in Xen's own memory
+ * for every 64 gfns, from `gfn` on. Yields 0, or a negative errno:
+ * -EOPNOTSUPP where the p2m has none. No locks held.
  */
 int p2m_rs_access_bits(struct p2m_rs *state, uint64_t gfn, uint64_t *words, uint32_t count);
 /*
- * The running vcpu (of this domain or another) needs a page with all rights:
- * 0 if it shall try again, -EOPNOTSUPP if there is nobody to bring the page.
- * A vcpu of the domain itself has been paused until the page is home. The p2m
+ * The running vcpu (of this domain or another) needs a page with all rights.
+ * Yields 0 if it shall try again, -EOPNOTSUPP if no pager can bring the page.
+ * A vcpu of the domain itself is paused until the page is resident. The p2m
  * lock may be held, but need not be.
  */
 int p2m_rs_populate(struct p2m_rs *state, uint64_t gfn);
 /*
  * The running vcpu hit an entry of a paging type. `cause`: the exit
  * qualification of an EPT violation (`ept`), or the error code of a nested
- * page fault. As p2m_rs_populate, but a read of a nominated page asks for
- * nothing. No locks held.
+ * page fault. Otherwise as p2m_rs_populate, except that a read of a nominated
+ * page makes no request. No locks held.
  */
 int p2m_rs_fault(struct p2m_rs *state, uint64_t gfn, uint64_t cause, bool ept);
 /*
- * What becomes of a map from outside of a gfn of this p2m type, which has a
- * frame or none: 0 not paging's business, 1 it is mapped, 2 p2m_rs_populate
- * and then again. A pager maps as a reader. Any locks.
+ * Decides on a foreign map of a gfn of this p2m type, which has a frame or
+ * none. Yields 0 if the type is not a paging type, 1 if the page is to be
+ * mapped, 2 if the caller shall call p2m_rs_populate and then try again. A
+ * pager maps as a reader. Any locks.
  */
 uint32_t p2m_rs_map(uint32_t p2mt, bool has_frame, bool write);
 /*
  * The permission bits of an entry of this p2m type, in EPT or in AMD's nested
- * page table; all ones if the type is not paging's. Any locks.
+ * page table; all ones if the type is not a paging type. Any locks.
  */
 uint64_t p2m_rs_permissions(uint32_t p2mt, bool ept);
 /*
- * The running vcpu gives back a page of a paging type: 0; 1 if it is of none
- * any more, so that the caller looks again; -EAGAIN if the pager cannot be
- * told now; another negative errno if the entry cannot be changed. The p2m
- * lock may be held, but need not be.
+ * The running vcpu gives back a page of a paging type. Yields 0; 1 if the
+ * page has no paging type any more, so that the caller looks again; -EAGAIN
+ * if the pager cannot be told now; another negative errno if the entry cannot
+ * be changed. The p2m lock may be held, but need not be.
  */
 int p2m_rs_drop(struct p2m_rs *state, uint64_t gfn);
 /*
- * The pager sent its event. No locks held.
+ * The pager has sent an event. No locks held.
  */
 void p2m_rs_on_event(struct p2m_rs *state);
 /*
- * Prints what has happened so far, and who waits. Any locks.
+ * Prints counters of what has happened so far, and which vcpus wait. Any
+ * locks.
  */
 void p2m_rs_print(struct p2m_rs *state);
 

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which pages a guest uses: accessed and dirty bits of the host p2m's entries,
- * which AMD's nested paging sets by itself. Intel's EPT does so where the CPU can
- * and Xen has turned it on, which it does while a domain logs dirty pages (PML),
- * and while one is paged.
+ * Which pages a guest uses: accessed and dirty bits of the host p2m's entries.
+ * AMD's nested paging sets them always. Intel's EPT sets them if the CPU can
+ * and Xen has turned it on. Xen does so while a domain logs dirty pages (PML),
+ * and while a domain has a pager.
  *
- * With EPT's bits on, the CPU's walks of the guest's page tables count as writes
- * of the tables. A nominated page that is a table in use is thus written, as the
- * guest's own setting of accessed bits would: it goes home, and its evict is
- * refused. A table that is read-only for another reason (p2m_ram_ro) takes the
- * violations of writes, as it does under PML.
+ * With EPT's bits on, the CPU's walks of the guest's page tables count as
+ * writes of the tables. A nominated page that is a table in use is thus
+ * written, as if the guest had set accessed bits itself: the page is restored,
+ * and its evict is refused. A table that is read-only for another reason
+ * (p2m_ram_ro) causes violations of writes, as it does under PML.
  */
 
 #include <xen/domain_page.h>
@@ -29,12 +29,12 @@
 /* Gfns of a word; words under one hold of the p2m lock (ACCESS_BITS_CHUNK). */
 #define WORD_GFNS 64
 #define CHUNK 64
-/* Gfns of a call, at most (MemPagingOp::ACCESS_BITS_GFNS). */
+/* Gfns of one call, at most (MemPagingOp::ACCESS_BITS_GFNS). */
 #define CALL_GFNS 16384
 
 #define TOP_ORDER (3 * PAGETABLE_ORDER)
 
-/* Frame and superpage bit are the same; an entry without rights is no entry. */
+/* Same frame, same superpage bit. An entry without rights counts as none. */
 struct format {
     uint64_t present, accessed, dirty;
 };
@@ -43,8 +43,8 @@ static const struct format npt = { _PAGE_PRESENT, _PAGE_ACCESSED, _PAGE_DIRTY };
 static const struct format ept = { 7, 1u << 8, 1u << 9 };
 
 /*
- * Caller holds: the p2m lock. The entry that maps the gfn, mapped itself: 2^order
- * gfns are behind it. Entries of all levels have these bits in one place.
+ * Caller holds: the p2m lock. Maps the entry that maps the gfn; the entry
+ * covers 2^order gfns. Entries of all levels have these bits in one place.
  */
 static uint64_t *map_entry(const struct p2m_domain *p2m,
                            const struct format *format, uint64_t gfn,
@@ -69,7 +69,7 @@ static uint64_t *map_entry(const struct p2m_domain *p2m,
     }
 }
 
-/* Caller holds: the p2m lock. Those of the bits that are set; `clear` go. */
+/* Caller holds: the p2m lock. Yields which bits are set, and clears `clear`. */
 static uint64_t take_bits(const struct format *format, uint64_t *entry,
                           uint64_t clear)
 {
@@ -86,9 +86,10 @@ static uint64_t take_bits(const struct format *format, uint64_t *entry,
 }
 
 /*
- * Caller holds: the p2m lock. For each 64 gfns from `gfn` on, a multiple of 64,
- * two words that are zero: accessed, dirty. 0 or a negative errno; no CPU goes
- * on with what was cleared.
+ * Caller holds: the p2m lock. Writes two words, which must be zero before, for
+ * each 64 gfns from `gfn` on, a multiple of 64: accessed, dirty. 0 or a
+ * negative errno. Afterwards no CPU uses a translation from before the bits
+ * were cleared.
  */
 int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
                                     uint64_t *uses, uint32_t count,
@@ -101,7 +102,7 @@ int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
     if ( !hap_enabled(d) || (cpu_has_vmx && !p2m->ept.ad) )
         return -EOPNOTSUPP;
 
-    /* Dirty bits that PML has logged stay: else it would log the page again. */
+    /* Dirty bits that PML has logged stay set: else it would log them again. */
     if ( both && !(cpu_has_vmx && vmx_domain_pml_enabled(d)) )
         clear |= format->dirty;
 
@@ -113,9 +114,9 @@ int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
         if ( order )
         {
             /*
-             * A large page, or a hole as large, which is used as a whole. If
-             * only a part of it is asked about, then the part that ends it
-             * clears the bits: those before must not lose them.
+             * A large page, or a hole as large, is used as a whole. If only a
+             * part of it is asked about, only the part with its last gfn clears
+             * the bits: the earlier parts must not lose them.
              */
             uint64_t end = (gfn | ((1UL << order) - 1)) + 1;
             uint64_t bits;
@@ -147,7 +148,7 @@ int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
     }
 
     /*
-     * A CPU that remembers an entry as it was would not note the next use. Nobody
+     * A CPU that remembers the old entry would not note the next use. Nobody
      * but us knows that bits were cleared.
      */
     if ( seen & clear )
@@ -165,16 +166,16 @@ int xen_shim_read_clear_access_bits(struct domain *d, uint64_t gfn,
 }
 
 /*
- * Caller holds: the domctl lock. Whether EPT's accessed bits are wanted. Not where a
- * monitor watches the guest's memory: to it the CPU's walks of a table that it has
- * made read-only would be writes.
+ * Caller holds: the domctl lock. Whether EPT's accessed bits are wanted. They
+ * are not where a monitor watches the guest's memory: the CPU's walk of a table
+ * that the monitor has made read-only would be reported as a write.
  */
 bool mem_paging_wants_ad(const struct domain *d)
 {
     return mem_paging_active(d) && !vm_event_check_ring(d->vm_event_monitor);
 }
 
-/* Caller holds: the domctl lock. A pager or a monitor comes, or has gone. */
+/* Caller holds: the domctl lock. A pager or a monitor is attached or gone. */
 void mem_paging_track_access_bits(struct domain *d)
 {
     if ( !cpu_has_vmx || !cpu_has_vmx_ept_ad || !is_hvm_domain(d) ||
@@ -187,9 +188,9 @@ void mem_paging_track_access_bits(struct domain *d)
 }
 
 /*
- * Caller holds: a reference to the domain. A word for every 64 gfns from mpo->gfn
- * to the next multiple of CALL_GFNS goes to mpo->buffer; both move on with what
- * has been done. -ERESTART: to be called again with what is left.
+ * Caller holds: a reference to the domain. Copies a word for every 64 gfns from
+ * mpo->gfn to the next multiple of CALL_GFNS to mpo->buffer. Both fields
+ * advance by what has been done. -ERESTART: call again for what is left.
  */
 int mem_paging_access_bits(struct domain *d, xen_mem_paging_op_t *mpo)
 {

@@ -53,11 +53,11 @@ uint32_t xen_shim_domain_properties(struct domain *d)
     return (is_hvm_domain(hardware_domain) ? 1 : 0) |
            (hap_enabled(d) ? 2 : 0) |
            (is_iommu_enabled(d) ? 4 : 0) |
-           /* A domain that is not translated has no p2m to look into. */
+           /* A domain that is not translated has no p2m. */
            ((hap_enabled(d) && p2m_pod_active(d)) ? 8 : 0) |
-           /* The faults of its own guests are not looked at. */
+           /* Faults of its own nested guests do not reach paging. */
            (nestedhvm_enabled(d) ? 16 : 0) |
-           /* One view could go on writing a frame that is nominated in another. */
+           /* One view could write a frame that is nominated in another. */
            (altp2m_active(d) ? 32 : 0);
 }
 
@@ -112,8 +112,8 @@ void xen_shim_print(const uint8_t *text, uint32_t len)
 }
 
 /*
- * Caller holds: possibly the p2m lock. A vcpu of the domain's own must not meet
- * the same again and again until the crash takes effect.
+ * Caller holds: possibly the p2m lock. A vcpu of the domain itself must not hit
+ * the same fault again and again until the crash takes effect.
  */
 void xen_shim_crash(struct domain *d)
 {
@@ -122,7 +122,7 @@ void xen_shim_crash(struct domain *d)
     domain_crash(d);
 }
 
-/* Caller holds: anything, which is why there is no way back. */
+/* Caller holds: any locks, so it cannot return. */
 void xen_shim_panic(void)
 {
     BUG();

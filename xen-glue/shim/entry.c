@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Memory paging for the rest of Xen: what used to be mem_paging.c and the
- * paging half of vm_event.c.
+ * Memory paging for the rest of Xen: replaces mem_paging.c and the paging half
+ * of vm_event.c.
  */
 
 #include <xen/event.h>
@@ -24,7 +24,7 @@
 
 /*
  * Whether an entry of each paging type gives the guest the rights that the crate
- * reckons with, and no other type is of paging.
+ * expects, and whether no other type is a paging type.
  */
 static bool rights_agree(const struct domain *d)
 {
@@ -59,16 +59,17 @@ static void cf_check later(void *data)
     p2m_rs_on_event(d->p2m_rs);
 }
 
-/* Caller holds: anything. The pager's event is looked at again, soon. */
+/* Caller holds: anything. The pager's event is handled again, soon. */
 void xen_shim_defer_event(struct domain *d)
 {
     tasklet_schedule(d->mem_paging_later);
 }
 
 /*
- * Caller holds: the domctl lock; the domain is paused. As p2m_rs_enable(), for a
- * domain that has no state yet. A refusal leaves none: nobody sees the state
- * before paging is enabled, and then it stays until the domain is freed.
+ * Caller holds: the domctl lock; the domain is paused. As p2m_rs_enable(), for
+ * a domain that has no state yet. A refusal leaves no state: nobody sees the
+ * state before paging is enabled. From then on it stays until the domain is
+ * freed.
  */
 static int enable_first(struct domain *d)
 {
@@ -161,21 +162,21 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     }
 }
 
-/* Added to an operation: on many pages (MemPagingOp::MANY). */
+/* Added to an operation: for many pages (MemPagingOp::MANY). */
 #define MANY 16
-/* On many pages only: what is in them (MemPagingOp::OP_READ). */
+/* For many pages only: reads their contents (MemPagingOp::OP_READ). */
 #define READ 8
-/* On many pages only: they stay after all (MemPagingOp::OP_RESTORE). */
+/* For many pages only: makes them resident again (MemPagingOp::OP_RESTORE). */
 #define RESTORE 9
 /* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
 #define ACCESS_BITS 32
-/* Pages between two looks whether somebody else wants the CPU. */
+/* Pages between two checks whether somebody else wants the CPU. */
 #define CHUNK 64
 
 /*
  * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
- * are at mpo->buffer; both move on with what has been done. -ERESTART: to be
- * called again with what is left.
+ * are at mpo->buffer. Both fields advance by what has been done. -ERESTART:
+ * call again for what is left.
  */
 static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
 {
@@ -191,7 +192,7 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
         int rc;
 
         at = guest_handle_from_ptr((void *)mpo->buffer.p, uint64_t);
-        /* Results that could not be told would be lost: written back before, too. */
+        /* Results that cannot be copied out would be lost: try it before. */
         if ( copy_from_guest(items, at, 2 * n) ||
              copy_to_guest(at, items, 2 * n) )
             return -EFAULT;
@@ -213,7 +214,7 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
     return 0;
 }
 
-/* Caller holds: a reference to the domain. What may take long, and is preempted. */
+/* Caller holds: a reference to the domain. Operations that may be preempted. */
 static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo,
                       XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
@@ -266,12 +267,12 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     return rc;
 }
 
-/* The guest cannot go on, and nobody will bring its page. */
+/* The guest cannot go on: nobody will bring its page. */
 static void no_pager(struct domain *d, unsigned long gfn)
 {
     gdprintk(XENLOG_ERR, "%pd paging gfn %"PRI_gfn" yet no ring in place\n",
              d, gfn);
-    /* The vcpu must not fault on the page for ever until the crash takes effect. */
+    /* Until the crash takes effect, the vcpu must not fault again and again. */
     if ( current->domain == d )
         vcpu_pause_nosync(current);
     domain_crash(d);
@@ -294,7 +295,7 @@ void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 /*
  * Caller holds: anything that may be held around the p2m lock. Somebody looked up
  * a gfn to use it from outside, and found this type, and a frame or none. Whether
- * it must be tried again: then it has been asked for.
+ * the caller must try again; the page has been requested then.
  */
 bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
                        bool has_frame, bool write)
@@ -310,7 +311,7 @@ bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
     return true;
 }
 
-/* As mem_paging_no_use(), with the page that was found, if any: it is put then. */
+/* As mem_paging_no_use(). Puts the page if the caller must try again. */
 bool mem_paging_map_refused(struct domain *d, gfn_t gfn, unsigned int t,
                             struct page_info *page, bool write)
 {
@@ -324,8 +325,8 @@ bool mem_paging_map_refused(struct domain *d, gfn_t gfn, unsigned int t,
 }
 
 /*
- * Caller holds: possibly the p2m lock. 0: removed; > 0: not of a paging type
- * (any more), look again; < 0: -EAGAIN if the pager cannot be told now.
+ * Caller holds: possibly the p2m lock. 0: removed. > 0: not of a paging type,
+ * or not any more: look again. < 0: -EAGAIN if the pager cannot be told now.
  */
 int mem_paging_remove_page(struct domain *d, unsigned long gfn)
 {
@@ -334,8 +335,8 @@ int mem_paging_remove_page(struct domain *d, unsigned long gfn)
 }
 
 /*
- * Caller holds: nothing. Responses on the rings of monitor and sharing have no
- * word in paging.
+ * Caller holds: nothing. Responses on the rings of monitor and sharing do not
+ * concern paging.
  */
 void p2m_mem_paging_resume(struct domain *d, struct vm_event_st *rsp)
 {
@@ -354,12 +355,12 @@ void mem_paging_cleanup(struct domain *d)
         return;
 
     p2m_rs_shut_down(d->p2m_rs);
-    /* Nobody schedules it any more. */
+    /* The scheduler does not run it any more. */
     tasklet_kill(d->mem_paging_later);
     mem_paging_pin(d, false);
 }
 
-/* Caller: the last reference to the domain is gone. */
+/* Caller: has dropped the last reference to the domain. */
 void mem_paging_free(struct domain *d)
 {
     XFREE(d->p2m_rs);
@@ -379,7 +380,7 @@ void mem_paging_dump(const struct domain *d)
     p2m_rs_print(d->p2m_rs);
     mem_paging_pin_dump(d);
 
-    /* While nobody holds it for writing no flush is deferred. */
+    /* No flush is deferred while nobody holds the lock for writing. */
     p2m_read_lock(p2m);
     defer_flush = p2m->defer_flush;
     p2m_read_unlock(p2m);

@@ -14,7 +14,7 @@ void xen_shim_lock_init(void *lock)
     spin_lock_init((spinlock_t *)lock);
 }
 
-/* Caller holds: possibly the p2m lock, of somebody further up; never this one. */
+/* Caller holds: possibly the p2m lock, taken further up; never this one. */
 void xen_shim_lock(void *lock)
 {
     spin_lock((spinlock_t *)lock);

@@ -30,7 +30,7 @@ void mem_paging_free(struct domain *d);
 void mem_paging_dump(const struct domain *d);
 bool mem_paging_active(const struct domain *d);
 
-/* The rights of an entry, in Xen's own p2m-ept.c and p2m-pt.c. */
+/* The rights of an entry: in Xen's own p2m-ept.c and p2m-pt.c. */
 uint64_t mem_paging_ept_permissions(const struct p2m_domain *p2m,
                                     unsigned int type);
 uint64_t mem_paging_npt_permissions(const struct p2m_domain *p2m,
@@ -47,10 +47,10 @@ bool mem_paging_wants_ad(const struct domain *d);
 void mem_paging_ept_ad(struct domain *d);
 int mem_paging_access_bits(struct domain *d, struct xen_mem_paging_op *mpo);
 
-/* A record that the guest reads without asking: runstate.c. */
+/* A record that the guest reads without a hypercall: runstate.c. */
 bool mem_paging_runstate(struct vcpu *v);
 
-/* Pages that the running vcpu misses, or needs until it has got on: pin.c. */
+/* Pages that the running vcpu misses, or needs to make progress: pin.c. */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
                                       unsigned int type, unsigned int query,
                                       struct page_info *page, bool last);

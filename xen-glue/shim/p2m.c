@@ -14,13 +14,13 @@
 
 #include "../mm-locks.h"
 
-/* Caller holds: nothing of a higher order; possibly this lock, which is recursive. */
+/* Caller holds: nothing of a higher order; possibly this lock (recursive). */
 void xen_shim_p2m_lock(struct domain *d)
 {
     gfn_lock(p2m_get_hostp2m(d), _gfn(0), 0);
 }
 
-/* Caller holds: the p2m lock. A flush that is still owed is done. */
+/* Caller holds: the p2m lock. Does a flush that is still owed. */
 void xen_shim_p2m_unlock(struct domain *d)
 {
     gfn_unlock(p2m_get_hostp2m(d), _gfn(0), 0);
@@ -45,7 +45,7 @@ struct xen_shim_entry xen_shim_get_entry(struct domain *d, uint64_t gfn)
 
 /*
  * Caller holds: the p2m lock. An entry that is removed gets the default access
- * rights, any other keeps those that it has.
+ * rights. Any other entry keeps its access rights.
  */
 int xen_shim_set_entry(struct domain *d, uint64_t gfn, uint64_t mfn,
                        uint32_t p2mt, uint32_t access)
@@ -73,15 +73,16 @@ void xen_shim_flush(struct domain *d)
 /*
  * Caller holds: the p2m lock and the paging lock. An entry of AMD's that was
  * present has been replaced. Whether the flush is left to the next
- * p2m_tlb_flush_sync(), or to the p2m's unlock, as EPT has it.
+ * p2m_tlb_flush_sync(), or to the p2m's unlock, as EPT's code does.
  *
- * It is for changes that memory paging makes, to or from one of its types. It
- * frees a frame that it has taken out of an entry after p2m_tlb_flush_sync() only
- * (xen_shim_flush()), and a page that goes home keeps its frame and gets more rights.
- * No page table is freed behind an entry of level 1; whoever replaces an entry of
- * another level flushes at once, and that flush covers what is still owed. All
- * other changes are flushed at once, as are those of a domain with nested
- * virtualisation, whose nested p2ms are derived from this one.
+ * Only changes that memory paging makes, to or from one of its types, are
+ * deferred. Paging frees a frame that it has taken out of an entry only after
+ * p2m_tlb_flush_sync() (xen_shim_flush()). A page that is restored keeps its
+ * frame and gets more rights. No page table is freed behind a level-1 entry.
+ * Whoever replaces an entry of another level flushes at once, and that flush
+ * covers the owed one. All other changes are flushed at once. So are those of a
+ * domain with nested virtualisation, whose nested p2ms are derived from this
+ * one.
  */
 bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
                             mfn_t old_mfn, unsigned int new_type,

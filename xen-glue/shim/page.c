@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Frames: who uses them, where they come from, where they go.
+ * Frames: their users, their allocation and their release.
  */
 
 #include <xen/domain_page.h>
@@ -14,8 +14,8 @@
 #include "../mm-locks.h"
 
 /*
- * A frame whose allocation has been given up lives on for somebody else's sake
- * alone: it counts as used, however few references it has.
+ * A frame whose allocation has been given up lives on only because somebody
+ * else refers to it: it counts as used, however few references it has.
  */
 static uint32_t references(const struct page_info *page)
 {
@@ -43,7 +43,7 @@ struct xen_shim_users xen_shim_page_users(uint64_t mfn)
     };
 }
 
-/* Caller holds: the p2m lock. NULL: not a frame of the domain's any more. */
+/* Caller holds: the p2m lock. NULL: not a frame of the domain any more. */
 struct xen_shim_page_ref xen_shim_page_get(struct domain *d, uint64_t mfn)
 {
     struct page_info *page = mfn_to_page(_mfn(mfn));
@@ -64,7 +64,7 @@ void xen_shim_page_put(struct page_info *page)
 
 /*
  * Caller holds: a reference; possibly the p2m lock. No entry refers to the
- * frame, and if one did, the flush has been done. One that is to be scrubbed
+ * frame. If one did, the flush has been done. A frame that is to be scrubbed
  * has no other user.
  */
 void xen_shim_page_release(struct page_info *page, bool scrub)
@@ -82,8 +82,8 @@ uint64_t xen_shim_page_mfn(struct page_info *page)
 }
 
 /*
- * Caller holds: the p2m lock, nothing of a higher order. Yields a reference
- * beside the allocation.
+ * Caller holds: the p2m lock, nothing of a higher order. Yields a frame, with a
+ * reference beside the allocation.
  */
 struct page_info *xen_shim_page_alloc(struct domain *d)
 {
@@ -96,7 +96,7 @@ struct page_info *xen_shim_page_alloc(struct domain *d)
 
     if ( unlikely(!get_page(page, d)) )
     {
-        /* Nobody can know the frame yet: something is badly wrong. */
+        /* Nobody else can know the frame yet, so an invariant is broken. */
         gprintk(XENLOG_ERR, "%pd: fresh page in unexpected state\n", d);
         domain_crash(d);
         return NULL;
@@ -122,8 +122,8 @@ static XEN_GUEST_HANDLE_64(const_uint8) buffer_handle(uint64_t buffer)
 
 /*
  * Caller holds: the p2m lock of a domain that is not the current one. The
- * current domain is the control domain and PV: copying from it may fault, but
- * takes none of the locks that its own p2m would need, nor does it sleep.
+ * current domain is the control domain, and PV. A copy from it may fault. It
+ * takes none of the locks that its own p2m would need, and does not sleep.
  */
 bool xen_shim_page_fill(struct page_info *page, uint64_t buffer)
 {
@@ -136,8 +136,8 @@ bool xen_shim_page_fill(struct page_info *page, uint64_t buffer)
 }
 
 /*
- * Caller holds: nothing. What is in a page of a paging type that has its frame;
- * nobody in the guest writes it meanwhile. 0 or a negative errno.
+ * Caller holds: nothing. Copies the contents of a page of a paging type that
+ * has its frame. The guest does not write it meanwhile. 0 or a negative errno.
  */
 int xen_shim_page_read(struct domain *d, uint64_t gfn, uint64_t buffer)
 {

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Pages that a vcpu needs until it has got on.
+ * Pins the pages that a vcpu needs to make progress.
  *
- * What a vcpu does (an instruction, the delivery of an event, a hypercall) may
- * take many pages at once: code, data, stack, tables on the way to each.
- * Whatever is out is waited for, page after page, and then the vcpu begins
- * again. So that it ever gets to the end, the pages that it has waited for and
- * those that Xen has used for it are pinned: a reference to each makes the pager
- * leave it alone. They are unpinned when the vcpu halts, when the guest gives one
- * back, when the pager goes, and when there are too many one that was needed
- * longest ago. The end of a hypercall says nothing: it may have been one of an
- * interrupt's, amid another that waits.
+ * One step of a vcpu (an instruction, the delivery of an event, a hypercall)
+ * may need many pages at once: code, data, stack, and the page tables of each.
+ * The vcpu waits for one page that is out after the other, and then begins the
+ * step again. So that the step completes, the pages that the vcpu has waited
+ * for and those that Xen has used for it are pinned: the pager does not
+ * nominate a page to which there is another reference. Pages are unpinned when
+ * the vcpu halts, when the guest gives one back and when the pager is detached.
+ * If there are too many, one whose last use is longest ago is unpinned. The end
+ * of a hypercall unpins nothing: the hypercall may belong to an interrupt that
+ * came while another hypercall waits.
  *
- * A hypercall that misses a page never fails for it: it is executed again when
- * the page is home (hvm_hypercall()). Hypercalls do nothing that cannot be done
- * again before they have read their arguments, and what they write afterwards
- * goes to pages that they have read, which are pinned. Those that work off a list
- * are continued where they missed.
+ * A hypercall that misses a page does not fail: it is executed again when the
+ * page is resident (hvm_hypercall()). Before a hypercall has read its
+ * arguments, it does nothing that cannot be done twice. What it writes
+ * afterwards goes to pages that it has read, which are pinned. Hypercalls that
+ * process a list are continued where they missed a page.
  */
 
 #include <xen/mm.h>
@@ -30,20 +31,20 @@
 #include <asm/p2m_rs.h>
 
 /*
- * More than a step of a hypercall and the interrupts amid it need. A frame can be
- * in one set only, so that few pointers have to be looked at.
+ * More than one step of a hypercall and the interrupts during it need. A frame
+ * can be in one set only, so that few pointers have to be compared.
  */
 #define SETS 8
 #define WAYS 16
 
 struct mem_paging_vcpu {
-    /* The vcpu itself adds pages, and who wakes it. A leaf. */
+    /* Taken by the vcpu, to add pages, and by whoever wakes it. A leaf. */
     spinlock_t lock;
-    /* A pager is attached; else nothing is pinned. */
+    /* A pager is attached; without one nothing is pinned. */
     bool on;
-    /* Of each set the one needed last comes first. */
+    /* In each set the page that was needed last is the first. */
     struct page_info *pinned[SETS][WAYS];
-    /* Its own: a page was missed, and the vcpu is paused for it. */
+    /* Used by the vcpu only: it missed a page and is paused for it. */
     bool missed;
     unsigned long again;
 };
@@ -74,7 +75,7 @@ static struct page_info **set_of(struct mem_paging_vcpu *pv,
 {
     unsigned long mfn = mfn_x(page_to_mfn(page));
 
-    /* Neighbours are in different sets. */
+    /* Neighbouring frames are in different sets. */
     return pv->pinned[(mfn ^ (mfn >> PAGETABLE_ORDER)) % SETS];
 }
 
@@ -88,7 +89,7 @@ static void pin_page(struct domain *d, struct mem_paging_vcpu *pv,
     struct page_info **set = set_of(pv, page), *last = NULL;
     unsigned int i;
 
-    /* Needed last, too. If it is unpinned just now, then it is so afterwards. */
+    /* It is needed last, too. If it is unpinned just now, it stays so. */
     if ( !read_atomic(&pv->on) || read_atomic(&set[0]) == page )
         return;
 
@@ -117,15 +118,15 @@ static void pin_page(struct domain *d, struct mem_paging_vcpu *pv,
 
     /*
      * The guest may have given the page back meanwhile. Either
-     * mem_paging_page_removed() has seen it in the set, or this sees that it is
-     * not allocated any more.
+     * mem_paging_page_removed() has seen it in the set, or this check sees that
+     * it is not allocated any more.
      */
     smp_mb();
     if ( unlikely(!(read_atomic(&page->count_info) & PGC_allocated)) )
         mem_paging_page_removed(d, page);
 }
 
-/* Unpins all, set by set. */
+/* Unpins all pages, set by set. */
 static void unpin_all(struct mem_paging_vcpu *pv)
 {
     struct page_info *pinned[WAYS];
@@ -147,8 +148,8 @@ static void unpin_all(struct mem_paging_vcpu *pv)
 }
 
 /*
- * Caller holds: the domctl lock, or the domain is dying. A pager comes, or has
- * gone: without one nothing is pinned.
+ * Caller holds: the domctl lock, or the domain is dying. A pager is attached,
+ * or has been detached: without one nothing is pinned.
  */
 void mem_paging_pin(struct domain *d, bool on)
 {
@@ -168,9 +169,9 @@ void mem_paging_pin(struct domain *d, bool on)
 }
 
 /*
- * Caller holds: a reference to the page, which is in the physmap no more and not
- * allocated any more (PGC_allocated); possibly the p2m lock. The domain is not to be
- * charged for it because it is pinned.
+ * Caller holds: a reference to the page, which has left the physmap and is not
+ * allocated any more (PGC_allocated); possibly the p2m lock. Unpins the page,
+ * so that the domain is not charged for it.
  */
 void mem_paging_page_removed(struct domain *d, struct page_info *page)
 {
@@ -199,7 +200,7 @@ void mem_paging_page_removed(struct domain *d, struct page_info *page)
     }
 }
 
-/* Caller holds: nothing. The page that the vcpu has waited for is home. */
+/* Caller holds: nothing. The page that the vcpu has waited for is resident. */
 void xen_shim_pin_page(struct domain *d, uint32_t vcpu, uint64_t gfn)
 {
     struct page_info *page;
@@ -218,12 +219,13 @@ void xen_shim_pin_page(struct domain *d, uint32_t vcpu, uint64_t gfn)
 }
 
 /*
- * Caller holds: anything that may be held around the p2m lock. Xen has looked up
- * a gfn with this query, and found this type and perhaps a page. For the running
- * vcpu of the domain a page that is out, or on its way, is missed: it gets NULL,
- * and the vcpu waits as soon as it is back in the scheduler. A page that it gets
- * is pinned. Only the last look says that a page is missed: it may come home before
- * that one, and then what needs it goes on and must not be done again.
+ * Caller holds: anything that may be held around the p2m lock. Xen has looked
+ * up a gfn with this query, and found this type and perhaps a page. If the
+ * caller runs for a vcpu of the domain and the page is out or in flight, the
+ * page is missed: the lookup yields NULL, and the vcpu waits as soon as it is
+ * back in the scheduler. A page that the vcpu gets is pinned. Only the last
+ * lookup decides that a page is missed: if the page becomes resident before
+ * that lookup, the operation goes on and must not be executed again.
  */
 struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
                                       unsigned int type, unsigned int query,
@@ -259,7 +261,7 @@ struct page_info *mem_paging_get_page(struct p2m_domain *p2m, gfn_t gfn,
     return page;
 }
 
-/* Caller: the running vcpu. Whether it has missed a page since its hypercall began. */
+/* Caller: the running vcpu. Whether it missed a page in this hypercall. */
 bool mem_paging_page_was_out(void)
 {
     const struct mem_paging_vcpu *pv = paged_vcpu(current);
@@ -277,8 +279,8 @@ void mem_paging_hypercall(void)
 }
 
 /*
- * Caller: the running vcpu has done a hypercall, as far as it went. Whether it is
- * to be executed again as it was.
+ * Caller: the running vcpu has done a hypercall, as far as it got. Whether the
+ * hypercall is to be executed again with the same arguments.
  */
 bool mem_paging_hypercall_again(void)
 {
@@ -289,7 +291,7 @@ bool mem_paging_hypercall_again(void)
 
     pv->again++;
 
-    /* Not if it is to be continued where it has got to. */
+    /* Not if it is to be continued at the point that it has reached. */
     return !current->hcall_preempted;
 }
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a vcpu's time goes into: a record in the guest's memory that it reads
- * without asking, written whenever the vcpu is put on a CPU or taken off it. It
- * is written whole, or not at all and then when the vcpu next runs; and with one
- * walk of the guest's page table, for each of its tables is a page that is looked
- * up and pinned.
+ * The times that a vcpu spent in each state: a record in the guest's memory
+ * that the guest reads without a hypercall. Xen writes it whenever the vcpu is
+ * put on a CPU or taken off it. The record is written whole or not at all. If
+ * it was not written, it is written when the vcpu next runs. The guest's page
+ * table is walked once for it, because each table is a page that is looked up
+ * and pinned.
  */
 
 #include <xen/domain_page.h>
@@ -21,7 +22,7 @@
 
 /*
  * As Xen's update_runstate_area() does: a reader that sees the flag before or
- * after reads again.
+ * after its read reads again.
  */
 static void write_record(const struct vcpu *v, struct vcpu_runstate_info *to)
 {
@@ -46,9 +47,9 @@ static void write_record(const struct vcpu *v, struct vcpu_runstate_info *to)
 }
 
 /*
- * Caller: the running vcpu, which has such a record, is put on a CPU or taken off.
- * Whether nothing is left to do: it has been written, or cannot be now. If not, it
- * can be written, piece by piece.
+ * Caller: the running vcpu has such a record, and is put on a CPU or taken off.
+ * True if nothing is left to do: the record has been written, or cannot be
+ * written now. If false, the record can be written piece by piece.
  */
 bool mem_paging_runstate(struct vcpu *v)
 {
@@ -61,7 +62,7 @@ bool mem_paging_runstate(struct vcpu *v)
     if ( !d->mem_paging_vcpu )
         return false;
 
-    /* Of a 32-bit guest, in two pages, or somebody wants to see each access. */
+    /* A 32-bit guest's, in two pages, or somebody wants to see each access. */
     if ( has_32bit_shinfo(d) || v->arch.vm_event ||
          (at & ~PAGE_MASK) > PAGE_SIZE - sizeof(v->runstate) )
     {

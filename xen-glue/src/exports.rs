@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What Xen's C calls. `include/p2m_rs.h` is generated from the signatures and comments here.
+//! The functions that Xen's C calls. `include/p2m_rs.h` is generated from the signatures and
+//! comments here.
 //!
-//! Every function but the first two takes the state of one domain, which Xen keeps from the first
-//! time that paging is enabled until the domain is freed. None of them sleeps.
+//! Every function but the first two takes the state of one domain. Xen keeps the state from the
+//! first time that paging is enabled until the domain is freed. No function sleeps.
 
 use core::fmt::Write;
 use core::ptr::NonNull;
@@ -27,7 +28,8 @@ pub extern "C" fn p2m_rs_state_size(max_vcpus: u32) -> usize {
     State::size(max_vcpus)
 }
 
-/// Sets up the state of a domain in memory of that size. Once, before anybody else sees it.
+/// Initialises the state of a domain in memory of that size. Called once, before anybody else sees
+/// the state.
 ///
 /// # Safety
 ///
@@ -40,8 +42,8 @@ pub unsafe extern "C" fn p2m_rs_state_init(memory: *mut u8, d: *mut Domain, max_
     }
 }
 
-/// Attaches a pager: the port of its event channel, or a negative errno. Domctl lock held, so
-/// that it is alone.
+/// Attaches a pager. Yields the port of its event channel, or a negative errno. Domctl lock held,
+/// so that nothing else runs at the same time.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_enable(state: &State) -> i32 {
     match state.enable() {
@@ -56,8 +58,8 @@ pub extern "C" fn p2m_rs_is_enabled(state: &State) -> bool {
     state.paging.is_enabled()
 }
 
-/// Detaches the pager: 0, or -EBUSY while vcpus are queued for the ring. Domctl lock held, the
-/// domain paused.
+/// Detaches the pager: 0, or -EBUSY while vcpus are in the wait queue. Domctl lock held, the domain
+/// paused.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_disable(state: &State) -> i32 {
     state.disable().map_or_else(Errno::as_return, |()| 0)
@@ -92,7 +94,7 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
             errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_PREP => {
-            // SAFETY: only looks at the address.
+            // SAFETY: only compares the address.
             if !unsafe { shim::xen_shim_buffer_okay(buffer) } {
                 return PrepError::InvalidBuffer.errno().as_return();
             }
@@ -106,9 +108,9 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
     done.map_or_else(Errno::as_return, |()| 0)
 }
 
-/// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page; `items` are
-/// `count` pairs of words in Xen's own memory (a page, and what is the buffer before and 0 or a negative
-/// errno after). 0, or a negative errno if nothing was done. No locks held.
+/// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page. `items`
+/// are `count` pairs of words in Xen's own memory: the page, and its buffer, which is replaced by 0
+/// or a negative errno. Yields 0, or a negative errno if nothing was done. No locks held.
 ///
 /// # Safety
 ///
@@ -140,7 +142,7 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
                 |e: EvictError| e.errno(),
             );
         }
-        // SAFETY: only looks at the addresses.
+        // SAFETY: only compares the addresses.
         MemPagingOp::OP_PREP
             if items
                 .iter()
@@ -162,8 +164,8 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
     0
 }
 
-/// The accessed bits of 64 gfns for each of `count` words in Xen's own memory, from `gfn` on: read and cleared.
-/// 0, or a negative errno: -EOPNOTSUPP where the p2m has none. No locks held.
+/// Reads and clears accessed bits: one of `count` words in Xen's own memory for every 64 gfns, from
+/// `gfn` on. Yields 0, or a negative errno: -EOPNOTSUPP where the p2m has none. No locks held.
 ///
 /// # Safety
 ///
@@ -193,7 +195,7 @@ pub unsafe extern "C" fn p2m_rs_access_bits(
     taken.map_or_else(|e| e.errno().as_return(), |()| 0)
 }
 
-// Each with its arrays on a stack frame of its own.
+// Each function has its arrays in a stack frame of its own.
 
 #[inline(never)]
 fn many<E: Copy>(
@@ -246,7 +248,7 @@ fn note(items: &mut [PagingItem], results: impl Iterator<Item = Option<Result<()
     }
 }
 
-/// What can be no gfn is treated as the last one, which no guest has.
+/// An address that is no gfn is treated as the last gfn, which no guest has.
 fn gfn_of(raw: u64) -> Gfn {
     Gfn::try_new(raw).unwrap_or(Gfn::MAX)
 }
@@ -255,9 +257,9 @@ fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {
     done.unwrap_or(Err(Errno::EIO))
 }
 
-/// The running vcpu (of this domain or another) needs a page with all rights: 0 if it shall try
-/// again, -EOPNOTSUPP if there is nobody to bring the page. A vcpu of the domain itself has been
-/// paused until the page is home. The p2m lock may be held, but need not be.
+/// The running vcpu (of this domain or another) needs a page with all rights. Yields 0 if it shall
+/// try again, -EOPNOTSUPP if no pager can bring the page. A vcpu of the domain itself is paused
+/// until the page is resident. The p2m lock may be held, but need not be.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_populate(state: &State, gfn: u64) -> i32 {
     let gfn = Gfn::new_truncate(gfn);
@@ -266,8 +268,8 @@ pub extern "C" fn p2m_rs_populate(state: &State, gfn: u64) -> i32 {
 }
 
 /// The running vcpu hit an entry of a paging type. `cause`: the exit qualification of an EPT
-/// violation (`ept`), or the error code of a nested page fault. As p2m_rs_populate, but a read of a
-/// nominated page asks for nothing. No locks held.
+/// violation (`ept`), or the error code of a nested page fault. Otherwise as p2m_rs_populate,
+/// except that a read of a nominated page makes no request. No locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_fault(state: &State, gfn: u64, cause: u64, ept: bool) -> i32 {
     let paging = &state.paging;
@@ -283,9 +285,9 @@ pub extern "C" fn p2m_rs_fault(state: &State, gfn: u64, cause: u64, ept: bool) -
     retry(state, gfn, paging.nested_fault(vcpu, gfn, fault))
 }
 
-/// What becomes of a map from outside of a gfn of this p2m type, which has a frame or none: 0 not
-/// paging's business, 1 it is mapped, 2 p2m_rs_populate and then again. A pager maps as a reader. Any
-/// locks.
+/// Decides on a foreign map of a gfn of this p2m type, which has a frame or none. Yields 0 if the
+/// type is not a paging type, 1 if the page is to be mapped, 2 if the caller shall call
+/// p2m_rs_populate and then try again. A pager maps as a reader. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
     let mapper = if write {
@@ -297,7 +299,7 @@ pub extern "C" fn p2m_rs_map(p2mt: u32, has_frame: bool, write: bool) -> u32 {
 }
 
 /// The permission bits of an entry of this p2m type, in EPT or in AMD's nested page table; all ones
-/// if the type is not paging's. Any locks.
+/// if the type is not a paging type. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_permissions(p2mt: u32, ept: bool) -> u64 {
     P2mType::try_from_raw(p2mt)
@@ -311,8 +313,8 @@ pub extern "C" fn p2m_rs_permissions(p2mt: u32, ept: bool) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// All but a missing pager is over by itself: the caller comes back. An entry that cannot be is the
-/// domain's end.
+/// Every failure but a missing pager passes by itself: the caller tries again. An inconsistent
+/// entry ends the domain.
 fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> i32 {
     match outcome {
         Err(e @ PopulateError::NoRing) => e.errno().as_return(),
@@ -326,9 +328,9 @@ fn retry(state: &State, gfn: Gfn, outcome: Result<Populated, PopulateError>) -> 
     }
 }
 
-/// The running vcpu gives back a page of a paging type: 0; 1 if it is of none any more, so that the
-/// caller looks again; -EAGAIN if the pager cannot be told now; another negative errno if the
-/// entry cannot be changed. The p2m lock may be held, but need not be.
+/// The running vcpu gives back a page of a paging type. Yields 0; 1 if the page has no paging type
+/// any more, so that the caller looks again; -EAGAIN if the pager cannot be told now; another
+/// negative errno if the entry cannot be changed. The p2m lock may be held, but need not be.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_drop(state: &State, gfn: u64) -> i32 {
     match state.drop_page(Gfn::new_truncate(gfn)) {
@@ -338,13 +340,13 @@ pub extern "C" fn p2m_rs_drop(state: &State, gfn: u64) -> i32 {
     }
 }
 
-/// The pager sent its event. No locks held.
+/// The pager has sent an event. No locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_on_event(state: &State) {
     state.on_event();
 }
 
-/// Prints what has happened so far, and who waits. Any locks.
+/// Prints counters of what has happened so far, and which vcpus wait. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_print(state: &State) {
     let enabled = if state.paging.is_enabled() {

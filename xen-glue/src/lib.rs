@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The `p2m-paging` crate inside Xen.
 //!
-//! - [`platform`] and [`p2m`] implement the crate's seam over C [`shim`]s, [`lock`] its ring lock;
-//! - [`state`] is what a domain has: the crate's `Paging`, the ring page and the event channel;
-//! - [`exports`] are the functions that Xen's C calls;
-//! - [`console`] is all that people get to read, the panic handler included.
+//! - [`platform`] and [`p2m`] implement the crate's platform over C [`shim`]s, [`lock`] its ring
+//!   lock.
+//! - [`state`] is what a domain has: the crate's `Paging`, the ring page and the event channel.
+//! - [`exports`] are the functions that Xen's C calls.
+//! - [`console`] is all output for people, the panic handler included.
 //!
 //! Everything here runs in the hypervisor, on Xen's stacks, with the locks that each function names.
 

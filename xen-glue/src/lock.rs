@@ -11,14 +11,15 @@ use crate::shim;
 
 /// A `spinlock_t`.
 ///
-/// What an unlocked one looks like depends on how Xen was configured, so it cannot be a constant of
-/// Rust's. The first [`lock`](RawMutex::lock) sets it up; it must happen before the lock is shared.
+/// The value of an unlocked spinlock depends on Xen's configuration, so it cannot be a constant in
+/// Rust. The first [`lock`](RawMutex::lock) initialises it. This must happen before the lock is
+/// shared.
 pub struct XenLock {
     ready: AtomicBool,
     lock: UnsafeCell<[u64; shim::LOCK_BYTES / 8]>,
 }
 
-// SAFETY: the cell is only handed to Xen's spinlock functions, which are made for sharing.
+// SAFETY: the cell is only passed to Xen's spinlock functions, which are made for sharing.
 unsafe impl Sync for XenLock {}
 // SAFETY: a spinlock that nobody holds can be moved; one that is held is borrowed.
 unsafe impl Send for XenLock {}
@@ -35,7 +36,7 @@ impl XenLock {
     }
 }
 
-// SAFETY: exclusion is that of Xen's spinlock.
+// SAFETY: Xen's spinlock provides the exclusion.
 unsafe impl RawMutex for XenLock {
     type GuardMarker = GuardNoSend;
 
@@ -46,12 +47,12 @@ unsafe impl RawMutex for XenLock {
     };
 
     fn lock(&self) {
-        // SAFETY: a spinlock, set up.
+        // SAFETY: a spinlock, initialised.
         unsafe { shim::xen_shim_lock(self.raw()) }
     }
 
     fn try_lock(&self) -> bool {
-        // SAFETY: a spinlock, set up.
+        // SAFETY: a spinlock, initialised.
         unsafe { shim::xen_shim_trylock(self.raw()) }
     }
 

@@ -15,25 +15,26 @@ use crate::console::Console;
 use crate::platform::{Buffer, Xen};
 use crate::shim::{self, Domain, NO_MFN, PageInfo};
 
-/// `gfn_lock` on the host p2m. Recursive, as Xen's is: a caller of ours may hold it already.
+/// `gfn_lock` on the host p2m. It is recursive: a caller further up may hold it already.
 pub struct LockedP2m<'a> {
     xen: &'a Xen,
-    /// The entry read last: what is changed is nearly always what was looked up just before.
+    /// The entry read last: a change nearly always follows a lookup of the same gfn.
     seen: Cell<Option<(Gfn, shim::Entry)>>,
 }
 
-/// A frame that no entry refers to: the allocation and one reference are ours. One that is dropped
-/// stays allocated; only [`Self::release`] gives it back.
+/// A frame that no entry refers to. The allocation and one reference belong to this value. A frame
+/// that is dropped stays allocated; only [`Self::release`] frees it.
 #[derive(Debug)]
 pub struct Frame {
     page: NonNull<PageInfo>,
-    /// Its contents are gone with it, so nobody else may find them.
+    /// The page's contents must not be seen by anybody else: the frame is scrubbed before it is
+    /// freed.
     scrub: bool,
 }
 
 impl Leak for Frame {
     fn leak(self) {
-        // SAFETY: a frame of ours.
+        // SAFETY: the frame belongs to this value.
         let mfn = unsafe { shim::xen_shim_page_mfn(self.page.as_ptr()) };
         let _ = writeln!(
             Console,
@@ -43,7 +44,7 @@ impl Leak for Frame {
 }
 
 impl Frame {
-    /// Gives the frame back to Xen. If it was in an entry, the flush has been made.
+    /// Gives the frame back to Xen. If the frame was in an entry, the flush has been done.
     fn release(self) {
         // SAFETY: the allocation and a reference are ours, and no CPU reaches the frame any more.
         unsafe { shim::xen_shim_page_release(self.page.as_ptr(), self.scrub) }
@@ -150,7 +151,7 @@ impl P2m for LockedP2m<'_> {
             references: users.references,
             typed: users.typed,
         };
-        // Not the domain's own, or on its way to being freed.
+        // Not the domain's own any more, or about to be freed.
         let page = NonNull::new(held.page).ok_or(in_use)?;
         let scrub = condition == TakeCondition::SoleOwner;
         let taken = if scrub && !users.sole_owner() {
@@ -164,7 +165,8 @@ impl P2m for LockedP2m<'_> {
             return Err(e);
         }
         if !scrub {
-            // It may live on with its other users; a frame that is freed loses its entry in Xen's allocator.
+            // It may live on with its other users. Xen's allocator clears the m2p entry of a frame
+            // that is freed.
             // SAFETY: a frame of the domain that is in no entry any more.
             unsafe { shim::xen_shim_clear_m2p(mfn.get()) };
         }
@@ -172,8 +174,8 @@ impl P2m for LockedP2m<'_> {
     }
 
     fn alloc(&mut self, contents: Contents<'_, Buffer>) -> Result<Frame, AllocError> {
-        // Xen brings no page back without contents (row A4): whoever maps it could not be told from its
-        // pager.
+        // Xen does not bring a page back without contents (row A4): it could not tell another
+        // domain that maps the page from its pager.
         if let Contents::From(Buffer(0)) = contents {
             return Err(AllocError::InvalidBuffer);
         }
@@ -182,7 +184,7 @@ impl P2m for LockedP2m<'_> {
         let page = page.ok_or(AllocError::NoMemory)?;
         let filled = match contents {
             Contents::Zero => {
-                // SAFETY: a frame that nobody else knows.
+                // SAFETY: nobody else knows the frame.
                 unsafe { shim::xen_shim_page_clear(page.as_ptr()) };
                 true
             }
@@ -192,7 +194,7 @@ impl P2m for LockedP2m<'_> {
         if filled {
             return Ok(Frame { page, scrub: false });
         }
-        // Half of it may be the pager's.
+        // A failed copy may have left half of the pager's contents.
         Frame { page, scrub: true }.release();
         Err(AllocError::BufferFault)
     }
@@ -204,7 +206,7 @@ impl P2m for LockedP2m<'_> {
         frame: Frame,
         to: P2mType,
     ) -> Result<Mfn, Errno> {
-        // SAFETY: a frame of ours.
+        // SAFETY: the frame belongs to this value.
         let raw = unsafe { shim::xen_shim_page_mfn(frame.page.as_ptr()) };
         let mfn = Mfn::try_new(raw).ok_or(Errno::EIO);
         match mfn.and_then(|mfn| self.set(gfn, raw, to).map(|()| mfn)) {
@@ -213,7 +215,7 @@ impl P2m for LockedP2m<'_> {
                 Ok(mfn)
             }
             Err(errno) => {
-                // It has contents of the guest's, which nobody else may find.
+                // It has contents of the guest, which nobody else may see.
                 Frame {
                     scrub: true,
                     ..frame

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Xen as the crate's [`Platform`]: one domain, its vcpus, and the way to its pager.
+//! Xen as the crate's [`Platform`]: one domain, its vcpus, and its connection to the pager.
 
 use core::fmt::Write as _;
 
@@ -13,18 +13,19 @@ use crate::lock::XenLock;
 use crate::p2m::LockedP2m;
 use crate::shim::{self, Domain};
 
-/// Where the pager has a page's contents: a guest handle of the calling domain. Every copy from it
-/// is checked by Xen; a bad one is an error number and nothing more.
+/// Where the pager has a page's contents: a guest handle of the calling domain. Xen checks every
+/// copy from it; a bad handle causes an error number and nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffer(pub(crate) u64);
 
 /// One domain.
 #[derive(Debug)]
 pub struct Xen {
-    // INVARIANT: the domain this state belongs to; it outlives the state, which is freed with it.
+    // INVARIANT: the domain that this state belongs to. It outlives the state, which is freed with
+    // it.
     domain: *mut Domain,
-    /// The port of the event channel to the pager, while there is one. Locked while an event is sent: a port
-    /// that is closed may be the guest's own soon. A leaf.
+    /// The port of the event channel to the pager, while there is one. Locked while an event is
+    /// sent, because the guest may soon own a port that was closed. A leaf.
     channel: Mutex<XenLock, Option<u32>>,
 }
 
@@ -39,7 +40,7 @@ impl Xen {
     /// `domain` must be a domain that lives as long as the returned value.
     pub(crate) unsafe fn new(domain: *mut Domain) -> Self {
         let channel = Mutex::new(None);
-        // The first use of a lock sets it up, while nobody else has it.
+        // The first use of a lock initialises it, while nobody else has it.
         drop(channel.lock());
         Self { domain, channel }
     }
@@ -48,17 +49,17 @@ impl Xen {
         self.domain
     }
 
-    /// Events go there from now on.
+    /// Sets the port: events go there from now on.
     pub(crate) fn set_port(&self, port: u32) {
         *self.channel.lock() = Some(port);
     }
 
-    /// The port, for who closes it: no event goes there any more.
+    /// Takes the port, so that the caller can close it. No event goes there any more.
     pub(crate) fn take_port(&self) -> Option<u32> {
         self.channel.lock().take()
     }
 
-    /// Who is running on this CPU, as seen from this domain.
+    /// The caller that runs on this CPU, as seen from this domain.
     pub(crate) fn caller(&self) -> Caller {
         let mut own = false;
         // SAFETY: a live domain, and room for the answer.
@@ -70,7 +71,7 @@ impl Xen {
         }
     }
 
-    /// What enabling depends on.
+    /// The properties of the domain that enabling depends on.
     pub(crate) fn properties(&self) -> DomainProperties {
         // SAFETY: a live domain.
         let bits = unsafe { shim::xen_shim_domain_properties(self.domain) };

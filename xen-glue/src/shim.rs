@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What Xen does for us: one C function for each macro, inline or structure that Rust cannot reach.
+//! The C functions that Rust calls: one for each macro, inline or structure that it cannot reach.
 //!
 //! `include/p2m_rs.h` is generated from this file and from `exports.rs`; the C compiler checks the
 //! shims against it. Each shim says in its own comment which locks its caller holds.
@@ -17,10 +17,10 @@ pub(crate) struct PageInfo([u8; 0]);
 /// No frame: what `xen_shim_get_entry` stores for an entry without a valid one.
 pub(crate) const NO_MFN: u64 = u64::MAX;
 
-/// Bytes that are kept for a `spinlock_t`; the shim asserts that one fits.
+/// Bytes that are reserved for a `spinlock_t`; the shim asserts that one fits.
 pub(crate) const LOCK_BYTES: usize = 32;
 
-/// A p2m entry as Xen has it. Access rights of `mem_access` stay as they are through all states.
+/// A p2m entry in Xen's form. Its access rights of `mem_access` are the same in all states.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
@@ -37,7 +37,7 @@ pub(crate) struct Users {
     pub(crate) mmio: bool,
 }
 
-/// A frame with a reference of ours (null: it could not be had), and who else uses it.
+/// A frame with a reference of ours (null if there is none to be had), and who else uses it.
 #[repr(C)]
 pub(crate) struct PageRef {
     pub(crate) page: *mut PageInfo,
@@ -109,7 +109,7 @@ unsafe extern "C" {
     pub(crate) fn xen_shim_notify(d: *mut Domain, port: u32);
     pub(crate) fn xen_shim_defer_event(d: *mut Domain);
 
-    // Words to people, and the end.
+    // Console output, and the stop of the host.
     pub(crate) fn xen_shim_print(text: *const u8, len: u32);
     pub(crate) fn xen_shim_crash(d: *mut Domain);
     pub(crate) fn xen_shim_panic() -> !;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a paged domain has: the crate's state, and Xen's side of the ring.
+//! The state of a paged domain: the crate's state, and Xen's side of the ring.
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -13,7 +13,7 @@ use p2m_paging::{Errno, Gfn, Paging};
 use crate::platform::Xen;
 use crate::shim::{self, Domain, PageInfo};
 
-/// One domain's paging. In memory that Xen frees with the domain; the vcpus' cells follow it.
+/// One domain's paging. It is in memory that Xen frees with the domain; the vcpus' cells follow it.
 pub struct State {
     pub(crate) paging: Paging<'static, Xen>,
     /// The ring page and its mapping. Changed by enable, disable and shut_down only, which Xen
@@ -33,13 +33,13 @@ impl State {
 
     /// # Safety
     ///
-    /// `memory` must be [`Self::size`] bytes, aligned to 8, that are there until nobody uses the state any
-    /// more; `domain` is longer. Nobody else uses them yet.
+    /// `memory` must be [`Self::size`] bytes, aligned to 8, that stay valid until nobody uses the
+    /// state any more. `domain` must stay valid longer. Nobody else uses them yet.
     pub(crate) unsafe fn init(memory: NonNull<u8>, domain: *mut Domain, max_vcpus: u32) {
         // SAFETY: inside the memory.
         let cells: NonNull<VcpuCell> = unsafe { memory.add(Self::CELLS_AT) }.cast();
         for i in 0..max_vcpus as usize {
-            // SAFETY: inside the memory, which `size` has counted.
+            // SAFETY: inside the memory, whose size includes it.
             let cell = unsafe { cells.add(i) };
             // SAFETY: aligned, and nobody else's.
             unsafe { cell.write(VcpuCell::new()) };
@@ -54,13 +54,13 @@ impl State {
             page: AtomicPtr::new(core::ptr::null_mut()),
             va: AtomicPtr::new(core::ptr::null_mut()),
         };
-        // The first use of the ring lock sets it up, while nobody else has it.
+        // The first use of the ring lock initialises it, while nobody else has it.
         let _ = state.paging.disable();
         // SAFETY: aligned and large enough.
         unsafe { memory.cast().write(state) };
     }
 
-    /// Attaches a pager; yields the event channel's port. Refusals in the order of Xen's own.
+    /// Attaches a pager; yields the event channel's port. The checks are in the order of Xen's own.
     pub(crate) fn enable(&self) -> Result<u32, i32> {
         let refused = |e: EnableError| e.errno().as_return();
         let xen = self.paging.platform();
@@ -109,13 +109,13 @@ impl State {
         Ok(())
     }
 
-    /// The domain goes away.
+    /// Shuts paging down, because the domain is dying.
     pub(crate) fn shut_down(&self) {
         let _ = self.paging.shut_down();
         self.close();
     }
 
-    /// The crate has let go of the ring.
+    /// The crate does not use the ring any more.
     fn close(&self) {
         let xen = self.paging.platform();
         if let Some(port) = xen.take_port() {
@@ -128,20 +128,20 @@ impl State {
     fn unmap(&self) {
         let page = self.page.swap(core::ptr::null_mut(), Ordering::Relaxed);
         let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
-        // SAFETY: what `xen_shim_ring_map` has yielded; nothing refers to it any more.
+        // SAFETY: the mapping that `xen_shim_ring_map` has yielded; nothing refers to it any more.
         unsafe { shim::xen_shim_ring_unmap(page, va) };
     }
 
-    /// The pager sent its event.
+    /// The pager has sent an event.
     pub(crate) fn on_event(&self) {
-        // What is left is taken by a tasklet (`Platform::defer_event`).
+        // A tasklet takes the responses that are left (`Platform::defer_event`).
         let _ = self.paging.on_event();
     }
 
-    /// The guest gives a page back. `NotPaging`: it changed meanwhile, look again.
+    /// The guest gives a page back. `NotPaging`: the page changed meanwhile, look again.
     pub(crate) fn drop_page(&self, gfn: Gfn) -> Result<(), DropError> {
         match self.paging.drop_page(gfn, self.paging.platform().caller()) {
-            // Nobody has a copy to forget.
+            // Nobody has a copy to drop.
             Err(DropError::NoRing) => self.paging.discard(gfn).map(drop),
             dropped => dropped,
         }
