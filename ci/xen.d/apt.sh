@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# An apt of our own: Debian's sources with deb-src, lists and downloads in the cache, an empty package database
-# (so that "install --download-only" brings a whole dependency closure). The system's configuration is only read.
+# An apt of our own: Debian's sources with deb-src, lists and downloads in the cache, and an empty
+# package database (so that "install --download-only" brings a whole dependency closure). The
+# system's configuration is only read.
 # shellcheck shell=bash
 
 aptdir=$cache/apt
@@ -11,7 +12,8 @@ apt_prepare() {
     : >"$aptdir/status"
     local key=/usr/share/keyrings/debian-archive-keyring.gpg lines
     [ -e "$key" ] || die "no $key: install the package debian-archive-keyring"
-    # The mirrors are those that the system uses: a machine behind a proxy or a local mirror needs no setting here.
+    # The mirrors are those of the system: behind a proxy or a local mirror no setting is needed
+    # here.
     lines=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
         awk '$2 ~ /^bookworm(-security|-updates)?$/ && $3 == "main"' | sort -u)
     [ -n "$lines" ] || die "apt knows no Debian 12 (bookworm, main) source on this machine: add one and run apt-get update"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen boot [c|rust] [SCRIPT]: boots Xen and dom0, runs SCRIPT (a shell script) inside dom0, shows the console and
-# exits with the script's status. Without SCRIPT: boots, lists the domains, powers off.
-# XEN_TIMEOUT: seconds allowed (default 300). 124: too slow, 125: Xen or dom0 died.
+# ci/xen boot [c|rust] [SCRIPT]: boots Xen and dom0, runs SCRIPT (a shell script) inside dom0, shows
+# the console and exits with the script's status. Without SCRIPT it boots, lists the domains and
+# powers off. XEN_TIMEOUT: seconds allowed (default 300). Exit code 124: too slow, 125: Xen or dom0
+# died.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"

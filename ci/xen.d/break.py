@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """break.py SOCKET XEN-SYMS WHAT: breaks an invariant of the Rust hypervisor in a running machine.
 
-Talks to QEMU's debugger stub; the hypervisor is the one that every other test runs, nothing is built for this.
-  entry     the first page that is asked for while it is out has an entry that says nominated, which no page can be without a frame
-  rights    the crate reckons with another right of an entry than Xen gives the guest, when paging is enabled first
+Talks to QEMU's debugger stub. The hypervisor is the one of every other test.
+  entry     makes an entry inconsistent: that of the first page that is requested while it is out
+            says nominated, but no page can be nominated without a frame
+  rights    when paging is first enabled, the crate expects another right of an entry than Xen gives
 """
 import re
 import socket
@@ -17,12 +18,12 @@ CONNECT_SECONDS = 300
 # Numbers of registers in the stub's protocol, in the order of its answer to `g`.
 RAX, RDX, RSP = 0, 3, 7
 PAGING_OUT, PAGED = 9, 10
-# Of p2m_rs_permissions, in both vendors' tables the second bit is the right to write.
+# In the value of p2m_rs_permissions the second bit is the right to write, in both vendors' tables.
 NO_RIGHTS, WRITE = 2**64 - 1, 2
 
 
 class Stub:
-    """A machine that waits for its debugger to let it run. Every method leaves it stopped but `leave`."""
+    """A machine that a debugger has stopped. After every method but `leave` it is stopped again."""
 
     def __init__(self, path):
         deadline = time.monotonic() + CONNECT_SECONDS
@@ -37,7 +38,7 @@ class Stub:
                 time.sleep(0.1)
         self.buffer = b""
         self.ask("?")
-        # Who has not asked how the registers are called may not set them.
+        # A debugger may set registers only after it has asked for their names.
         self.ask("qXfer:features:read:target.xml:0,ffb")
 
     def ask(self, command):
@@ -53,7 +54,7 @@ class Stub:
         return found[1].decode()
 
     def run(self, address, cpu=None):
-        """Until a CPU gets there (this one). Yields which."""
+        """Runs until a CPU (this one, if given) reaches the address. Yields which CPU."""
         self.ask(f"Z1,{address:x},1")
         while True:
             stopped = re.search("thread:([^;]*)", self.ask("c"))[1]
@@ -69,7 +70,7 @@ class Stub:
         return int.from_bytes(bytes.fromhex(word), "little")
 
     def step(self, cpu):
-        """One instruction: a CPU that goes on from a breakpoint's place would stop there again."""
+        """Executes one instruction: a CPU that continues at a breakpoint would stop there again."""
         self.ask("vCont;s:" + cpu)
 
     def word_at(self, address):
@@ -108,7 +109,7 @@ def break_rights(stub, syms):
     while True:
         cpu = stub.run(permissions)
         stub.run(stub.word_at(stub.get(RSP)), cpu)
-        # All ones: no type of paging's.
+        # All ones: not a paging type.
         if (rights := stub.get(RAX)) != NO_RIGHTS:
             return stub.set(RAX, rights ^ WRITE)
         stub.step(cpu)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen broken: breaks invariants of the Rust hypervisor in a running machine, through QEMU's debugger stub (break.py). An entry
-# that contradicts itself costs its domain and nobody else, and Xen's console says so. Rights that Xen gives otherwise than the
-# crate reckons are a reason not to page.
+# ci/xen broken: breaks invariants of the Rust hypervisor in a running machine, through QEMU's
+# debugger stub (break.py). An inconsistent entry crashes its domain and no other, and Xen's console
+# says so. If Xen gives an entry other rights than the crate expects, paging is refused.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
@@ -17,14 +17,15 @@ on_line() {
     case $1 in
         "reason: "*) [ -n "$reason" ] || reason=${1#reason: } ;;
         "note: "*) printf '          %s\n' "${1#note: }" ;;
-        # A page's frame number and the place of a panic, as Xen's console has them.
+        # The page's frame number and the place of the panic, as Xen's console prints them.
         *"memory paging: "*) said+="${1#*memory paging: }"$'\n' ;;
         *"domain_crash called from"*) said+="domain crashed"$'\n' ;;
         *"Panic on CPU"*) said+="host stopped"$'\n' ;;
     esac
 }
 
-# broken WHAT STATUS SAYS: boots a machine, breaks WHAT in it; dom0's status and what Xen's console must have said.
+# broken WHAT STATUS SAYS: boots a machine and breaks WHAT in it. STATUS is dom0's exit status, SAYS
+# is what Xen's console must contain.
 broken() {
     local what=$1 wanted=$2 says=$3 log socket=$stub/socket debugger status=0
     log=$(new_run "broken-$what") reason='' said=''

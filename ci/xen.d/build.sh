@@ -14,7 +14,7 @@ tree=$cache/build/$name
 log=$cache/build-$name.log
 jobs=${XEN_JOBS:-$(nproc)}
 
-# What the tree was made from; another source or seed means a fresh copy.
+# What the tree was made from: if the source or the seed changes, a fresh copy is made.
 stamp() {
     { cat "$cache/source-version" "$here/xen.config"; printf '%s\n' "${XEN_DEBUG:+counters}" "$flavour"; grep '^NOTE' "$root/xen-glue/install"; gcc -dumpfullversion; } |
         sha256sum | cut -d' ' -f1
@@ -29,7 +29,8 @@ fresh_tree() {
     [ -z "${XEN_DEBUG:-}" ] || printf 'CONFIG_DEBUG=y\nCONFIG_PERF_COUNTERS=y\n' >>"$tree/xen/.config"
 }
 
-# The Rust hypervisor is the same tree with the crate fitted in; the installer says what it changed and may run again.
+# The tree of the Rust hypervisor is the same with the crate installed. The installer prints its
+# changes and may be run again.
 install_rust() {
     local installer=$root/xen-glue/install
     [ -x "$installer" ] || die "no xen-glue/install in this checkout: only the C hypervisor can be built"
@@ -38,7 +39,8 @@ install_rust() {
     "$installer" "$tree" >>"$log" 2>&1 || die "xen-glue/install refused the tree: see $log"
 }
 
-# A half-built tree has no 'built' file, a half-copied one no 'stamp': both are taken up where that is safe.
+# A half-built tree has no 'built' file, a half-copied one has no 'stamp'. The build continues with
+# both where that is safe.
 if [ "$(cat "$tree/stamp" 2>/dev/null)" != "$(stamp)" ]; then
     fresh_tree
     stamp >"$tree/stamp"

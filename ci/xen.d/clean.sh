@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen clean: builds, images and logs go, downloads stay.
+# ci/xen clean: removes builds, images and logs; keeps downloads.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 lock_cache

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen costs: instructions per paging operation, Rust beside C, in QEMU counting them (deterministic: one CPU of the host runs
-# both of the machine's in turn, and its clock is the number of instructions). Fails if Rust needs more than 1.10 times as many
-# on the way out, or more than 1.05 times on the way in (docs/performance.md says what the difference buys).
+# ci/xen costs: instructions per paging operation, Rust beside C, counted by QEMU. The count is
+# deterministic: one CPU of the host runs both of the machine's CPUs in turn, and its clock is the
+# number of instructions. Fails if Rust needs more than 1.10 times as many instructions on the way
+# out, or more than 1.05 times as many on the way in (docs/performance.md gives the reasons).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"

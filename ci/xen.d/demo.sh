@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen demo [c|rust]: shows a guest living at half its memory under our pager, and getting all of it back, for people.
+# ci/xen demo [c|rust]: a demonstration: a guest runs at half its memory under our pager, and gets
+# all of it back.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"

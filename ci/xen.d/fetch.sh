@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen fetch: everything that needs the network, once, into the cache.
+# ci/xen fetch: downloads everything that needs the network into the cache, once.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/packages.sh"
@@ -21,7 +21,8 @@ install_build_tools() {
         >"$cache/install.log" 2>&1 || die "apt-get could not install ${missing[*]}: see $cache/install.log"
 }
 
-# The stamp names what was asked for; the manifest has each file's hash as apt verified it. Both must still hold.
+# The stamp names what was requested. The manifest has each file's hash as apt verified it. Both
+# must still match.
 wanted() { printf '%s\n' "${rooted[*]}" "${kernels[*]}" "$xen_source" | sha256sum | cut -d' ' -f1; }
 already_fetched() {
     [ -e "$cache/fetched" ] && [ "$(cat "$cache/fetched")" = "$(wanted)" ] && [ -e "$cache/root/.unpacked" ] &&
@@ -38,7 +39,7 @@ fetch_packages() {
     say "downloading ${rooted[*]} and what they depend on"
     apt_do apt-get install --download-only -y --no-install-recommends "${rooted[@]}" >>"$log" 2>&1 ||
         die "cannot download the dom0 and QEMU packages: see $log"
-    # Which of these are the small Debian's.
+    # The files that belong to the small Debian.
     apt_do apt-get install -s --no-install-recommends "${debian_root[@]}" 2>>"$log" | awk '$1 == "Inst" { print $2 }' >"$aptdir/debian-root"
     for k in "${kernels[@]}"; do
         image=$(apt_do apt-cache depends "$k" | awk '$1 == "Depends:" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }')
@@ -51,7 +52,7 @@ fetch_packages() {
 
 fetch_source() {
     local log=$cache/apt.log listed v
-    # Newest first, after the one we know.
+    # The newest first, after the one that we know.
     listed=$(apt_do apt-cache showsrc --only-source xen 2>>"$log" | awk '$1 == "Version:" { print $2 }' | sort -ruV) ||
         die "apt lists no source package xen: see $log"
     for v in "$xen_source" $listed; do
@@ -74,7 +75,8 @@ unpack() {
     for deb in "$aptdir"/archives/*.deb; do
         dpkg-deb -x "$deb" "$cache/root" || die "cannot unpack $deb: remove $cache/fetched and fetch again"
     done
-    # The .dsc files' signatures are those of uploaders; apt has checked the hashes against the signed lists.
+    # The .dsc files have their uploaders' signatures; apt has checked the hashes against the signed
+    # lists.
     dpkg-source --no-check -x "$aptdir"/source/xen_*.dsc "$cache/xen-source" >>"$cache/apt.log" 2>&1 ||
         die "cannot unpack Xen's source: see $cache/apt.log"
     touch "$cache/root/.unpacked"

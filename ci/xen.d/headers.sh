@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen headers: holds the layouts and numbers that the pager uses against the headers of Debian 13's Xen (4.20), as the ordinary
-# tests hold them against Debian 12's (4.17).
+# ci/xen headers: checks the layouts and numbers that the pager uses against the headers of Debian
+# 13's Xen (4.20), as the ordinary tests check them against Debian 12's (4.17).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/apt.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Makes dom0's initramfs and kernel, and the guest's, in $cache/images. Rebuilt when a package, a source or a script
-# changed. Needs no root: device nodes come from devtmpfs inside.
+# Makes the initramfs and kernel of dom0 and of the guest, in $cache/images. They are rebuilt when a
+# package, a source or a script has changed. Needs no root: device nodes come from devtmpfs inside.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_fetched
@@ -9,7 +9,7 @@ lock_cache
 
 images=$cache/images
 modules=(xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc)
-# Loaded by the tests that need a disk that goes bad.
+# Loaded by the tests that need a failing disk.
 modules+=(crc16 mbcache jbd2 crc32c_generic ext4 brd dm-mod dm-flakey)
 programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx} usr/bin/xenstore sbin/dmsetup)
 
@@ -32,7 +32,8 @@ kernel_of() {
     die "no $1 kernel in $(debroot)/boot: remove $cache/fetched and run 'ci/xen fetch'"
 }
 
-# A bzImage's payload, unpacked: dom0 boots seconds sooner under emulation when it need not unpack itself.
+# Unpacks a bzImage's payload: under emulation dom0 boots seconds sooner if it need not unpack
+# itself.
 extract_kernel() {
     local from=$1 to=$2 sects offset length magic
     number_at() { od -An -j"$1" -N"$2" -tu"$2" "$from" | tr -d ' '; }
@@ -51,8 +52,8 @@ extract_kernel() {
     [ "$(head -c 4 "$to" | tail -c 3)" = ELF ] || die "$from holds no ELF kernel"
 }
 
-# The last segment ends in 20 MB of zeros (.bss, which something with contents follows), which a loader makes by itself. Bochs reads
-# a megabyte of its CD a second.
+# Cuts the zeros at the end of the last segment (20 MB of .bss, followed by a section with
+# contents): a loader makes them itself. Bochs reads only one megabyte of its CD a second.
 trim_kernel() {
     python3 - "$1" <<'PY'
 import struct, sys
@@ -63,7 +64,7 @@ last = max(loads, key=lambda at: struct.unpack_from("<Q", elf, at + 8))
 offset, length = struct.unpack_from("<Q", elf, last + 8)[0], struct.unpack_from("<Q", elf, last + 32)[0]
 length = len(elf[offset:offset + length].rstrip(b"\0"))
 struct.pack_into("<Q", elf, last + 32, length)
-# No sections: their headers were behind it.
+# Removes the section headers, which were behind the cut.
 struct.pack_into("<Q", elf, 40, 0)
 struct.pack_into("<HH", elf, 60, 0, 0)
 open(sys.argv[1], "wb").write(elf[:offset + length])
@@ -72,7 +73,7 @@ PY
 
 pack() { (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0) >"$2"; }
 
-# Puts the libraries that the programs name (and those that these name) into the image.
+# Puts the libraries that the programs need, directly or not, into the image.
 copy_libraries() {
     local dir=$1 lib; shift
     mkdir -p "$dir/lib64" "$dir/lib"
@@ -85,7 +86,7 @@ copy_libraries() {
         [ -e "$lib" ] || die "a library is missing: $lib"
         cp -L "$lib" "$dir/lib/"
     done
-    # xl cancels threads, for which glibc loads this by name.
+    # xl cancels threads, for which glibc loads this library by name.
     cp -L "$(debroot)/lib/x86_64-linux-gnu/libgcc_s.so.1" "$dir/lib/"
 }
 
@@ -100,7 +101,8 @@ build_guest() {
     pack "$dir" "$images/guest.cpio"
 }
 
-# Programs of ours that run in dom0: against the packaged headers and libraries, not the machine's.
+# Our programs that run in dom0 are compiled against the packaged headers and libraries, not the
+# machine's.
 compile_dom0() {
     local out=$1 source name flags
     local lib; lib=$(debroot)/usr/lib/x86_64-linux-gnu
@@ -140,7 +142,8 @@ build_dom0() {
     pack "$dir" "$images/dom0.cpio"
 }
 
-# The small Debian, as dom0's /debian: files and package database as if installed, /bin and its like merged into /usr.
+# The small Debian, as dom0's /debian: files and package database as if installed; /bin and similar
+# directories are merged into /usr.
 build_debian() {
     local dir=$images/debian to=$images/debian/debian name deb list d
     mkdir -p "$to"/{dev,proc,sys,run,tmp,root,etc} "$to"/usr/{bin,sbin,lib,lib64} "$to"/var/{log,lib/dpkg/{info,updates}}
@@ -159,23 +162,24 @@ build_debian() {
     [ -e "$to/bin/sh" ] || ln -s dash "$to/bin/sh"
     echo root:x:0:0:root:/root:/bin/sh >"$to/etc/passwd"
     echo root:x:0: >"$to/etc/group"
-    # Not its first boot: nothing is asked.
+    # It counts as booted before: systemd asks nothing.
     echo 0123456789abcdef0123456789abcdef >"$to/etc/machine-id"
     pack "$dir" "$images/debian.cpio"
     rm -rf "$dir"
 }
 
-# The pager of this checkout, in an archive of its own: it changes more often than the rest. With its libraries, as for xl.
+# The pager of this checkout, with its libraries, in an archive of its own: it changes more often
+# than the rest.
 build_pager() {
     local dir=$images/pager program=$root/target/release/xenpaging log=$cache/build-pager.log
-    # The Rust of the checkout, whatever else is on the machine.
+    # The Rust of the checkout, whatever else the machine has.
     (cd "$root" && cargo build --quiet --locked --release -p xenpaging --bin xenpaging) >"$log" 2>&1 ||
         die "the pager does not build: $(grep -m1 '^error' "$log" || true) (all of it: $log)"
     [ "$images/pager.cpio" -nt "$program" ] && return
     say "packing the pager"
     rm -rf "$dir"
     mkdir -p "$dir/usr/bin"
-    # As the package has it, and the package.
+    # The binary as it is in the package, and the package.
     cp "$("$root/ci/deb" "$images/deb" | tail -n 1)" "$dir/xenpaging.deb" || die "the pager's package does not build"
     dpkg-deb --fsys-tarfile "$dir/xenpaging.deb" | tar -xO ./usr/sbin/xenpaging >"$dir/usr/bin/xenpaging-rust"
     chmod 755 "$dir/usr/bin/xenpaging-rust"

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Shared by every ci/xen script: where things are, and how to fail with one clear line.
+# Shared by every ci/xen script: paths, and how to fail with one clear line.
 # shellcheck shell=bash
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=${XEN_CACHE:-$root/.cache/xen}
-# A relative XEN_CACHE is relative to where the caller stands; the scripts change directory later.
+# A relative XEN_CACHE is relative to the caller's directory; the scripts change directory later.
 case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 
 say() { printf 'ci/xen: %s\n' "$*"; }
 die() { printf 'ci/xen: error: %s\n' "$*" >&2; exit 1; }
 
-# Two runs in one cache would unpack and build over each other.
+# Two runs in one cache would overwrite each other's files.
 lock_cache() {
     mkdir -p "$cache"
     exec 9>"$cache/lock"
@@ -34,7 +34,7 @@ take_flavour() {
     rest=("$@")
 }
 
-# Builds what a machine takes, and makes $test, the folder that becomes dom0's /test.
+# Builds what a machine needs, and makes $test, the folder that becomes dom0's /test.
 make_machine() {
     "$here/build.sh" "$flavour"
     "$here/image.sh"
@@ -43,8 +43,9 @@ make_machine() {
     cp "$here/dom0/lib.sh" "$test/"
 }
 
-# The Debian packages are unpacked into $cache/root, never installed: no conflict with what the machine
-# has, and the same versions everywhere. Its own loader and libraries run its programs.
+# The Debian packages are unpacked into $cache/root, never installed: they do not conflict with the
+# machine's packages, and have the same versions everywhere. Their programs run with their own
+# loader and libraries.
 debroot() { printf '%s' "$cache/root"; }
 debroot_libs() {
     local r; r=$(debroot)

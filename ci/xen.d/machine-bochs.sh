@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Bochs as a machine of two CPUs with Intel's VMX and EPT. shellcheck shell=bash disable=SC2154
 
-# start_bochs SECONDS: the console is its standard output. In the directory with xen, vmlinux and dom0.cpio.
+# start_bochs SECONDS: its standard output is the console. Runs in the directory with xen, vmlinux
+# and dom0.cpio.
 start_bochs() {
     local plugins; plugins=$(debroot)/usr/lib/x86_64-linux-gnu/bochs/plugins
     make_iso
     make_bochsrc >bochsrc
     mkfifo console commands
-    # It starts in its debugger, and ends when nobody can give it commands any more.
+    # It starts in its debugger, and ends when its input for commands is closed.
     exec 8<>commands
     echo c >&8
     LTDL_LIBRARY_PATH=$plugins BXSHARE=$(debroot)/usr/share/bochs timeout -k 5 "$1" \
@@ -19,12 +20,13 @@ start_bochs() {
     wait "$bochs"
 }
 
-# GRUB starts Xen, the dom0 kernel and its initramfs. Multiboot 1: with 2 GRUB sets a video mode, and Xen dies.
+# GRUB starts Xen, the dom0 kernel and its initramfs. Multiboot 1: with 2 GRUB sets a video mode,
+# and Xen dies.
 make_iso() {
     local file
     mkdir -p iso/boot
     for file in xen vmlinux; do cp -L "$file" "iso/boot/$file"; done
-    # The CD is slow: its kernel unpacks this sooner than GRUB reads it.
+    # The CD is slow: the kernel unpacks this file faster than GRUB reads it unpacked.
     gzip -c dom0.cpio >iso/boot/dom0.cpio
     cat >grub.cfg <<CFG
 set gfxpayload=text
@@ -40,8 +42,9 @@ CFG
         -o boot.iso iso 2>xorriso.out || { cat xorriso.out; return 1; }
 }
 
-# 50 million instructions of a CPU are a second. Xen's options for this machine (make_iso): with APICv the guest hangs soon after
-# paging starts, and with x2APIC Xen panics when it sends the second CPU an IPI.
+# 50 million instructions of a CPU are a second. Xen's options for this machine are in make_iso:
+# with APICv the guest hangs soon after paging starts, and with x2APIC Xen panics when it sends the
+# second CPU an IPI.
 make_bochsrc() {
     cat <<CFG
 config_interface: textconfig

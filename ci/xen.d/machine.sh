@@ -2,7 +2,8 @@
 # Runs Xen and dom0 in an emulated machine and follows its console. shellcheck shell=bash
 # Sourced after lib.sh.
 
-# Of two CPUs. qemu: AMD's SVM with nested paging. bochs: Intel's VMX with EPT, and a few times slower.
+# A machine has two CPUs. qemu: AMD's SVM with nested paging. bochs: Intel's VMX with EPT, a few
+# times slower.
 machine=${XEN_MACHINE:-qemu}
 case $machine in
     qemu) slowness=1 ;;
@@ -15,8 +16,9 @@ xen_options="console=com1 com1=115200,8n1 loglvl=all guest_loglvl=error dom0_max
 dom0_options="console=hvc0 earlyprintk=xen loglevel=4 mitigations=off nokaslr"
 
 # boot_machine FLAVOUR TESTDIR LOG TIMEOUT [LINE_COMMAND]
-# TESTDIR becomes dom0's /test (its file `run` is what dom0 runs). Each console line goes to LOG and, as one argument, to
-# LINE_COMMAND. XEN_IMAGES: more of the images for dom0, by name. Returns dom0's exit status; 124 when the deadline passed, 125 when Xen or the machine died.
+# TESTDIR becomes dom0's /test (dom0 runs its file `run`). Each console line goes to LOG and, as one
+# argument, to LINE_COMMAND. XEN_IMAGES: the names of more images for dom0. Returns dom0's exit
+# status; 124 when the deadline has passed, 125 when Xen or the machine has died.
 boot_machine() {
     local flavour=$1 testdir=$2 log=$3 limit=$4 on_line=${5:-echo}
     local images=$cache/images xen=$cache/build/$flavour${XEN_DEBUG:+-debug}/xen/xen work status='' line deadline left pid image
@@ -27,18 +29,19 @@ boot_machine() {
     (cd "$work" && mkdir -p root && cd root && mkdir -p test && (cd test && cpio --quiet -i -d <"$work/test.part") &&
         find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$work/test.cpio")
     for image in dom0 pager ${XEN_IMAGES:-}; do cat "$images/$image.cpio"; done | cat - "$work/test.cpio" >"$work/dom0.cpio"
-    # Short names: module names in QEMU's -initrd must not hold commas or spaces.
+    # Short names: module names in QEMU's -initrd must not contain commas or spaces.
     ln -s "$images/vmlinux" "$work/vmlinux"
     ln -s "$xen" "$work/xen"
 
     deadline=$((SECONDS + limit))
-    # start_qemu or start_bochs: ends when the machine does, or when it is killed.
+    # start_qemu or start_bochs: ends when the machine ends, or when it is killed.
     exec 7< <(cd "$work" && "start_$machine" $((limit + 20)) </dev/null 2>&1)
     pid=$!
     # shellcheck disable=SC2064
     trap "kill $pid; exit 143" INT TERM
     : >"$log"
-    # LINE_COMMAND may set line_deadline (in SECONDS) for what it waits for: dom0 may be too dead to keep its own.
+    # LINE_COMMAND may set line_deadline (in SECONDS) for what it waits for: dom0 may be dead and
+    # unable to keep its own.
     line_deadline=$deadline
     while left=$(((line_deadline < deadline ? line_deadline : deadline) - SECONDS)); [ "$left" -gt 0 ]; do
         line=''
@@ -48,7 +51,7 @@ boot_machine() {
         "$on_line" "$line"
         case $line in
             *@@dom0-exit\ *@@*) status=${line##*@@dom0-exit }; status=${status%%@@*}; deadline=$((SECONDS + 15)) ;;
-            # Xen stays where it died (noreboot): give it a moment to print its trace.
+            # Xen stays where it died (noreboot): it gets a moment to print its trace.
             *"Panic on CPU"* | *"Kernel panic - not syncing"*) [ -n "$status" ] || { status=125; deadline=$((SECONDS + 5)); } ;;
         esac
     done

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen matrix [ROUNDS|instructions]: two pagers (Debian's with its responses filled in, ours) on two hypervisors: the same guest, target and
-# frames, its pattern checked. A round is a boot of each hypervisor with both pagers one after the other; the hypervisor, and the
-# pager that comes first, take turns. "instructions": one round, of a machine whose clock counts them. Prints a line for each cell,
-# then a table of docs/xen-pager.md: of each figure the median over the rounds, and the least and the most.
+# ci/xen matrix [ROUNDS|instructions]: two pagers (Debian's with its responses filled in, and ours)
+# on two hypervisors, with the same guest, target and frames; the guest's pattern is checked. A
+# round is a boot of each hypervisor with both pagers one after the other. Which hypervisor and
+# which pager come first alternates. "instructions": one round, on a machine whose clock counts
+# instructions. Prints a line for each cell, then a table of docs/xen-pager.md: for each figure the
+# median over the rounds, the minimum and the maximum.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
 
 kind=time slow_us=100 rounds=${1:-1}
 if [ "$rounds" = instructions ]; then
-    # A fault takes less than a page that is there on the machine that runs by the host's clock.
+    # By this clock a fault takes less time than a resident page takes by the host's clock.
     kind=instructions slow_us=40 rounds=1
     export XEN_TCG_THREADS=single XEN_QEMU_EXTRA="-icount shift=0,sleep=off"
 fi

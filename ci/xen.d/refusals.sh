@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen refusals: whatever is wrong gets one clear line and an exit code that is not 0, and nothing is left half done. The
-# installer is tried on a copy of those files of Xen's source that it edits; it must also be able to undo itself exactly.
+# ci/xen refusals: every error gets one clear line and an exit code that is not 0, and nothing is
+# left half done. The installer is tested on a copy of the files of Xen's source that it edits. It
+# must also be able to undo itself exactly.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_fetched
@@ -23,7 +24,8 @@ check() {
 }
 not() { ! "$@"; }
 says() { grep -q -- "$1" "$work/said"; }
-# refused WHAT SAYS COMMAND...: exit code not 0; the last line says why, and there is no trace of our own.
+# refused WHAT SAYS COMMAND...: the exit code is not 0, the last line gives the reason, and no
+# Python trace is printed.
 refused() {
     local what=$1 why=$2 status=0; shift 2
     "$@" >"$work/said" 2>&1 </dev/null || status=$?
@@ -31,7 +33,7 @@ refused() {
     check "$what" clear_line
 }
 
-# The files that the installer looks at, as they come from Debian.
+# The files that the installer edits, as they come from Debian.
 edited() { python3 -B -c 'import sys; sys.path.insert(0, sys.argv[1]); import edits; print("\n".join(sorted({e.file for e in edits.EDITS})))' "$glue"; }
 fresh() {
     rm -rf "$work/tree"
@@ -70,14 +72,15 @@ refused "a damaged note" "is damaged: unpack the source again" "$glue/install" "
 refused "no tree" "is no Xen source tree" "$glue/install" "$work"
 refused "no argument" "restores every file as it was\|Known: Xen" "$glue/install"
 
-# As somebody who may write all files but one.
+# Runs as a user who may write all files but one.
 nobody=()
 [ "$(id -u)" != 0 ] || nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 fresh; chmod -R a+rwX "$work/tree"; chmod a-w "$work/tree/xen/include/xen/sched.h"; keep as-was
 refused "a file that cannot be written" "cannot write .*sched.h: Permission denied" "${nobody[@]}" "$glue/install" "$work/tree"
 check "... and changes no file of Xen's" not grep -rq "struct p2m_rs\b\|CONFIG_MEM_PAGING_RUST" "$work/tree/xen/common" "$work/tree/xen/include"
 
-# The build of the object, with compilers that have no source of their library: the ones of this machine must not be found.
+# Builds the object with compilers that have no source of their library: those of this machine must
+# not be found.
 mkdir -p "$work/bin"
 printf '#!/bin/sh\necho %s\n' "$work" >"$work/bin/rustc"; chmod +x "$work/bin/rustc"
 no_rust() { unshare -m sh -c 'for r in /usr/bin/rustc; do [ ! -e $r ] || mount --bind "$1/bin/rustc" $r; done; PATH=$1/bin:$PATH; shift; exec "$@"' sh "$work" "$@"; }

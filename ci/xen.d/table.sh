@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen table: how every test ended last, Xen's own code beside the crate, as the table of docs/xen.md: in QEMU (AMD's nested
-# page tables), and what was run of it in Bochs (Intel's EPT), with the crate.
+# ci/xen table: prints the last result of every test, Xen's own code beside the crate, as the table
+# of docs/xen.md. The results are those of QEMU (AMD's nested page tables) and, with the crate,
+# those that there are of Bochs (Intel's EPT).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

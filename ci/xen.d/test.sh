@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# ci/xen test [c|rust] [NAME...]: runs the tests (ci/xen.d/tests; all, or those whose name contains a NAME), prints a line for
-# each and "N passed, N failed" at the end. A test that did not end counts as failed.
-# XEN_DEBUG=1: with the debug build of Xen, its assertions on; one that fails is named. XEN_MACHINE=bochs: see test-ept.
-# XEN_MACHINES=N: N machines at once, each with a part of the tests.
+# ci/xen test [c|rust] [NAME...]: runs the tests (ci/xen.d/tests; all, or those whose name contains
+# a NAME). Prints a line for each and "N passed, N failed" at the end. A test that did not end
+# counts as failed.
+# XEN_DEBUG=1: with the debug build of Xen, whose assertions are on; one that fails is printed.
+# XEN_MACHINE=bochs: see test-ept. XEN_MACHINES=N: N machines at once, each with a part of the tests.
 #
 # Lines in a test's head:
-#   # deadline: SECONDS             in dom0, far above what it takes: what a test waits for has to get on (wait_while in
-#                                 dom0/lib.sh). The host allows a minute more before it gives the machine up
-#   # own-boot: WHY                 with C a machine of its own, because it may take the hypervisor with it
-#   # image: NAME                 dom0 has this image, too
-#   # memory: MIB                 a machine of its own, with that much memory (QEMU's)
-#   # c-defect: WHAT                shows a defect of Xen's own C: there it must fail, and is printed as such
-#   # c-defect-sometimes: WHAT      may fail there (a race)
+#   # deadline: SECONDS         in dom0, far above what the test takes: each wait needs progress
+#                               (wait_while in dom0/lib.sh). The host allows a minute more before it
+#                               stops the machine
+#   # own-boot: WHY             with C in a machine of its own, because it may crash the hypervisor
+#   # image: NAME               dom0 has this image, too
+#   # memory: MIB               in a machine of its own, with that much memory (QEMU's)
+#   # c-defect: WHAT            shows a defect of Xen's own C: there it must fail, and is printed so
+#   # c-defect-sometimes: WHAT  may fail there (a race)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$here/machine.sh"
@@ -31,15 +33,15 @@ wanted() {
 passed=0 failed=0 known=0 current='' reason='' crash='' notes=()
 declare -A seen=()
 
-# For `ci/xen table`: how this test ended last.
+# For `ci/xen table`: the last result of this test.
 results=$cache/results/$flavour
 [ "$machine" = qemu ] || results=$results-$machine
 note_result() { mkdir -p "$results"; printf '%s\n' "$2" >"$results/$1"; }
 
-# result NAME STATUS SECONDS: says how a test ended and counts it.
+# result NAME STATUS SECONDS: prints the result of a test and counts it.
 result() {
     local name=$1 status=$2 took=$3 defect='' sometimes=''
-    # What the test itself says comes first: it may have a guest crashed on purpose.
+    # The test's own message comes first: the test may crash a guest on purpose.
     : "${reason:=$crash}"
     [ "$flavour" != c ] || { defect=$(header "$name" c-defect); sometimes=$(header "$name" c-defect-sometimes); }
     seen[$name]=1
@@ -59,7 +61,7 @@ result() {
         failed=$((failed + 1)); said="FAILED  $name ($took s): ${reason:-exit status $status}"
     fi
     for note in ${notes[@]+"${notes[@]}"}; do said+=$'\n'"          $note"; done
-    # At once: another machine's tests may end at the same time.
+    # In one write: tests of another machine may end at the same time.
     printf '%s\n' "$said"
 }
 
@@ -68,7 +70,7 @@ on_line() {
     case $1 in
         *@@start\ *@@*)
             current=${1##*@@start }; current=${current%%@@*} reason='' crash='' notes=()
-            # dom0 keeps the deadline, unless it is too dead for that.
+            # dom0 keeps the deadline, unless it is dead.
             line_deadline=$((SECONDS + ($(deadline_of "$current") + 60) * slowness)) ;;
         *@@result\ *@@*)
             rest=${1##*@@result }
@@ -83,7 +85,7 @@ on_line() {
     esac
 }
 
-# One machine for these tests, one after the other.
+# Runs these tests on one machine, one after the other.
 run_group() {
     local name limit=$((90 * slowness)) status=0 log began more
     rm -rf "${test:?}"/*
@@ -126,7 +128,7 @@ done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
 make_machine
 
-# lane FILE NAME...: a machine with its share of the tests; what it counted goes to FILE.
+# lane FILE NAME...: a machine with its share of the tests; the counts go to FILE.
 lane() {
     test=$test/$(basename "$1")
     mkdir "$test"

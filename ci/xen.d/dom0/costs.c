@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Instructions that the hypervisor spends on each paging operation, on a machine whose time stamp counter counts
- * instructions (ci/xen costs). From each call's count that of the same kind of call is taken away that comes back at once:
- * a memory operation on no domain, a question about a gfn that is no memory, an event with nothing on the ring. The median
- * of many pages: an interrupt now and then is not in it.
+ * Counts the instructions that the hypervisor spends on each paging operation,
+ * on a machine whose time stamp counter counts instructions (ci/xen costs).
+ * From the count of each call the count of a similar call is subtracted that
+ * returns at once: a memory operation on no domain, a request for a gfn that is
+ * no memory, an event with nothing on the ring. The result is the median of
+ * many pages, so that an interrupt now and then does not change it.
  */
 #include "dummy.h"
 
@@ -21,7 +23,10 @@ static inline uint64_t instructions(void)
     return (uint64_t)high << 32 | low;
 }
 
-/* Each yields what it took. Nothing but the call between the two looks at the counter. */
+/*
+ * Each yields the count of one call. Only the call is between the two reads of
+ * the counter.
+ */
 static uint64_t memory_operation(uint32_t id, unsigned op, uint64_t gfn, int wanted)
 {
     memset(memop_argument, 0, sizeof *memop_argument);
@@ -61,7 +66,7 @@ static int smaller(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* The medians' difference. */
+/* Prints the difference of the medians. */
 static uint64_t print(const char *name, uint64_t *with, uint64_t *without)
 {
     qsort(with, PAGES, sizeof *with, smaller);
@@ -90,7 +95,7 @@ int main(void)
         ask[i] = question(i);
         if (!get_request(&dom, &request) || request.u.mem_paging.gfn != i)
             stop("no request for gfn %#x", i);
-        /* As a pager that waits for the next one. */
+        /* As a pager does that waits for the next request. */
         dom.sring->req_event = dom.ring.req_cons + 1;
         prep[i] = memory_operation(dom.id, XENMEM_paging_op_prep, i, 0);
         memcpy(RING_GET_RESPONSE(&dom.ring, dom.ring.rsp_prod_pvt), &request, sizeof request);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What `ci/xen demo` runs in dom0: a guest that writes and checks its memory all the time is paged out and in.
+# What `ci/xen demo` runs in dom0: a guest that writes and checks its memory all the time is paged
+# out and in.
 . /test/lib.sh
 show() { echo "demo: $*"; }
 line() {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * device-model DOMID GFN COUNT: stands in for a device model that keeps guest frames mapped, as qemu-traditional does, and takes
- * commands as it does: watches the node, takes the command away, and at "flush-cache" lets go of every frame. Prints a line at the
- * start, and for each flush how many frames were mapped and how many pages of the domain were out by then.
+ * device-model DOMID GFN COUNT: stands in for a device model that keeps guest
+ * frames mapped, as qemu-traditional does. It takes commands in the same way:
+ * it watches the node and removes the command. At "flush-cache" it unmaps every
+ * frame. It prints a line at the start. For each flush it prints how many
+ * frames were mapped and how many pages of the domain were out.
  */
 #define XC_WANT_COMPAT_MAP_FOREIGN_API
 #include <err.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* domkill DOMID: destroys a domain that xl does not know (or will not touch). */
+/* domkill DOMID: destroys a domain that xl does not know or destroy. */
 #include <stdlib.h>
 #include <xenctrl.h>
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A domain that never runs: enough to try every paging operation on it from dom0, without a guest image. The program that
- * includes this is its pager: it sees each request on the ring. Any failure to set something up ends the program.
+ * A domain that never runs: enough to try every paging operation on it from
+ * dom0, without a guest image. The program that includes this file is the
+ * domain's pager: it sees each request on the ring. If anything cannot be set
+ * up, the program ends.
  */
 #define XC_WANT_COMPAT_MAP_FOREIGN_API
 #include <errno.h>
@@ -111,7 +113,10 @@ static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
     return error;
 }
 
-/* One page through the kernel's batch call, without the retries of the library: the error of that one page. */
+/*
+ * Maps one page with the kernel's batch call, without the library's retries.
+ * Yields the error of that one page.
+ */
 static inline int map_page_for(uint32_t id, uint64_t gfn, int rights, void **at)
 {
     xen_pfn_t frame = gfn;
@@ -133,7 +138,10 @@ static inline int map_page_for(uint32_t id, uint64_t gfn, int rights, void **at)
 
 static inline int map_page(uint32_t id, uint64_t gfn, void **at) { return map_page_for(id, gfn, PROT_READ | PROT_WRITE, at); }
 
-/* Asks for a page as a device model would: for any paging state Xen asks the pager and says EAGAIN. */
+/*
+ * Asks for a page as a device model does: in any paging state Xen makes a
+ * request and returns EAGAIN.
+ */
 static inline int ask_for(uint32_t id, uint64_t gfn)
 {
     return xendevicemodel_set_mem_type(xdm, id, HVMMEM_ram_rw, gfn, 1) ? errno : 0;
@@ -175,7 +183,10 @@ static inline void populate(uint32_t id, uint64_t first, unsigned count, unsigne
     }
 }
 
-/* Turns paging on for a domain, with the ring in this gfn, which is then out of the guest's reach as a pager leaves it. */
+/*
+ * Enables paging for a domain, with the ring at this gfn. The ring's page is
+ * then out of the guest's reach, as with any pager.
+ */
 static inline void attach_to(struct dummy *d, xen_pfn_t gfn)
 {
     void *page;
@@ -205,7 +216,10 @@ static inline void attach(struct dummy *d)
     attach_to(d, RING_GFN);
 }
 
-/* Destroys it, and lets go of all that this program has of it: 0 or an errno. */
+/*
+ * Destroys it, and releases everything of it that this program has: 0 or an
+ * errno.
+ */
 static inline int detach(struct dummy *d)
 {
     munmap(d->sring, XC_PAGE_SIZE);
@@ -242,7 +256,10 @@ static inline void counts(uint32_t id, long *total, long *paged)
     *paged = info.paged_pages;
 }
 
-/* One of our counters of this domain, as `xl debug-keys q` prints them; -1: the hypervisor has none. */
+/*
+ * One of the crate's counters of this domain, as `xl debug-keys q` prints them;
+ * -1: the hypervisor has none.
+ */
 static inline long counter(uint32_t id, const char *name)
 {
     static char text[65536];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What a guest's vcpus meet at pages that are out, or on their way, with somebody else at the same page: a table on standard
- * output, one line a case, as it should be (ci/xen.d/tests/faults.table).
+ * What happens when a guest's vcpus touch pages that are out or in flight while
+ * somebody else uses the same page. Prints a table on standard output, one line
+ * a case; ci/xen.d/tests/faults.table has the expected one.
  */
 #include "dummy.h"
 #include "tiny.h"
@@ -28,7 +29,7 @@ static unsigned take_requests(void)
     return requests;
 }
 
-/* Answers all that have been taken. */
+/* Responds to all requests that have been taken. */
 static void answer(void)
 {
     take_requests();
@@ -37,7 +38,10 @@ static void answer(void)
     requests = 0;
 }
 
-/* A value at a page's start, and a return instruction where it is run. */
+/*
+ * A value at the page's start, and a return instruction where the page is
+ * executed.
+ */
 static void fill(uint8_t *page, uint32_t value)
 {
     memset(page, 0, XC_PAGE_SIZE);
@@ -86,7 +90,7 @@ static const char *finished(unsigned vcpu, uint32_t value)
     return mailbox[vcpu]->result == value ? "right" : "WRONG";
 }
 
-/* Whatever a case has left behind: every request answered, both vcpus idle. */
+/* Cleans up after a case: every request is answered, both vcpus are idle. */
 static void settle(const char *what, uint64_t gfn)
 {
     for (int tries = 0; !is_done(0) || !is_done(1); tries++) {
@@ -112,8 +116,11 @@ static void nominated_page(const char *name, enum touch how)
     settle(name, gfn);
 }
 
-/* A vcpu writes a page that the pager is about to copy: a pager that does one thing at a time must get at the page, else it
- * never comes to answer. */
+/*
+ * A vcpu writes a page that the pager is about to copy. A pager that does one
+ * thing at a time must be able to map the page: otherwise it never gets to its
+ * responses.
+ */
 static void written_before_copied(void)
 {
     uint64_t gfn = nominated(0xbbbb);
@@ -187,7 +194,10 @@ static void fault_during_map(void)
     settle("fault during a map", gfn);
 }
 
-/* The page is given back while a vcpu waits for it: the vcpu goes on, and finds nothing there. */
+/*
+ * The page is given back while a vcpu waits for it: the vcpu goes on, and finds
+ * no memory there.
+ */
 static void released_during_fault(void)
 {
     uint64_t gfn = out(0x6666);
@@ -206,7 +216,10 @@ static void released_during_fault(void)
     settle("released during a fault", gfn);
 }
 
-/* Nothing is freed, asked or woken by an answer that comes again, for a page that is home. */
+/*
+ * A second response for a page that is resident frees nothing, requests nothing
+ * and wakes nobody.
+ */
 static void answered_twice(void)
 {
     uint64_t gfn = out(0x7777), other = out(0x8888);
@@ -225,7 +238,10 @@ static void answered_twice(void)
     respond(&dom, &first);
     printf(", second vcpu is woken by it %s", yes(within(1, is_done(0))));
     requests = 0;
-    /* Its own request has been used up by the false answer: it asks again, or never goes on. */
+    /*
+     * The false response has used up the vcpu's own request: the vcpu must
+     * request the page again, or it never goes on.
+     */
     int again = within(10, take_requests());
     printf(", asks again %s", yes(again));
     if (!again)
@@ -235,7 +251,10 @@ static void answered_twice(void)
     printf(", vcpu %s\n", finished(0, 0x8888));
 }
 
-/* A page that a vcpu has waited for is held until the vcpu halts, which these do not, or the guest gives it back. */
+/*
+ * A page that a vcpu has waited for is pinned until the guest gives it back or
+ * the vcpu halts, which these vcpus do not.
+ */
 static void held(void)
 {
     uint64_t gfn = out(0xdddd);
@@ -256,7 +275,7 @@ static void held(void)
         printf(", held %s, let go with the page %s\n", yes(before > 0), yes(released == 1 && after == before - 1));
 }
 
-/* Eight pages asked for from outside fill the ring; then a vcpu wants one. */
+/* Foreign requests for eight pages fill the ring. Then a vcpu needs a page. */
 static void disabling(void)
 {
     uint64_t gfn[9], waits;
@@ -311,7 +330,10 @@ static uint64_t free_pages(void)
     return info.free_pages;
 }
 
-/* A domain's last pages are freed some time after it is gone: the number when it has stayed the same for a second. */
+/*
+ * A domain's last pages are freed some time after it is gone. Yields the number
+ * once it has stayed the same for a second.
+ */
 static uint64_t settled_free_pages(void)
 {
     uint64_t last;

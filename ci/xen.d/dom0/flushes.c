@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * How many interrupts Xen sends to other CPUs while pages are nominated and evicted under a running guest, so that these forget
- * what they know of the guest's memory. Xen counts them in its debug build (CONFIG_PERF_COUNTERS):
+ * Counts the interrupts that Xen sends to other CPUs while pages are nominated
+ * and evicted under a running guest, so that these CPUs flush their
+ * translations. Xen counts them in its debug build (CONFIG_PERF_COUNTERS):
  *
  *   OPERATION, CALLS = N pages, N interrupts
  */
@@ -43,7 +44,7 @@ static void one_by_one(const char *name, unsigned op)
     printf("%s, one by one = %u pages, %ld interrupts\n", name, PAGES, interrupts() - before);
 }
 
-/* 0, or ENOSYS if this Xen takes one page at a time only. */
+/* 0, or ENOSYS if this Xen takes only one page at a time. */
 static int together(const char *name, unsigned op, uint64_t first)
 {
     uint64_t (*items)[2] = xencall_alloc_buffer(xcall, PAGES * sizeof *items);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A pager that means harm: garbage indices, torn and replayed responses, for vcpus and pages that do not exist or are in
- * another state, between memops in any order, while the guest's two vcpus touch the same pages on another CPU. What it may do
- * to its own guest is its business; the host must stay up.
+ * A hostile pager: garbage indices, and torn and replayed responses, for vcpus
+ * and pages that do not exist or are in another state, between memops in any
+ * order, while the guest's two vcpus touch the same pages on another CPU. The
+ * pager may harm its own guest. The host must stay up.
  *
  *   hostile ROUNDS [SEED]
  */
 #include "dummy.h"
 #include "tiny.h"
 
-/* Below are the guest's code and mailboxes. */
+/* The gfns below are the guest's code and mailboxes. */
 enum { FIRST_GFN = 32 };
 
 static uint64_t state;
@@ -65,13 +66,13 @@ static void one_round(struct dummy *d, unsigned char *buffer)
     case 2: d->sring->req_prod = any(); break;
     case 3: d->sring->req_event = any(); break;
     case 4: d->sring->rsp_event = any(); break;
-    /* As many answers as there are questions. */
+    /* As many responses as there are requests. */
     default: d->sring->rsp_prod = rsp_prod = req_prod; break;
     }
     xen_wmb();
     if (xenevtchn_notify(d->events, d->port))
         stop("cannot notify Xen");
-    /* Mostly mended, so that there is a ring to do harm to. */
+    /* Usually the ring is repaired, so that there is a ring to attack. */
     if (any() % 8) {
         if (d->sring->req_prod - req_prod > 8)
             d->sring->req_prod = req_prod;
@@ -111,10 +112,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
         printf(", %s %ld", names[i], counter(d.id, names[i]));
     printf("\n");
-    /* No more can be taken off the ring than was put there. */
+    /* Xen must not have taken more off the ring than was put there. */
     if (counter(d.id, "responses") > counter(d.id, "requests"))
         stop("more responses than requests");
-    /* Vcpus that stand in line keep a pager from going, not a domain. */
+    /* Vcpus in the wait queue keep a pager attached, but no domain alive. */
     error = vm_event(d.id, XEN_VM_EVENT_DISABLE, NULL);
     if ((errno = error) && error != EBUSY)
         stop("cannot disable paging");

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A pager that hunts: what a guest needs to run at all goes out again and again. Each cycle looks where the guest's vcpus are
- * (instruction, stack, per-cpu data, IDT, GDT, TSS), walks the guest's page tables there, and pages out every page of the
- * way, the tables included, then the GFNs named, what came home lately, and some of all others in turn; then it answers what is asked for.
- * No gfn is excepted: what Xen refuses is tried again in the next cycle.
+ * A pager that pages out, over and over, the pages that a guest needs to run at
+ * all. Each cycle reads where the guest's vcpus are (instruction, stack,
+ * per-cpu data, IDT, GDT, TSS) and walks the guest's page tables to these
+ * places. It pages out every page on the way, the tables included, then the
+ * GFNs named, the pages that came in lately, and some of all others in turn.
+ * Then it responds to the requests. No gfn is excepted: what Xen refuses is
+ * tried again in the next cycle.
  *
  *   hunter DOMID GFNS VCPUS CYCLES [GFN...]
  *
- * A cycle counts if a page went out and one was asked for. At the end everything comes home and paging is turned off.
+ * A cycle counts if a page went out and one was requested. At the end all pages
+ * are brought back and paging is disabled.
  */
 #include "dummy.h"
 #include <poll.h>
@@ -37,7 +41,9 @@ static int bring_home(uint64_t gfn)
     return memop(d.id, XENMEM_paging_op_prep, gfn, buffer);
 }
 
-/* Answers all that is on the ring; says how many pages were asked for. */
+/*
+ * Responds to all requests on the ring; yields how many pages were requested.
+ */
 static unsigned serve(void)
 {
     vm_event_request_t req;
@@ -71,7 +77,10 @@ static unsigned serve(void)
     return asked;
 }
 
-/* Maps up to BATCH frames for reading; a frame that cannot be mapped has its error. */
+/*
+ * Maps up to BATCH frames for reading. For a frame that cannot be mapped there
+ * is an error.
+ */
 static void *map_frames(xen_pfn_t *frames, unsigned n, int *errors)
 {
     privcmd_mmapbatch_v2_t batch = { .num = n, .dom = d.id, .arr = frames, .err = errors };
@@ -86,7 +95,7 @@ static void *map_frames(xen_pfn_t *frames, unsigned n, int *errors)
     return map;
 }
 
-/* Pages out those of the gfns that Xen lets go; says how many. */
+/* Pages out those of the gfns that Xen does not refuse; yields how many. */
 static unsigned page_out(const uint64_t *wanted, unsigned n)
 {
     xen_pfn_t frames[BATCH];
@@ -119,7 +128,7 @@ static unsigned page_out(const uint64_t *wanted, unsigned n)
     return out;
 }
 
-/* A page of the guest, wherever it is. */
+/* Reads a page of the guest, wherever it is. */
 static int read_page(uint64_t gfn, void *into)
 {
     xen_pfn_t frame = gfn;
@@ -150,7 +159,9 @@ static void add(struct targets *t, uint64_t gfn)
         t->gfn[t->n++] = gfn;
 }
 
-/* The tables on the way to a linear address, and the page behind it. */
+/*
+ * The page tables on the way to a linear address, and the page that it names.
+ */
 static void add_walk(struct targets *t, uint64_t cr3, uint64_t linear)
 {
     uint64_t table[512], gfn = (cr3 >> 12) & 0xffffffffff;
@@ -187,12 +198,15 @@ static void add_vcpu(struct targets *t, unsigned vcpu)
     add_walk(t, c.cr3, c.shadow_gs);
     add_walk(t, c.cr3, c.idtr_base);
     add_walk(t, c.cr3, c.gdtr_base);
-    /* Linux has the TSS, the entry stack and the exceptions' stacks side by side. */
+    /*
+     * In Linux the TSS, the entry stack and the exceptions' stacks are side by
+     * side.
+     */
     for (int i = -2; i < 8; i++)
         add_walk(t, c.cr3, c.tr_base + i * XC_PAGE_SIZE);
 }
 
-/* One cycle; whether it counts. */
+/* Runs one cycle; yields whether it counts. */
 static int hunt(void)
 {
     static uint64_t sweep;

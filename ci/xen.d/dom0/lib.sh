@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Helpers for test scripts inside dom0 (busybox sh). Every wait has a deadline; a test that fails says why on one line.
+# Helpers for test scripts inside dom0 (busybox sh). Every wait has a deadline. A test that fails
+# prints the reason on one line.
 
 bad() {
     echo "reason: $*"
@@ -12,23 +13,25 @@ bad() {
     exit 1
 }
 
-# How many times more time a slow machine gets.
+# The factor by which a slow machine gets more time.
 slowness=$(cat /test/slowness 2>/dev/null || echo 1)
 
-# How long a wait goes on with nothing getting on.
+# How long a wait continues without progress.
 patience=$((180 * slowness))
 up_time() { cut -d. -f1 /proc/uptime; }
 
-# What shows that something gets on: the pages of every domain, in and out; what a guest has said of its pattern.
+# Progress: the pages of every domain, resident and out; the lines that a guest printed of its
+# pattern.
 pages_of_all() { for each in $(dominfo all); do echo "$each $(dominfo "$each")"; done; }
 guest_progress() { guest_log "$1" | grep -c '^pattern'; }
 
-# wait_while FIGURE COMMAND...: until COMMAND succeeds. Fails when FIGURE (a command) has printed the same all through $patience.
-# Slowness is no failure: only the test's deadline ends a wait with progress.
+# wait_while FIGURE COMMAND...: waits until COMMAND succeeds. Fails when FIGURE (a command) has
+# printed the same for $patience. Slowness is no failure: only the test's deadline ends a wait with
+# progress.
 wait_while() {
     local figure=$1 end=$(($(up_time) + patience)) before now; shift
     before=$($figure)
-    # On a slow machine a look now and then, not to slow it down more.
+    # A slow machine is polled rarely, so that polling does not slow it down more.
     until "$@"; do
         if [ "$(up_time)" -ge "$end" ]; then
             now=$($figure)
@@ -38,11 +41,12 @@ wait_while() {
         if [ "$slowness" = 1 ]; then sleep 0.2; else sleep 3; fi
     done
 }
-# wait_for COMMAND...: what comes of pages that move, or comes soon.
+# wait_for COMMAND...: waits for a result of page-outs and page-ins, or for one that comes soon.
 wait_for() { wait_while pages_of_all "$@"; }
 
 # guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
-# The guest keeps to the last CPU (ci/xen.d/machine-qemu.sh says why). Native TSC: Xen cannot decode an intercepted RDTSCP here.
+# The guest stays on the last CPU (ci/xen.d/machine-qemu.sh says why). Native TSC: here Xen cannot
+# decode an intercepted RDTSCP.
 guest_create() {
     local name=$1 mib=$2 vcpus=$3 parameters=$4; shift 4
     cat >"/tmp/$name.cfg" <<CFG
@@ -65,20 +69,20 @@ CFG
 }
 
 guest_log() { cat "/var/log/xen/console/guest-$1.log" 2>/dev/null | tr -d '\r'; }
-# The frames of the guest's pattern, as ` A-B ...`; the options that keep our pager to them.
+# The frames of the guest's pattern, as ` A-B ...`; the options that restrict our pager to them.
 guest_only_gfns() { guest_log "$1" | sed -n 's/^pattern gfns//p' | tail -n 1; }
 guest_only() { guest_only_gfns "$1" | sed 's/ / --only-gfns /g'; }
 guest_filled() { guest_log "$1" | grep -q '^pattern filled'; }
 # The last number after a word in the guest's last progress line.
 guest_number() { guest_log "$1" | sed -n "s/^pattern pass.* *$2 \([0-9]*\).*/\1/p" | tail -n 1; }
 guest_pass() { local n; n=$(guest_log "$1" | sed -n 's/^pattern pass \([0-9]*\) .*/\1/p' | tail -n 1); echo "${n:-0}"; }
-# The longest that a page took, since the guest began.
+# The longest time that a page took since the guest began.
 guest_worst() { guest_log "$1" | sed -n 's/^pattern pass.* worst_us \([0-9]*\).*/\1/p' | sort -n | tail -n 1; }
 guest_lost() { guest_log "$1" | grep -E 'Kernel panic|BUG:|kernel BUG|Oops'; }
 past_pass() { [ "$(guest_pass "$1")" -ge "$2" ]; }
 past_pass_or_lost() { past_pass "$@" || guest_lost "$1" >/dev/null; }
 
-# guest_passes NAME N: N more passes over all its memory, none of them with a wrong word.
+# guest_passes NAME N: waits for N more passes over all its memory, without any wrong word.
 guest_passes() {
     local goal=$(($(guest_pass "$1") + $2))
     wait_while "guest_progress $1" past_pass_or_lost "$1" "$goal" ||
@@ -91,11 +95,12 @@ guest_intact() {
 }
 guest_ready() { wait_for guest_filled "$1" || bad "guest $1 did not come up"; }
 
-# What the guest has, in and out.
+# The guest's pages, resident and out.
 size_of() { set -- $(dominfo "$1"); echo $(($1 + $2)); }
 size_is_about() { local size; size=$(size_of "$1"); [ "$size" -ge $(($2 - 8)) ] && [ "$size" -le $(($2 + 8)) ]; }
 ballooned() { size_is_about "$domid" "$2" || guest_lost "$1" >/dev/null; }
-# guest_balloon NAME MIB PAGES: the guest is told to have so many MiB, and then has about so many pages.
+# guest_balloon NAME MIB PAGES: tells the guest to have so many MiB, and waits until it has about so
+# many pages.
 guest_balloon() {
     xl mem-set "$1" "$2" || bad "xl cannot tell guest $1 to have $2 MiB"
     wait_for ballooned "$1" "$3" || bad "guest $1 has $(size_of "$domid") pages, and was told to have $3"
@@ -110,8 +115,9 @@ xen_counters() {
     for name; do echo "$line" | sed "s/.*, $name \([0-9]*\).*/\1/"; done
 }
 
-# as_in_table NAME OUTPUT: every "case = outcome" of the output is that of NAME.table, or, where this hypervisor is meant to
-# differ or known to, of NAME.for-c or NAME.for-rust, which say why.
+# as_in_table NAME OUTPUT: every "case = outcome" of the output must be that of NAME.table. Where
+# this hypervisor is meant or known to differ, it must be that of NAME.for-c or NAME.for-rust, which
+# say why.
 as_in_table() {
     local name=$1 output=$2 override
     override=/test/$name.for-$(cat /test/flavour)
@@ -139,8 +145,8 @@ crashed() { xl list "$1" | awk 'END { exit $5 !~ /c/ }'; }
 
 target() { xenstore-write "/local/domain/$1/memory/target-tot_pages" "$2"; }
 
-# pager_start NAME DOMID c|fixed|rust [OPTIONS...]: Debian's pager; the same with the response fields filled in that it
-# forgets; ours. Sets $pager.
+# pager_start NAME DOMID c|fixed|rust [OPTIONS...]: c is Debian's pager, fixed is the same with the
+# response fields filled in that it leaves unset, rust is ours. Sets $pager.
 pager_start() {
     local name=$1 domain=$2 which=$3; shift 3
     case $which in
@@ -155,7 +161,8 @@ pager_start() {
 }
 pager_gone() { ! kill -0 "$pager" 2>/dev/null; }
 
-# Without a pager nothing of the domain is held, and its unlocked p2m defers no flush: as Xen's debug key says. C says nothing.
+# Without a pager no page of the domain is pinned, and its unlocked p2m defers no flush. The numbers
+# are those of Xen's debug key; C prints none.
 paging_left_nothing() {
     local of
     [ "$(cat /test/flavour)" = rust ] || return 0
@@ -176,7 +183,7 @@ pager_stop() {
     paging_left_nothing "$domid"
 }
 
-# What a test leaves behind goes, whatever state it is in.
+# Removes what a test leaves behind, in whatever state it is.
 clean_up() {
     for p in $(cat /tmp/pagers 2>/dev/null); do kill -9 "$p" 2>/dev/null; done
     for d in $(xl list 2>/dev/null | awk 'NR > 2 { print $2 }'); do xl destroy "$d" >/dev/null 2>&1; done

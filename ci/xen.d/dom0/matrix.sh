@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# One boot of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and under ours, in the order of
-# /test/pagers, both kept to the frames of the guest's pattern, which they take in turn, and to the same length of memory of what
-# came in lately. Without read-ahead: every page of the pattern is to be out when its turn comes.
+# One boot of `ci/xen matrix`: the same guest under Debian's pager (its responses filled in) and
+# under ours, in the order of /test/pagers. Both are restricted to the frames of the guest's pattern
+# and take them in turn, and both spare the same number of pages that came in lately. Read-ahead is
+# off: every page of the pattern is to be out when its turn comes.
 # Prints "cell PAGER NAME VALUE ...".
 . /test/lib.sh
-# A page that took the guest longer than this was out.
+# A page for which the guest needed longer than this was out.
 slow_us=$(cat /test/slow_us)
 # rate PAGES FROM_MS TO_MS
 rate() { echo $(($1 * 1000 / ($3 - $2 > 0 ? $3 - $2 : 1))); }
@@ -30,7 +31,8 @@ cell() {
     pager_start m "$domid" "$which" -r 512 $only
     at to 500 60; began=$ms had=$out
     at to 5500 120; out_rate=$(rate $((out - had)) "$began" "$ms") out_ns=$(((ms - began) * 1000000 / (out - had)))
-    # It works against the target from here on: every page of the pattern is out when its turn comes.
+    # From here on the guest runs above the target: every page of the pattern is out when its turn
+    # comes.
     xl unpause m
     guest_passes m 1
     slow=$(number slow) us=$(number slow_us) ms_before=$(number at_ms) passes=$(guest_pass m)
@@ -50,7 +52,7 @@ cell() {
     wait "$pager" || bad "the pager exited with $?"
     xl unpause m
     guest_passes m 3
-    # Pages that went out and came back, in all, and what that took.
+    # All pages that went out and came back, and the calls that they took.
     local calls moved
     case $which in
         rust) moved=$(sed -n 's/.* evicted=\([0-9]*\).*/\1/p' /tmp/pager-m.log | tail -n 1) ;;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What Xen says to every paging operation on a page in every state: a table on standard output, one line a case. The table
- * of Xen's own C hypervisor is the measure for another one (ci/xen.d/tests/memops.table).
+ * Xen's result of every paging operation on a page in every state. Prints a
+ * table on standard output, one line a case. The table of Xen's own C
+ * hypervisor is the reference for other hypervisors
+ * (ci/xen.d/tests/memops.table).
  *
  *   STATE OPERATION = ERRNO [pages±N] [paged±N] [request p2mt/flags]...
  *
@@ -31,7 +33,7 @@ static void answer_requests(int print)
         if (print)
             printf(" request %u/%u%s%s", req.u.mem_paging.p2mt, req.u.mem_paging.flags,
                    req.flags & VM_EVENT_FLAG_FOREIGN ? " foreign" : "", req.flags & VM_EVENT_FLAG_VCPU_PAUSED ? " paused" : "");
-        /* Consumes the slot and changes nothing: a wrong version. */
+        /* A wrong version: uses up the ring slot and changes nothing. */
         vm_event_response_t rsp = req;
         rsp.version = 0;
         respond(&dom, &rsp);
@@ -64,7 +66,10 @@ static uint64_t make(enum state state, void **map)
     return gfn;
 }
 
-/* An operation that Xen's C does not know, and takes many pages at once otherwise (MemPagingOp::OP_READ, OP_RESTORE). */
+/*
+ * An operation that Xen's C does not know. The crate's interface has it for
+ * many pages (MemPagingOp::OP_READ, OP_RESTORE).
+ */
 static int one_of_many(int op, uint64_t gfn, void *to)
 {
     uint64_t *item = xencall_alloc_buffer(xcall, 2 * sizeof *item);
@@ -109,7 +114,10 @@ static int carry_out(enum operation operation, uint64_t gfn)
     }
 }
 
-/* A page added where one is asked for and has no frame: kills the C hypervisor, so it is a run of its own. */
+/*
+ * A page is added where one is requested and has no frame. This kills the C
+ * hypervisor, so it is a run of its own.
+ */
 static int deadly(enum state s, enum operation o) { return s == IN_NO_FRAME && o == ADD; }
 
 static void matrix(enum state first, enum state last, int deadly_ones)
@@ -122,8 +130,11 @@ static void matrix(enum state first, enum state last, int deadly_ones)
             void *map;
             uint64_t gfn = make(s, &map);
 
-            /* A release is sent as a response with nothing on the ring before it: never more responses than requests, so
-             * that the indices stay those of a well-behaved pager. */
+            /*
+             * A drop is sent as a response, and no request was on the ring
+             * before it. There are never more responses than requests, so that
+             * the indices stay those of a well-behaved pager.
+             */
             if (o == RESPOND || o == DROP_RESPONSE) {
                 uint64_t other = next_gfn++;
                 vm_event_request_t req;
@@ -149,7 +160,10 @@ static void matrix(enum state first, enum state last, int deadly_ones)
 
 static void line(const char *what, int error) { printf("%s = %s\n", what, errno_name(error)); }
 
-/* A page goes out and home with what the pager gives; an evicted frame is somebody else's from then on. */
+/*
+ * A page goes out and comes back with contents from the pager. An evicted frame
+ * may belong to anybody from then on.
+ */
 static void contents(void)
 {
     void *map;
@@ -174,7 +188,10 @@ static void contents(void)
     memset(buffer, 0xa5, XC_PAGE_SIZE);
 }
 
-/* Many pages in one call, which Xen's C does not know: 16 is added to the operation, and each page has two words. */
+/*
+ * Many pages in one call, which Xen's C does not know: 16 is added to the
+ * operation, and each page has two words.
+ */
 static void many(void)
 {
     uint64_t (*items)[2] = xencall_alloc_buffer(xcall, 200 * sizeof *items);
@@ -205,8 +222,11 @@ static void many(void)
     next_gfn += 150;
 }
 
-/* Items of which only the first 64 can be read, and then none be written: what was done is told, and what cannot be told is
- * not done. */
+/*
+ * Items of which only the first 64 can be read, and then items that cannot be
+ * written. What was done must be reported, and what cannot be reported must not
+ * be done.
+ */
 static void half_of_many(void)
 {
     unsigned done = 0;
@@ -233,7 +253,10 @@ static void half_of_many(void)
     munmap(pages, XC_PAGE_SIZE);
 }
 
-/* The debugger in dom0 reads or writes a page of a vcpu without paging, whose addresses are those of the domain. */
+/*
+ * The debugger in dom0 reads or writes a page of a vcpu without paging, so that
+ * linear addresses are guest-physical ones.
+ */
 static int debug(uint64_t gfn, int write)
 {
     struct xen_domctl *c = xencall_alloc_buffer(xcall, sizeof *c);
@@ -266,7 +289,10 @@ static void debugger(void)
     printf("read of a page that is out = %s", errno_name(debug(gfn, 0)));
     answer_requests(1);
     printf("\n");
-    /* The toolstack has taken the pager away: a look must not cost the guest its life. */
+    /*
+     * The toolstack has detached the pager: a debugger's read must not kill the
+     * guest.
+     */
     must(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL), 0, "disable");
     printf("read of a page that is out, without a pager = %s", errno_name(debug(gfn, 0)));
     xc_domaininfo_t info;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * paced DOMID from|to N SECONDS: waits until a domain has at least ("to") or at most ("from") N pages out, and prints the time
- * in ms (of a clock that runs since boot) and how many are out. 1 if that did not happen.
+ * paced DOMID from|to N SECONDS: waits until a domain has at least ("to") or at
+ * most ("from") N pages out. Prints the time in ms (of a clock that runs since
+ * boot) and how many are out. Exit code 1 if that did not happen.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Debian's pager leaves version and reason of its responses unset, so that Xen (since 4.6) drops them and the first
- * guest vcpu that faults waits for ever. This library, preloaded into it, fills them in just before Xen is told: with
- * it, the rest of that pager can be driven through a whole cycle of guest faults.
+ * Debian's pager leaves version and reason of its responses unset. Xen (since
+ * 4.6) therefore drops them, and the first guest vcpu that faults waits for
+ * ever. This library is preloaded into that pager and fills the fields in just
+ * before Xen is told. With it, the rest of that pager can be tested through a
+ * whole cycle of guest faults.
  *
- * ONLY_GFNS="A-B ..." in the environment keeps it to these frames, as --only-gfns does ours: to nominate any other is
- * refused as Xen refuses a page that is in use, without Xen being asked.
+ * ONLY_GFNS="A-B ..." in the environment restricts the pager to these frames,
+ * as --only-gfns does ours: nominating any other is refused as Xen refuses a
+ * page that is in use, without a call of Xen.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -92,7 +95,7 @@ int xc_mem_paging_nominate(xc_interface *xch, uint32_t domid, uint64_t gfn)
     return -1;
 }
 
-/* What a page costs: hypercalls, and calls to map frames. */
+/* The cost of a page: hypercalls, and calls that map frames. */
 int ioctl(int fd, unsigned long request, ...)
 {
     static int (*real)(int, unsigned long, ...);

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Whether a vcpu can go on writing a page that was taken from it. One vcpu writes without a pause, on a CPU of its own, while
- * another program (this one, in dom0) takes the page's write right or the page. When that hypercall has returned, every CPU must
- * have forgotten the old translation. It is tried on a domain that has been paged for thousands of operations: Xen counts who
- * defers the flush of a p2m, and a p2m lock that is taken or released in another way leaves the count wrong.
+ * Checks that a vcpu cannot write a page any more that was taken from it. One
+ * vcpu writes without a pause, on a CPU of its own, while this program, in
+ * dom0, takes the page or the right to write it. When that hypercall has
+ * returned, every CPU must have forgotten the old translation. The domain has
+ * been paged for thousands of operations before: Xen counts who defers the
+ * flush of a p2m, and if a p2m lock is not taken and released in the same way,
+ * the count becomes wrong.
  *
  *   stale PAGES ROUNDS
  *
- * So many pages go out and in (three operations each), then so many rounds of each way of taking. One line a way.
+ * PAGES pages go out and in (three operations each), then there are ROUNDS
+ * rounds of each way of taking. One line a way.
  */
 #include "dummy.h"
 #include "tiny.h"
@@ -18,7 +22,7 @@ static struct dummy dom;
 static unsigned char *buffer;
 static volatile uint32_t *word;
 
-/* Gives the page back, and waits until the vcpu writes it again. */
+/* Gives the page back to the vcpu, and waits until the vcpu writes it again. */
 static void wait_for_writes(const char *what)
 {
     uint32_t before = *word;
@@ -27,7 +31,10 @@ static void wait_for_writes(const char *what)
         stop("%s: the vcpu does not write gfn %#x", what, WRITTEN_GFN);
 }
 
-/* Whether a write lands from now on: for as long as Xen's timers may leave a vcpu alone on its CPU. */
+/*
+ * Whether a write reaches the page from now on: checked for as long as Xen's
+ * timers may leave a vcpu alone on its CPU.
+ */
 static int is_written(void)
 {
     uint32_t at_return = *word;
@@ -51,7 +58,10 @@ static void give_right(void)
         stop("cannot make the page writable");
 }
 
-/* The page leaves the guest. What is mapped here keeps the frame from being somebody else's. */
+/*
+ * The page is taken from the guest. The map here keeps the frame, so that
+ * nobody else gets it.
+ */
 static int take_page(void)
 {
     xen_pfn_t gfn = WRITTEN_GFN;
@@ -79,7 +89,7 @@ static void taken(const char *how, unsigned rounds, int (*take)(void), void (*gi
     printf("%s = writes after it in %u of %u rounds\n", how, written, rounds);
 }
 
-/* One page at a time, as many as asked for, with the vcpu writing another one. */
+/* One page at a time, PAGES times, while the vcpu writes another page. */
 static void page_out_and_in(unsigned pages)
 {
     for (unsigned n = 0; n < pages; n++) {
@@ -104,7 +114,10 @@ int main(int argc, char **argv)
     memset(buffer, 0, XC_PAGE_SIZE);
     attach(&dom);
     start_vcpus(dom.id);
-    /* The vcpu that writes has the CPU for itself: else the other one's turn would flush what this is about. */
+    /*
+     * The vcpu that writes has the CPU for itself: otherwise a switch to the
+     * other vcpu would flush the translation.
+     */
     tell(1, LEAVE, 0, 0);
     if (!within(60, stands(dom.id, 1)))
         stop("vcpu 1 does not halt");

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A guest of two vcpus and no operating system: each does what its mailbox says, so that a program in dom0 decides which
- * vcpu touches which page when, and is the pager for it. Include after dummy.h.
+ * A guest of two vcpus and no operating system: each vcpu does what its mailbox
+ * says. A program in dom0 thus decides which vcpu touches which page when, and
+ * is the domain's pager. Include after dummy.h.
  */
 #include <time.h>
 #include <xen/hvm/save.h>
 
-/* LOOP: adds 1 over and over until it is asked for something else. LEAVE: halts, for good. */
+/*
+ * LOOP: adds 1 over and over until it gets another command. LEAVE: halts for
+ * good.
+ */
 enum touch { READ = 1, WRITE, RUN, LOOP, LEAVE };
 enum { CODE_GFN = 8, MAILBOX_GFN = 16, RUN_AT = 16 };
 
@@ -17,7 +21,10 @@ struct mailbox {
 
 static volatile struct mailbox *mailbox[2];
 
-/* ebx: the vcpu's mailbox, esp: the end of its page. No paging: an address is a guest-physical one. */
+/*
+ * ebx: the vcpu's mailbox, esp: the end of its page. No paging: an address is a
+ * guest-physical one.
+ */
 __asm__(".pushsection .rodata\n"
         ".code32\n"
         "tiny_start:\n"
@@ -63,7 +70,7 @@ static inline void *must_map(uint32_t id, uint64_t gfn)
     return map;
 }
 
-/* Both at once: loading stops every vcpu that is not in what is loaded. */
+/* Both at once: loading stops every vcpu that is not in the loaded state. */
 static inline void set_registers(uint32_t id, const void *header, size_t header_bytes)
 {
     struct {
@@ -91,7 +98,10 @@ static inline void set_registers(uint32_t id, const void *header, size_t header_
         cpu->cr0 = 0x11; /* PE, ET */
         cpu->dr6 = 0xffff0ff0;
         cpu->dr7 = 0x400;
-        /* Interrupts on: with them off Bochs does not leave the guest for one of Xen's (there is none of the guest's own). */
+        /*
+         * Interrupts are on: with them off Bochs does not leave the guest for
+         * Xen's interrupts. The guest has none of its own.
+         */
         cpu->rflags = 0x202;
         cpu->rip = (uint64_t)CODE_GFN << XC_PAGE_SHIFT;
         cpu->rbx = (uint64_t)(MAILBOX_GFN + n) << XC_PAGE_SHIFT;
@@ -102,7 +112,10 @@ static inline void set_registers(uint32_t id, const void *header, size_t header_
         stop("cannot set the vcpus' registers");
 }
 
-/* Makes the vcpus of a domain of dummy.h run. On the last CPU, as every guest here (ci/xen.d/machine-qemu.sh says why). */
+/*
+ * Starts the vcpus of a domain of dummy.h. They run on the last CPU, as every
+ * guest here (ci/xen.d/machine-qemu.sh says why).
+ */
 static inline void start_vcpus(uint32_t id)
 {
     int bytes = xc_domain_hvm_getcontext(xch, id, NULL, 0);
@@ -128,7 +141,7 @@ static inline void start_vcpus(uint32_t id)
         stop("cannot let the guest run");
 }
 
-/* Before the domain is destroyed: what is mapped of it keeps it. */
+/* Called before the domain is destroyed: maps of its frames would keep it. */
 static inline void unmap_mailboxes(void)
 {
     for (unsigned vcpu = 0; vcpu < 2; vcpu++)
@@ -143,7 +156,10 @@ static inline double seconds(void)
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-/* Until the condition holds, or the time is over; yields whether it does. */
+/*
+ * Waits until the condition holds, or the time is over; yields whether it
+ * holds.
+ */
 #define within(limit, condition) ({ \
     double end_ = seconds() + (limit); \
     int holds_; \
@@ -151,7 +167,7 @@ static inline double seconds(void)
         usleep(1000); \
     holds_; })
 
-/* Starts it; a page that is run has code at RUN_AT. */
+/* Starts a command; a page that is to be executed has code at RUN_AT. */
 static inline void tell(unsigned vcpu, enum touch touch, uint64_t gfn, uint32_t value)
 {
     volatile struct mailbox *box = mailbox[vcpu];
@@ -165,7 +181,10 @@ static inline void tell(unsigned vcpu, enum touch touch, uint64_t gfn, uint32_t 
 
 static inline int is_done(unsigned vcpu) { return mailbox[vcpu]->done == mailbox[vcpu]->asked; }
 
-/* Whether the vcpu is off its CPU and uses no time: neither polls its mailbox nor faults again and again. */
+/*
+ * Whether the vcpu is off its CPU and uses no time: it neither polls its
+ * mailbox nor faults again and again.
+ */
 static inline int stands(uint32_t id, unsigned vcpu)
 {
     xc_vcpuinfo_t before, after;

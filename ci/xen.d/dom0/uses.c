@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What Xen says of the pages that a guest uses (MemPagingOp::OP_ACCESS_BITS): a table on standard output, one line a case, as it
- * should be (ci/xen.d/tests/uses.table). The guest's two vcpus touch what they are told to. With an argument: beside whom they
- * are not asked for (uses-beside.table).
+ * What Xen reports of the pages that a guest uses
+ * (MemPagingOp::OP_ACCESS_BITS). Prints a table on standard output, one line a
+ * case; ci/xen.d/tests/uses.table has the expected one. The guest's two vcpus
+ * touch the pages that they are told to. With an argument: the cases in which
+ * accessed bits are not available because of another user (uses-beside.table).
  */
 #include "dummy.h"
 #include "tiny.h"
 
 enum { OP_ACCESS_BITS = 32, CALL_GFNS = 16384, WORDS = CALL_GFNS / 64, LARGE_GFN = 1024, LARGE = 512 };
-/* The pages of a case: read, written, run, left alone. */
+/* The pages of a case: read, written, executed, left alone. */
 enum { READ_GFN = 65, WRITTEN_GFN = 70, RUN_GFN = 127, ALONE_GFN = 90 };
 
 static struct dummy dom;
@@ -16,7 +18,7 @@ static uint64_t *words;
 
 static const char *yes(int holds) { return holds ? "yes" : "no"; }
 
-/* What was there before must not be taken for an answer. */
+/* The buffer's old contents must not be mistaken for results. */
 static int take(uint64_t gfn)
 {
     memset(words, 0x55, XC_PAGE_SIZE);
@@ -40,7 +42,9 @@ static void show(const char *name)
            yes(used(WRITTEN_GFN)), yes(used(RUN_GFN)), yes(used(ALONE_GFN)));
 }
 
-/* Of a large page, whose words a call that begins in it and one that ends it may tell apart. */
+/*
+ * A large page: calls that begin in it or end in it may tell its words apart.
+ */
 static void show_large(const char *name)
 {
     unsigned all = 0, error = take(0);
@@ -52,7 +56,10 @@ static void show_large(const char *name)
 
 static int done(int failed) { return failed ? errno : 0; }
 
-/* Intel: beside whom accessed bits are not turned on, and who has no pager beside him. */
+/*
+ * Intel: users beside whom accessed bits are not turned on, and users beside
+ * whom there can be no pager.
+ */
 static int beside_others(void)
 {
     uint32_t port;
@@ -103,7 +110,10 @@ int main(int argc, char **argv)
     touch(1, RUN, RUN_GFN);
     show("used by vcpus");
     show("and not again");
-    /* What the CPUs remember from before does not hide a second use. */
+    /*
+     * Translations that the CPUs remember from before must not hide a second
+     * use.
+     */
     unsigned hidden = 0;
     for (unsigned n = 0; n < 20; n++) {
         touch(n & 1, READ, READ_GFN);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Hypercalls whose arguments lie where the guest has not been for a while: each is written down, left alone for a time in
- * which it may be paged out, and then only Xen touches it. Each must be carried out, and once: an event channel allocated
- * twice leaves a port behind, a page given back twice is not there the second time.
+ * Hypercalls whose arguments are in pages that the guest has not used for a
+ * while. Each argument is written, then left alone for a time in which it may
+ * be paged out. After that only Xen touches it. Each hypercall must be carried
+ * out, and only once: an event channel allocated twice leaves a port behind, a
+ * page given back twice is not there the second time.
  */
 #include "asks.h"
 #include <errno.h>
@@ -73,7 +75,10 @@ static void ask_port(void)
     *alloc = (struct port_alloc){ SELF, 0, 0 };
     nap(300);
     expect("alloc_unbound", hypercall(EVENT_CHANNEL_OP, 6, (uintptr_t)alloc, 0), 0);
-    /* The pager's event channel may take the port that was free, once, and gives it back. */
+    /*
+     * The pager's event channel may take the free port once, and frees it
+     * again.
+     */
     if (!free_port || alloc->port < free_port || (alloc->port == free_port + 1 && !moves++))
         free_port = alloc->port;
     expect("the port allocated", alloc->port, free_port);
@@ -82,7 +87,10 @@ static void ask_port(void)
     expect("close", hypercall(EVENT_CHANNEL_OP, 3, (uintptr_t)room, 0), 0);
 }
 
-/* A list of pages over a border: had, then given back. */
+/*
+ * A list of pages, across a border of two pages: they are taken, then given
+ * back.
+ */
 static void ask_pages(void)
 {
     uint64_t *list = at_border(EXTENTS / 2 * 8);
@@ -132,7 +140,7 @@ static void ask_runstate(void)
         printf("pattern error: a vcpu that asks does not run\n");
 }
 
-/* Where the arguments lie, so that a pager can see to it that they are out. */
+/* Where the arguments are, so that a pager can page them out. */
 static void print_gfns(void)
 {
     int map = open("/proc/self/pagemap", O_RDONLY);

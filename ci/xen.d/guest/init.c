@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The only program of the test guest. It fills memory with a pattern, then threads go over it again and again:
- * check every word, write its next value. A page that came back wrong, stale or from somewhere else cannot hold
- * the word that its address and pass number ask for.
+ * The only program of the test guest. It fills memory with a pattern. Then
+ * threads go over it again and again: they check every word and write its next
+ * value. A word is determined by its address and the pass number, so that a
+ * page with wrong, stale or foreign contents cannot have it.
  *
- * Parameters, from the kernel's command line (unknown key=value pairs become init's environment):
+ * Parameters, from the kernel's command line (unknown key=value pairs become
+ * init's environment):
  *   mib=N      memory to work on (default 32)
- *   threads=N  how many threads (default 1), one per vcpu in turn
- *   share=1    all threads work on every page, on alternate words (else each has its own pages)
- *   hot=N      of each thread's pages the first N in 100 are checked over and over while it goes over the others
+ *   threads=N  number of threads (default 1), one per vcpu in turn
+ *   share=1    all threads work on every page, on alternate words (otherwise
+ *              each has its own pages)
+ *   hot=N      the first N in 100 of each thread's pages are checked over and
+ *              over while it goes over the others
  *   report=N   seconds between progress lines (default 1)
- *   slow_us=N  a page that took longer than this to go over had to be waited for (default 200)
- *   rest=MS    how long the first thread rests after each pass (default 0): the vcpu halts meanwhile
- *   asks=1     one more thread that makes hypercalls with arguments in pages of its own (asks.c)
- *   spare=N    MiB that are used once and given back to the kernel: memory that is free, and where it lies
- *   churn=N    MiB that the first thread takes from the kernel after each pass, fills, checks and gives back
- *   naps=1     one more thread that sleeps for a millisecond, over and over: a timer hypercall each time
+ *   slow_us=N  a page that takes longer than this counts as one that had to be
+ *              waited for (default 200)
+ *   rest=MS    pause of the first thread after each pass (default 0): the vcpu
+ *              halts meanwhile
+ *   asks=1     one more thread that makes hypercalls with arguments in pages of
+ *              its own (asks.c)
+ *   spare=N    MiB that are used once and given back to the kernel; prints where
+ *              this free memory is
+ *   churn=N    MiB that the first thread takes from the kernel after each pass,
+ *              fills, checks and gives back
+ *   naps=1     one more thread that sleeps for a millisecond, over and over: a
+ *              timer hypercall each time
  */
 #define _GNU_SOURCE
 #include "asks.h"
@@ -42,7 +52,9 @@ static size_t churn;
 static unsigned long naps;
 static pthread_barrier_t barrier;
 static uint64_t slow_ns;
-/* How long pages took that had to be waited for: eight classes to each power of two. */
+/*
+ * Times of pages that had to be waited for: eight classes to each power of two.
+ */
 enum { CLASSES = 8 * 40 };
 static struct { uint64_t bad, worst_ns, first_bad, slow, slow_ns, classes[CLASSES], gone_over; } result[MAX_THREADS];
 
@@ -72,7 +84,10 @@ static unsigned class_of(uint64_t ns)
     return class < CLASSES ? class : CLASSES - 1;
 }
 
-/* The time within which so many in a hundred were done, of all threads since the start. */
+/*
+ * The time within which this percentage of the waits ended, of all threads
+ * since the start.
+ */
 static uint64_t quantile_ns(unsigned percent)
 {
     uint64_t all = 0, so_far = 0;
@@ -89,7 +104,7 @@ static uint64_t quantile_ns(unsigned percent)
     return (9ull + c % 8) << c / 8 >> 3;
 }
 
-/* A few words of each page, which were written in this pass. */
+/* Checks a few words of each page, which were written in this pass. */
 static void look_again(unsigned me, uint64_t first, uint64_t end, uint64_t pass)
 {
     for (uint64_t word = first * PAGE_WORDS; word < end * PAGE_WORDS; word += 64)
@@ -129,7 +144,10 @@ static void one_pass(unsigned me, uint64_t pass)
     }
 }
 
-/* Memory fresh from the kernel has to be zero, and to keep what is written to it. */
+/*
+ * Memory fresh from the kernel must be zero, and must keep what is written to
+ * it.
+ */
 static void take_and_give(uint64_t pass)
 {
     uint64_t words = churn / sizeof *area, *fresh;
@@ -193,7 +211,10 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Where an area lies, as runs of frame numbers: for a pager that is to leave everything else alone. */
+/*
+ * Prints where an area is, as runs of frame numbers, so that a pager can be
+ * restricted to it.
+ */
 static void print_gfns(const char *what, const void *at, uint64_t count)
 {
     int map = open("/proc/self/pagemap", O_RDONLY);
@@ -210,7 +231,7 @@ static void print_gfns(const char *what, const void *at, uint64_t count)
             next++;
             continue;
         }
-        /* Short runs are not worth their line. */
+        /* Short runs are left out, to save lines. */
         if (next - first >= 64)
             printf(" %#llx-%#llx", (unsigned long long)first, (unsigned long long)next - 1);
         first = entry;
@@ -222,7 +243,7 @@ static void print_gfns(const char *what, const void *at, uint64_t count)
     close(map);
 }
 
-/* What the kernel has free afterwards is mostly this. */
+/* Afterwards this is most of the kernel's free memory. */
 static void use_and_free(size_t bytes)
 {
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -235,7 +256,10 @@ static void use_and_free(size_t bytes)
     munmap(at, bytes);
 }
 
-/* A pass may take minutes where pages are slow to come back: whoever waits for it wants to know that it gets on. */
+/*
+ * A pass may take minutes where pages come back slowly: whoever waits for it
+ * needs to see progress.
+ */
 static void *tell_progress(void *arg)
 {
     uint64_t told = 0;
@@ -288,7 +312,7 @@ int main(int argc, char **argv)
     share = number("share", 0);
     report = number("report", 1);
     rest = number("rest", 0);
-    /* Alternate words of a page are written at other times. */
+    /* The other words of the page are written at other times. */
     hot = share ? 0 : number("hot", 0);
     churn = number("churn", 0) << 20;
     slow_ns = number("slow_us", 200) * 1000;

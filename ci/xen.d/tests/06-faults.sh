@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest of two vcpus told what to touch when, by a program that is its pager and maps its pages: who waits, what is asked,
-# what is read, at pages nominated, out and on their way; disabling and destroying with a vcpu waiting.
+# A guest of two vcpus is told what to touch and when, by a program that is its pager and maps its
+# pages. At pages that are nominated, out or in flight: which vcpu waits, what is requested, what is
+# read. Paging is disabled, and the domain destroyed, while a vcpu waits.
 # deadline: 600
-# Xen keeps a page now and then for small things of its own, the less the more often this has run; one that leaks is missing
-# every time.
+# Xen sometimes keeps a page for small objects of its own, more rarely the more often this has run.
+# A page that leaks is missing every time.
 for run in 1 2 3 4 5 6 7 8; do
     faults >/tmp/faults.out || { cat /tmp/faults.out; bad "$(tail -n 1 /tmp/faults.out)"; }
     grep -q '^memory is as before = yes' /tmp/faults.out && break

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Pages go out under a running guest: how many interrupts the other CPU gets, so that it forgets them. One at most for each call
-# and 64 pages of it; Xen's C takes one page a call, and needs one each. Only the debug build counts them.
+# Pages go out under a running guest. Counts the interrupts that make the other CPU flush them: at
+# most one for each call and 64 pages of it. Xen's C takes one page a call, and needs one interrupt
+# for each. Only the debug build counts them.
 # deadline: 600
 flushes >/tmp/flushes.out || { cat /tmp/flushes.out; bad "$(tail -n 1 /tmp/flushes.out)"; }
 sed 's/^/note: /' /tmp/flushes.out

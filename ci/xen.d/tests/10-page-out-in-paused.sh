@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A paused guest: a third of its memory out, back in through foreign mapping, then it boots and its pattern is intact.
+# A third of a paused guest's memory goes out and comes back through foreign maps. Then the guest
+# boots, and its pattern is intact.
 # deadline: 600
 guest_create a 96 1 "mib=32" -p
 target "$domid" 65536

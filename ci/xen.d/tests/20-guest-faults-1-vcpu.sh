@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A running guest's own faults bring its pages back (Debian's pager, its responses filled in): pattern intact, exit 0.
+# A running guest's own faults bring its pages back (Debian's pager, its responses filled in):
+# pattern intact, exit 0.
 # deadline: 600
 guest_create b 96 1 "mib=32"
 guest_ready b

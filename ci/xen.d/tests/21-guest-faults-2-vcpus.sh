@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Two vcpus fault at once, both on every page (alternate words), in a guest of 256 MiB that uses 150: pattern intact, exit 0.
+# Two vcpus fault at once, both on every page (alternate words), in a guest of 256 MiB that uses
+# 150: pattern intact, exit 0.
 # deadline: 1200
 # own-boot: C can hang the host here
 # c-defect-sometimes: a vcpu that is woken for a ring slot and finds none waits again, which crashes its domain (common/wait.c), and destroying that domain hangs the host

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A running guest gives memory back that is out (its balloon) under Debian's pager (its responses filled in), and takes it again.
+# A running guest's balloon gives back memory that is out, under Debian's pager (its responses
+# filled in), and takes it again.
 # deadline: 900
 # c-defect: giving back a page that is out fails, and Linux' balloon driver does not survive that
 guest_create l 128 1 "mib=16 churn=4 xen_scrub_pages=0 init_on_alloc=0"

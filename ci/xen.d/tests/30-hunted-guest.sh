@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest whose whole memory may go out: its stacks, page tables, IDT and per-cpu pages are hunted while it makes
-# hypercalls all the time, as are the arguments of these. 200 times out and in (10 where the machine is slow); alive and intact at the end.
+# A hunted guest, all of whose memory may go out: its stacks, page tables, IDT and per-cpu pages go
+# out over and over while it makes hypercalls all the time, and so do the arguments of these
+# hypercalls. 200 cycles out and in (10 where the machine is slow). At the end the guest is alive
+# and intact.
 # deadline: 900
 # own-boot: C can hang the host here
 # c-defect: a hypercall whose argument is paged out fails with EFAULT (hvm_translate_get_page, copy_from_user_hvm); the guest's kernel dies of it

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A pager that sends garbage (indices, responses, memops) leaves the host up and its domain can be destroyed.
+# A pager sends garbage (indices, responses, memops). The host stays up, and the domain can be
+# destroyed.
 # deadline: 300
 # own-boot: C hangs the host here
 # c-defect: one garbage index of the ring keeps the hypervisor busy for 2^32 responses

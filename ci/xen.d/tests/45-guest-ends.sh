@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest that is destroyed, and one that shuts itself down, both with pages out and faults under way: the domain goes, its
-# pager ends, and the host gets every page back.
+# A guest is destroyed, and one shuts itself down, both while pages are out and faults wait. The
+# domain goes away, its pager ends, and the host gets every page back.
 # deadline: 720
-# domain_gone ID: not even as a zombie.
+# domain_gone ID: the domain does not exist, not even as a zombie.
 domain_gone() { ! dominfo "$1" >/dev/null; }
 end_by() {
     local name=$1; shift
@@ -18,7 +18,7 @@ end_by() {
     wait_for pager_gone || bad "the pager did not end with its guest"
     wait_for free_at_least "$before" || bad "$(($before - $(free_pages))) pages of the host are lost after: $*"
 }
-# Dom0's tools keep a few pages that the first domain makes them take.
+# Dom0's tools keep a few pages, which they take for the first domain.
 guest_create warm 96 1 "mib=1" -p
 xl destroy warm
 wait_for domain_gone "$domid"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Our pager and a running guest with one vcpu: pages go out, the guest's faults bring them back, the target is raised, SIGTERM
-# brings everything back: pattern intact, exit 0, nothing out.
+# Our pager and a running guest with one vcpu. Pages go out, the guest's faults bring them back, the
+# target is raised, SIGTERM brings everything back: pattern intact, exit 0, nothing out.
 # deadline: 600
 guest_create p 96 1 "mib=32"
 guest_ready p

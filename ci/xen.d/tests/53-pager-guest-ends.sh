@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The guest is destroyed, reboots, crashes while pages are out: our pager ends by itself with 0, and nothing of the domain stays.
-# A crashed guest that is kept keeps its pager.
+# The guest is destroyed, reboots or crashes while pages are out: our pager ends by itself with 0,
+# and nothing of the domain stays. A crashed guest that is preserved keeps its pager.
 # deadline: 900
 gone() { ! dominfo "$1" >/dev/null; }
 outlived() {
@@ -32,7 +32,7 @@ rm -f /tmp/pagefile-s
 start
 xl sysrq s c
 wait_for crashed s || bad "the guest does not crash"
-# Its memory is kept for whoever wants to look, so its pager stays.
+# Its memory is preserved for inspection, so its pager stays.
 ! pager_gone || bad "the pager has left a crashed guest"
 xl destroy s
 outlived "crashed and kept"

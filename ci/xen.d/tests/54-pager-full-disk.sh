@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The pagefile's disk is full: page-out stops where it is and says so, the guest goes on, and everything comes back.
+# The pagefile's disk is full: page-out stops where it is and says so, the guest goes on, and
+# everything comes back.
 # deadline: 600
 mkdir -p /tmp/small
 mount -t tmpfs -o size=8m small /tmp/small || bad "no small file system"
-# It is paused for a while, which its kernel's watchdog would take for a lockup.
+# The guest is paused for a while, which its kernel's watchdog would take for a lockup.
 guest_create t 96 1 "mib=32 nowatchdog"
 guest_ready t
 guest_passes t 2
@@ -11,7 +12,8 @@ target "$domid" 73728
 # shellcheck disable=SC2046
 pager_start t "$domid" rust -f /tmp/small/pagefile -r 512 $(guest_only t)
 wait_for grep -q 'store is full' /tmp/pager-t.log || bad "nothing said of a full disk, $(paged "$domid") pages out"
-# The running guest brings pages back, whose copies keep their place on the disk until others need it.
+# The running guest brings pages back. Their copies keep their slots on the disk until others need
+# them.
 xl pause t
 wait_for paged_at_least "$domid" 1500 || bad "$(paged "$domid") pages out on a disk for 2048"
 out=$(paged "$domid")

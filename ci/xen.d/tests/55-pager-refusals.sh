@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What our pager cannot do, it says in one line and with an exit code, and changes nothing. What it does, it tells who asks.
+# If our pager cannot do something, it says so in one line and with an exit code, and changes
+# nothing. What it does, it reports on request.
 # deadline: 600
 # refused CODE WORDS ARGUMENTS...
 refused() {

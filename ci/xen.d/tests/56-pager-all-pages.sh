@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Our pager and a guest of 96 MiB held at half of it, no frame excepted: its kernel's pages go too. Pattern intact, exit 0.
+# Our pager keeps a guest of 96 MiB at half of it. All frames may go out, those of its kernel too.
+# Pattern intact, exit 0.
 # deadline: 720
 # c-defect-sometimes: a hypercall whose argument was paged out fails, and Linux dies of it
 guest_create w 96 1 "mib=32"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The pagefile's disk is full and has room again; takes no writes; gives nothing back; is well again. Page-out waits and says
-# so, the guest goes on with what it has, a page that does not read back is named and waited for, and no word is ever wrong.
+# The pagefile's disk is full and gets room again, then refuses writes, then refuses reads, then
+# works again. Page-out waits and says so, and the guest goes on with the pages that it has. A page
+# that cannot be read back is reported, and its vcpu waits. No word is ever wrong.
 # deadline: 900
 sectors=131072
 disk() {
@@ -16,7 +17,7 @@ dmsetup create pages --table "0 $sectors linear /dev/ram0 0" >/dev/null || bad "
 mke2fs /dev/mapper/pages >/dev/null 2>&1 || bad "no file system"
 mkdir -p /tmp/disk
 mount -t ext2 /dev/mapper/pages /tmp/disk || bad "the file system cannot be mounted"
-# A file system of its own accord writes nothing: what fails is what the pager writes.
+# The file system writes nothing by itself: only the pager's writes fail.
 echo 0 >/proc/sys/vm/dirty_writeback_centisecs
 head -c $((60 << 20)) /dev/zero >/tmp/disk/hog
 guest_create x 96 1 "mib=16"
@@ -24,7 +25,7 @@ guest_ready x
 guest_passes x 2
 said() { [ "$(grep -c "$1" /tmp/pager-x.log)" -ge "${2:-1}" ]; }
 
-# Paused while pages go out, so that none comes back meanwhile.
+# The guest is paused while pages go out, so that none comes back meanwhile.
 xl pause x
 target "$domid" 92160
 # shellcheck disable=SC2046

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest of 4.5 GiB whose pattern lies above 4 GiB, beyond the number of its pages: a third of it goes out
-# and comes back intact. Not part of ci/test: it takes a machine with 8 GiB.
+# A guest of 4.5 GiB whose pattern lies above 4 GiB, at gfns above the number of its pages: a third
+# of it goes out and comes back intact. Not part of ci/test: it needs a machine with 8 GiB.
 # deadline: 1200
 # memory: 6656
 guest_create z 4608 1 "mib=96"
@@ -14,7 +14,7 @@ xl pause z
 pager_start z "$domid" rust -r 512 $(echo "$high" | sed 's/^/--only-gfns /')
 wait_for paged_at_least "$domid" 8000 || bad "only $(paged "$domid") pages went out"
 refused=$(xenpaging-rust status -d "$domid" | sed -n 's/.* refused_pages=\([0-9]*\).*/\1/p')
-# Some come back because the guest wants them, the others because the target does.
+# Some pages come back because the guest needs them, the others because the target rises.
 xl unpause z
 target "$domid" $((4608 * 1024))
 guest_passes z 1

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Our Debian package in a Debian 12 whose first process is systemd. It installs. A unit for a domain that is not there fails with one
-# line; xenpaging@DOMID is active once the pager says it is ready, and a guest lives on at half its memory; a pager that hangs is
-# asked to bring everything back, not killed; a stop does it, too, and so does a purge, after which no file is left.
+# Our Debian package in a Debian 12 whose first process is systemd. It installs. A unit for a domain
+# that does not exist fails with one line. xenpaging@DOMID is active once the pager says that it is
+# ready, and a guest goes on at half its memory. A pager that hangs is not killed, but told to bring
+# everything back. A stop does so, too, and so does a purge, after which no file is left.
 # image: debian
 # deadline: 1800
 # c-defect: a hypercall whose argument was paged out fails, and Linux dies of it
-# By a shell of its own: busybox has a dpkg, too.
+# Run by a shell of its own: busybox has a dpkg, too.
 in_debian() { PATH=/usr/sbin:/usr/bin nsenter -t "$init" -m -p -r -w /bin/sh -c '"$@"' sh "$@"; }
 up() { init=$(cat "/proc/$started/task/$started/children") && init=${init% } && in_debian systemctl -q is-active basic.target; } 2>/dev/null
-# The package's files, and what it may have made; not those of the package manager and of systemd's own services.
+# The package's files and those that it may have made, without those of the package manager and of
+# systemd's own services.
 files() { (cd /debian && find . -path ./var/lib/dpkg -prune -o -path ./var/log -prune -o -path ./var/lib/systemd -prune -o -type f -print | sort); }
 unit() { in_debian systemctl show -P "$1" "xenpaging@$domid"; }
 unit_is() { [ "$(unit "$1")" = "$2" ]; }

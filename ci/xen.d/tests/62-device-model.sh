@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Our pager beside a device model that has pages of the guest mapped (a stand-in that takes commands as qemu-traditional does): they are
-# in use and stay in; it is told to let go of them, and then they go out and come back.
+# Our pager beside a device model that has pages of the guest mapped (a stand-in that takes commands
+# as qemu-traditional does). The pages are in use and stay resident. The device model is told to
+# unmap them, and then they go out and come back.
 # deadline: 720
 guest_create dm 96 1 "mib=16"
 guest_ready dm
@@ -11,7 +12,7 @@ device-model "$domid" "$first" 256 >/tmp/device-model.log 2>&1 &
 echo $! >>/tmp/pagers
 wait_for grep -q '^256 frames mapped' /tmp/device-model.log || bad "no device model: $(cat /tmp/device-model.log)"
 target "$domid" 90112
-# Nothing but what is mapped may go out.
+# The pager may choose mapped pages only.
 pager_start dm "$domid" rust -r 0 --only-gfns "$(printf '%#x-%#x' "$first" $((first + 255)))"
 wait_for grep -q '^flush-cache' /tmp/device-model.log || bad "the device model is not told to let go of pages, $(paged "$domid") out"
 told=$(sed -n 's/^flush-cache //p' /tmp/device-model.log | head -n 1)

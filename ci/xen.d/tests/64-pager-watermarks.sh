@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Two guests under one pager, on a host that runs short of memory because more guests come: the idle one makes room and the busy one
-# is left alone; with nothing but reserves left, one pays and the log says why. When the newcomers are gone memory comes back; one
-# guest's end is the other's business not at all. Patterns intact, exit 0, nothing out.
+# Two guests under one pager, on a host whose memory becomes short because more guests come. Pages
+# of the idle guest go out, those of the busy one stay. When only reserves are left, one guest gives
+# them and the log says why. When the new guests are gone, memory comes back. The end of one guest
+# does not affect the other. Patterns intact, exit 0, nothing out.
 # deadline: 1200
 guest_create idle 192 1 "mib=8 rest=5000 nowatchdog"
 idle=$domid
-# It is paused for a while, which its kernel's watchdog would take for a lockup.
+# The guest is paused for a while, which its kernel's watchdog would take for a lockup.
 guest_create busy 128 1 "mib=64 nowatchdog"
 busy=$domid
 guest_ready idle
@@ -17,13 +18,14 @@ xenpaging-rust -v --guest "$idle:/tmp/pagefile-idle" --guest "$busy:/tmp/pagefil
     --watermarks "$(kib 8192),$(kib 2560),$(kib 2048)" >/tmp/pager-w.log 2>&1 &
 pager=$!
 echo "$pager" >>/tmp/pagers
-# How much they use is known after two passes over their accessed bits (512 pages together, where Xen maps them together).
+# The pages that they use are known after two passes over their accessed bits (512 pages together,
+# where Xen maps them together).
 idle_is_seen() { [ "$(figure "$idle" working_set_pages)" -lt 20000 ] && [ "$(figure "$busy" working_set_pages)" -gt 15000 ]; }
 wait_for idle_is_seen || bad "used: $(figure "$idle" working_set_pages) by the idle one, $(figure "$busy" working_set_pages) by the busy one"
 [ "$(paged "$idle")" = 0 ] && [ "$(paged "$busy")" = 0 ] || bad "pages are out although the host has enough free memory"
 used="$(figure "$idle" working_set_pages) $(figure "$busy" working_set_pages)"
 
-# A newcomer of 64 MiB that does not run.
+# A new guest of 64 MiB that does not run.
 guest_create newcomer 64 1 "mib=1" -p
 newcomer=$domid
 there_is_room() { free_at_least $((free - 2560)); }
@@ -41,13 +43,15 @@ for id in "$idle" "$busy"; do
     grep -q "^xenpaging_balance_limit_pages{domain=\"$id\"} [0-9]" /tmp/metrics || bad "no metrics of domain $id: $(head -n 3 /tmp/metrics)"
 done
 [ "$(xenpaging-rust status | grep -c 'working_set_pages=')" = 2 ] || bad "status: $(xenpaging-rust status)"
-# All or none: the newcomer has no pager after one that could not have the busy guest too, so the second try ends as the first.
+# All or none: after a pager that could not attach to the busy guest, the new guest has none either,
+# so that the second try ends as the first.
 for try in 1 2; do
     said=$(xenpaging-rust --guest "$newcomer:/tmp/pagefile-n" --guest "$busy:/tmp/pagefile-b" 2>&1)
     [ $? = 3 ] && [ "$said" = "xenpaging: domain $busy cannot be paged: it has a pager already" ] || bad "try $try: $said"
 done
 
-# More than both can give and keep their reserves. They are paused, so that nothing comes in meanwhile.
+# More than both can give without their reserves. They are paused, so that nothing comes in
+# meanwhile.
 xl pause idle
 xl pause busy
 guest_create large 320 1 "mib=1" -p
@@ -55,7 +59,7 @@ one_has_paid() { grep -q 'pays with all it can give' /tmp/pager-w.log; }
 wait_for one_has_paid || bad "nobody pays: $(paged "$idle") and $(paged "$busy") out, $((free - $(free_pages))) fewer free: $(tail -n 3 /tmp/pager-w.log)"
 paid=$(grep 'pays with all it can give' /tmp/pager-w.log | head -n 1 | sed 's/.*WARN //')
 
-# Everything comes back once they are gone, by and by.
+# Everything comes back, bit by bit, once they are gone.
 xl destroy large
 xl destroy newcomer
 xl unpause busy

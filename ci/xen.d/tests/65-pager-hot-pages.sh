@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest that looks at a quarter of its pattern over and over while it goes over the rest once, with room for about two thirds of
-# it. Our pager sees accessed bits, and brings in less than 0.8 of what it brings in when it takes pages in turn.
-# On Xen's C it sees none, says so, and takes them in turn.
+# A guest reads a quarter of its pattern over and over while it goes over the rest once. There is
+# room for about two thirds of the pattern. Our pager sees accessed bits, and brings in less than
+# 0.8 of the pages that it brings in when it takes pages in turn. On Xen's C it sees none, says so,
+# and takes pages in turn.
 # deadline: 1200
 sees() { grep -q "accessed_bits=$1" /tmp/pager-a.log || bad "the pager does not say that accessed_bits=$1"; }
 came_in() { xenpaging-rust status -d "$domid" | sed -n 's/.* paged_in_pages=\([0-9]*\).*/\1/p'; }
-# page_ins OPTIONS...: how many pages come in while the guest makes a pass, over eight of them, once the pager has seen four: $in.
+# page_ins OPTIONS...: how many pages come in during eight passes of the guest, after the pager has
+# seen four; a pass on average: $in.
 page_ins() {
     guest_create a 96 1 "mib=24 hot=25"
     guest_ready a
@@ -25,7 +27,7 @@ page_ins() {
     xl destroy a
 }
 if [ "$(cat /test/flavour)" = rust ]; then
-    # Of so small a guest the usual 64 MiB of spared pages would be more than half.
+    # The usual 64 MiB of spared pages would be more than half of so small a guest.
     page_ins --policy sweep -r 256
     in_turn=$in
     page_ins
