@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Floors: the least that paging on userfaultfd can cost on this machine, with no state machine, no
-//! policy and no bookkeeping. Our own figures mean something beside these, measured in the same run
-//! with the same placement: machines drift by a factor of two within a minute. Here a handler thread reads faults as messages;
-//! the embedded host has none, and saves the way there and back.
+//! Floors: the least time that paging on userfaultfd takes on this machine, without a state
+//! machine, a policy or bookkeeping. Our own figures are compared with these floors. Both are
+//! measured in the same run with the same placement, because the speed of a machine drifts by a
+//! factor of two within a minute. Here a handler thread reads faults as messages. The embedded host
+//! has no such thread, and saves the way there and back.
 //!
-//! - [`bare_handler`]: a fault answered from memory by a thread of the same process.
-//! - [`relay`]: a fault handed on to a second process and answered by it.
+//! - [`bare_handler`]: a thread of the same process answers a fault from memory.
+//! - [`relay`]: a fault is passed on to a second process, which answers it.
 //! - [`page_out`]: protect, copy out, discard, and copy in, by batch.
 //!
-//! Every page is checked on arrival, so a floor that is fast because it is wrong is an error.
+//! Every page is checked on arrival, so that a floor that is fast because it is wrong is an error.
 
 use std::path::Path;
 use std::thread;
@@ -30,8 +31,8 @@ mod pager;
 pub use batch::{BatchCosts, Layout, page_out};
 pub use pager::serve;
 
-/// Pages of the store that faults are answered from: more than fits a second-level cache, as a real
-/// store would.
+/// Pages of the store from which faults are answered: more than fits a second-level cache, as in a
+/// real store.
 const STORE_PAGES: usize = 4096;
 
 /// Which threads run where.
@@ -41,10 +42,10 @@ pub enum Placement {
     OneCpu,
     /// Wherever the scheduler puts them.
     Free,
-    /// Whoever answers polls on a CPU of its own; the vcpu, and a handler before it, on another.
+    /// Whoever answers polls on a CPU of its own. The vcpu, and a handler before it, is on another.
     AnswererPolls,
-    /// The same, and the handler polls for the answer. Without a second process, the same as
-    /// [`Placement::AnswererPolls`].
+    /// The same, and the handler polls for the response. Without a second process this is the same
+    /// as [`Placement::AnswererPolls`].
     AllPoll,
 }
 
@@ -52,7 +53,7 @@ impl Placement {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::OneCpu, Self::Free, Self::AnswererPolls, Self::AllPoll];
 
-    /// Whether a polling thread takes a CPU of its own, so that there must be two.
+    /// Whether a polling thread takes a CPU of its own, so that two are needed.
     pub const fn needs_two_cpus(self) -> bool {
         matches!(self, Self::AnswererPolls | Self::AllPoll)
     }
@@ -61,7 +62,7 @@ impl Placement {
         self.needs_two_cpus()
     }
 
-    /// The CPU of the vcpu and whatever is not the answerer, and the answerer's.
+    /// The CPU of the vcpu and of everything else but the answerer, and the answerer's CPU.
     fn cpus(self) -> Result<(Option<usize>, Option<usize>), FloorError> {
         let allowed = sched_getaffinity(None).map_err(FloorError::at("sched_getaffinity"))?;
         // As `usual_fault_cpu`: the last one first.
@@ -82,25 +83,25 @@ impl Placement {
 /// What a fault costs the vcpu that makes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latency {
-    /// Half of the faults were answered in this time, in nanoseconds.
+    /// Half of the faults were answered within this time, in nanoseconds.
     pub p50_ns: u64,
-    /// 99 of 100 were.
+    /// 99 of 100 faults were answered within this time.
     pub p99_ns: u64,
-    /// Of one vcpu that does nothing but fault.
+    /// Faults per second of one vcpu that does nothing else.
     pub faults_per_second: f64,
 }
 
-/// Why there is no figure.
+/// The reason why there is no figure.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FloorError {
     /// The placement needs two CPUs.
     #[error("only one CPU to run on")]
     OneCpuOnly,
-    /// Nothing was to be measured.
+    /// There was nothing to measure.
     #[error("no faults, or a batch that is empty or larger than the guest")]
     NothingToMeasure,
-    /// A page arrived with other contents than it had.
+    /// A page arrived with other contents than were written to it.
     #[error("{gfn} arrived with wrong contents")]
     WrongPage {
         /// The page.
@@ -130,7 +131,7 @@ pub enum FloorError {
     /// A system call failed.
     #[error("{step}: {errno}")]
     System {
-        /// Which one.
+        /// The call.
         step: &'static str,
         /// Its error.
         errno: Errno,
@@ -143,7 +144,7 @@ impl FloorError {
     }
 }
 
-/// A fault, read by a handler thread and answered from memory. `faults` of them, one after another.
+/// Faults that a handler thread reads and answers from memory: `faults` of them, one after another.
 pub fn bare_handler(placement: Placement, faults: u64) -> Result<Latency, FloorError> {
     let store = Store::new();
     measure(
@@ -154,9 +155,9 @@ pub fn bare_handler(placement: Placement, faults: u64) -> Result<Latency, FloorE
     )
 }
 
-/// A fault, relayed: the handler thread puts a request into a shared page and rings an eventfd, a
-/// second process copies the page into a shared data page and rings back, the handler copies it in.
-/// `second_process` is a program that calls [`serve`] with its arguments.
+/// A relayed fault. The handler thread puts a request into a shared page and rings an eventfd. A
+/// second process copies the page into a shared data page and rings back. The handler copies the
+/// page in. `second_process` is a program that calls [`serve`] with its arguments.
 pub fn relay(
     second_process: &Path,
     placement: Placement,
@@ -209,7 +210,7 @@ fn measure(
     thread::scope(|scope| {
         let handling = scope.spawn(|| {
             let result = handler();
-            // Whatever went wrong, the vcpu must not wait for ever.
+            // After any error, the vcpu must not wait for ever.
             result.and(uffd.unregister(&memory).map_err(FloorError::from))
         });
         let vcpu = scope.spawn(|| run_vcpu(&memory, cpu));
@@ -223,7 +224,7 @@ fn measure(
     })
 }
 
-/// Reads every page once, which faults.
+/// Reads every page once. Each read faults.
 fn run_vcpu(memory: &GuestMemory, cpu: Option<usize>) -> Result<Latency, FloorError> {
     pin(cpu)?;
     let frames = || (0..memory.size_pages()).map(Gfn::new_truncate);
@@ -252,7 +253,7 @@ fn run_vcpu(memory: &GuestMemory, cpu: Option<usize>) -> Result<Latency, FloorEr
     })
 }
 
-/// The pages that faults are answered with: each is full of a word that tells its place.
+/// The pages with which faults are answered. Each is full of a word that identifies its place.
 struct Store(Vec<u8>);
 
 impl Store {
@@ -291,7 +292,7 @@ fn elapsed_ns(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The 50th and the 99th; the values come out sorted. There must be one.
+/// The 50th and the 99th percentile. Sorts the values. There must be one.
 fn percentiles(values: &mut [u64]) -> (u64, u64) {
     values.sort_unstable();
     (values[values.len() / 2], values[values.len() * 99 / 100])

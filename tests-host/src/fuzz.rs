@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the fuzzers run: a byte string is a life of a paged domain. Any breach panics.
+//! What the fuzzers run: a byte string describes the life of a paged domain. Any breach panics.
 //!
 //! `fuzz/` drives these with coverage; the tests replay `corpus/`.
 
 use crate::lockstep::{Lockstep, Op, cells};
 
-/// At most so many operations in one life: enough to fill the ring twice and go through every state.
+/// The most operations in one life: enough to fill the ring twice and to go through every state.
 const MOST_OPS: usize = 200;
 
 /// Operations, failures of the platform and a pager that cheats, compared with the model.
@@ -27,10 +27,10 @@ pub fn ops(data: &[u8]) {
     Lockstep::new(&cells, gfns, spare).run(ops);
 }
 
-/// As [`ops`], with a hand that writes anything anywhere into the ring page in between. There is no
-/// model of that; what must hold is what keeps the hypervisor whole.
+/// As [`ops`], and in between anything is written anywhere into the ring page. There is no model of
+/// that. The properties that keep the hypervisor intact must hold.
 ///
-/// An operation byte of 0xc0 and above is a write instead: which word, and what.
+/// An operation byte of 0xc0 and above is a write instead: which word, and its value.
 pub fn ring(data: &[u8]) {
     let cells = cells(9);
     let mut hostile = crate::hostile::Hostile::new(&cells, 10);
@@ -41,7 +41,7 @@ pub fn ring(data: &[u8]) {
             let word = [bytes.next().unwrap_or(0), bytes.next().unwrap_or(0)];
             let value = [(); 4].map(|()| bytes.next().unwrap_or(0));
             let word = match what % 4 {
-                // The indices, and the heads of the entries, more often than padding.
+                // The indices, and the heads of the entries, are written more often than padding.
                 0 => usize::from(word[0] % 4),
                 1 | 2 => 16 + usize::from(word[0] % 8) * 100 + usize::from(word[1] % 10),
                 _ => usize::from(u16::from_le_bytes(word)),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A domain whose pager writes what it likes into the ring page.
+//! A domain whose pager writes any values into the ring page.
 //!
-//! No model can say what such a pager gets. What holds all the same: no panic and no hang, every
-//! frame accounted for, nobody stopped without a reason, bounded work for an event, slots that add
-//! up; and a pager that takes over in earnest finds every vcpu and every page.
+//! No model can predict the results for such a pager. These properties hold all the same: no panic
+//! and no hang, every frame accounted for, no vcpu stopped without a reason, bounded work for an
+//! event, and slots that add up. An honest pager that takes over finds every vcpu and every page.
 
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{Caller, Count, EVENT_RESPONSES, Job, Paging, PrepJob, RingState};
@@ -14,7 +14,7 @@ use p2m_paging::{Gfn, P2mType, VcpuId};
 use crate::lockstep::Op;
 use crate::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
 
-/// The domain and the page in the pager's hands.
+/// The domain, and the pages that the pager can use.
 #[derive(Debug)]
 pub struct Hostile<'c> {
     /// The subject.
@@ -56,7 +56,7 @@ impl<'c> Hostile<'c> {
         self.page.peek(word)
     }
 
-    /// Makes one operation; pages named by a byte may be beyond the guest's memory.
+    /// Makes one operation. Pages named by a byte may be beyond the guest's memory.
     pub fn apply(&mut self, op: Op) {
         let gfns = self.gfns + 1;
         let gfn = |raw: u8| Gfn::new_truncate(u64::from(raw) % gfns);
@@ -74,7 +74,7 @@ impl<'c> Hostile<'c> {
             Op::PrepEmpty(g) => self.prep(gfn(g), None),
             Op::PrepBad(g) => self.prep(gfn(g), Some(Buffer::Faulting)),
             Op::Answer(g, _) => {
-                // Whatever is in the slot now is an answer: one more of them.
+                // Whatever the slot contains now is a response: there is one more.
                 let index = self.page.peek(2).wrapping_add(u32::from(g % 4));
                 self.page.poke(2, index);
             }
@@ -98,13 +98,13 @@ impl<'c> Hostile<'c> {
         self.check();
     }
 
-    /// An event: bounded work, whatever the page says.
+    /// An event: bounded work, whatever the page contains.
     pub fn event(&self) {
         let requests = || self.paging.counters().get(Count::Requests);
         let (held, before) = (self.paging.slots_in_use(), requests());
         let handled = self.paging.on_event();
         assert!(handled.responses <= EVENT_RESPONSES, "{handled:?}");
-        // Only what was asked, before or meanwhile, can have been answered.
+        // Only requests made before or meanwhile can have been answered.
         let asked = u64::from(held) + requests() - before;
         assert!(u64::from(handled.responses) <= asked, "{handled:?}");
         if handled.state == RingState::More {
@@ -149,7 +149,8 @@ impl<'c> Hostile<'c> {
         }
     }
 
-    /// The pager is replaced by one that works: in the end nobody waits, every page can be had.
+    /// An honest pager replaces the hostile one: in the end no vcpu waits, and every page is
+    /// available.
     pub fn settle(&mut self) {
         ignore(self.paging.shut_down());
         self.attach();
@@ -178,5 +179,5 @@ impl<'c> Hostile<'c> {
     }
 }
 
-/// What a hostile life comes to is nobody's business.
+/// The result of a hostile life is not checked.
 fn ignore<T>(_: T) {}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests, benches and fuzz targets that cross rooms.
+//! Tests, benches and fuzz targets that use several rooms.
 
 pub mod floors;
 pub mod fuzz;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `simulate`: runs the simulation on many seeds, or one scenario again.
+//! `simulate`: runs the simulation with many seeds, or one scenario again.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use p2m_paging::p2m::table::Outcome;
 use tests_host::pathologies;
 use tests_host::simulate::{Failed, Scenario, Tally, Trace, draw, run, run_many, shrink};
 
-/// Runs that shrinking may take.
+/// Runs that the shrinking of a scenario may take.
 const SHRINK_RUNS: u32 = 500;
 
 #[derive(Parser)]

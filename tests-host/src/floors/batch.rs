@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a batch of pages costs to take out and to bring back, in one process.
+//! The time that a batch of pages takes to go out and to come back, in one process.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,7 +13,7 @@ use pager_uffd::host::uffd::{CopyFlags, Modes, Options, Userfaultfd};
 
 use super::{FloorError, Placement, elapsed_ns, percentiles, pin};
 
-/// How the frames of a batch lie: `run` pages, then `gap` that stay, and so on.
+/// How the frames of a batch lie: `run` pages in the batch, then `gap` pages that stay, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Pages in a row that are in the batch.
@@ -42,7 +42,7 @@ impl Layout {
     }
 }
 
-/// Costs of a page in a batch, in nanoseconds: medians over the batches.
+/// Times for one page of a batch, in nanoseconds: medians over the batches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchCosts {
     /// Write-protecting it.
@@ -60,8 +60,8 @@ pub struct BatchCosts {
 }
 
 /// Takes all of a guest of `guest_pages` out and brings it back in batches of `batch` pages, twice.
-/// With `running_vcpu`, another thread runs on the guest meanwhile, on another CPU if there is one:
-/// each call must then reach that CPU's TLB.
+/// With `running_vcpu`, another thread runs on the guest meanwhile, on another CPU if there is one.
+/// Each call must then reach that CPU's TLB.
 pub fn page_out(
     guest_pages: u64,
     batch: u64,
@@ -85,7 +85,7 @@ pub fn page_out(
     let stop = AtomicBool::new(!running_vcpu);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // A figure without the pinning is a figure too.
+            // A figure without the pinning is useful, too.
             let _ = pin(vcpu_cpu);
             let page = memory.page(vcpu_gfn);
             while !stop.load(Relaxed) {
@@ -104,7 +104,7 @@ pub fn page_out(
     })
 }
 
-/// A page that tells its place.
+/// A page whose contents identify its place.
 fn contents(gfn: Gfn) -> [u8; PAGE_SIZE] {
     let mut page = [0; PAGE_SIZE];
     for word in page.as_chunks_mut().0 {
@@ -121,7 +121,7 @@ fn cycle(
     layout: Layout,
 ) -> Result<BatchCosts, FloorError> {
     let size = usize::try_from(guest_pages).map_err(|_| FloorError::NothingToMeasure)? * PAGE_SIZE;
-    // Written once, so that its own memory is not part of the figure.
+    // Written once, so that the allocation of its own memory is not part of the figure.
     let mut store = vec![0xee_u8; size];
     let mut times: [Vec<u64>; 5] = Default::default();
     for _ in 0..2 {

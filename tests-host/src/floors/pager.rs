@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The second process of the relay floor, and the first one's side of it.
+//! The second process of the relay floor, and the first process's side of it.
 //!
-//! Its standard input is the eventfd that requests ring, its standard output the one it answers
-//! with. Two shared pages: one of counters, one for the page asked for. One request at a time.
+//! Its standard input is the eventfd on which requests arrive. Its standard output is the one on
+//! which it answers. There are two shared pages: one of counters, one for the requested page. There
+//! is one request at a time.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -134,7 +135,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // If it is gone already, there is nobody to tell.
+        // If the process is gone already, there is nobody to tell.
         if let Ok(control) = control(&self.shared) {
             control[FRAME].store(STOP, Relaxed);
             control[REQUESTS].fetch_add(1, Release);
@@ -144,8 +145,8 @@ impl Drop for Relay {
     }
 }
 
-/// What the second process does: `arguments` are those after the program's name. `Ok(false)` if
-/// they are not for it.
+/// What the second process does. `arguments` are those after the program's name. Yields `Ok(false)`
+/// if they are not for this function.
 pub fn serve(arguments: &[String]) -> Result<bool, FloorError> {
     let [mark, path, cpu, waiting] = arguments else {
         return Ok(false);
@@ -153,7 +154,7 @@ pub fn serve(arguments: &[String]) -> Result<bool, FloorError> {
     if mark != "--second-process" {
         return Ok(false);
     }
-    // Nobody rings it any more when the first process is gone.
+    // After the end of the first process nobody rings it any more.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(FloorError::at("PR_SET_PDEATHSIG"))?;
     pin(cpu.parse().ok())?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold after every operation, and the smaller operations.
+//! The properties that must hold after every operation, and the smaller operations.
 
 use p2m_paging::paging::Caller;
 use p2m_paging::{Errno, VcpuId};
@@ -8,7 +8,7 @@ use super::{Is, Lockstep, Op, is, number, vcpu_id};
 use crate::plain::Buffer;
 
 impl Lockstep<'_> {
-    /// Panics where the crate and the model differ, or where the machine is not in order.
+    /// Panics if the crate and the model differ, or if the machine is inconsistent.
     pub fn check(&self) {
         let machine = self.machine();
         machine.check();
@@ -41,7 +41,7 @@ impl Lockstep<'_> {
         assert_eq!(self.paging.slots_in_use() as usize, self.model.held());
     }
 
-    /// Panics if anybody is still made to wait.
+    /// Panics if any vcpu still has to wait.
     pub fn assert_nobody_waits(&self) {
         for n in 0..self.model.waits.len() {
             let vcpu = vcpu_id(n);
@@ -52,8 +52,8 @@ impl Lockstep<'_> {
         }
     }
 
-    /// The end of a run: an honest pager works on, and in the end nobody waits and every page that
-    /// somebody wants is as the guest left it.
+    /// The end of a run: an honest pager works on. In the end no vcpu waits, and every page that
+    /// somebody needs is as the guest left it.
     pub fn settle(&mut self) {
         if !self.model.enabled() {
             self.enable();
@@ -61,7 +61,7 @@ impl Lockstep<'_> {
         self.pager_works_on();
         self.assert_nobody_waits();
         for gfn in 0..self.model.pages.len() {
-            // Asked for, brought home, and then read.
+            // Requested, brought in, and then read.
             for _ in 0..2 {
                 self.read(0, gfn);
                 self.pager_works_on();
@@ -84,7 +84,7 @@ impl Lockstep<'_> {
         assert_eq!(got, expected, "somebody else needs {gfn}");
     }
 
-    /// A pager preps what it believes to be out; of a page that was dropped it may not know yet.
+    /// A pager preps pages that it believes to be out. It may not know yet that a page was dropped.
     pub(super) fn prep_believing(
         &mut self,
         gfn: usize,

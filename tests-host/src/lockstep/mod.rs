@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`Paging`] on the plain machine beside a [`Model`] of it: every operation is made on both, and
-//! what they say and what they are is compared after each.
+//! [`Paging`] on the plain machine beside a [`Model`] of it. Every operation is made on both. After
+//! each, their results and their states are compared.
 //!
-//! The pager here keeps a copy of what it nominates, believes what requests say about its copies,
-//! and answers honestly, late, twice, wrongly or never, as it is told.
+//! The pager here keeps a copy of each page that it nominates, and believes what requests say about
+//! its copies. It responds honestly, late, twice, wrongly or never, as it is told.
 
 mod check;
 mod model;
@@ -22,7 +22,7 @@ pub use op::{Failure, Manner, Op};
 
 use crate::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
 
-/// What a page contains for which the pager has no copy: never seen by an honest guest.
+/// The contents of a page of which the pager has no copy: an honest guest never sees them.
 const NO_COPY: u64 = 0xdead;
 
 /// The crate, its model and a pager.
@@ -30,16 +30,16 @@ const NO_COPY: u64 = 0xdead;
 pub struct Lockstep<'c> {
     /// The subject.
     pub paging: Paging<'c, PlainMachine>,
-    /// What it should be like.
+    /// The model of the subject.
     pub model: Model,
-    /// The ring page, for hands that have no business there.
+    /// The ring page, for hostile writes.
     pub page: RingPage,
     back: Option<Back>,
-    /// Taken by the pager and not answered.
+    /// Requests that the pager has taken and not answered.
     taken: Vec<Request>,
-    /// Answers that the hypervisor has not taken.
+    /// Responses that the hypervisor has not taken.
     answers: Vec<Response>,
-    /// What the guest must find in each page; `None`: nobody knows (the pager cheated).
+    /// What the guest must find in each page; `None`: unknown, because the pager cheated.
     truth: Vec<Option<u64>>,
     copies: BTreeMap<usize, u64>,
     /// What the pager believes to be out.
@@ -128,7 +128,7 @@ impl<'c> Lockstep<'c> {
 
     fn nominate(&mut self, gfn: usize) {
         if self.out.contains(&gfn) {
-            // The copy that it has is the page.
+            // The pager's copy is the page.
             return;
         }
         let mut batch = [Job::new(number(gfn))];
@@ -145,7 +145,7 @@ impl<'c> Lockstep<'c> {
 
     fn evict(&mut self, gfn: usize) {
         if self.model.pages[gfn] == Is::Out && !self.copies.contains_key(&gfn) {
-            // It has been told to forget its copy, perhaps about an earlier life of the page.
+            // The pager has been told to drop its copy, perhaps in an earlier life of the page.
             return;
         }
         let users = self.in_use(gfn);
@@ -191,7 +191,8 @@ impl<'c> Lockstep<'c> {
         got
     }
 
-    /// A page has a frame again, with what the pager gave, or what it now writes there itself.
+    /// A page has a frame again, with the pager's contents, or with those that the pager now writes
+    /// there itself.
     fn filled(&mut self, gfn: usize, buffer: Option<Buffer>) {
         let contents = match buffer {
             Some(Buffer::Page(contents)) => contents,
@@ -223,7 +224,8 @@ impl<'c> Lockstep<'c> {
         let gfn = index(request.gfn);
         let drop = request.paging.contains(PagingFlags::DROP_PAGE);
         let in_place = request.paging.contains(PagingFlags::EVICT_FAIL);
-        // What says that the contents are in place is out of date if the page has been evicted since.
+        // A record that the contents are in place is out of date if the page has been evicted
+        // since.
         let out_of_date = in_place && self.out.contains(&gfn);
         if (drop || in_place) && !out_of_date {
             self.copies.remove(&gfn);
@@ -270,7 +272,7 @@ impl<'c> Lockstep<'c> {
         assert_eq!(handled.state, expected);
     }
 
-    /// The model's side of it; how many.
+    /// The same in the model; yields how many.
     fn answers_are_taken(&mut self) -> usize {
         let taken = self.answers.len();
         for response in self.answers.drain(..) {
@@ -298,7 +300,7 @@ impl<'c> Lockstep<'c> {
     }
 
     fn give(&mut self, gfn: usize) {
-        // A guest's new page is none that the pager believes to have.
+        // The pager does not believe that it has a guest's new page.
         if self.model.pages[gfn] != Is::Gone || self.copies.contains_key(&gfn) {
             return;
         }
@@ -339,10 +341,10 @@ impl<'c> Lockstep<'c> {
         self.answers.clear();
     }
 
-    /// The pager does all that it can: every request is taken, served and answered.
+    /// The pager does all that it can: it takes, serves and answers every request.
     pub fn pager_works_on(&mut self) {
-        // A round answers what has been asked; those in line ask in the next. Seven at least leave
-        // the line in each.
+        // A round answers the pending requests. Vcpus in the wait queue make theirs in the next
+        // round. At least seven leave the queue in each.
         for _ in 0..=1 + self.model.waits.len() / 7 {
             if self.model.sent.is_empty() && self.taken.is_empty() && self.answers.is_empty() {
                 break;
@@ -393,7 +395,7 @@ fn number(gfn: usize) -> Gfn {
     Gfn::new_truncate(gfn as u64)
 }
 
-/// What a page is, read from its entry.
+/// The state of a page, read from its entry.
 fn is(p2mt: P2mType) -> Is {
     match p2mt {
         P2mType::RamRw => Is::Home { dirty: false },

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a paged domain should do, said as simply as possible.
+//! The expected behaviour of a paged domain, in its simplest form.
 //!
-//! One thread, no locks, no ring page: states, who waits for what, which requests the pager has been
-//! sent. Written from the description of rows A1 to A10, not from the crate.
+//! One thread, no locks, no ring page: states, which vcpu waits for what, which requests the pager
+//! has been sent. It is written from the description of rows A1 to A10, not from the crate.
 
-#![allow(missing_docs)] // The names say it.
+#![allow(missing_docs)] // The names are enough.
 
 use std::collections::VecDeque;
 
@@ -14,21 +14,21 @@ use p2m_paging::platform::AllocError;
 
 use crate::plain::Failures;
 
-/// Requests that may be unanswered at a time: all, of the guest, of others.
+/// The most requests that may be pending: of all, of the guest, of others.
 const SLOTS: usize = 8;
 const GUEST: usize = p2m_paging::ring::GUEST_SLOTS as usize;
 const FOREIGN: usize = p2m_paging::ring::FOREIGN_SLOTS as usize;
 
-/// What a page is.
+/// The state of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Is {
-    /// Home; `dirty`: its writes are logged.
+    /// Resident; `dirty`: its writes are logged.
     Home { dirty: bool },
     /// Nominated.
     Out,
-    /// Out.
+    /// Paged out.
     Paged,
-    /// Asked for.
+    /// Requested.
     Start,
     /// Has an empty frame.
     In,
@@ -36,11 +36,11 @@ pub enum Is {
     Gone,
 }
 
-/// What the pager is sent.
+/// A message to the pager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
     pub gfn: usize,
-    /// The vcpu of the guest that asks; `None`: somebody else does.
+    /// The guest's vcpu that makes the request; `None`: somebody else does.
     pub vcpu: Option<usize>,
     pub paused: bool,
     pub drop: bool,
@@ -55,9 +55,9 @@ pub struct Model {
     /// Pauses for other reasons.
     pub pauses: Vec<u32>,
     line: VecDeque<(usize, Ask)>,
-    /// Unanswered requests, each in a place of its own, and whether they are the guest's.
+    /// Pending requests, each in a place of its own, and whether they are the guest's.
     ring: Option<[Option<(usize, bool)>; SLOTS]>,
-    /// Sent and not yet taken by the pager.
+    /// Sent, and not taken by the pager yet.
     pub sent: VecDeque<Ask>,
     pub failures: Failures,
     pub log_dirty: bool,
@@ -106,7 +106,7 @@ impl Model {
         self.ring.iter().flatten().flatten().count()
     }
 
-    /// Whether the vcpu stands in line only to say that a page is gone.
+    /// Whether the vcpu is in the wait queue only to say that a page is gone.
     pub fn dropping(&self, vcpu: usize) -> bool {
         self.line.iter().any(|(v, ask)| *v == vcpu && ask.drop)
     }
@@ -135,7 +135,7 @@ impl Model {
         self.set_type(gfn, home)
     }
 
-    /// `vcpu`: the guest's, or `None` for anybody else.
+    /// `vcpu`: the guest's, or `None` for any other caller.
     pub fn populate(
         &mut self,
         gfn: usize,
@@ -147,7 +147,7 @@ impl Model {
         let held = self.held();
         let got = self.populate_with_slot(gfn, vcpu, write);
         if claims && self.held() == held {
-            // A slot claimed for nothing is offered to the line.
+            // A slot that was claimed for nothing is offered to the wait queue.
             self.serve();
         }
         got
@@ -190,7 +190,7 @@ impl Model {
                 .map_err(PopulateError::Platform)?;
         }
         let Some(waiter) = waiter else {
-            // Only what nobody has asked for yet has to be asked for.
+            // Only a page that has not been requested yet needs a request.
             if !self.asked(gfn) {
                 self.push(ask);
             }
@@ -211,7 +211,7 @@ impl Model {
         Ok(Populated::Paused)
     }
 
-    /// `buffer`: what comes with it; `memory`: whether there is a free frame.
+    /// `buffer`: the buffer with the contents; `memory`: whether there is a free frame.
     pub fn prep(
         &mut self,
         gfn: usize,
@@ -241,19 +241,20 @@ impl Model {
         Ok(())
     }
 
-    /// The pager's answer has been taken off the ring.
+    /// The pager's response has been taken off the ring.
     pub fn answered(&mut self, gfn: usize, nonsense: bool, dropped: bool) {
         let Some(ring) = &mut self.ring else { return };
         let exact = ring.iter().position(|a| a.is_some_and(|(g, _)| g == gfn));
         let at = exact.or_else(|| ring.iter().position(Option::is_some));
         let over = at.and_then(|at| ring[at].take());
-        // An answer to an earlier request does not take home what may not be filled yet.
+        // A response to an earlier request does not make a page resident that may not be filled
+        // yet.
         let is_early = self.pages.get(gfn) == Some(&Is::In)
             && ring.iter().flatten().any(|(asked, _)| *asked == gfn);
         self.serve();
         self.comes_home(gfn, nonsense || is_early, dropped);
         if let Some((asked, _)) = over {
-            // Home or not, there will be no further answer.
+            // Resident or not, there will be no further response.
             self.wake(asked);
         }
     }
@@ -291,7 +292,7 @@ impl Model {
         };
         if let Some(failure) = failure {
             if slot {
-                // A slot claimed for nothing is offered to the line.
+                // A slot that was claimed for nothing is offered to the wait queue.
                 self.serve();
             }
             return Err(failure);
@@ -338,12 +339,13 @@ impl Model {
         self.held() < SLOTS && mine < if guest { GUEST } else { FOREIGN }
     }
 
-    /// Whether there is an unanswered request for this page.
+    /// Whether a request for this page is pending.
     fn asked(&self, gfn: usize) -> bool {
         self.ring.iter().flatten().flatten().any(|(g, _)| *g == gfn)
     }
 
-    /// Whether the answer to a request will wake this vcpu, or it will make one in its turn.
+    /// Whether the response to a request will wake this vcpu, or it will make a request in its
+    /// turn.
     pub fn will_be_woken(&self, vcpu: usize) -> bool {
         let asks = |gfn| {
             let entry = self.line.iter().find(|(v, _)| *v == vcpu);
@@ -361,7 +363,7 @@ impl Model {
         }
     }
 
-    /// Now, or when it is this vcpu's turn. Who stands in line keeps the place.
+    /// Now, or when it is this vcpu's turn. A vcpu in the wait queue keeps its place.
     fn send(&mut self, vcpu: usize, ask: Ask) {
         if let Some((_, stale)) = self.line.iter_mut().find(|(v, _)| *v == vcpu) {
             *stale = ask;

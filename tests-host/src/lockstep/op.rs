@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can be done to a [`Lockstep`], and how a byte string says so.
+//! The operations on a [`Lockstep`], and how a byte string encodes them.
 
 use p2m_paging::Errno;
 use p2m_paging::platform::AllocError;
@@ -7,12 +7,12 @@ use p2m_paging::platform::AllocError;
 use super::Lockstep;
 use crate::plain::Buffer;
 
-/// How the pager answers.
+/// How the pager responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// As asked.
+    /// As requested.
     Honest,
-    /// As asked, and it will answer this again; something else then goes without.
+    /// As requested, and it will answer this request again; another request then gets no response.
     Twice,
     /// For another page.
     WrongGfn,
@@ -22,7 +22,7 @@ pub enum Manner {
     Dropped,
 }
 
-/// What fails next on the platform.
+/// The call of the platform that fails next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // Named after the calls that fail.
 pub enum Failure {
@@ -32,7 +32,7 @@ pub enum Failure {
     Alloc,
 }
 
-/// Something happens. Numbers are taken modulo what there is.
+/// One operation. Numbers are taken modulo the number of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The pager nominates a page and copies it.
@@ -57,7 +57,7 @@ pub enum Op {
     PrepBad(u8),
     /// The pager answers the nth request that it has taken.
     Answer(u8, Manner),
-    /// The hypervisor looks at the answers.
+    /// The hypervisor takes the responses.
     Event,
     /// A vcpu gives a page back.
     Drop(u8, u8),
@@ -67,7 +67,7 @@ pub enum Op {
     Give(u8),
     /// Somebody else uses the frame of a page.
     GetFrame(u8),
-    /// They use it no more.
+    /// They release it.
     PutFrame,
     /// A vcpu is paused for another reason.
     Pause(u8),
@@ -75,7 +75,7 @@ pub enum Op {
     Unpause,
     /// The pager detaches.
     Disable,
-    /// The ring is torn down, whoever stands in line.
+    /// The ring is torn down, even if vcpus are in the wait queue.
     ShutDown,
     /// A pager attaches.
     Enable,
@@ -86,7 +86,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// Takes an operation off the front of a byte string. Every string means something.
+    /// Takes an operation off the front of a byte string. Every string is valid.
     pub fn decode(bytes: &mut impl Iterator<Item = u8>) -> Option<Self> {
         let what = bytes.next()?;
         let mut arg = || bytes.next().unwrap_or(0);

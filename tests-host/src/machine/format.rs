@@ -6,7 +6,7 @@ use p2m_paging::p2m::{Access, EptPermissions, P2mType};
 use p2m_paging::platform::Entry;
 use x86_64::structures::paging::PageTableFlags;
 
-/// Whose tables these are.
+/// The vendor of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Intel: extended page tables (SDM vol. 3, 29.3.2), Xen's type in bits 52 to 57.
@@ -25,7 +25,7 @@ const EPT_MEMORY_TYPE: u64 = 6 << 3;
 const EPT_ACCESSED: u64 = 1 << 8;
 const EPT_DIRTY: u64 = 1 << 9;
 
-/// What hardware lets a guest do with an entry of this type.
+/// The rights that hardware gives a guest with an entry of this type.
 fn permissions(p2mt: P2mType) -> Access {
     p2mt.paging_access().unwrap_or(match p2mt {
         P2mType::RamRw => Access::all(),
@@ -66,7 +66,7 @@ impl Format {
         }
     }
 
-    /// An entry that leads to the table with this number.
+    /// An entry that points to the table with this number.
     pub fn branch(self, table: usize) -> u64 {
         let rights = match self {
             Self::Ept => EptPermissions::all().bits(),
@@ -78,12 +78,12 @@ impl Format {
         (table as u64) << 12 | rights
     }
 
-    /// The table that a branch leads to.
+    /// The table that a branch points to.
     pub fn table(self, bits: u64) -> Option<usize> {
         (bits != 0).then_some(((bits & MFN_MASK) >> 12) as usize)
     }
 
-    /// What a leaf says.
+    /// The contents of a leaf.
     pub fn entry(self, bits: u64) -> Entry {
         let mask = match self {
             Self::Ept => EPT_TYPE,
@@ -103,7 +103,7 @@ impl Format {
         }
     }
 
-    /// What an entry of any level allows, by its bits alone: hardware does not know types.
+    /// The rights of an entry of any level, by its bits alone: hardware does not know types.
     pub fn allows(self, bits: u64) -> Access {
         let mut access = Access::empty();
         match self {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Machine frames: whose they are, who uses them, what they contain.
+//! Machine frames: their owners, their users and their contents.
 
 use p2m_paging::{Gfn, Mfn};
 
@@ -14,7 +14,7 @@ pub enum Place {
     Fresh,
     /// The guest's, behind this gfn.
     Mapped(Gfn),
-    /// Taken out of the p2m, when so many flushes had been made.
+    /// Taken out of the p2m, when this many flushes had been made.
     Taken(u64),
     /// Given up by the guest while somebody else still uses it.
     Lingering,
@@ -25,7 +25,7 @@ pub enum Place {
 /// One machine frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameRecord {
-    /// What it contains.
+    /// Its contents.
     pub contents: Page,
     /// References, the allocation included.
     pub references: u32,
@@ -50,7 +50,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// So many frames, all free.
+    /// This many frames, all free.
     pub fn new(count: usize) -> Self {
         let number = |n: usize| Mfn::try_new(n as u64).expect("a small machine");
         Self {
@@ -69,7 +69,7 @@ impl Frames {
         &mut self.frames[index(mfn)]
     }
 
-    /// Frames that nobody has.
+    /// Free frames.
     pub fn free_count(&self) -> usize {
         self.free.len()
     }
@@ -92,7 +92,7 @@ impl Frames {
         self.get_mut(mfn).references += 1;
     }
 
-    /// They do not any more. The last one frees a frame that its owner has given up.
+    /// A user releases the frame. The last one frees a frame that its owner has given up.
     pub fn put_reference(&mut self, mfn: Mfn) {
         let frame = self.get_mut(mfn);
         frame.references -= 1;

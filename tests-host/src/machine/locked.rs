@@ -13,7 +13,7 @@ use p2m_paging::{Errno, Gfn, Mfn};
 use super::{Buffer, Core, Machine, Page, Place};
 use crate::plain::{Frame, p2m_locking, p2m_unlocked};
 
-/// The locked p2m. When it is unlocked, other CPUs get their turn.
+/// The locked p2m. When it is unlocked, other CPUs can run.
 pub struct Locked<'a, 'd> {
     /// `None` while it is being dropped.
     core: Option<RefMut<'a, Core>>,
@@ -81,7 +81,7 @@ impl P2m for Locked<'_, '_> {
         if let Some(mfn) = entry.mfn
             && to.is_paging()
         {
-            // The harshest that a platform may do: the way home has to put it right.
+            // The worst that a platform may do: the way back in must repair it.
             self.frames.get_mut(mfn).m2p = None;
         }
         Ok(())

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine: frames, a p2m that is walked bit by bit, CPUs that remember translations, vcpus that
-//! are stopped and let go. It owns no time and decides nothing; [`simulate`](crate::simulate) runs
-//! it.
+//! A machine: frames, a p2m that is walked bit by bit, CPUs that remember translations, and vcpus
+//! that are paused and unpaused. It has no clock and decides nothing; [`simulate`](crate::simulate)
+//! runs it.
 //!
-//! It implements the crate's seam. Where the seam lets go of a lock the machine lets
-//! [`Surroundings`] run, so that anything that may happen there on another CPU can. It panics where
-//! a rule of the seam is broken: a frame freed before its flush, a flush owed when the lock is
-//! released, the p2m lock and the ring lock held together, an unpause without its pause.
+//! It implements the crate's platform. Where a lock of the platform is released, the machine calls
+//! [`Surroundings`], so that anything that may happen there on another CPU can happen. It panics
+//! where a rule of the platform is broken: a frame freed before its flush, a flush owed when the
+//! lock is released, the p2m lock and the ring lock held together, an unpause without its pause.
 
 mod format;
 mod frames;
@@ -38,13 +38,13 @@ use tlb::Tlb;
 pub enum Buffer {
     /// In a readable page.
     Page(Page),
-    /// In one that faults when it is read.
+    /// In a page that faults when it is read.
     Faulting,
 }
 
-/// Whatever is around the machine.
+/// Everything around the machine.
 pub trait Surroundings {
-    /// No lock is held here: other CPUs may do something.
+    /// No lock is held here: other CPUs may run.
     fn others(&self);
 
     /// A vcpu is stopped; the p2m lock may be held.
@@ -55,11 +55,11 @@ pub trait Surroundings {
 
     /// The hypervisor sent the pager its event.
     fn pager_notified(&self);
-    /// The crate has left responses on the ring, and is to be called again.
+    /// The crate has left responses on the ring, and asks to be called again.
     fn event_deferred(&self);
 }
 
-/// What is behind the p2m lock.
+/// What the p2m lock protects.
 #[derive(Debug)]
 pub struct Core {
     /// The p2m.
@@ -80,13 +80,13 @@ pub struct Core {
 /// The machine.
 pub struct Machine<'d> {
     core: RefCell<Core>,
-    /// Pauses less unpauses, by vcpu: 0 or 1.
+    /// Pauses minus unpauses, by vcpu: 0 or 1.
     stopped: Vec<Cell<i32>>,
     surroundings: OnceCell<Weak<dyn Surroundings + 'd>>,
 }
 
 impl Core {
-    /// The type of ordinary memory now.
+    /// The p2m type that ordinary memory has now.
     pub fn home(&self) -> P2mType {
         if self.log_dirty {
             P2mType::RamLogDirty
@@ -108,7 +108,8 @@ impl Core {
         true
     }
 
-    /// The guest gives up an ordinary page, or a dead one any: flushed, and freed unless it is used.
+    /// The guest gives up an ordinary page; a dead guest any page. It is flushed, and freed unless
+    /// it is used.
     pub fn remove(&mut self, gfn: Gfn) {
         let entry = self.tables.get(gfn);
         self.tables.set(gfn, ABSENT);
@@ -118,7 +119,7 @@ impl Core {
         }
     }
 
-    /// Changes the type of an ordinary page behind the crate's back, for the log of writes.
+    /// Changes the type of an ordinary page without the crate, for log-dirty.
     pub fn retype(&mut self, gfn: Gfn, p2mt: P2mType) {
         let entry = self.tables.get(gfn);
         self.tables.set(gfn, Entry { p2mt, ..entry });
@@ -131,7 +132,8 @@ impl Core {
         self.tlbs.iter_mut().for_each(Tlb::flush);
     }
 
-    /// A vcpu's access: what it remembers, else a walk. The frame on success.
+    /// A vcpu's access, through a remembered translation or else a walk. Yields the frame on
+    /// success.
     pub fn touch(&mut self, vcpu: VcpuId, gfn: Gfn, access: Access) -> Result<Mfn, Fault> {
         let tlb = &mut self.tlbs[vcpu.index()];
         let mfn = match tlb.get(gfn, access) {
@@ -148,7 +150,7 @@ impl Core {
 }
 
 impl<'d> Machine<'d> {
-    /// A machine of so many frames, with a guest that has nothing but vcpus.
+    /// A machine with this many frames. Its guest has vcpus only.
     pub fn new(format: Format, frames: usize, vcpus: usize) -> Self {
         Self {
             core: RefCell::new(Core {
@@ -166,7 +168,7 @@ impl<'d> Machine<'d> {
         }
     }
 
-    /// Says what is around it, once.
+    /// Sets its surroundings, once.
     pub fn surround(&self, surroundings: Weak<dyn Surroundings + 'd>) {
         assert!(
             self.surroundings.set(surroundings).is_ok(),
@@ -174,7 +176,7 @@ impl<'d> Machine<'d> {
         );
     }
 
-    /// Looks at the machine, or changes it, under the p2m lock.
+    /// Reads or changes the machine, under the p2m lock.
     pub fn with<R>(&self, look: impl FnOnce(&mut Core) -> R) -> R {
         look(&mut self.core.borrow_mut())
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The contents of a page, one word for each sector, each saying whose it is.
+//! The contents of a page: one word for each sector, which identifies its owner.
 
 use std::fmt;
 
 use p2m_paging::Gfn;
 
-/// Sectors in a page: what a disk writes whole or not at all.
+/// Sectors in a page. A disk writes a sector whole or not at all.
 pub const SECTORS: usize = 8;
 
 const TAG: u64 = 0xa << 60;
@@ -13,15 +13,15 @@ const SECTOR_SHIFT: u32 = 56;
 const VERSION_SHIFT: u32 = 24;
 const GFN_MASK: u64 = (1 << VERSION_SHIFT) - 1;
 
-/// What a page contains. A word names the gfn that it was written for, the version and its own
-/// sector, so that a page of another gfn, an old one and a torn one all show.
+/// The contents of a page. A word names the gfn for which it was written, the version and its own
+/// sector, so that a page of another gfn, an old page and a torn page are all detected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Page(pub [u64; SECTORS]);
 
 impl Page {
     /// Zeros.
     pub const ZERO: Self = Self([0; SECTORS]);
-    /// What a frame contains that nobody owns.
+    /// The contents of a free frame.
     pub const SCRUBBED: Self = Self([u64::MAX; SECTORS]);
 
     /// The page that was written to `gfn` as its `version`th.

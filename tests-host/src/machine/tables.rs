@@ -20,18 +20,18 @@ pub struct Tables {
     followed: Followed,
 }
 
-/// What a walk has found.
+/// The result of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// The frame.
     pub mfn: Mfn,
-    /// What all levels together allow.
+    /// The rights of all levels together.
     pub allowed: Access,
     /// Whether the dirty bit is set.
     pub dirty: bool,
 }
 
-/// Why a walk ended, in the words of the hardware.
+/// The reason why a walk ended, as the hardware reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// An EPT violation.
@@ -41,7 +41,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What the guest wanted, as the crate reads it.
+    /// The access that the guest wanted, as the crate reads it.
     pub fn access(self) -> Access {
         match self {
             Self::Ept(qualification) => qualification.access(),
@@ -60,7 +60,7 @@ impl Tables {
         }
     }
 
-    /// What a gfn is.
+    /// The entry of a gfn.
     pub fn get(&self, gfn: Gfn) -> Entry {
         self.find(gfn)
             .map_or(self.format.entry(0), |(table, slot)| {
@@ -68,8 +68,8 @@ impl Tables {
             })
     }
 
-    /// Whether hardware has used the entry since it was last [set](Self::set): for anything, and for
-    /// writing.
+    /// Whether hardware has used the entry since it was last [set](Self::set): for any access, and
+    /// for a write.
     pub fn used(&self, gfn: Gfn) -> (bool, bool) {
         let (accessed, dirty) = self.format.used_bits();
         let bits = self
@@ -78,8 +78,8 @@ impl Tables {
         (bits & accessed != 0, bits & dirty != 0)
     }
 
-    /// Reads the bits of a gfn as [`Self::used`] does, and clears the accessed bit, or both. A use since they were last
-    /// cleared that they do not show is a panic.
+    /// Reads the bits of a gfn as [`Self::used`] does, and clears the accessed bit, or both bits.
+    /// Panics if the page was used since they were last cleared and they do not show it.
     pub(super) fn take_used(&mut self, gfn: Gfn, clear: ClearBits) -> (bool, bool) {
         let (used, (accessed, dirty)) = (self.used(gfn), self.format.used_bits());
         if let Some((table, slot)) = self.find(gfn) {
@@ -92,7 +92,7 @@ impl Tables {
         used
     }
 
-    /// A vcpu has made an access, by a walk or by what its CPU remembers.
+    /// A vcpu has made an access, by a walk or with a translation that its CPU remembers.
     pub(super) fn note_use(&mut self, gfn: Gfn, access: Access) {
         self.followed.used(gfn, access);
     }
@@ -200,7 +200,7 @@ fn slot(gfn: Gfn, level: u32) -> usize {
     usize::try_from(slot).expect("below 512")
 }
 
-/// An entry without a frame that is nothing.
+/// An entry without a frame and without a type.
 pub(super) const ABSENT: Entry = Entry {
     p2mt: P2mType::Invalid,
     mfn: None,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a CPU remembers of walks until it is told to forget: a flush that is owed and not paid shows
-//! as a guest that goes on using a frame.
+//! The walks that a CPU remembers until it is flushed. An owed flush that is not done shows as a
+//! guest that still uses a frame.
 
 use p2m_paging::Gfn;
 use p2m_paging::p2m::Access;
@@ -14,8 +14,8 @@ const WAYS: usize = 16;
 pub(super) struct Tlb([Option<(Gfn, Translation)>; WAYS]);
 
 impl Tlb {
-    /// A remembered translation that allows this access. What allows less is walked again, as is a
-    /// first write, which has to set the dirty bit.
+    /// A remembered translation that allows this access. One that allows less is walked again. So
+    /// is a first write, which must set the dirty bit.
     pub(super) fn get(&self, gfn: Gfn, access: Access) -> Option<Translation> {
         let (held, translation) = self.0[way(gfn)]?;
         let usable = held == gfn

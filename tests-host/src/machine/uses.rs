@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the machine itself knows of uses: held against the bits that are read.
+//! What the machine itself knows of uses. The bits that are read are compared with it.
 
 use std::collections::BTreeMap;
 
 use p2m_paging::Gfn;
 use p2m_paging::p2m::{Access, ClearBits};
 
-/// Gfns whose bits have been cleared, and what was done with them since. An entry that is written anew
-/// is not followed any more: a CPU may go on with what it remembers and leave no trace in the new one.
+/// Gfns whose bits have been cleared, and the accesses since. An entry that is written anew is not
+/// followed any more: a CPU may still use what it remembers, and leave no trace in the new entry.
 #[derive(Debug, Default)]
 pub(super) struct Followed(BTreeMap<Gfn, Since>);
 
@@ -44,8 +44,8 @@ impl Followed {
             );
         }
         let both = clear == ClearBits::AccessedAndDirty;
-        // Only what was cleared is flushed: of an entry that was written lately and not used since, a CPU may still
-        // remember what was there before.
+        // Only cleared entries are flushed. If an entry was written lately and not used since, a
+        // CPU may still remember the entry that was there before.
         if accessed || dirty && both {
             let (accessed, dirty) = (false, both.then_some(false));
             self.0.insert(gfn, Since { accessed, dirty });

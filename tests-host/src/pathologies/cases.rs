@@ -9,11 +9,11 @@ use super::{Case, Host};
 use crate::guest::{Backing, Cpu, DATA, Guest, PROGRAM, Region, SpaceId, Virt};
 use crate::simulate::{Counts, MeasuredGuest};
 
-/// A guest of 256 pages, and nothing that goes wrong by itself. The pager spares the last eight pages
-/// that came in.
+/// A guest of 256 pages, without injected faults. The pager spares the last eight pages that came
+/// in.
 pub(super) const SCENARIO: &str =
     "seed=1,steps=1000,gfns=256,vcpus=2,spare=64,target=100,mru=8,batch=16";
-/// What the host leaves the guest.
+/// The pages that the host leaves the guest.
 const RESIDENT: usize = 112;
 
 /// All of them.

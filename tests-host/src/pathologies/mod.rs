@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes wrong when a host pages a guest that pages by itself: the pathologies that VSwapper (Amit,
-//! Tsafrir and Schuster, ASPLOS 2014) names, and paging the same page twice, each produced and measured; beside it
-//! the same work with the guest's balloon in place of the pager.
+//! Tsafrir and Schuster, ASPLOS 2014) names, and paging the same page twice. Each is produced and
+//! measured. Beside it the same work is done with the guest's balloon in place of the pager.
 
 mod cases;
 
@@ -11,24 +11,24 @@ use crate::simulate::{Counts, Knob, MeasuredGuest, Scenario};
 
 pub use cases::CASES;
 
-/// The number of the policy that goes by use.
+/// The number of the policy that uses accessed bits.
 const REUSE: u32 = 2;
 
 /// How the host gets memory from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// Its pager takes it, in turn.
+    /// Its pager takes pages in turn.
     Pages,
-    /// Its pager takes what accessed bits say is not used.
+    /// Its pager takes pages that are unused according to accessed bits.
     PagesByUse,
-    /// The guest's balloon gives it.
+    /// The guest's balloon gives them.
     Balloons,
 }
 
-/// Something that goes wrong.
+/// One pathology.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
     /// Produces it, and yields what was counted meanwhile.
     pub produce: fn(&MeasuredGuest<'_>, Host) -> Counts,
@@ -41,7 +41,7 @@ pub struct Row {
     pub name: &'static str,
     /// How the host got memory.
     pub host: Host,
-    /// What it came to.
+    /// What was counted.
     pub counts: Counts,
 }
 

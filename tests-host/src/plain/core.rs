@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is behind the p2m lock: entries, frames, the free list.
+//! What the p2m lock protects: entries, frames, the free list.
 
 mod p2m;
 
@@ -10,7 +10,7 @@ use p2m_paging::{Gfn, Mfn};
 use super::Failures;
 pub use p2m::PlainP2m;
 
-/// The contents of a frame that nobody owns.
+/// The contents of a free frame.
 pub const SCRUBBED: u64 = u64::MAX;
 
 const ABSENT: Entry = Entry {
@@ -34,7 +34,7 @@ enum Place {
 /// A machine frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameRecord {
-    /// What it contains.
+    /// Its contents.
     pub contents: u64,
     /// References, the allocation included.
     pub references: u32,
@@ -58,9 +58,9 @@ pub struct Core {
     pub log_dirty: bool,
     /// Gfns counted out.
     pub paged_pages: i64,
-    /// Flushes paid.
+    /// Flushes done.
     pub flushes: u64,
-    /// Entries that CPUs may still see as they were.
+    /// Entries that CPUs may still remember in an older form.
     owed: bool,
 }
 
@@ -81,7 +81,7 @@ impl Frame {
     }
 }
 
-/// No test loses a debt but those that mean to: see [`Drop`].
+/// No test drops an owed flush except those that mean to: see [`Drop`].
 impl Leak for Frame {
     fn leak(self) {
         drop(self);
@@ -138,7 +138,7 @@ impl Core {
             .unwrap_or(ABSENT)
     }
 
-    /// Overwrites the type of an entry behind the crate's back.
+    /// Overwrites the type of an entry without the crate.
     pub fn force_type(&mut self, gfn: Gfn, p2mt: P2mType) {
         self.entry_mut(gfn).p2mt = p2mt;
     }
@@ -158,7 +158,7 @@ impl Core {
         self.frame(mfn).m2p
     }
 
-    /// Frames that nobody has.
+    /// Free frames.
     pub fn free_frames(&self) -> usize {
         self.free.len()
     }

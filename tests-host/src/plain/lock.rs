@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ring lock, and what each thread holds.
+//! The ring lock, and the locks that each thread holds.
 
 #![allow(unsafe_code)]
 
@@ -18,14 +18,13 @@ thread_local! {
     static HELD: Cell<Held> = const { Cell::new(Held { p2m: false, ring: false }) };
 }
 
-/// The crate's [`SpinLock`]; with `CHECKED` it knows who holds what.
+/// The crate's [`SpinLock`]. With `CHECKED` it records who holds what.
 #[derive(Debug)]
 pub struct RingLock<const CHECKED: bool>(SpinLock);
 
-// SAFETY: locking and unlocking are those of [`SpinLock`]; the bookkeeping beside them decides
-// nothing.
+// SAFETY: locking and unlocking are those of [`SpinLock`]; the records beside them decide nothing.
 unsafe impl<const CHECKED: bool> RawMutex for RingLock<CHECKED> {
-    #[allow(clippy::declare_interior_mutable_const)] // That is what the trait asks for.
+    #[allow(clippy::declare_interior_mutable_const)] // The trait requires it.
     const INIT: Self = Self(<SpinLock as RawMutex>::INIT);
     type GuardMarker = GuardSend;
 

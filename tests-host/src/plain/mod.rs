@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A plain machine in memory: the smallest thing that [`Paging`](p2m_paging::Paging) runs on.
+//! A plain machine in memory: the smallest platform that [`Paging`](p2m_paging::Paging) runs on.
 //!
-//! It has frames with contents, owners and users; a p2m; an m2p; vcpus that are stopped and let go.
-//! With `CHECKED` it also holds the crate to the seam's rules and panics on the first breach: frames
-//! are freed only after a flush, nothing is owed when the p2m lock is released, the p2m lock and the
-//! ring lock are never held together, nobody is unpaused or notified under a lock, no unpause without
-//! its pause. Without `CHECKED` (benches) nothing but the work itself remains.
+//! It has frames with contents, owners and users; a p2m; an m2p; and vcpus that are paused and
+//! unpaused. With `CHECKED` it also checks that the crate keeps the platform's rules, and panics on
+//! the first breach: frames are freed only after a flush, no flush is owed when the p2m lock is
+//! released, the p2m lock and the ring lock are never held together, no vcpu is unpaused and no
+//! pager notified under a lock, and there is no unpause without its pause. Without `CHECKED`
+//! (benches) only the work itself remains.
 //!
-//! A page's contents are one word: the state machine never looks at them, only moves them.
+//! A page's contents are one word: the state machine only moves contents and never reads them.
 
 mod core;
 mod lock;
@@ -35,7 +36,7 @@ pub enum Buffer {
     Page(u64),
     /// Not aligned, or out of the caller's reach.
     Invalid,
-    /// Faults when it is read.
+    /// It faults when it is read.
     Faulting,
 }
 
@@ -52,10 +53,10 @@ pub struct Failures {
     pub alloc: Option<AllocError>,
 }
 
-/// What the platform was told to do with a vcpu.
+/// The calls of the platform for one vcpu.
 #[derive(Debug, Default)]
 struct VcpuRecord {
-    /// Pauses less unpauses.
+    /// Pauses minus unpauses.
     level: AtomicI32,
     pauses: AtomicU64,
 }
@@ -76,7 +77,7 @@ pub struct PlainMachine<const CHECKED: bool = true> {
 /// What somebody else does at a certain moment.
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
-/// What a pager does whose event has come.
+/// What a pager does when its event has come.
 type Answer = Box<dyn FnMut() + Send>;
 
 impl<const CHECKED: bool> std::fmt::Debug for PlainMachine<CHECKED> {
@@ -89,7 +90,7 @@ impl<const CHECKED: bool> std::fmt::Debug for PlainMachine<CHECKED> {
 }
 
 impl<const CHECKED: bool> PlainMachine<CHECKED> {
-    /// `gfns` frames of RAM, gfn n containing n, and `spare` free frames beside them.
+    /// `gfns` frames of RAM, where gfn n contains n, and `spare` free frames beside them.
     pub fn new(gfns: usize, spare: usize, vcpus: usize) -> Self {
         Self {
             core: lock_api::Mutex::new(Core::new(gfns, spare)),
@@ -103,7 +104,7 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
         }
     }
 
-    /// While the next vcpu is being stopped, with the p2m locked, another CPU does this.
+    /// While the next vcpu is being paused, with the p2m locked, another CPU does this.
     pub fn on_next_pause(&self, meanwhile: impl FnOnce() + Send + 'static) {
         *self.on_pause.lock().expect("not poisoned") = Some(Box::new(meanwhile));
     }
@@ -123,7 +124,7 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
         self.deferred.load(Ordering::SeqCst)
     }
 
-    /// Looks at, or changes, the machine behind the crate's back.
+    /// Reads or changes the machine without the crate.
     pub fn with<R>(&self, look: impl FnOnce(&mut Core) -> R) -> R {
         look(&mut self.core.lock())
     }
@@ -148,7 +149,7 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
         self.vcpus[vcpu.index()].pauses.load(Ordering::SeqCst)
     }
 
-    /// Who was told that the page is home that it waited for, in order. With `CHECKED` only.
+    /// The vcpus that were told that their page is resident, in order. With `CHECKED` only.
     pub fn told(&self) -> Vec<(VcpuId, Gfn)> {
         self.homes.lock().expect("not poisoned").clone()
     }
@@ -167,7 +168,7 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
         })
     }
 
-    /// They give it back; the last user of a frame that the domain has given up frees it.
+    /// They release it. The last user of a frame that the domain has given up frees it.
     pub fn put_frame(&self, mfn: Mfn) {
         self.with(|core| core.put(mfn));
     }

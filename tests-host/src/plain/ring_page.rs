@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A page to put the ring in, and a hostile hand on it.
+//! A page for the ring, and hostile writes to it.
 
 #![allow(unsafe_code)]
 
@@ -15,7 +15,7 @@ const WORDS: usize = PAGE_SIZE / 4;
 #[repr(align(4096))]
 struct Words([AtomicU32; WORDS]);
 
-/// Pages are never unmapped, only used again: millions of short-lived rings need few of them.
+/// Pages are never unmapped, only reused: millions of short-lived rings need few of them.
 static IDLE: Mutex<Vec<&'static Words>> = Mutex::new(Vec::new());
 
 /// A page in memory, 4096-aligned.
@@ -53,7 +53,7 @@ impl RingPage {
         self.0.0[word % WORDS].load(Ordering::Relaxed)
     }
 
-    /// Writes what the other side would not.
+    /// Writes a value that the other side would not write.
     pub fn poke(&self, word: usize, value: u32) {
         self.0.0[word % WORDS].store(value, Ordering::SeqCst);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The store's areas: one is drained, and comes back, while pages lie in it.
+//! The store's swap areas: one is drained, and is added again, while pages lie in it.
 
 use pager_core::{DrainError, Event};
 use pager_store::{Slot, SlotRange};
@@ -9,10 +9,10 @@ use super::pager::{News, Process};
 use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 
-/// Slots of each: more than the worst disk spoils in a run.
+/// Slots of each area: more than the worst disk spoils in a run.
 const SLOTS: u32 = 1024;
 
-/// How an area stands.
+/// The state of an area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stands {
     In,
@@ -41,7 +41,7 @@ impl World<'_> {
 }
 
 impl Process {
-    /// Drains an area while the other one stays, or brings it back.
+    /// Drains an area while the other one stays, or adds it again.
     pub(super) fn change_area(&mut self, world: &World<'_>, which: usize) {
         let area = areas()[which];
         match (self.areas[which], self.areas[1 - which]) {
@@ -58,7 +58,7 @@ impl Process {
     }
 }
 
-/// An area is empty, or stays. What a pager that was killed has left there is nobody's.
+/// An area is empty, or stays. What a killed pager has left there belongs to nobody.
 pub(super) fn drained(
     world: &World<'_>,
     stands: &mut [Stands; 2],

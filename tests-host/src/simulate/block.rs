@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The back end in dom0 that serves the guest's disk: it maps the pages that the guest's kernel names,
-//! as any foreign mapper does, and copies. It serves several orders at a time.
+//! The back end in dom0 that serves the guest's disk. It maps the pages that the guest's kernel
+//! names, as any foreign caller does, and copies. It serves several orders at a time.
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::{Mfn, VcpuId};
@@ -11,7 +11,7 @@ use crate::guest::{Guest, Io, Way};
 use crate::machine::Place;
 
 const LANES: usize = 3;
-/// Number of the back end's first vcpu, which is none of the guest's.
+/// The number of the back end's first vcpu, which is not one of the guest's.
 const DOM0_VCPU: u32 = 200;
 
 /// The back end.
@@ -20,12 +20,12 @@ pub(super) struct BackEnd {
     lanes: [Lane; LANES],
 }
 
-/// One order at a time.
+/// Serves one order at a time.
 #[derive(Clone, Copy, Debug, Default)]
 enum Lane {
     #[default]
     Idle,
-    /// It has to map the page, and asks for it if it is out; whether it did.
+    /// It must map the page, and requests it if it is out; whether it did.
     Asks(Io, bool),
     /// It has mapped the page and waits for the disk.
     Holds(Io, Mfn),
@@ -111,7 +111,7 @@ impl World<'_> {
                 let _ = self.foreign_populate(page, VcpuId(vcpu));
                 self.set_lane(lane, Lane::Asks(io, true), 30_000);
             }
-            // Neither does a device without its page go on.
+            // A device without its page does not go on, either.
             (MapDecision::Populate, _) => {
                 self.block.borrow_mut().lanes[lane] = Lane::Idle;
                 self.halt();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold after everything that happens, and when all is quiesced.
+//! The properties that must hold after every event, and after all is quiesced.
 
 use p2m_paging::p2m::table::State;
 use p2m_paging::platform::Entry;
@@ -13,11 +13,11 @@ use super::scenario::Knob;
 use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
 
-/// Schedulers are looked at when so many things have happened.
+/// Schedulers are checked once in this many events.
 const SCHEDULER_CHECK: u64 = 16;
-/// Ticks until all must have quiesced.
+/// Ticks within which all must have quiesced.
 const PATIENCE_TICKS: u64 = 400;
-/// What processes would find is looked at when so many things have happened.
+/// The memory of processes is checked once in this many events.
 const KERNEL_CHECK: u64 = 16;
 
 impl World<'_> {
@@ -58,7 +58,8 @@ impl World<'_> {
         });
     }
 
-    /// Every frame has one place, every use is somebody's, what is out is counted.
+    /// Every frame has one place, every use has a user, and the count of pages that are out is
+    /// right.
     fn check_frames(&self) {
         self.machine().with(|core| {
             let foreign = core.frames.check();
@@ -102,7 +103,7 @@ impl World<'_> {
         });
     }
 
-    /// The page's bytes are in exactly one trusted place.
+    /// The page's contents are in exactly one trusted place.
     fn check_page(&self, page: usize) {
         let gfn = self.gfn(page);
         let (entry, contents, m2p) = self.machine().with(|core| {
@@ -144,7 +145,7 @@ impl World<'_> {
         }
     }
 
-    /// A vcpu is stopped for its reasons only, and each will end.
+    /// A vcpu is paused for known reasons only, and each reason will end.
     fn check_vcpu(&self, vcpu: usize) {
         let id = vcpu_id(vcpu);
         let vcpus = self.paging.vcpus();
@@ -169,7 +170,7 @@ impl World<'_> {
             let comes = matches!(self.state(page), State::PagingInStart | State::PagingIn);
             assert!(comes, "{id:?} waits for page {page}, which is not coming");
         }
-        // One that has halted runs when one of its tasks can.
+        // A vcpu that has halted runs when one of its tasks can run.
         let idle = self.quiesced.get() || self.guest.borrow().is_dead || self.tasks.get().is_some();
         assert!(
             is_stopped || idle || self.is_scheduled(vcpu),
@@ -177,7 +178,7 @@ impl World<'_> {
         );
     }
 
-    /// Whoever can run is in exactly one place, and is not kept waiting.
+    /// Every task that can run is in exactly one place, and does not wait too long.
     fn check_schedulers(&self) {
         let is_whole = self.happened.get().is_multiple_of(SCHEDULER_CHECK);
         if let Some(cpus) = &self.cpus
@@ -193,7 +194,7 @@ impl World<'_> {
         }
     }
 
-    /// Everything happens until this holds.
+    /// Events happen until this holds.
     fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         self.until_within(PATIENCE_TICKS, what, holds);
     }
@@ -237,8 +238,8 @@ impl World<'_> {
         text + &format!("\n{held} slots held, pager {pager:?}")
     }
 
-    /// Injected faults end. Whoever waits gets what it waits for, everything comes home, and the guest finds
-    /// every page as it left it.
+    /// Injected faults end. Everybody gets the page that they wait for, all pages become resident,
+    /// and the guest finds every page as it left it.
     pub(super) fn quiesce(&self) {
         self.quiesced.set(true);
         self.note("quiesced", [0, 0]);
@@ -272,7 +273,7 @@ impl World<'_> {
                 .as_ref()
                 .is_some_and(|process| process.finished.is_some())
         });
-        // What a CPU remembers would let it read a page that is not home.
+        // Remembered translations would let it read a page that is not resident.
         self.machine().with(crate::machine::Core::flush_all);
         for page in 0..self.pages() {
             self.read_quiesced(page);
@@ -283,7 +284,7 @@ impl World<'_> {
         self.check_home();
     }
 
-    /// A target of nothing is reached, but for the pages that the policy spares.
+    /// A target of 0 pages is reached, except for the pages that the policy spares.
     fn everything_goes_out(&self) {
         let told = std::cell::Cell::new(0);
         self.until("everything goes out", |world| {
@@ -315,13 +316,13 @@ impl World<'_> {
         });
     }
 
-    /// All is where it belongs.
+    /// Everything is where it must be at the end.
     fn check_home(&self) {
         for page in 0..self.pages() {
             let state = self.state(page);
             let fine = match state {
                 State::RamRw | State::RamLogDirty | State::Invalid => true,
-                // Nominated by somebody who then died, failed or had no business to.
+                // Somebody nominated it and then died, failed, or was not allowed to.
                 State::PagingOut => {
                     let knobs = [Knob::Kills, Knob::Rogue, Knob::Fails, Knob::Hostile];
                     knobs.iter().any(|knob| self.scenario.get(*knob) > 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which cells of the state machine's table a run has been through.
+//! The cells of the state machine's table that a run has been through.
 
 use p2m_paging::p2m::table::{Event, Outcome, State, transition};
 
@@ -18,7 +18,7 @@ impl Coverage {
         self.0[state as usize][event as usize] += 1;
     }
 
-    /// Adds another run's.
+    /// Adds another run's counts.
     pub fn add(&mut self, other: &Self) {
         let cells = self.0.iter_mut().flatten();
         cells

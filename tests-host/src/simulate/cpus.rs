@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Physical CPUs, which vcpus share: a vcpu that is stopped is descheduled, one that is let go is woken.
+//! Physical CPUs that vcpus share. A vcpu that is paused is descheduled, one that is unpaused is
+//! woken.
 
 use std::cell::{Cell, RefCell};
 
@@ -11,16 +12,16 @@ use super::scenario::{Knob, Scenario};
 use super::world::World;
 use crate::scheduler::{Call, CpuId, Nice, Policy, Scheduler, State, TaskId, Waker};
 
-/// A CPU's ticks: a vcpu's slice is over after some of its accesses.
+/// A CPU's ticks: a vcpu's slice ends after some of its accesses.
 const CPU_TICK_NS: u64 = 1_000;
-/// Ticks that a CPU makes up for at most, after it had nothing to do.
+/// The most ticks that a CPU makes up for after it had nothing to do.
 const MOST_TICKS: u64 = 64;
 
 /// The CPUs. A vcpu's number is its task's.
 pub(super) struct Cpus {
     pub(super) scheduler: RefCell<Scheduler>,
     cpus: Vec<Clock>,
-    /// By vcpu: it has something to do after what it does now.
+    /// By vcpu: it has something to do after its present action.
     goes_on: Vec<Cell<bool>>,
 }
 
@@ -52,20 +53,20 @@ impl Cpus {
         })
     }
 
-    /// A vcpu is on its way to run.
+    /// A vcpu becomes runnable.
     pub(super) fn is_scheduled(&self, vcpu: usize) -> bool {
         let (scheduler, vcpu) = (self.scheduler.borrow(), task(vcpu));
         let cpu = scheduler.cpu_of(vcpu);
         scheduler.state(vcpu) == State::Running && self.clock(cpu).is_scheduled.get()
     }
 
-    /// A vcpu is stopped.
+    /// A vcpu is paused.
     pub(super) fn stop(&self, vcpu: usize, now_ns: u64) {
         self.scheduler.borrow_mut().suspend(task(vcpu), now_ns);
     }
 
-    /// Panics unless exactly those vcpus can run that are not stopped, or have halted, and every CPU with
-    /// something to do is about to do it.
+    /// Panics unless exactly those vcpus can run that are not paused, or have halted, and unless
+    /// every CPU with something to do is about to do it.
     pub(super) fn check(&self, is_stopped: impl Fn(usize) -> bool, is_whole: bool) {
         let scheduler = self.scheduler.borrow();
         if is_whole {
@@ -88,7 +89,7 @@ impl Cpus {
 }
 
 impl World<'_> {
-    /// A CPU runs whoever is to.
+    /// A CPU runs the vcpu whose turn it is.
     pub(super) fn cpu_runs(&self, cpu: u8) {
         let cpus = self.cpus.as_ref().expect("there are CPUs");
         let (cpu, now_ns) = (CpuId(cpu.into()), self.now());
@@ -124,10 +125,10 @@ impl World<'_> {
         self.schedule_cpu(cpu, 2_000);
     }
 
-    /// A vcpu has something to do, on whichever CPU has time.
+    /// A vcpu has something to do, on any CPU that has time.
     pub(super) fn wake_vcpu(&self, cpus: &Cpus, vcpu: usize, about_ns: u64) {
         if self.machine().is_stopped(vcpu_id(vcpu)) {
-            // Whoever lets it go wakes it.
+            // The unpause wakes it.
             return;
         }
         cpus.goes_on[vcpu].set(true);

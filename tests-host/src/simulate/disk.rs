@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The page store's disk: it errs, stops short, and lies about what it wrote. The store above it
-//! remembers a checksum for each page, as the real one does.
+//! The page store's disk: it has errors, writes too little, and reports writes that it did not
+//! make. The store above it remembers a checksum for each page, as the real one does.
 
 use std::collections::HashMap;
 
@@ -23,11 +23,11 @@ struct StoredPage {
 #[derive(Debug)]
 pub(super) struct Disk {
     slots: Vec<Option<StoredPage>>,
-    /// The slot that each page was last written to, by checksum, if the store looks for pages that are alike.
+    /// The slot that each page was last written to, by checksum, if the store deduplicates.
     seems: Option<HashMap<u64, Slot>>,
     held: usize,
     capacity: usize,
-    /// Whether anything goes wrong now.
+    /// Whether faults are injected now.
     pub(super) faulty: bool,
     errors: u32,
     torn: u32,
@@ -57,7 +57,7 @@ impl Disk {
         }
     }
 
-    /// Writes a page, unless it is zeros, its copy is there, or it seems to be like another.
+    /// Writes a page, unless it is zeros, its copy is there, or it seems to equal another page.
     pub(super) fn save(
         &mut self,
         slot: Slot,
@@ -107,7 +107,8 @@ impl Disk {
         }
         let mut on_disk = *page;
         if self.faulty && hits(rng, self.torn) {
-            // What lies in the sectors that were not written is of no matter: another page's.
+            // The contents of sectors that were not written do not matter: here they are another
+            // page's.
             on_disk.0[rng.usize(0..SECTORS)..].fill(0x0dd5_ec70);
         }
         self.slots[at] = Some(StoredPage {
@@ -144,7 +145,8 @@ impl Disk {
         }
     }
 
-    /// What a slot would give if nothing went wrong: `None` if it holds nothing to be trusted.
+    /// The contents of a slot without injected faults: `None` if it contains nothing that is
+    /// trusted.
     pub(super) fn trusted(&self, slot: Slot) -> Option<Page> {
         let held = self.held_in(slot)?;
         (held.on_disk.checksum() == held.checksum).then_some(held.on_disk)

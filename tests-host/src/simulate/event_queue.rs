@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The virtual clock, and what is to happen when.
+//! The virtual clock, and the events to come.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,13 +19,13 @@ pub(super) enum SimEvent {
     HypervisorEvent,
     /// The pager's clock.
     Tick,
-    /// The worker of the pager with this number takes the next pages of a batch.
+    /// The worker of the pager with this number does the next pages of a batch.
     Work(u8, u32),
-    /// A batch is done, and the main thread of the pager with this number hears of it.
+    /// A batch is done, and the main thread of the pager with this number is told.
     WorkDone(u8, u32),
     /// The worker of the pager with this number reads accessed bits.
     Scan(u32),
-    /// They have been read, and the main thread of that pager hears of it.
+    /// They have been read, and the main thread of that pager is told.
     ScanDone(u32),
     /// A back end outside the guest does something.
     Mapper(u8),
@@ -33,7 +33,7 @@ pub(super) enum SimEvent {
     Block(u8),
     /// The toolstack does something.
     Tools,
-    /// An area of the pager's store goes, or comes back.
+    /// An area of the pager's store is drained, or added again.
     Area,
     /// Other domains take or return memory.
     Others,
@@ -53,7 +53,7 @@ const SCANNER: u8 = 63;
 pub(super) const WORKERS: u64 = !0 << FIRST_WORKER;
 
 impl SimEvent {
-    /// Who acts: an actor does one thing at a time.
+    /// The actor of an event: an actor does one thing at a time.
     pub(super) fn actor(self) -> u64 {
         1 << match self {
             Self::Vcpu(n) | Self::Cpu(n) => n,
@@ -71,13 +71,13 @@ impl SimEvent {
     }
 }
 
-/// What is to happen, in order.
+/// The events to come, in order.
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     /// Nanoseconds since the start.
     now: u64,
     sequence: u64,
-    /// By moment; at the same moment by a number drawn, then first come first.
+    /// By moment; at the same moment by a number that is drawn, then first come first.
     queue: BinaryHeap<Reverse<(u64, u16, u64, SimEvent)>>,
 }
 
@@ -87,14 +87,14 @@ impl EventQueue {
         self.now
     }
 
-    /// Notes what is to happen in so many nanoseconds. `order` decides among equals.
+    /// Adds an event that happens in this many nanoseconds. `order` decides among equals.
     pub(super) fn add(&mut self, in_ns: u64, order: u16, what: SimEvent) {
         self.sequence += 1;
         self.queue
             .push(Reverse((self.now + in_ns, order, self.sequence, what)));
     }
 
-    /// The next thing to happen whose actor is not busy; its moment is now.
+    /// The next event whose actor is not busy; its moment is now.
     pub(super) fn next(&mut self, busy: u64) -> Option<SimEvent> {
         let mut passed_over = Vec::new();
         let mut found = None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everybody who is neither the guest nor its pager: back ends that map pages, the toolstack, other
-//! domains, somebody who calls the pager's operations at random.
+//! Everybody except the guest and its pager: back ends that map pages, the toolstack, other
+//! domains, and somebody who calls the pager's operations at random.
 
 use std::rc::Rc;
 
@@ -20,22 +20,22 @@ use super::world::{TICK_NS, World};
 use crate::machine::{Page, Place};
 use crate::plain::{Failures, RingPage};
 
-/// How often a back end asks for a page before it turns to another.
+/// How often a back end requests a page before it turns to another one.
 const PATIENCE: u32 = 30;
-/// Numbers of the back ends' own vcpus, which are none of the guest's.
+/// Numbers of the back ends' own vcpus, which are not the guest's.
 const DOM0_VCPU: u32 = 100;
 
-/// What they hold.
+/// What they have.
 #[derive(Debug)]
 pub(super) struct Foreign<'d> {
     mappers: Vec<Backend>,
     /// Frames of other domains.
     taken: Vec<Mfn>,
-    /// Pauses of the toolstack's own.
+    /// Pauses by the toolstack.
     pub(super) pauses: Vec<VcpuPaused<'d>>,
     /// The last pager that was killed.
     pub(super) last_pager: u32,
-    /// The page that the ring lies in.
+    /// The page that contains the ring.
     pub(super) ring: Option<Rc<RingPage>>,
 }
 
@@ -154,7 +154,7 @@ impl World<'_> {
         }
     }
 
-    /// Asks for a page from outside the guest.
+    /// Requests a page from outside the guest.
     pub(super) fn foreign_populate(
         &self,
         page: usize,
@@ -171,7 +171,7 @@ impl World<'_> {
         got
     }
 
-    /// Reads through a mapping, and writes, as a device would.
+    /// Reads through a mapping, and writes, as a device does.
     fn dma(&self, page: usize, as_: Mapper, mfn: Mfn, life: u32) {
         let is_the_page = self.guest.borrow().pages[page].life == life
             && self.guest.borrow().pages[page].contents.is_some()
@@ -188,7 +188,7 @@ impl World<'_> {
         );
         let found = self.read_frame(page, mfn, "a back end");
         if is_write {
-            // What a kernel has not asked for must not change its memory.
+            // A write that no kernel has ordered must not change its memory.
             let contents = if self.has_kernel() {
                 found
             } else {
@@ -236,7 +236,7 @@ impl World<'_> {
         is_one
     }
 
-    /// Begins to log the guest's writes, or ends it and looks whether all were logged.
+    /// Begins to log the guest's writes, or ends it and checks that all were logged.
     fn log_writes(&self) {
         let on = !self.machine().with(|core| core.log_dirty);
         self.note("log writes", [on.into(), 0]);
@@ -271,7 +271,7 @@ impl World<'_> {
         });
     }
 
-    /// Other domains take what is free, or give it back.
+    /// Other domains take free frames, or give them back.
     pub(super) fn others_run(&self) {
         let leave = self.below(3);
         let taken = &mut self.foreign.borrow_mut().taken;
@@ -289,9 +289,9 @@ impl World<'_> {
         }
     }
 
-    /// Calls that a pager may make at the wrong time. None may change what the guest sees; those that
-    /// are the pager's to make (an evict of a nominated page, contents for one that is out, a
-    /// nomination while it has another page of that number in a batch) are left to it.
+    /// Calls that a pager may make at the wrong time. None may change what the guest sees. Calls
+    /// that only the pager may make are left to it: an evict of a nominated page, contents for a
+    /// page that is out, a nomination while it has another page of that number in a batch.
     pub(super) fn rogue_toolstack_runs(&self) {
         if self.quiesced.get() {
             return;
@@ -304,8 +304,8 @@ impl World<'_> {
         let page = self.below(self.pages());
         let has_frame = self.state(page).has_frame();
         match self.below(6) {
-            // Nobody but the pager may nominate a page: if it goes home between the pager's copy and its
-            // evict, a second nomination lets that evict take it.
+            // Only the pager may nominate a page. If the page is restored between the pager's copy
+            // and its evict, a second nomination would let that evict take it.
             0 | 1 if !self.state(page).p2mt().is_pageable() => {
                 let _ = self.nominate_pages(&[page]);
             }
@@ -323,7 +323,7 @@ impl World<'_> {
         }
     }
 
-    /// A page is used while somebody wants it out.
+    /// A page is used while somebody tries to page it out.
     fn call_while_used(&self, page: usize) {
         let mfn = self.machine().with(|core| {
             let mfn = core.tables.get(self.gfn(page)).mfn;
@@ -337,13 +337,13 @@ impl World<'_> {
             .for_each(|mfn| self.machine().with(|core| core.frames.put_reference(mfn)));
     }
 
-    /// The guest goes, whatever is under way.
+    /// The guest is destroyed, whatever is in flight.
     pub(super) fn destroy_guest(&self) {
         if self.quiesced.get() {
             return;
         }
         if self.are_busy(u64::from(u32::MAX)) {
-            // It is only taken apart once its vcpus have stopped.
+            // It is destroyed only once its vcpus have stopped.
             return self.soon(5_000, SimEvent::Destroy);
         }
         self.note("destroy", [0, 0]);
@@ -361,7 +361,7 @@ impl World<'_> {
         }
     }
 
-    /// Perhaps lets the next operation fail. Yields what [`Self::has_failed`] compares with.
+    /// May let the next operation fail. Yields the value with which [`Self::has_failed`] compares.
     pub(super) fn make_fail(&self) -> Failures {
         let mut failures = Failures::default();
         if self.strikes(Knob::Fails) {

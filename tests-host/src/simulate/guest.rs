@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest: vcpus that read, write and run their pages, give some back and take others.
+//! The guest: vcpus that read, write and execute their pages, give some back and take others.
 
 use p2m_paging::p2m::table::Event;
 use p2m_paging::p2m::{Access, P2mType};
@@ -12,13 +12,13 @@ use super::scenario::Knob;
 use super::world::World;
 use crate::machine::Page;
 
-/// Who come later may have their turn before a vcpu in line, so often, beside those who keep an earlier place: a request for its page may
-/// be on the ring behind theirs.
+/// How many later vcpus may have their turn before a vcpu in the wait queue, beside those that keep
+/// an earlier place: a request for its page may be on the ring behind theirs.
 const MAY_OVERTAKE: usize = 3;
 /// How often in a row a vcpu may be told that an access which faulted is allowed.
 const MOST_RETRIES: u32 = 8;
 
-/// What is true of the guest, whatever the machine says.
+/// The true state of the guest, independent of the machine.
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) pages: Vec<PageTruth>,
@@ -26,7 +26,7 @@ pub(super) struct Guest {
     pub(super) is_dead: bool,
     /// The longest time that a vcpu has waited for a page.
     pub(super) longest_wait_ns: u64,
-    /// Accesses that came through.
+    /// Accesses that succeeded.
     pub(super) accesses: u64,
     pub(super) faults: u64,
     tickets: u64,
@@ -35,19 +35,19 @@ pub(super) struct Guest {
 /// A page as the guest knows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PageTruth {
-    /// What it contains; `None`: not the guest's memory now.
+    /// Its contents; `None`: not the guest's memory now.
     pub(super) contents: Option<Page>,
-    /// Counts up when it is written, and never has a value twice.
+    /// Counts up when the page is written, and never has a value twice.
     pub(super) version: u32,
     /// Counts up when the page becomes memory anew.
     pub(super) life: u32,
-    /// Where it lay when it was last evicted.
+    /// The frame that it had when it was last evicted.
     pub(super) copy: Option<Location>,
-    /// Out when its pager was killed.
+    /// It was out when its pager was killed.
     pub(super) is_lost: bool,
-    /// Written since the log of writes was begun, and logged.
+    /// Written since log-dirty was begun, and logged.
     pub(super) is_logged: bool,
-    /// What it contained when the log was begun, and in which life.
+    /// Its contents when log-dirty was begun, and its life then.
     pub(super) log_start: Option<(u32, u32)>,
 }
 
@@ -55,16 +55,17 @@ pub(super) struct PageTruth {
 pub(super) struct Vcpu {
     /// It is in the event queue.
     is_scheduled: bool,
-    /// What it is about, until it has succeeded.
+    /// The access that it tries until it has succeeded.
     pub(super) wants: Option<Want>,
     waits_since: Option<u64>,
-    /// Counts up from one wait to the next, of all vcpus.
+    /// Counts up from one wait to the next, over all vcpus.
     ticket: u64,
-    /// It has a place in the line for slots of the ring, as far as is known, and for which page. If that comes home meanwhile
-    /// it keeps its place for the next one.
+    /// The page for which it has a place in the wait queue, as far as is known. If that page
+    /// becomes resident meanwhile, the vcpu keeps its place for the next one.
     place: Option<Gfn>,
-    /// It stands in line with nobody else asking for its page, and so many who come later may still have their turn before:
-    /// [`MAY_OVERTAKE`], and those who had a place already.
+    /// It is in the wait queue and nobody else requests its page. Only a limited number of later
+    /// vcpus may still have their turn before it: [`MAY_OVERTAKE`], and those that had a place
+    /// already.
     is_in_line: bool,
     may_overtake: usize,
     retries: u32,
@@ -79,21 +80,21 @@ pub(super) enum Want {
     Take(usize),
 }
 
-/// What became of an access.
+/// The result of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Touched {
-    /// It goes through, to this frame.
+    /// It succeeds, with this frame.
     Frame(Mfn),
-    /// It is to be tried again, once the vcpu runs again if it was stopped.
+    /// It is to be tried again. If the vcpu was paused, it tries once it runs again.
     NotYet,
     /// Nobody will ever bring the page.
     Lost,
-    /// There is nothing.
+    /// There is no memory.
     NoMemory,
 }
 
 impl Guest {
-    /// Pages that are still to be given contents, and vcpus.
+    /// Pages that still need contents, and vcpus.
     pub(super) fn new(pages: usize, vcpus: usize) -> Self {
         Self {
             pages: vec![PageTruth::default(); pages],
@@ -107,7 +108,7 @@ impl Guest {
     }
 }
 
-/// A vcpu by its place in the guest.
+/// A vcpu by its index in the guest.
 pub(super) fn vcpu_id(vcpu: usize) -> VcpuId {
     VcpuId(u32::try_from(vcpu).expect("few vcpus"))
 }
@@ -155,7 +156,7 @@ impl World<'_> {
     pub(super) fn vcpu_runs(&self, vcpu: usize) {
         self.guest.borrow_mut().vcpus[vcpu].is_scheduled = false;
         if self.guest.borrow().is_dead || self.machine().is_stopped(vcpu_id(vcpu)) {
-            // Whoever lets it go schedules it.
+            // The unpause schedules it.
             return;
         }
         let wants = self.guest.borrow().vcpus[vcpu].wants;
@@ -226,13 +227,13 @@ impl World<'_> {
                 }
                 true
             }
-            // The vcpu turns to something else once it is let go.
+            // The vcpu does something else once it is unpaused.
             Touched::Lost | Touched::NoMemory => true,
             Touched::NotYet => false,
         }
     }
 
-    /// A vcpu touches a page; a fault takes its course.
+    /// A vcpu accesses a page. A fault is handled.
     pub(super) fn touch(&self, vcpu: usize, page: usize, access: Access) -> Touched {
         let gfn = self.gfn(page);
         let is_write = access.contains(Access::WRITE);
@@ -281,7 +282,7 @@ impl World<'_> {
                 let guest = &mut *self.guest.borrow_mut();
                 guest.tickets += 1;
                 let place = (self.queued() > queued).then_some(gfn);
-                // Where others had their turn meanwhile it is not known who came first.
+                // If others had their turn meanwhile, it is unknown which was first.
                 let is_sure = self.happened.get() == happened;
                 let may_overtake = guest
                     .vcpus
@@ -310,7 +311,7 @@ impl World<'_> {
                 );
                 Touched::NotYet
             }
-            // Emulated, as where there is no memory.
+            // The access is emulated, as where there is no memory.
             Ok(Populated::NotPaging) if self.guest.borrow().pages[page].contents.is_none() => {
                 Touched::NoMemory
             }
@@ -322,9 +323,10 @@ impl World<'_> {
         self.paging.counters().get(Count::Queued)
     }
 
-    /// The pager sees a request, the last of those that it has not answered. Nobody stands in line for
-    /// their pages. If a vcpu made it, those in line who came before have been overtaken. (Nonsense for answers makes pages count as asked
-    /// for that are not.)
+    /// The pager sees a request, the last of those in `asked`, which it has not answered. No vcpu
+    /// is in the wait queue for one of these pages. If a vcpu made the request, it has overtaken
+    /// the vcpus in the queue that came before. (Garbage responses make pages count as requested
+    /// that are not.)
     pub(super) fn has_its_turn(&self, asked: &[Gfn], vcpu: Option<VcpuId>) {
         if self.scenario.get(Knob::Hostile) > 0 {
             return;
@@ -346,14 +348,15 @@ impl World<'_> {
         }
     }
 
-    /// Somebody else has asked for a page: who stands in line for it has nothing to wait for there any more.
+    /// Somebody else has requested a page: a vcpu in the wait queue need not make a request for it
+    /// any more.
     pub(super) fn asked_from_outside(&self, gfn: Gfn) {
         for (n, vcpu) in self.guest.borrow_mut().vcpus.iter_mut().enumerate() {
             vcpu.is_in_line &= self.waits_for(n) != Some(gfn);
         }
     }
 
-    /// Somebody reads a frame in the belief that it is this page's.
+    /// Somebody reads a frame and expects this page.
     pub(super) fn read_frame(&self, page: usize, mfn: Mfn, who: &str) -> Page {
         let expected = self.guest.borrow().pages[page].contents;
         let found = self.machine().with(|core| core.frames.get(mfn).contents);
@@ -361,7 +364,7 @@ impl World<'_> {
         found
     }
 
-    /// Somebody writes to it.
+    /// Somebody writes a frame and expects this page.
     pub(super) fn write_frame(&self, page: usize, mfn: Mfn, contents: Page) {
         let truth = &mut self.guest.borrow_mut().pages[page];
         truth.version += 1;
@@ -370,7 +373,7 @@ impl World<'_> {
             .with(|core| core.frames.get_mut(mfn).contents = contents);
     }
 
-    /// A balloon is inflated by a page.
+    /// The balloon is inflated by a page.
     pub(super) fn give_back(&self, vcpu: usize, page: usize) -> bool {
         let caller = Caller::Guest(vcpu_id(vcpu));
         let done = self.drop_page(page, caller);
@@ -380,7 +383,7 @@ impl World<'_> {
         done
     }
 
-    /// A page is taken from the guest, by itself or from outside. Whether it is over.
+    /// A page is taken from the guest, by itself or from outside. Yields whether it is done.
     pub(super) fn drop_page(&self, page: usize, caller: Caller) -> bool {
         let gfn = self.gfn(page);
         let life = self.guest.borrow().pages[page].life;
@@ -433,7 +436,7 @@ impl World<'_> {
         self.machine().with(|core| core.give(gfn, contents))
     }
 
-    /// Whether the page's only copy is gone for good.
+    /// Whether the page's only copy is lost for good.
     pub(super) fn is_lost(&self, page: usize) -> bool {
         let truth = &self.guest.borrow().pages[page];
         let corrupted = |slot| self.disk.borrow().is_corrupted(slot);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest that pages by itself, on this machine's vcpus: its kernel and processes are
-//! [`guest`](crate::guest)'s, each a task of the guest's scheduler. Every access of theirs may find its page
-//! out, which stops the vcpu; one that waits for the guest's own disk or lock blocks, and another runs.
+//! A guest that pages by itself, on this machine's vcpus. Its kernel and processes are those of
+//! [`guest`](crate::guest), each a task of the guest's scheduler. Each of their accesses may find
+//! its page out, which pauses the vcpu. A task that waits for the guest's own disk or lock blocks,
+//! and another runs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,11 +22,12 @@ use crate::machine::Page;
 use crate::scheduler::{Nice, Policy, State, TaskId, Waker};
 use crate::tasks::{Kernel, Mm};
 
-/// Orders of a vcpu that are carried out at most while nobody else does anything.
+/// The most orders of a vcpu that are carried out while nobody else does anything.
 const BURST: usize = 8;
-/// Where CR3 has the number of a page.
+/// The bit position at which CR3 has the number of a page.
 const PAGE_SHIFT: u32 = 12;
-/// CR3 in the kernel's own address space: no process has page 0 for a table, where the zero page is.
+/// CR3 in the kernel's own address space: page 0 is the zero page, so no process has it for a
+/// table.
 const KERNEL_ROOT: Gfn = Gfn::new_truncate(0);
 
 /// The guest.
@@ -34,7 +36,7 @@ pub(super) struct Running {
     /// Its tasks, and whether each was woken.
     tasks: Vec<(TaskId, Arc<Wakeup>)>,
     spaces: Rc<Spaces>,
-    /// A page is lost that it cannot do without. Nothing of it runs any more.
+    /// A page that it needs is lost. Nothing of it runs any more.
     halted: bool,
 }
 
@@ -45,7 +47,7 @@ pub(super) fn plan(scenario: &Scenario) -> Plan {
         seed: scenario.seed,
         processes: processes as usize,
         most: processes as usize + 1,
-        // Together a good deal more than there is memory.
+        // Together considerably more than there is memory.
         pages: scenario.get(Knob::Gfns) * 3 / (2 * processes.max(1)),
         stores: scenario.get(Knob::Writes),
         forks: 15,
@@ -111,8 +113,8 @@ impl World<'_> {
         self.wake_halted(tasks);
     }
 
-    /// Some orders of a vcpu's tasks are carried out while nobody else does anything. When it is to go on,
-    /// in nanoseconds.
+    /// Some orders of a vcpu's tasks are carried out while nobody else does anything. Yields in how
+    /// many nanoseconds the vcpu goes on.
     fn burst(&self, tasks: &Tasks, vcpu: usize) -> u64 {
         for _ in 0..=self.below(BURST) {
             let went = match self.run_tasks(tasks, vcpu) {
@@ -142,7 +144,7 @@ impl World<'_> {
         }
     }
 
-    /// Tasks that were begun get their vcpus.
+    /// Assigns vcpus to tasks that were begun.
     fn adopt(&self) {
         let (Some(guest), Some(tasks)) = (self.running(), self.tasks.get()) else {
             return;
@@ -167,7 +169,7 @@ impl World<'_> {
         }
     }
 
-    /// Who has been woken, is.
+    /// Wakes the tasks that are to be woken.
     fn wake_tasks(&self, by: Waker) {
         let (Some(running), Some(tasks)) = (&*self.kernel.borrow(), self.tasks.get()) else {
             return;
@@ -179,7 +181,7 @@ impl World<'_> {
         }
     }
 
-    /// No CPU has a page table that is no more.
+    /// No CPU uses a page table that does not exist any more.
     pub(super) fn check_page_tables(&self) {
         let (Some(guest), Some(tasks)) = (self.running(), self.tasks.get()) else {
             return;
@@ -191,7 +193,7 @@ impl World<'_> {
         }
     }
 
-    /// Every process would find what it must.
+    /// Every process would find the contents that it must find.
     pub(super) fn check_processes(&self) {
         let Some(guest) = self.running() else { return };
         guest.check(&|gfn: Gfn| {
@@ -201,7 +203,7 @@ impl World<'_> {
         });
     }
 
-    /// A page was brought to the pager's store.
+    /// A page was written to the pager's store.
     pub(super) fn meter_save(&self, gfn: Gfn, contents: &Page, saved: Result<Saved, StoreError>) {
         let is_known = self
             .running()
@@ -228,7 +230,7 @@ impl World<'_> {
         self.enter(Phase::Rest);
     }
 
-    /// With everything out, every process reads all that it has.
+    /// With all pages out, every process reads all that it has.
     pub(super) fn processes_read_all(&self) {
         if self.running().is_none() {
             return;
@@ -254,7 +256,7 @@ fn live(kernel: &Kernel<Ask>, mut task: Task, spaces: &Spaces) {
     loop {
         match task.go_on() {
             Step::Orders => {
-                // A vcpu that was stopped tries again; so does another one, if the task has moved.
+                // A vcpu that was paused tries again. So does another one, if the task has moved.
                 while task.cpu().has_order() {
                     kernel.trap(Ask::Order(task.cpu().clone()));
                 }
@@ -284,19 +286,19 @@ fn live(kernel: &Kernel<Ask>, mut task: Task, spaces: &Spaces) {
     }
 }
 
-/// The address spaces that tasks run in, by the roots of their tables.
+/// The address spaces in which tasks run, by the roots of their tables.
 #[derive(Debug, Default)]
 struct Spaces(RefCell<BTreeMap<Gfn, Weak<Mm>>>);
 
 impl Spaces {
-    /// A task begins to run in one.
+    /// A task begins to run in an address space.
     fn begin(&self, root: Gfn) -> Rc<Mm> {
         let mm = Mm::new(root.get() << PAGE_SHIFT, 0);
         self.0.borrow_mut().insert(root, Rc::downgrade(&mm));
         mm
     }
 
-    /// The one with this root, unless no task runs in it.
+    /// The address space with this root, unless no task runs in it.
     fn of(&self, root: Gfn) -> Option<Rc<Mm>> {
         self.0.borrow().get(&root)?.upgrade()
     }
@@ -307,10 +309,10 @@ fn page_table(tasks: &Tasks, vcpu: usize) -> Gfn {
     Gfn::new_truncate(tasks.kernel.cpu(cpu(vcpu)).cr3() >> PAGE_SHIFT)
 }
 
-/// Ticks that processes have to read all their memory, page by page.
+/// Ticks within which processes must read all their memory, page by page.
 const READ_ALL_TICKS: u64 = 8_000;
 
-/// The machine as the guest's code finds it on a vcpu.
+/// The machine as the guest's code sees it on a vcpu.
 struct OnVcpu<'a, 'd> {
     world: &'a World<'d>,
     vcpu: usize,

@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use super::{Failed, Passed, Scenario, Trace, run};
 
-/// What many runs came to.
+/// The result of many runs.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Runs that held.
+    /// Runs without a breach.
     pub passed: u64,
-    /// What they came to together.
+    /// Their results together.
     pub sum: Passed,
     /// The lowest seed that failed.
     pub failed: Option<(Scenario, Failed)>,
@@ -45,8 +45,8 @@ impl Tally {
     }
 }
 
-/// Runs these seeds on so many threads, until the moment given or the first failure; seeds below one that
-/// fails are all run.
+/// Runs these seeds on this many threads, until the moment given or the first failure. If a seed
+/// fails, all lower ones are run.
 pub fn run_many(seeds: Range<u64>, until: Option<Instant>, threads: usize) -> Tally {
     let next = AtomicU64::new(seeds.start);
     let end = AtomicU64::new(seeds.end);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest with a kernel, its pager and its disk with nothing in the way, to measure what happens when
-//! the host takes memory.
+//! A guest with a kernel, its pager and its disk, without injected faults, to measure what happens
+//! when the host takes memory.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,17 +15,17 @@ use super::trace::Trace;
 use super::world::World;
 use crate::guest::{Cpu, Figures, Guest, Plan};
 
-/// Events in which whatever is waited for has to be there.
+/// Events within which whatever is waited for must happen.
 const PATIENCE: u64 = 4_000_000;
 
-/// What has been counted, of host and guest.
+/// Counts of host and guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Pages written to the pager's store.
     pub host_writes: u64,
-    /// Of these, pages that the guest's disk contained as well.
+    /// Of these, pages whose contents are on the guest's disk as well.
     pub known_to_guest: u64,
-    /// Pages compared with their copies in the pager's store, and not written.
+    /// Pages that equalled their copies in the pager's store, and were not written.
     pub host_compares: u64,
     /// Pages of zeros, which are not written.
     pub host_zeros: u64,
@@ -33,15 +33,15 @@ pub struct Counts {
     pub host_reads: u64,
     /// Of these, pages that lay behind the one read before.
     pub host_next: u64,
-    /// Of these, pages brought back to be read over from the guest's disk.
+    /// Of these, pages brought in only to be overwritten from the guest's disk.
     pub stale_reads: u64,
-    /// And pages brought back to be written to the guest's disk.
+    /// Of these, pages brought in to be written to the guest's disk.
     pub written_twice: u64,
     /// Nested faults.
     pub nested_faults: u64,
     /// Reads of the guest's disk that lay behind the one before.
     pub guest_next: u64,
-    /// What the guest's kernel has counted.
+    /// Counts of the guest's kernel.
     pub guest: Figures,
 }
 
@@ -119,7 +119,7 @@ impl MeasuredGuest<'_> {
         out.take().expect("it ended")
     }
 
-    /// The pager is to leave so many pages resident, and does.
+    /// Sets the pager's target to this many resident pages, and waits until it is reached.
     pub fn page_out(&self, resident: usize) {
         self.world
             .tell_pager(News::Target(i64::try_from(resident).expect("few pages")));
@@ -128,7 +128,7 @@ impl MeasuredGuest<'_> {
         });
     }
 
-    /// The guest's balloon is to leave it so many pages, and does.
+    /// Has the guest's balloon leave it this many pages, and waits until it does.
     pub fn balloon_to(&self, resident: usize) {
         let pages = self.world.pages() - resident;
         self.guest.kernel.set_balloon_target(pages);
@@ -163,7 +163,7 @@ impl MeasuredGuest<'_> {
 }
 
 impl Counts {
-    /// What has come to it since.
+    /// The counts since then.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let guest = Figures {

@@ -2,9 +2,9 @@
 //! Hypervisor, guest, pager and disk in one deterministic run, from one seed, with injected faults.
 //!
 //! The crate and the pager's core run unchanged on the [machine](crate::machine), through the real
-//! bytes of the ring. After everything that happens all that must hold is looked at (`check`), every
-//! operation is held against the state machine's table, and in the end injected faults stop and everything
-//! has to come home. A run that fails prints its scenario, made as simple as it gets; the same
+//! bytes of the ring. After every event all properties are checked (`check`), and every operation
+//! is compared with the state machine's table. In the end injected faults stop, and all pages must
+//! become resident. A run that fails prints its scenario, made as simple as possible. The same
 //! scenario gives the same run on every machine.
 
 mod areas;
@@ -43,20 +43,20 @@ pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
 pub use trace::{Line, Trace};
 use world::World;
 
-/// What a run that held comes to.
+/// The result of a run without a breach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
-    /// Of everything that happened; of many runs, whatever the order they were made in.
+    /// Hash of everything that happened; of many runs, it does not depend on their order.
     pub hash: u64,
     /// Things that happened.
     pub happened: u64,
-    /// Accesses of vcpus that came through.
+    /// Accesses of vcpus that succeeded.
     pub accesses: u64,
     /// Faults.
     pub faults: u64,
     /// Pages evicted.
     pub evicted: u64,
-    /// The longest that a vcpu has waited, in virtual nanoseconds.
+    /// The longest time that a vcpu has waited, in virtual nanoseconds.
     pub longest_wait_ns: u64,
     /// Switches from one task of a guest to another.
     pub switches: u64,
@@ -78,12 +78,12 @@ impl Passed {
     }
 }
 
-/// A run that did not hold.
+/// A run with a breach.
 #[derive(Clone, Debug)]
 pub struct Failed {
     /// What was breached.
     pub what: String,
-    /// How many things had happened.
+    /// How many events had happened.
     pub step: u64,
 }
 
@@ -122,8 +122,8 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
     })
 }
 
-/// A scenario that fails, as simple as it gets by the knobs: each is turned towards its quiet value as
-/// long as the run fails, whatever it then fails with. At most `runs` runs are made.
+/// Makes a scenario that fails as simple as possible. Each knob is turned towards its quiet value
+/// as long as the run fails, with whatever failure. At most `runs` runs are made.
 pub fn shrink(scenario: &Scenario, mut runs: u32) -> Scenario {
     let mut smallest = *scenario;
     loop {
@@ -139,12 +139,12 @@ pub fn shrink(scenario: &Scenario, mut runs: u32) -> Scenario {
 }
 
 thread_local! {
-    /// While a run's panics are caught: what the last one said.
+    /// While a run's panics are caught: the message of the last one.
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
     static CATCHING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Runs something; a panic becomes what it said and where.
+/// Runs something. A panic becomes its message and its place.
 fn quietly<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {

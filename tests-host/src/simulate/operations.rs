@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager's operations on the machine, each held against the table.
+//! The pager's operations on the machine, each compared with the table.
 
 use p2m_paging::Errno;
 use p2m_paging::p2m::table::Event;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager's process: the core as it is, the ring's other half, and a shell that is slow, dies, or
-//! answers nonsense.
+//! The pager's process: the unchanged core, the pager half of the ring, and a shell that is slow,
+//! dies, or answers with garbage.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::plain::{PAGEABLE_DOMAIN, RingPage};
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 1;
 const RSP_PROD: usize = 2;
-/// Where the version of the first entry is, and the next one's from there.
+/// Where the version of the first entry is, and the distance to the next one's.
 const FIRST_VERSION: usize = size_of::<RingHeader>() / 4;
 const ENTRY_WORDS: usize = size_of::<RawEntry>() / 4;
 
@@ -39,25 +39,25 @@ pub(super) struct Process {
     page: Rc<RingPage>,
     /// Batches that the worker has, by index.
     pub(super) running: Vec<Option<Running>>,
-    /// What was loaded, by batch and buffer.
+    /// The pages that were loaded, by batch and buffer.
     pub(super) buffers: Vec<Vec<Page>>,
-    /// A scan that the worker has, or is done with.
+    /// A scan that the worker does, or has done.
     pub(super) scan: Option<Scan>,
     news: Vec<News>,
-    /// Answers written and not taken by the hypervisor, as far as they make sense.
+    /// Valid responses that are written, and that the hypervisor has not taken.
     answers: VecDeque<Option<(Gfn, bool)>>,
-    /// What the hypervisor had counted when this pager was attached.
+    /// The hypervisor's counter when this pager was attached.
     responses_before: u64,
     /// Pages of the requests that have been seen and not answered.
     unanswered: Vec<Gfn>,
-    /// Answers written so far.
+    /// Responses written so far.
     answered: usize,
     pub(super) finished: Option<Summary>,
-    /// How the store's areas stand.
+    /// The states of the store's areas.
     pub(super) areas: [Stands; 2],
 }
 
-/// A batch that the worker has.
+/// A batch that the worker does.
 pub(super) struct Running {
     pub(super) batch: Batch,
     /// How many of its pages have been done.
@@ -72,14 +72,14 @@ pub(super) struct Running {
 pub(super) enum News {
     Target(i64),
     Resident(u64),
-    /// One of the store's areas is to go, or is back.
+    /// One of the store's areas is to be drained, or is added again.
     Area(usize),
     Stop,
     Gone,
 }
 
 impl World<'_> {
-    /// A pager that knows nothing is attached.
+    /// A new pager is attached, which knows nothing yet.
     pub(super) fn start_pager(&self) {
         let id = self.pager_id() + 1;
         let page = Rc::new(RingPage::new());
@@ -133,7 +133,8 @@ impl World<'_> {
             core,
         };
         *self.pager.borrow_mut() = Some(process);
-        // The ring outlives its pager until it is torn down, which it has been if this is another.
+        // The ring outlives its pager until it is torn down. That has happened if this is another
+        // pager.
         self.foreign.borrow_mut().ring = Some(page);
         self.note("pager starts", [id.into(), 0]);
         let target = all * u64::from(self.scenario.get(Knob::Target)) / 100;
@@ -146,14 +147,14 @@ impl World<'_> {
             .get(p2m_paging::paging::Count::Responses)
     }
 
-    /// Which pager this is, or was the last.
+    /// The number of this pager, or of the last one.
     pub(super) fn pager_id(&self) -> u32 {
         let pager = self.pager.borrow();
         let last = self.foreign.borrow().last_pager;
         pager.as_ref().map_or(last, |process| process.id)
     }
 
-    /// Requests on the ring of this pager, and of them those that have been answered and taken.
+    /// Requests on the ring of this pager, and how many of them have been answered and taken.
     pub(super) fn ring_counts(&self) -> Option<(u32, u64)> {
         let pager = self.pager.borrow();
         let process = pager.as_ref()?;
@@ -168,7 +169,7 @@ impl World<'_> {
         self.soon(5_000, SimEvent::PagerEvent);
     }
 
-    /// How long the pager takes for something.
+    /// The time that the pager needs for something.
     fn takes(&self, about_ns: u64) -> u64 {
         let slow = u64::from(self.scenario.get(Knob::Slow));
         let times = if slow > 0 && !self.quiesced.get() {
@@ -183,7 +184,7 @@ impl World<'_> {
         self.with_pager(|world, process| process.handle(world, Event::Tick));
         self.add(TICK_NS, SimEvent::Tick);
         if self.scenario.get(Knob::Lost) > 0 {
-            // What a lost event would have said is said again.
+            // Repeats what a lost event would have said.
             self.soon(1_000, SimEvent::HypervisorEvent);
         }
     }
@@ -212,7 +213,7 @@ impl World<'_> {
         });
     }
 
-    /// The main thread does something, then looks at everything.
+    /// The main thread does something, then handles all news.
     fn with_pager(&self, first: impl FnOnce(&Self, &mut Process)) {
         let notify = {
             let mut pager = self.pager.borrow_mut();
@@ -251,7 +252,7 @@ impl World<'_> {
                 })
                 .collect()
             };
-            // Another operation, in whose middle this happens, may have been made to fail.
+            // This may happen in the middle of another operation that has been made to fail.
             let armed = self.machine().with(|core| core.failures);
             let ignored = self.ignored();
             let handled = self.paging.on_event();
@@ -259,7 +260,7 @@ impl World<'_> {
             let taken = handled.responses as usize;
             let all_taken = self.responses();
             if let Some(process) = &mut *self.pager.borrow_mut() {
-                // Not those of this look: its pager may have been replaced in the midst of it.
+                // Not for the responses of this round: its pager may have been replaced during it.
                 let taken = all_taken - process.responses_before;
                 let left = process.answered - usize::try_from(taken).expect("few answers");
                 let gone = process.answers.len() - left;
@@ -280,7 +281,7 @@ impl World<'_> {
         counters.get(p2m_paging::paging::Count::Ignored)
     }
 
-    /// An answer is ignored for a page whose frame waits to be filled if the page was asked for again.
+    /// A response for a page that is paging in is ignored if the page was requested again.
     fn hold_answers_against_table(&self, answered: &[Option<Before>], is_ignored: bool) {
         for before in answered.iter().flatten() {
             let same = |other: &&Before| other.page == before.page;
@@ -292,7 +293,7 @@ impl World<'_> {
         }
     }
 
-    /// A hostile pager writes an impossible index, or meddles with whom it wants to be woken by.
+    /// A hostile pager writes an impossible index, or changes the indices at which events are sent.
     fn inject_fault(&self) {
         if !self.strikes(Knob::Hostile) {
             return;
@@ -336,7 +337,7 @@ impl World<'_> {
         self.soon(TICK_NS, SimEvent::Restart);
     }
 
-    /// The toolstack clears up after a pager and starts another. What was out is lost.
+    /// The toolstack clears up after a pager and starts another. The pages that were out are lost.
     pub(super) fn restart_pager(&self) {
         if self.are_busy(WORKERS) {
             return self.soon(5_000, SimEvent::Restart);
@@ -350,7 +351,7 @@ impl World<'_> {
             }
         }
         if self.paging.disable().is_err() {
-            // Vcpus stand in line for slots that nobody will ever free.
+            // Vcpus are in the wait queue for slots that nobody will ever free.
             let _ = self.paging.shut_down();
         }
         if self.guest.borrow().is_dead || self.pager.borrow().is_some() {
@@ -378,7 +379,7 @@ impl Process {
         }
     }
 
-    /// The shell's round: news, then the ring, until there is nothing.
+    /// A round of the shell: news, then the ring, until nothing is left.
     fn look_around(&mut self, world: &World<'_>) {
         loop {
             for news in std::mem::take(&mut self.news) {
@@ -446,7 +447,7 @@ impl Process {
                     asked.map(|asked| self.unanswered.swap_remove(asked));
                     let (response, spoil) = hostile(world, response);
                     if self.back.respond(&response).is_err() {
-                        // After it was killed and replaced: an answer to what another was asked.
+                        // After it was killed and replaced: a response to another pager's request.
                         continue;
                     }
                     let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
@@ -495,7 +496,7 @@ impl News {
     }
 }
 
-/// What a hostile pager answers in place of this, and whether it spoils the entry beyond that.
+/// What a hostile pager answers in place of this response, and whether it also spoils the entry.
 fn hostile(world: &World<'_>, honest: Response) -> (Response, bool) {
     let mut response = honest;
     if !world.strikes(Knob::Hostile) {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A run as a picture: what each page was, which task each vcpu ran, when it was stopped, and how full the
-//! ring was, over time.
+//! A run as a picture over time: the state of each page, the task of each vcpu, when it was paused,
+//! and how full the ring was.
 
 use std::fmt::{self, Write};
 
 use p2m_paging::p2m::table::State;
 
-/// How it looked at a moment.
+/// The state at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// When, in nanoseconds.
+    /// The moment, in nanoseconds.
     pub at_ns: u64,
-    /// What each page was.
+    /// The state of each page.
     pub pages: Vec<State>,
     /// What each vcpu did.
     pub vcpus: Vec<Lane>,
@@ -24,23 +24,23 @@ pub struct Look {
 pub struct Lane {
     /// The number of the task that it ran, if the guest has tasks and one could run.
     pub task: Option<u32>,
-    /// It was stopped.
+    /// It was paused.
     pub is_stopped: bool,
 }
 
 const LEFT: u64 = 60;
 const WIDTH: u64 = 1100;
 const ROW: usize = 9;
-/// A vcpu's: its task above, whether it is stopped below.
+/// A vcpu's rows: its task above, whether it is paused below.
 const VCPU_ROW: usize = 16;
 const TASK_HEIGHT: usize = 11;
-/// From here on there is room for a task's number.
+/// From this width on there is room for a task's number.
 const NUMBER_WIDTH: u64 = 14;
 const TOP: usize = 46;
 const RING_HEIGHT: usize = 64;
 const STOPPED: &str = "#c0392b";
 const RUNS: &str = "#d5e8f7";
-/// Tasks in turn.
+/// The colours of tasks, in turn.
 const TASKS: [&str; 6] = [
     "#8ecae6", "#ffd166", "#95d5b2", "#cdb4db", "#f4a582", "#b5c0d0",
 ];
@@ -159,7 +159,7 @@ fn label(out: &mut String, top: usize, text: &str) -> fmt::Result {
     )
 }
 
-/// A stretch in which a vcpu runs a task, by its number; `None`: it has none.
+/// A period in which a vcpu runs a task, by its number; `None`: it has none.
 fn task_bar(out: &mut String, at: [u64; 2], top: usize, task: Option<u32>) -> fmt::Result {
     let colour = task.map_or(RUNS, |task| TASKS[task as usize % TASKS.len()]);
     bar(out, at, top, TASK_HEIGHT, colour)?;
@@ -189,7 +189,7 @@ fn bar(
     )
 }
 
-/// Stretches of time with one value.
+/// Periods with one value.
 fn runs<T: PartialEq + Copy>(
     values: impl Iterator<Item = (u64, T)>,
     end: u64,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs on the guest's vcpus: tasks that access pages, sleep, wait for each other and use what a CPU
-//! has.
+//! Programs on the guest's vcpus: tasks that access pages, sleep, wait for each other and use the
+//! registers of a CPU.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ struct Program {
 }
 
 impl Programs {
-    /// Begins as many as the scenario says.
+    /// Begins as many tasks as the scenario says.
     pub(super) fn begin(scenario: &Scenario, tasks: &Tasks) -> Self {
         let count = scenario.get(Knob::Tasks);
         let vcpus = scenario.get(Knob::Vcpus);
@@ -64,7 +64,7 @@ impl Programs {
                 rest: Rc::clone(&rest),
                 queue: Rc::clone(&queue),
             };
-            // Every fourth is a task of the kernel's own.
+            // Every fourth one is a task of the kernel itself.
             let space = spaces.get(task as usize % (spaces.len() + 1)).cloned();
             tasks
                 .kernel
@@ -75,7 +75,7 @@ impl Programs {
         Self { count, rest, queue }
     }
 
-    /// Tasks end when they have got what they were about.
+    /// Tasks end when their current action has succeeded.
     pub(super) fn rest(&self, tasks: &Tasks) {
         self.rest.set(true);
         self.queue.wake_all(&tasks.kernel);
@@ -148,7 +148,7 @@ impl Program {
 }
 
 impl World<'_> {
-    /// What a vcpu's tasks want. `None`: it halts.
+    /// The next action of a vcpu's tasks. `None`: it halts.
     pub(super) fn program_wants(&self, tasks: &Tasks, vcpu: usize) -> Option<Want> {
         let ask = self.run_tasks(tasks, vcpu);
         self.wake_halted(tasks);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The pager's worker reads accessed bits. What they do not show, the machine does not forgive.
+//! The pager's worker reads accessed bits. The machine panics if a use is missing in them.
 
 use p2m_paging::Errno;
 use p2m_paging::p2m::{AccessBits, ClearBits};
@@ -8,7 +8,8 @@ use super::event_queue::SimEvent;
 use super::scenario::Knob;
 use super::world::World;
 
-/// 64 gfns each: all of such a small guest's on either side of the hole, and twice what is read under one lock.
+/// 64 gfns each: all gfns of such a small guest on either side of the hole, and twice the number
+/// that is read under one lock.
 const WORDS: usize = 16;
 
 impl World<'_> {

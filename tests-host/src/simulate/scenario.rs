@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What one run is made of: a seed and a number for each knob, all drawn from the seed.
+//! The parameters of one run: a seed and a number for each knob, all drawn from the seed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 macro_rules! knobs {
     ($($(#[$doc:meta])* $name:ident = $label:literal, quiet $quiet:literal, $draw:expr;)*) => {
-        /// What can be set. Each has a value at which it injects no fault.
+        /// The parameters. Each has a value at which it injects no fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         pub enum Knob { $($(#[$doc])* $name,)* }
@@ -34,8 +34,8 @@ macro_rules! knobs {
     };
 }
 
-/// A chance in a thousand that is nought in two runs out of three: a run with all injected faults at once gets
-/// nowhere.
+/// A chance in a thousand that is 0 in two runs out of three: a run with all injected faults at
+/// once makes hardly any progress.
 fn sometimes(rng: &mut Rng, most: u32) -> u32 {
     if rng.u32(0..3) == 0 {
         rng.u32(1..=most)
@@ -45,7 +45,7 @@ fn sometimes(rng: &mut Rng, most: u32) -> u32 {
 }
 
 knobs! {
-    /// Events until the end, when all quiesces.
+    /// Events until the end, when everything quiesces.
     Steps = "steps", quiet 100, |rng| rng.u32(300..2500);
     /// Pages of the guest.
     Gfns = "gfns", quiet 4, |rng| rng.u32(4..48);
@@ -53,7 +53,8 @@ knobs! {
     High = "high", quiet 0, |rng| sometimes(rng, 8);
     /// Virtual CPUs of the guest.
     Vcpus = "vcpus", quiet 1, |rng| {
-        // Now and then far more than the ring has slots, so that they stand in line for long.
+        // Sometimes far more than the ring has slots, so that vcpus stay in the wait queue for
+        // long.
         let crowd = sometimes(&mut apart(rng, 0x1c), 80).saturating_sub(16);
         let few = if rng.bool() { rng.u32(1..5) } else { rng.u32(5..17) };
         few.max(crowd)
@@ -76,7 +77,7 @@ knobs! {
     Writes = "writes", quiet 500, |rng| rng.u32(50..900);
     /// Accesses to one of the first two pages, in a thousand.
     Hot = "hot", quiet 0, |rng| sometimes(rng, 900);
-    /// Backends that map pages from outside.
+    /// Back ends that map pages from outside.
     Mappers = "mappers", quiet 0, |rng| sometimes(rng, 4);
     /// The guest gives pages back and takes others, in a thousand actions.
     Balloon = "balloon", quiet 0, |rng| sometimes(rng, 200);
@@ -92,9 +93,9 @@ knobs! {
     Doubled = "doubled", quiet 0, |rng| sometimes(rng, 300);
     /// Disk errors, in a thousand.
     Disk = "disk", quiet 0, |rng| sometimes(rng, 200);
-    /// Writes that reach the disk in part, though it says otherwise, in a thousand.
+    /// Writes that reach the disk only in part, though it reports otherwise, in a thousand.
     Torn = "torn", quiet 0, |rng| sometimes(rng, 30);
-    /// Writes that stop short, in a thousand.
+    /// Writes that stop short, and are reported so, in a thousand.
     Short = "short", quiet 0, |rng| sometimes(rng, 100);
     /// Pages that the disk holds, in per cent of the guest; 0: all.
     Room = "room", quiet 0, |rng| sometimes(rng, 60);
@@ -102,43 +103,44 @@ knobs! {
     Fails = "fails", quiet 0, |rng| sometimes(rng, 100);
     /// The pager reads from a buffer that faults, in a thousand preps.
     Buffers = "buffers", quiet 0, |rng| sometimes(rng, 200);
-    /// The pager is killed, so many times.
+    /// How often the pager is killed.
     Kills = "kills", quiet 0, |rng| sometimes(rng, 2);
     /// The guest is destroyed.
     Destroy = "destroy", quiet 0, |rng| sometimes(rng, 1);
-    /// Answers that are nonsense, in a thousand.
+    /// Responses that are garbage, in a thousand.
     Hostile = "hostile", quiet 0, |rng| sometimes(rng, 300);
     /// Somebody calls the pager's operations at random.
     Rogue = "rogue", quiet 0, |rng| sometimes(rng, 1);
     /// The pager asks for frames and fills them itself, as in Xen 4.1, in a thousand preps.
     Empty = "empty", quiet 0, |rng| sometimes(rng, 1000);
-    /// Another CPU gets its turn where a lock is let go, in a thousand.
+    /// Another CPU runs where a lock is released, in a thousand.
     Races = "races", quiet 0, |rng| if rng.bool() { rng.u32(10..500) } else { 0 };
     /// What the guest writes is zeros, in a thousand writes.
     Zeros = "zeros", quiet 0, |rng| sometimes(rng, 500);
-    /// One of the store's two areas is drained, or comes back, every so many ticks; 0: there is one area, for good.
+    /// One of the store's two areas is drained, or added again, once in this many ticks; 0: there
+    /// is one area, for good.
     Areas = "areas", quiet 0, |rng| sometimes(&mut apart(rng, 0xa2), 4);
     /// CPUs that the vcpus share; 0: each has its own.
     Cpus = "cpus", quiet 0, |rng| sometimes(&mut apart(rng, 0xc0), 4);
-    /// Tasks that the guest's vcpus run; 0: vcpus act by themselves.
+    /// Tasks that the guest's vcpus run; 0: vcpus have no tasks.
     Tasks = "tasks", quiet 0, |rng| sometimes(&mut apart(rng, 0x7a), 12);
-    /// The guest has a kernel that pages by itself, with so many processes; 0: its vcpus touch pages at
-    /// random, or run tasks.
+    /// The guest has a kernel that pages by itself, with this many processes; 0: its vcpus access
+    /// pages at random, or run tasks.
     Kernel = "kernel", quiet 0, |rng| {
         let rng = &mut apart(rng, 0xc9);
         if rng.u32(0..4) == 0 { rng.u32(1..4) } else { 0 }
     };
-    /// What the guest writes is what other pages contain, too, in a thousand writes; the store looks for pages that are
-    /// alike.
+    /// Writes of the guest whose contents other pages have, too, in a thousand; the store
+    /// deduplicates.
     Alike = "alike", quiet 0, |rng| sometimes(&mut apart(rng, 0xa1), 900);
 }
 
-/// What came later is drawn apart, so that the rest of a seed's scenario stays what it was.
+/// Later knobs are drawn apart, so that the rest of a seed's scenario stays the same.
 fn apart(rng: &Rng, knob: u64) -> Rng {
     Rng::with_seed(rng.get_seed() ^ knob)
 }
 
-/// What makes somebody wait for longer than his turn takes.
+/// The knobs that make somebody wait for longer than until its turn.
 const TROUBLES: &[Knob] = &[
     Knob::Tools,
     Knob::Others,
@@ -155,16 +157,16 @@ const TROUBLES: &[Knob] = &[
     Knob::Empty,
 ];
 
-/// Pages that a kernel needs, and for each process.
+/// Pages that a kernel needs, and pages for each process.
 const KERNEL_GFNS: u32 = 16;
 const PROCESS_GFNS: u32 = 12;
-/// Vcpus that a kernel of a few processes can keep busy.
+/// Vcpus that a kernel with a few processes can keep busy.
 const KERNEL_VCPUS: u32 = 4;
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
-    /// Where its chances come from.
+    /// The seed of its random choices.
     pub seed: u64,
     values: [u32; KNOBS.len()],
 }
@@ -188,8 +190,8 @@ impl Scenario {
         scenario.made_possible()
     }
 
-    /// What cannot be together is taken apart: a pager that is killed, or answers nonsense, between
-    /// taking an empty frame and filling it loses the page, and nobody can know.
+    /// Separates what cannot be together: if a pager is killed, or answers with garbage, between
+    /// taking an empty frame and filling it, it loses the page, and nobody can know.
     fn made_possible(mut self) -> Self {
         if self.get(Knob::Kills) + self.get(Knob::Hostile) > 0 {
             self.set(Knob::Empty, 0);
@@ -217,7 +219,7 @@ impl Scenario {
         self.values[knob as usize] = value;
     }
 
-    /// Nothing keeps the pager from serving who waits, but how many they are.
+    /// Whether nothing delays the pager's service, except the number of those who wait.
     pub fn is_healthy(&self) -> bool {
         TROUBLES.iter().all(|knob| self.get(*knob) == knob.quiet())
     }
@@ -258,7 +260,7 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// Why a text is no scenario.
+/// The reason why a text is no scenario.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not NAME=NUMBER with one of the names that a failure prints")]
 pub struct NoScenario(String);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's kernel as its vcpus run it: tasks under the guest's own scheduler. A vcpu that is stopped
-//! stops the task that runs on it; the others go on elsewhere. One that has no task to run halts, until
-//! an interrupt.
+//! The guest's kernel as its vcpus run it: tasks under the guest's own scheduler. A vcpu that is
+//! paused stops the task that runs on it; the others go on on other vcpus. A vcpu without a task to
+//! run halts until an interrupt.
 
 use std::cell::{Cell, RefCell, RefMut};
 
@@ -14,21 +14,21 @@ use crate::guest::{self, Pte, Virt};
 use crate::scheduler::{CpuId, TaskId};
 use crate::tasks::{Booted, Exit, Kernel};
 
-/// A vcpu's ticks: a slice is over after some accesses.
+/// A vcpu's ticks: a slice ends after some accesses.
 const GUEST_TICK_NS: u64 = 2_000;
-/// Ticks that a vcpu makes up for at most: time in which it did not run is not its tasks'.
+/// The most ticks that a vcpu makes up for: time in which it did not run is not its tasks'.
 const MOST_TICKS: u64 = 16;
 
 /// Walks that a vcpu's CPU remembers.
 const WAYS: usize = 8;
 
-/// What a task asks its vcpu's host for.
+/// What a task needs from its vcpu's host.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
     Access(usize, Access),
     /// The balloon gives this page back, or takes it.
     Balloon(usize),
-    /// What the code of a kernel that pages by itself has ordered.
+    /// An order of the code of a kernel that pages by itself.
     Order(guest::Cpu),
     /// It waits for others without sleeping.
     Relax,
@@ -44,17 +44,17 @@ pub(super) struct Tasks {
 #[derive(Debug, Default)]
 struct Vcpu {
     ticked_ns: Cell<u64>,
-    /// How often it had switched when it was stopped.
+    /// Its number of switches when it was paused.
     stopped_at: Cell<u64>,
-    /// Who ran last, for the trace.
+    /// The task that ran last, for the trace.
     ran: Cell<Option<TaskId>>,
     tlb: RefCell<Tlb>,
 }
 
-/// What a CPU remembers of walks for processes until it loads a page table.
+/// The walks for processes that a CPU remembers until it loads a page table.
 #[derive(Debug, Default)]
 struct Tlb {
-    /// How often it had loaded one.
+    /// Its number of loads of a page table.
     loads: u64,
     ways: [Option<(Virt, Pte)>; WAYS],
 }
@@ -73,12 +73,12 @@ impl Tasks {
         self.kernel.scheduler().switches(cpu(vcpu))
     }
 
-    /// A vcpu is stopped.
+    /// A vcpu is paused.
     pub(super) fn stop(&self, vcpu: usize) {
         self.vcpus[vcpu].stopped_at.set(self.switches(vcpu));
     }
 
-    /// A vcpu is let go: nothing has run on it.
+    /// A vcpu is unpaused: nothing has run on it.
     pub(super) fn let_go(&self, vcpu: usize) {
         let before = self.vcpus[vcpu].stopped_at.get();
         assert_eq!(
@@ -114,25 +114,25 @@ impl Tasks {
         tlb
     }
 
-    /// The entry in which a walk for a process's page has ended on this vcpu, if it is remembered.
+    /// The entry in which a walk for a process's page ended on this vcpu, if it is remembered.
     pub(super) fn recall(&self, vcpu: usize, virt: Virt) -> Option<Pte> {
         let (of, entry) = self.tlb(vcpu).ways[way(virt)]?;
         (of == virt).then_some(entry)
     }
 
-    /// A vcpu remembers it.
+    /// A vcpu remembers the walk.
     pub(super) fn remember(&self, vcpu: usize, virt: Virt, entry: Pte) {
         self.tlb(vcpu).ways[way(virt)] = Some((virt, entry));
     }
 
-    /// Panics unless the guest's scheduler is sound.
+    /// Panics unless the guest's scheduler is consistent.
     pub(super) fn check(&self) {
         self.kernel.scheduler().check();
     }
 }
 
 impl World<'_> {
-    /// Runs a vcpu until one of its tasks wants something of the host. `None`: it halts.
+    /// Runs a vcpu until one of its tasks needs something from the host. `None`: it halts.
     pub(super) fn run_tasks(&self, tasks: &Tasks, vcpu: usize) -> Option<Ask> {
         assert!(
             !self.machine().is_stopped(vcpu_id(vcpu)),
@@ -157,7 +157,7 @@ impl World<'_> {
         ask
     }
 
-    /// The guest's timer interrupts.
+    /// The guest's timer sends its interrupt.
     pub(super) fn guest_timer(&self) {
         if let Some(tasks) = self.tasks.get() {
             tasks.timer.set(None);
@@ -166,7 +166,7 @@ impl World<'_> {
         }
     }
 
-    /// A vcpu that is neither stopped nor about to run has nothing to do.
+    /// A vcpu that is neither paused nor about to run has nothing to do.
     pub(super) fn check_halted(&self, tasks: &Tasks) {
         for vcpu in 0..self.vcpus() {
             let rests = !tasks.has_work(vcpu)
@@ -177,7 +177,7 @@ impl World<'_> {
         }
     }
 
-    /// Interrupts of one vcpu, or of the timer, reach those that have halted.
+    /// Interrupts of one vcpu, or of the timer, reach the vcpus that have halted.
     pub(super) fn wake_halted(&self, tasks: &Tasks) {
         if self.is_guest_over() {
             return;

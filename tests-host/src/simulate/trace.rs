@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What happened: a hash of everything, the last of it in words, all of it for a picture.
+//! The record of a run: a hash of all events, the last of them in words, all of them for a picture.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,18 +10,18 @@ use super::picture::Look;
 /// How many entries are kept.
 const KEPT: usize = 60;
 
-/// One thing that happened.
+/// One event.
 #[derive(Clone, Copy, Debug)]
 pub struct Line {
     /// When, in nanoseconds.
     pub at_ns: u64,
     /// What.
     pub what: &'static str,
-    /// To whom, with what.
+    /// Its object, and its values.
     pub numbers: [u64; 2],
 }
 
-/// Everything that happened in a run.
+/// All events of a run.
 #[derive(Debug)]
 pub struct Trace {
     hash: Cell<u64>,
@@ -50,7 +50,7 @@ impl Trace {
         }
     }
 
-    /// Notes something.
+    /// Adds an event.
     pub fn note(&self, at_ns: u64, what: &'static str, numbers: [u64; 2]) {
         let mut hash = self.hash.get();
         let mut mix = |word: u64| {
@@ -73,12 +73,12 @@ impl Trace {
         });
     }
 
-    /// The hash of everything noted: the same on every machine.
+    /// The hash of all events: the same on every machine.
     pub fn hash(&self) -> u64 {
         self.hash.get()
     }
 
-    /// How it looks now, for a picture, if all is kept.
+    /// Adds the present state, for a picture, if all is kept.
     pub(super) fn look(&self, look: impl FnOnce() -> Look) {
         if self.kept < usize::MAX {
             return;
@@ -96,7 +96,7 @@ impl Trace {
         }
     }
 
-    /// How it looked, one look for each change.
+    /// The states, one for each change.
     pub fn looks(&self) -> Vec<Look> {
         self.looks.borrow().clone()
     }

@@ -38,7 +38,7 @@ impl World<'_> {
         let mut pager = self.pager.borrow_mut();
         match pager.as_mut().filter(|process| process.id == id) {
             Some(process) => process.running[index] = Some(running),
-            // Killed meanwhile: its mappings go with it.
+            // It was killed meanwhile: its mappings are gone with it.
             None => return self.unmap(running.mapped),
         }
         drop(pager);
@@ -88,7 +88,7 @@ impl World<'_> {
         }
     }
 
-    /// Maps some pages first; copies and unmaps them the next time.
+    /// Maps some pages first. Copies and unmaps them the next time.
     fn save(&self, running: &mut Running) {
         if running.mapped.is_empty() {
             let range = self.some_of(running);
@@ -195,11 +195,13 @@ impl World<'_> {
             };
             let page = self.page(batch_page.gfn()).expect("the guest's");
             let state = self.state(page);
-            // Nobody asked for a page that is out. To go home without its contents it needs a slot of the
-            // ring, which it must not wait for together with those who hold them all.
+            // The page is out, and nobody requested it. To become resident without its contents it
+            // needs a slot of the ring. It must not wait for a slot together with those who hold
+            // them all.
             let by_itself = (lane == Lane::Demand) != (state == State::Paged);
             let result = if running.tries > 0 {
-                // It has its frame and its contents. Nobody asked for it, and an answer takes it home.
+                // It has its frame and its contents. Nobody requested it, and a response makes it
+                // resident.
                 if state == State::PagingIn && self.foreign_populate(page, PAGER_VCPU).is_err() {
                     return;
                 }
@@ -221,7 +223,7 @@ impl World<'_> {
         }
     }
 
-    /// The way of Xen 4.1: a frame first, which the pager then fills.
+    /// The way of Xen 4.1: first a frame, which the pager then fills.
     fn prep_empty(&self, page: usize, contents: Page) -> Result<(), Errno> {
         let has_frame = self.state(page).has_frame();
         self.prep_page(page, None)?;

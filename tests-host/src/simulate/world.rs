@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine, a guest, a pager and everybody else, one event after another, and several at once
-//! where locks are let go.
+//! A machine, a guest, a pager and everybody else: one event after another, and several at once
+//! where locks are released.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
@@ -27,13 +27,13 @@ use super::tasks::Tasks;
 use super::trace::Trace;
 use crate::machine::{Format, Machine, Page, Surroundings};
 
-/// The pager's ticks, in nanoseconds: far more often than in life, so that short runs see some.
+/// The pager's ticks, in nanoseconds: far more often than in reality, so that short runs have some.
 pub(super) const TICK_NS: u64 = 400_000;
-/// How many events may be begun inside of each other.
+/// How many events may be nested in each other.
 const MOST_AT_ONCE: u32 = 3;
 /// The first gfn above the hole.
 const HIGH_GFN: u64 = 0x10_0000;
-/// Whose contents pages have that are alike: not a gfn of the guest.
+/// The owner of contents that several pages have: not a gfn of the guest.
 const ALIKE_GFN: u64 = 0xa_11ce;
 
 /// One run.
@@ -51,7 +51,7 @@ pub(super) struct World<'d> {
     pub(super) cpus: Option<Cpus>,
     /// The guest's tasks on its vcpus, if it has any; without, vcpus act by themselves.
     pub(super) tasks: OnceCell<Tasks>,
-    /// What they do, if the guest does not page by itself.
+    /// What the tasks do, if the guest does not page by itself.
     pub(super) programs: Option<Programs>,
     /// A guest that pages by itself.
     pub(super) kernel: RefCell<Option<Running>>,
@@ -67,7 +67,7 @@ pub(super) struct World<'d> {
 }
 
 impl<'d> World<'d> {
-    /// A guest whose memory is all there, with a pager.
+    /// A guest with all its memory resident, and a pager.
     pub(super) fn new(scenario: Scenario, cells: &'d [VcpuCell], trace: &'d Trace) -> Rc<Self> {
         let knob = |knob| scenario.get(knob) as usize;
         let format = if knob(Knob::Npt) == 0 {
@@ -142,7 +142,7 @@ impl<'d> World<'d> {
                 self.soon(100_000, what);
             }
         }
-        // A run of so many steps takes about this long.
+        // A run of this many steps takes about this long.
         let whole = u64::from(self.scenario.get(Knob::Steps)) * 2_000;
         for _ in 0..self.scenario.get(Knob::Kills) {
             self.soon(whole, SimEvent::Kill);
@@ -158,7 +158,7 @@ impl<'d> World<'d> {
         self.paging.platform()
     }
 
-    /// Pages below the hole have their own numbers, the others lie above it.
+    /// Pages below the hole have their own numbers as gfns, the others lie above it.
     pub(super) fn gfn(&self, page: usize) -> Gfn {
         let low = self.low_pages();
         let page = page as u64;
@@ -169,7 +169,7 @@ impl<'d> World<'d> {
         })
     }
 
-    /// What a page contains in this version of it.
+    /// The contents of a page in this version.
     pub(super) fn contents(&self, gfn: Gfn, version: u32) -> Page {
         let page = Page::new(gfn, version);
         let sum = page.checksum();
@@ -232,7 +232,7 @@ impl<'d> World<'d> {
         self.rng.borrow_mut().usize(0..bound.max(1))
     }
 
-    /// In about so many nanoseconds.
+    /// In about this many nanoseconds.
     pub(super) fn soon(&self, about_ns: u64, what: SimEvent) {
         let in_ns = about_ns / 4 + self.rng.borrow_mut().u64(0..=about_ns);
         self.add(in_ns, what);
@@ -243,7 +243,7 @@ impl<'d> World<'d> {
         self.event_queue.borrow_mut().add(in_ns, order, what);
     }
 
-    /// Whether any of these actors is in the middle of something.
+    /// Whether any of these actors is in the middle of an action.
     pub(super) fn are_busy(&self, actors: u64) -> bool {
         self.busy.get() & actors != 0
     }
@@ -301,14 +301,14 @@ impl<'d> World<'d> {
         }
     }
 
-    /// What a page is.
+    /// The state of a page.
     pub(super) fn state(&self, page: usize) -> State {
         let entry = self.machine().with(|core| core.tables.get(self.gfn(page)));
         State::of(entry.p2mt).expect("a state of paging's")
     }
 
-    /// Holds what an operation has done against the table, unless something else has happened
-    /// meanwhile; `changes`: the operation was not made to fail.
+    /// Compares the result of an operation with the table, unless something else has happened
+    /// meanwhile. `changes`: the operation was not made to fail.
     pub(super) fn hold_against_table(&self, before: Before, changes: bool, refused: Option<bool>) {
         let Before {
             page,
@@ -348,7 +348,7 @@ impl<'d> World<'d> {
     }
 }
 
-/// A page, and what is about to be done to it.
+/// A page, and its state before an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Before {
     pub(super) page: usize,

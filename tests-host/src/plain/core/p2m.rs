@@ -74,7 +74,7 @@ impl<const CHECKED: bool> P2m for PlainP2m<'_, CHECKED> {
         if let Some(mfn) = entry.mfn
             && to.is_paging()
         {
-            // The harshest that a platform may do: the way home has to put it right.
+            // The worst that a platform may do: the way back in must repair it.
             self.frame_mut(mfn).m2p = None;
         }
         Ok(())
