@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Runs a fuzz target: run.sh fuzz_ops|fuzz_ring [libFuzzer options, such as -runs=1000000]
-# New inputs go to a directory of their own; `-merge=1` with the corpus first makes them small.
+# New inputs go to a directory of their own. `-merge=1` with the corpus first reduces them.
 set -eu
 cd "$(dirname "$0")"
 target=$1

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ring's layout, a pager's hypercalls and the numbers in them, against Xen's own headers, read by
-//! a C compiler.
+//! The ring's layout, a pager's hypercalls and their numbers, compared with Xen's own headers,
+//! which a C compiler reads.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ use pager_xen::abi::{
 };
 use pager_xen::xenstore::{Header, PAYLOAD_MAX, message};
 
-/// Name and number of everything that the headers fix.
+/// Name and number of everything that the headers define.
 fn ours() -> BTreeMap<String, u64> {
     let layout = [
         ("entry_size", size_of::<RawEntry>()),
@@ -81,7 +81,7 @@ fn ours() -> BTreeMap<String, u64> {
     layout.chain(numbers).chain(errnos).collect()
 }
 
-/// What `xenpaging` says to Xen beside the ring, and to Linux's devices.
+/// What `xenpaging` passes to Xen beside the ring, and to Linux's devices.
 fn pagers_layout() -> Vec<(&'static str, usize)> {
     vec![
         ("domctl_size", size_of::<Domctl>()),
@@ -185,8 +185,8 @@ const fn number(number: u64) -> u32 {
     number as u32
 }
 
-/// What a C program that includes Xen's headers prints: those of the machine, or those of another Xen
-/// in the directory that `XEN_HEADERS` names.
+/// The output of a C program that includes Xen's headers: those of the machine, or those of another
+/// Xen in the directory that `XEN_HEADERS` names.
 fn xens() -> BTreeMap<String, u64> {
     let headers = std::env::var_os("XEN_HEADERS").unwrap_or_else(|| "/usr/include".into());
     assert!(

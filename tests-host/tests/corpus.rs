@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The fuzzers' corpus, replayed: each file is a life that reached something new.
+//! Replays the fuzzers' corpus: each file is a life that reached something new.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One test for each known defect of Xen's paging in C that this design could have too, by its number
-//! in the survey, and for each that was fixed there.
+//! One test for each known defect of Xen's paging in C that this design could have too, by its
+//! number in the survey, and one for each defect that was fixed there.
 
 mod common;
 
@@ -13,10 +13,11 @@ use p2m_paging::ring::{EntryFlags, PagingFlags, SLOTS};
 use p2m_paging::{Errno, VcpuId};
 use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 
-/// A dom0 that copies: its vcpu's number exceeds any of the guest's.
+/// A dom0 that copies: its vcpu's number is larger than any of the guest's.
 const DOM0: Caller = Caller::Foreign(VcpuId(31));
 
-/// A nominated page that somebody else needs is home at once; in C it can stay on its way in.
+/// A nominated page that somebody else needs becomes resident at once. In C it can remain paging
+/// in.
 #[test]
 fn defect_01_an_evict_that_failed_for_a_foreign_caller_does_not_stick() {
     let mut d = Domain::new(1, 4);
@@ -54,7 +55,7 @@ fn defect_03_a_second_vcpu_on_a_page_in_flight_sleeps() {
     assert_eq!(d.paging.counters().get(Count::Woken), 3);
 }
 
-/// The frame is freed, and counted out, only once the entry has changed and CPUs know.
+/// The frame is freed, and counted out, only after the entry has changed and CPUs are flushed.
 #[test]
 fn defect_04_an_evict_that_fails_late_frees_and_counts_nothing() {
     let d = Domain::new(1, 4);
@@ -74,13 +75,13 @@ fn defect_04_an_evict_that_fails_late_frees_and_counts_nothing() {
     d.machine().check();
 }
 
-/// Every field of a drop request is written; nothing of an earlier request shows through.
+/// Every field of a drop request is written: no value of an earlier request remains.
 #[test]
 fn defect_11_a_drop_request_says_drop_and_nothing_stale() {
     let mut d = Domain::new(2, 20);
     d.nominate(0).unwrap();
     d.out(1..9);
-    // Fills every slot with flags and vcpus.
+    // Gives every slot flags and vcpus.
     for n in 0..8 {
         assert!(d.fault(1, n).is_ok());
         let _ = d.serve_one();
@@ -119,7 +120,8 @@ fn defect_12_an_impossible_index_is_an_error_in_bounded_time() {
     d.assert_settled();
 }
 
-/// The pager dies: the next one is told so, no vcpu is lost, and what it left can be had again.
+/// The pager dies. The next one is told so, no vcpu is lost, and the pages that it left are
+/// available again.
 #[test]
 fn defect_14_a_pager_can_be_replaced() {
     let mut d = Domain::new(2, 4);
@@ -144,7 +146,7 @@ fn defect_14_a_pager_can_be_replaced() {
     assert_eq!(d.machine().contents(gfn(1)), Some(1));
 }
 
-/// First come, first served, however hard the others try.
+/// First come, first served, however often the others try.
 #[test]
 fn defect_15_who_waits_for_a_slot_is_not_passed() {
     let mut d = Domain::new(20, 40);
@@ -157,7 +159,7 @@ fn defect_15_who_waits_for_a_slot_is_not_passed() {
         let request = d.serve_one().unwrap();
         assert_eq!(request.vcpu, VcpuId(served));
         if served < 5 {
-            // Back at once for another page: behind those that wait.
+            // Comes back at once for another page: behind those that wait.
             let again = 20 + u64::from(served);
             assert_eq!(d.fault(served, again), Ok(Populated::Paused));
         }
@@ -186,7 +188,7 @@ fn defect_16_a_page_that_is_out_can_be_given_back() {
     d.assert_settled();
 }
 
-/// A balloon that deflates faster than the pager reads: the vcpu waits for room, and nothing is lost.
+/// A balloon deflates faster than the pager reads: the vcpu waits for a slot, and nothing is lost.
 #[test]
 fn defect_16_a_guest_that_drops_more_than_the_ring_holds_is_made_to_wait() {
     let mut d = Domain::new(2, 20);
@@ -197,7 +199,7 @@ fn defect_16_a_guest_that_drops_more_than_the_ring_holds_is_made_to_wait() {
     }
     assert_eq!(d.paging.drop_page(gfn(7), Caller::Guest(VcpuId(0))), Ok(()));
     assert!(d.machine().is_stopped(VcpuId(0)));
-    // Before the pause takes effect it may try once more: told to wait, nothing happens.
+    // Before the pause takes effect it may try once more. It is told to wait, and nothing happens.
     let again = d.paging.drop_page(gfn(8), Caller::Guest(VcpuId(0)));
     assert_eq!(again, Err(DropError::RingFull));
     assert_eq!(d.p2mt(8), P2mType::RamPaged);
@@ -236,7 +238,7 @@ fn fixed_15e4dd5e86_every_way_out_gives_its_slot_back() {
     let mut d = Domain::new(1, 4);
     d.out([1]);
     for _ in 0..50 {
-        // Reserved, then the entry cannot be changed.
+        // The slot is reserved, then the entry cannot be changed.
         d.machine()
             .with(|core| core.failures.set_type = Some(Errno::ENOMEM));
         let failed = d.paging.populate(gfn(1), DOM0);
@@ -245,7 +247,7 @@ fn fixed_15e4dd5e86_every_way_out_gives_its_slot_back() {
             .with(|core| core.failures.set_type = Some(Errno::ENOMEM));
         let failed = d.paging.drop_page(gfn(1), DOM0);
         assert_eq!(failed, Err(DropError::Platform(Errno::ENOMEM)));
-        // Reserved, then there is nothing to ask for.
+        // The slot is reserved, then there is nothing to request.
         assert_eq!(d.paging.populate(gfn(2), DOM0), Ok(Populated::NotPaging));
         assert!(d.paging.drop_page(gfn(2), DOM0).is_err());
         assert_eq!(d.paging.slots_in_use(), 0);
@@ -254,7 +256,7 @@ fn fixed_15e4dd5e86_every_way_out_gives_its_slot_back() {
     d.assert_settled();
 }
 
-/// 868d9b99b3: answers for vcpus that were not paused took their pause count below zero.
+/// 868d9b99b3: responses for vcpus that were not paused took their pause count below zero.
 #[test]
 fn fixed_868d9b99b3_answers_too_many_unpause_nobody() {
     let mut d = Domain::new(2, 4);
@@ -277,13 +279,14 @@ fn fixed_868d9b99b3_answers_too_many_unpause_nobody() {
     assert!(!d.machine().is_stopped(VcpuId(1)));
 }
 
-/// 461f048203: the answer came before the vcpu had been switched out.
+/// 461f048203: the response came before the vcpu had been switched out.
 #[test]
 fn fixed_461f048203_an_answer_before_the_vcpu_has_stopped() {
     let mut d = Domain::new(1, 4);
     d.out([1]);
-    // The page is home, and the pause undone, before `fault` returns to a caller that then wants
-    // to stop the vcpu: the pause was made under the p2m lock, before the request.
+    // The page is resident, and the pause undone, before `fault` returns to a caller that then
+    // stops the
+    // vcpu: the pause was made under the p2m lock, before the request.
     assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     assert!(d.serve_one().is_some());
     assert!(!d.machine().is_stopped(VcpuId(0)));
@@ -292,7 +295,7 @@ fn fixed_461f048203_an_answer_before_the_vcpu_has_stopped() {
     d.assert_settled();
 }
 
-/// 66b7f58e58: the caller's domain was taken for the paged one.
+/// 66b7f58e58: the caller's domain was mistaken for the paged one.
 #[test]
 fn fixed_66b7f58e58_a_foreign_vcpu_is_none_of_the_guests() {
     let mut d = Domain::new(4, 4);
@@ -333,7 +336,7 @@ fn fixed_64f9219d68_a_nominated_page_given_back_is_freed() {
         PagingFlags::DROP_PAGE | PagingFlags::EVICT_FAIL
     );
     d.respond_to(&request);
-    // Mapped by somebody: freed with its last user.
+    // Mapped by somebody: it is freed with its last user.
     d.nominate(2).unwrap();
     let mfn = d.machine().get_frame(gfn(2)).unwrap();
     assert_eq!(d.paging.drop_page(gfn(2), DOM0), Ok(()));
@@ -343,7 +346,7 @@ fn fixed_64f9219d68_a_nominated_page_given_back_is_freed() {
     d.machine().check();
 }
 
-/// 2ad467f6a3: a page that came home while the domain logged its writes was not logged.
+/// 2ad467f6a3: a page that became resident while the domain was log-dirty was not logged.
 #[test]
 fn fixed_2ad467f6a3_pages_come_home_to_be_logged() {
     let mut d = Domain::new(1, 8);
@@ -363,7 +366,7 @@ fn fixed_2ad467f6a3_pages_come_home_to_be_logged() {
     d.assert_settled();
 }
 
-/// daf20794ed: the m2p entry of a page that came home was not restored.
+/// daf20794ed: the m2p entry of a page that became resident was not restored.
 #[test]
 fn fixed_daf20794ed_the_m2p_entry_comes_back() {
     let mut d = Domain::new(1, 8);

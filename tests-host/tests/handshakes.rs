@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The two handshakes on which nobody may be lost, under every interleaving that the memory model
-//! allows.
+//! The two handshakes in which no wake-up may be lost, under every interleaving that the memory
+//! model allows.
 //!
-//! The crate uses `core`'s atomics on shared memory, so these are models: the same accesses with the
-//! same orderings, in the same order, as in the functions that each names. The explorer treats
-//! `SeqCst` accesses as `AcqRel`, which is weaker; the crate relies on `SeqCst` in fences only, and
-//! those are explored as they are.
+//! The crate uses `core`'s atomics on shared memory, so these tests are models: the same accesses
+//! with the same orderings, in the same order, as in the functions that each names. The explorer
+//! treats `SeqCst` accesses as `AcqRel`, which is weaker. The crate relies on `SeqCst` in fences
+//! only, and fences are explored as they are.
 
 use loom::sync::Arc;
 use loom::sync::Mutex;
@@ -41,7 +41,7 @@ impl Direction {
         (old + 1).wrapping_sub(event) < 1
     }
 
-    /// What there is, or `None`: asleep until notified.
+    /// The next entry, or `None`: asleep until notified.
     fn take(&self, cons: u32, fenced: bool) -> Option<u64> {
         if self.prod.load(Acquire) == cons {
             self.event.store(cons + 1, Relaxed);
@@ -56,8 +56,8 @@ impl Direction {
     }
 }
 
-/// The consumer has taken one entry and goes to sleep while the second comes: it sees it, or it is
-/// notified.
+/// The consumer has taken one entry and goes to sleep while the second comes: it sees that entry,
+/// or it is notified.
 fn sleeping_consumer(fenced: bool) {
     loom::model(move || {
         let ring = Arc::new(Direction::new());
@@ -83,14 +83,15 @@ fn nobody_sleeps_with_an_entry_on_the_ring() {
     sleeping_consumer(true);
 }
 
-/// Without the fences the same model finds the lost notification: it can fail.
+/// Without the fences the same model finds the lost notification: the test can fail.
 #[test]
 #[should_panic(expected = "asleep with an entry on the ring")]
 fn without_its_fences_the_ring_would_lose_an_event() {
     sleeping_consumer(false);
 }
 
-/// A vcpu that waits, and whoever tears the ring down: `Paging::populate_for` and `Paging::disable`.
+/// A vcpu that waits, and a caller that tears the ring down: `Paging::populate_for` and
+/// `Paging::disable`.
 struct Waiting {
     waits_for: AtomicU64,
     enabled: AtomicBool,
@@ -118,7 +119,7 @@ impl Waiting {
         let _ = self.waits_for.compare_exchange(2, 0, AcqRel, Acquire);
     }
 
-    /// Whether there is a ring, asked under its lock.
+    /// Whether there is a ring; the answer is read under its lock.
     fn has_ring(&self) -> bool {
         *self.ring.lock().unwrap()
     }
@@ -138,8 +139,8 @@ impl Waiting {
     }
 }
 
-/// `locked`: the vcpu asks the ring, under its lock, after it began to wait. Otherwise it looks at
-/// the flag alone, as it once did.
+/// `locked`: the vcpu checks the ring, under its lock, after it began to wait. Otherwise it reads
+/// the flag only, as it did in an earlier version.
 fn tear_down(locked: bool) {
     loom::model(move || {
         let w = Waiting::new();
@@ -175,8 +176,8 @@ fn a_look_at_the_flag_alone_would_lose_the_vcpu() {
 }
 
 /// As [`tear_down`], and a new pager attaches at once. A vcpu that found no ring stops waiting
-/// (`Paging::cancel_wait`); one that believed the flag, which speaks of the new ring, would wait
-/// for a request that nobody made.
+/// (`Paging::cancel_wait`). A vcpu that believed the flag, which is that of the new ring, would
+/// wait for a request that nobody made.
 fn replacement(believes_the_flag: bool) {
     loom::model(move || {
         let w = Waiting::new();
@@ -211,11 +212,12 @@ fn a_flag_of_the_next_ring_would_lose_the_vcpu() {
     replacement(true);
 }
 
-/// The count of waiting vcpus, which lets a page come home without a look at each: `Vcpus::wait`
-/// against `Vcpus::end_wait` of a tear-down, while `Vcpus::woken` looks for another vcpu.
+/// The count of waiting vcpus, which lets a page become resident without a check of each vcpu:
+/// `Vcpus::wait` against `Vcpus::end_wait` of a tear-down, while `Vcpus::woken` looks for another
+/// vcpu.
 fn count(counted_first: bool) {
     loom::model(move || {
-        // Vcpu 0 waits for the page that is home by now; vcpu 1 begins to wait.
+        // Vcpu 0 waits for the page that is resident by now. Vcpu 1 begins to wait.
         let waits = Arc::new([AtomicU64::new(7), AtomicU64::new(0)]);
         let waiting = Arc::new(AtomicU32::new(1));
         let begins = {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pager, and a hypervisor, that write what they like: an error, never a panic or a hang.
+//! A pager and a hypervisor that write any values: an error, never a panic or a hang.
 
 use p2m_paging::ring::abi::RawEntry;
 use p2m_paging::ring::{Back, Front, SLOTS};
@@ -8,7 +8,7 @@ use tests_host::hostile::Hostile;
 use tests_host::lockstep::{Op, cells};
 use tests_host::plain::RingPage;
 
-/// Values that lie beside every limit.
+/// Values next to every limit.
 const GARBAGE: [u32; 12] = [
     0,
     1,
@@ -26,7 +26,7 @@ const GARBAGE: [u32; 12] = [
 const HEADER: usize = 16;
 const ENTRY: usize = size_of::<RawEntry>() / 4;
 
-/// Some vcpus wait, one page is in each state.
+/// Some vcpus wait, and one page is in each state.
 fn busy(hostile: &mut Hostile<'_>) {
     for g in 0..9 {
         hostile.apply(Op::Nominate(g));
@@ -58,7 +58,7 @@ fn every_index_garbage() {
     }
 }
 
-/// Each field of each answer, alone, with the index that shows it.
+/// Each field of each response, alone, with the index that publishes it.
 #[test]
 fn every_field_garbage() {
     let cells = cells(9);
@@ -76,8 +76,8 @@ fn every_field_garbage() {
     }
 }
 
-/// What lies in the slots is shown as answers again and again: the questions themselves, answers of
-/// long ago, answers for pages in every other state.
+/// The contents of the slots are published as responses again and again: the requests themselves,
+/// old responses, responses for pages in every other state.
 #[test]
 fn everything_replayed() {
     let cells = cells(9);
@@ -95,7 +95,7 @@ fn everything_replayed() {
     hostile.settle();
 }
 
-/// A hypervisor gone mad in front of our own pager half.
+/// A hypervisor that writes any values, against our own pager half.
 #[test]
 fn a_hostile_hypervisor_is_an_error() {
     for prod in GARBAGE {
@@ -118,8 +118,8 @@ fn a_hostile_hypervisor_is_an_error() {
     }
 }
 
-/// What is copied out of the page cannot change while it is looked at, so a torn entry is an entry
-/// like any other: half of one answer, half of another.
+/// An entry is copied out of the page before it is read, and cannot change then. A torn entry, half
+/// of one response and half of another, is therefore an entry like any other.
 #[test]
 fn torn_answers() {
     let cells = cells(9);

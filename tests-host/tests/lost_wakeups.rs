@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Vcpus that nobody would wake, and requests that say what is no longer so.
+//! Vcpus that nobody would wake, and requests whose contents are out of date.
 
 mod common;
 
@@ -9,7 +9,7 @@ use p2m_paging::ring::{Back, PagingFlags, Request, Response};
 use p2m_paging::{Errno, P2mType, VcpuId};
 use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, RingPage};
 
-/// The pager dies with a request in hand; the next one has never heard of it.
+/// The pager dies with a request that it has taken. The next pager does not know of it.
 #[test]
 fn a_page_in_flight_is_asked_for_again_after_a_reattach() {
     let mut d = Domain::new(2, 4);
@@ -46,7 +46,7 @@ fn a_foreign_caller_asks_again_after_a_reattach() {
     assert_eq!(d.p2mt(1), P2mType::RamRw);
 }
 
-/// Nominated by one pager and written under the next, which knows nothing of it.
+/// A page is nominated under one pager and written under the next, which does not know of it.
 #[test]
 fn a_page_nominated_before_a_reattach_goes_home() {
     let mut d = Domain::new(1, 4);
@@ -58,8 +58,8 @@ fn a_page_nominated_before_a_reattach_goes_home() {
     assert_eq!(d.p2mt(2), P2mType::RamRw);
 }
 
-/// A vcpu keeps its place in line when its page comes home without it; what it says there must be
-/// true when its turn comes.
+/// A vcpu keeps its place in the wait queue when its page becomes resident without it. The request
+/// that it makes there must be right when its turn comes.
 #[test]
 fn a_place_in_line_says_what_the_page_is_now() {
     let mut d = Domain::new(10, 12);
@@ -67,14 +67,14 @@ fn a_place_in_line_says_what_the_page_is_now() {
     for vcpu in 0..7 {
         assert_eq!(d.fault(vcpu, vcpu.into()), Ok(Populated::Paused));
     }
-    // Vcpu 7 stands in line for a page that is out.
+    // Vcpu 7 is in the wait queue for a page that is out.
     d.out([9]);
     assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
-    // It comes home by a prep that nobody asked for, and goes out again.
+    // A prep without a request makes it resident, and it goes out again.
     d.prep(9, Some(Buffer::Page(0))).unwrap();
     assert!(!d.is_waiting(7));
     d.out([9]);
-    // Vcpu 8 asks for it; vcpu 7 waits with it, at its old place in line.
+    // Vcpu 8 requests it. Vcpu 7 waits with it, at its old place in the queue.
     assert_eq!(d.fault(8, 9), Ok(Populated::Paused));
     assert_eq!(d.fault(7, 9), Ok(Populated::Paused));
     let mut asked = 0;
@@ -88,8 +88,8 @@ fn a_place_in_line_says_what_the_page_is_now() {
     d.assert_settled();
 }
 
-/// An answer ends the request: if the page is not home for all that, its vcpu asks again, instead
-/// of waiting for an answer that has been given.
+/// A response ends the request. If the page is not resident all the same, its vcpu requests it
+/// again, instead of waiting for a response that has been given.
 #[test]
 fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
     type Cheat = fn(&mut Domain, &Request);
@@ -145,7 +145,8 @@ fn an_answer_that_brings_nothing_home_lets_the_vcpu_ask_again() {
     }
 }
 
-/// The platform could not change the entry when the answer came: the page has to be asked for again.
+/// The platform could not change the entry when the response came: the page must be requested
+/// again.
 #[test]
 fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     let mut d = Domain::new(1, 4);
@@ -164,15 +165,15 @@ fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     assert_eq!(d.p2mt(2), P2mType::RamRw);
 }
 
-/// The pager is replaced after the vcpu has seen that there is one, and before it waits. On the new
-/// ring nobody has asked for the page.
+/// The pager is replaced after the vcpu has seen that there is one, and before the vcpu waits. On
+/// the new ring nobody has requested the page.
 #[test]
 fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
     for second_vcpu in [false, true] {
         let d: &'static mut Domain = Box::leak(Box::new(Domain::new(2, 4)));
         d.out([1]);
         if second_vcpu {
-            // In flight already: the vcpu under test only joins.
+            // Requested already: the vcpu under test only waits with the others.
             assert_eq!(d.fault(1, 1), Ok(Populated::Paused));
         }
         let new_page: &'static RingPage = Box::leak(Box::new(RingPage::new()));
@@ -197,7 +198,7 @@ fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
     }
 }
 
-/// The ring goes for good at that moment: the vcpu is let go and told.
+/// The ring goes away for good at that moment: the vcpu is unpaused and told.
 #[test]
 fn a_pager_that_leaves_while_a_vcpu_is_being_stopped() {
     let d: &'static mut Domain = Box::leak(Box::new(Domain::new(1, 4)));

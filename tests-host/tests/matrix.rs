@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every state with every event: the table as it was reviewed, and the crate held against it.
+//! Every state with every event: the reviewed table, and the crate compared with it.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn the_table_is_the_one_that_was_reviewed() {
     insta::assert_snapshot!("matrix_log_dirty", Matrix { log_dirty: true });
 }
 
-/// A domain whose page is in this state, by legal moves.
+/// A domain whose page is in this state, by valid operations.
 fn domain_in(state: State, log_dirty: bool) -> Domain {
     let d = Domain::new(4, 4);
     let log = |on| d.machine().with(|core| core.log_dirty = on);
@@ -59,7 +59,7 @@ fn state_of(d: &Domain) -> State {
     State::of(entry.p2mt).expect("a state of paging's")
 }
 
-/// Makes the event happen; whether the caller was refused, if there is somebody to be refused.
+/// Makes the event happen. Yields whether the caller was refused, if there is a caller.
 fn make(d: &mut Domain, event: Event) -> Option<bool> {
     let user = |d: &Domain| d.machine().get_frame(gfn(PAGE));
     let ignored = |got: Populated| (got != Populated::NotPaging).then_some(false);

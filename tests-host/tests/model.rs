@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use tests_host::lockstep::{Failure, Lockstep, Manner, Op, cells};
 
-/// Operations as likely as they are interesting.
+/// Operations; the more interesting ones are more likely.
 fn op() -> impl Strategy<Value = Op> {
     any::<[u8; 3]>().prop_map(|bytes| Op::decode(&mut bytes.into_iter()).expect("three bytes"))
 }
@@ -19,7 +19,7 @@ fn run(vcpus: usize, gfns: usize, spare: usize, ops: Vec<Op>) {
 }
 
 fn config(cases: u32) -> ProptestConfig {
-    // A failure prints the smallest sequence and its seed; PROPTEST_CASES asks for more.
+    // A failure prints the smallest sequence and its seed. PROPTEST_CASES sets the number of cases.
     let cases = std::env::var("PROPTEST_CASES").map_or(cases, |n| n.parse().unwrap_or(cases));
     ProptestConfig {
         cases,
@@ -47,7 +47,7 @@ proptest! {
     }
 }
 
-/// What one page and two vcpus can go through.
+/// Operations on one page and two vcpus.
 const ALPHABET: [Op; 16] = [
     Op::Nominate(0),
     Op::Evict(0),
@@ -67,7 +67,7 @@ const ALPHABET: [Op; 16] = [
     Op::Fail(Failure::SetType),
 ];
 
-/// With the ring full and its pages out: who stands in line, and for what.
+/// With the ring full and its pages out: which vcpus are in the wait queue, and for which pages.
 const BUSY_ALPHABET: [Op; 12] = [
     Op::Write(8, 0),
     Op::Write(9, 0),
@@ -107,7 +107,7 @@ fn enumerate(vcpus: usize, gfns: usize, start: &[Op], alphabet: &[Op], depth: u3
     total
 }
 
-/// Release builds go as deep as 20 seconds allow; debug builds one step less.
+/// Release builds go as deep as 20 seconds allow. Debug builds go one step less deep.
 const LESS: u32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 #[test]

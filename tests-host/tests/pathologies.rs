@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What goes wrong when a guest that pages by itself (row C9) is paged: each case shows what it is to
-//! show, and does not when the guest's balloon gives the memory.
+//! What goes wrong when a guest that pages by itself (row C9) is paged. Each case shows its effect,
+//! and does not show it when the guest's balloon gives the memory.
 
 use tests_host::pathologies::{CASES, Host};
 use tests_host::simulate::Counts;
@@ -24,7 +24,7 @@ fn c9_silent_writes() {
 #[test]
 fn c9_stale_reads() {
     let paged = pages("stale reads");
-    // Read-ahead brings some in before they are asked for.
+    // Read-ahead brings some in before they are requested.
     assert!(paged.stale_reads > 40, "{paged:?}");
 }
 

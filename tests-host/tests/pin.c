@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * xen-glue/shim/pin.c by itself: what is pinned, and that it is unpinned. Prints the
- * place of the first thing that is not so, and fails.
+ * xen-glue/shim/pin.c by itself: which pages are pinned, and that they are
+ * unpinned. Prints the place of the first failed check, and fails.
  */
 #include PIN_C
 
@@ -12,7 +12,7 @@ static struct p2m_domain p2m = { &d };
 #define must(x) \
     do { if (!(x)) { printf("pin.c: line %d: %s\n", __LINE__, #x); exit(1); } } while (0)
 
-/* The running vcpu looks a page up, as Xen does for it, and is done with it. */
+/* The running vcpu looks a page up, as Xen does for it, and puts it again. */
 static void use(unsigned long mfn)
 {
     struct page_info *page = &frames[mfn];
@@ -30,7 +30,7 @@ static unsigned int dumped(void)
     return said_pinned;
 }
 
-/* Frames of one set: neighbours are in different ones. */
+/* Frames of one set: neighbouring frames are in different sets. */
 static unsigned long in_one_set(unsigned int n) { return n * SETS; }
 
 /* As guest_remove_page(). */
@@ -60,20 +60,22 @@ int main(void)
     use(1);
     must(!pinned(1) && dumped() == 0);
 
-    /* A page used is pinned, once, by whoever used it. */
+    /* A page that a vcpu uses is pinned, once, for that vcpu. */
     mem_paging_pin(&d, true);
     for (i = 0; i < 3; i++)
         use(1);
     xen_shim_pin_page(&d, 1, 2);
     must(pinned(1) && pinned(2) && dumped() == 2);
 
-    /* A page that the guest gives back is unpinned, whoever pins it, and no other. */
+    /*
+     * A page that the guest gives back is unpinned for all vcpus; others stay.
+     */
     use(3);
     give_back(1);
     give_back(2);
     must(!pinned(1) && !pinned(2) && pinned(3) && dumped() == 1);
 
-    /* Whether it is given back just before it comes to be held, or just after. */
+    /* Whether it is given back just before it is pinned, or just after. */
     frames[5].count_info = 0;
     use(5);
     must(!pinned(5));
@@ -83,7 +85,7 @@ int main(void)
     meanwhile = NULL;
     must(!pinned(6) && pinned(3) && dumped() == 1);
 
-    /* A vcpu that halts lets its own go. */
+    /* A vcpu that halts unpins its own pages. */
     current = &vcpus[1];
     use(4);
     mem_paging_halt();
@@ -96,7 +98,7 @@ int main(void)
     use(5);
     must(!pinned(5));
 
-    /* Of too many the one needed longest ago goes; what is needed again does not. */
+    /* Of too many pages the one needed longest ago is unpinned. */
     mem_paging_pin(&d, true);
     for (i = 0; i < WAYS; i++)
         use(in_one_set(i));
@@ -108,7 +110,7 @@ int main(void)
     for (i = 0; i < PAGES; i++)
         must(frames[i].refs == 1);
 
-    /* A page that is out is missed, and asked for, on the last look only. */
+    /* A page that is out is missed, and requested, on the last lookup only. */
     mem_paging_hypercall();
     must(!mem_paging_get_page(&p2m, 9, p2m_ram_paged, P2M_ALLOC, NULL, false) && !mem_paging_page_was_out());
     must(!mem_paging_get_page(&p2m, 9, p2m_ram_paged, P2M_ALLOC, NULL, true) && mem_paging_page_was_out());

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * As much of Xen as xen-glue/shim/pin.c uses, for one CPU: pages count their
+ * The part of Xen that xen-glue/shim/pin.c uses, for one CPU: pages count their
  * references, locks know whether they are held.
  */
 #include <assert.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages that a vcpu needs until it has got on are let go: `xen-glue/shim/pin.c`, compiled for this
-//! machine with as much of Xen as it uses.
+//! Pages that are pinned for a vcpu are unpinned again: `xen-glue/shim/pin.c`, compiled for this
+//! machine with the part of Xen that it uses.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ fn what_a_vcpu_pins_is_unpinned_at_detach_and_when_it_is_given_back() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pin = here.join("../xen-glue/shim/pin.c");
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pin");
-    // All of Xen that there is stands in one header, so that those that it includes are empty.
+    // One header has this whole part of Xen. The headers that pin.c includes are empty.
     let source = fs::read_to_string(&pin).unwrap();
     for line in source.lines() {
         let Some(name) = line.strip_prefix("#include <") else {

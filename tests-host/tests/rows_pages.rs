@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rows A1, A2, A4 and A5: a page goes out and comes back. Every refusal, with the number that Xen's
+//! Rows A1, A2, A4 and A5: a page goes out and comes back. Every refusal has the number that Xen's
 //! callers get.
 
 mod common;
@@ -140,7 +140,7 @@ fn a2_refusals() {
     refused(2, EvictError::NotNominated(P2mType::RamRw));
     d.prep(1, None).unwrap();
     refused(1, EvictError::NotNominated(P2mType::RamPagingIn));
-    // A user that came after the nomination; the page can go once they have left.
+    // A user that came after the nomination. The page can go out once the user has left.
     d.nominate(3).unwrap();
     let mfn = d.machine().get_frame(gfn(3)).unwrap();
     let (references, typed) = (2, 0);
@@ -193,7 +193,7 @@ fn a4_an_empty_frame_is_zeroed_and_untouchable_until_the_answer() {
     d.assert_settled();
 }
 
-/// The pager takes a nomination back: no request, no answer, nobody waits.
+/// The pager takes a nomination back: no request, no response, no vcpu waits.
 #[test]
 fn a1_a_nomination_that_is_taken_back_sends_the_page_home() {
     let mut d = Domain::new(1, 70);
@@ -272,8 +272,8 @@ fn a5_answers_to_nothing_change_nothing() {
     d.machine().check();
 }
 
-/// Pages that only an answer can send home are counted. One that goes another way is not one any more, and hides none that
-/// is.
+/// Pages that only a response can make resident are counted. A page that becomes resident in
+/// another way is not counted any more, and does not hide one that still is.
 #[test]
 fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
     let mut d = Domain::new(1, 8);
@@ -302,7 +302,7 @@ fn a5_an_answer_sends_its_page_home_after_others_went_another_way() {
     d.assert_settled();
 }
 
-/// The answer to an earlier request is taken late, when the page is on its way in anew.
+/// The response to an earlier request is taken late, when the page is paging in anew.
 #[test]
 fn a4_a_late_answer_takes_no_page_home_that_its_pager_has_not_filled() {
     let mut d = Domain::new(2, 4);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who stands in line, and what the pager hears of it when the turn comes: rows A3, A5, A6 and A10.
+//! Which vcpus are in the wait queue, and what the pager is told when their turn comes: rows A3,
+//! A5, A6 and A10.
 
 mod common;
 
@@ -22,7 +23,7 @@ fn busy(vcpus: usize, gfns: usize) -> Domain {
     d
 }
 
-/// Serves all; yields how often the page was asked for.
+/// Serves all requests; yields how often the page was requested.
 fn serve_all(d: &mut Domain, page: u64) -> usize {
     let served = std::iter::from_fn(|| d.serve_one());
     served.filter(|request| request.gfn == gfn(page)).count()
@@ -39,7 +40,7 @@ fn a3_whose_page_has_come_home_asks_for_nothing() {
     d.assert_settled();
 }
 
-/// It keeps its place, and says there what it wants now.
+/// It keeps its place, and makes the request that it needs at that time.
 #[test]
 fn a3_whose_page_has_come_home_stands_in_line_for_another() {
     let mut d = busy(8, 12);
@@ -52,7 +53,8 @@ fn a3_whose_page_has_come_home_stands_in_line_for_another() {
     d.assert_settled();
 }
 
-/// It had no slot when it asked, but there is a pager now: not told that nobody will bring the page.
+/// It had no slot when it made its request, but there is a pager now: it is not told that nobody
+/// will bring the page.
 #[test]
 fn a3_a_pager_that_comes_meanwhile_is_no_missing_pager() {
     let mut d = Domain::new(1, 4);
@@ -74,7 +76,7 @@ fn a3_a_pager_that_comes_meanwhile_is_no_missing_pager() {
     d.assert_settled();
 }
 
-/// A caller outside the guest holds the last slot while a vcpu comes, and has nothing to ask after all.
+/// A foreign caller holds the last slot while a vcpu comes, and then has nothing to request.
 #[test]
 fn a9_a_slot_that_is_given_back_unused_goes_to_the_first_in_line() {
     let mut d = Domain::new(8, 12);
@@ -101,7 +103,7 @@ fn a9_a_slot_that_is_given_back_unused_goes_to_the_first_in_line() {
     d.assert_settled();
 }
 
-/// An answer for a page that is home says nothing new, whatever else is still to be filled.
+/// A response for a page that is resident changes nothing, whichever pages are still paging in.
 #[test]
 fn a5_an_answer_for_a_page_that_a_prep_brought_home_means_something() {
     let mut d = Domain::new(1, 4);
@@ -120,7 +122,8 @@ fn a5_an_answer_for_a_page_that_a_prep_brought_home_means_something() {
     d.assert_settled();
 }
 
-/// A page that no answer was to send home is not one less of those that an answer does.
+/// A page that no response was to make resident does not reduce the count of those that a response
+/// does.
 #[test]
 fn a5_a_page_dropped_without_a_frame_or_nominated_hides_none_to_be_sent_home() {
     for nominated in [false, true] {
@@ -154,7 +157,8 @@ fn a6_a_drop_that_the_ring_has_room_for_stops_nobody() {
     d.assert_settled();
 }
 
-/// Its vcpu waits for nothing but that this is said, and the request does not say that it waits for a page.
+/// Its vcpu waits only until this has been pushed, and the request does not say that it waits for a
+/// page.
 #[test]
 fn a6_a_drop_in_line_is_said_as_one_that_was_not() {
     let mut d = busy(8, 12);
@@ -184,14 +188,14 @@ fn a10_who_stands_in_line_to_say_a_drop_is_let_go_when_the_domain_ends() {
     assert!(d.machine().is_stopped(vcpu));
     assert!(d.paging.shut_down().is_some());
     d.assert_settled();
-    // The line is empty: the next pager hears of new requests only.
+    // The wait queue is empty: the next pager gets new requests only.
     d.reattach();
     assert_eq!(d.fault(7, 10), Ok(Populated::Paused));
     assert_eq!(serve_all(&mut d, 10), 1);
     d.assert_settled();
 }
 
-/// Rows A1 and A2: what the platform says is what the pager gets.
+/// Rows A1 and A2: the pager gets what the platform returns.
 #[test]
 fn a1_a2_an_entry_that_cannot_be_changed_has_the_platforms_number() {
     let platform = NominateError::Platform(Errno::ENOMEM);

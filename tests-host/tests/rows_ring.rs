@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rows A3 and A6 to A10: who asks, who waits, and through what. Every refusal, with the number that
-//! Xen's callers get.
+//! Rows A3 and A6 to A10: who makes a request, who waits, and by what means. Every refusal has the
+//! number that Xen's callers get.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn a3_a_request_says_who_and_what() {
     assert_eq!((foreign.gfn, foreign.vcpu), (gfn(2), VcpuId(40)));
     assert_eq!(foreign.flags, EntryFlags::FOREIGN);
     assert_eq!(foreign.paging, PagingFlags::empty());
-    // On its way already: no second request, but who faults waits too.
+    // It is requested already: no second request, but a vcpu that faults waits too.
     assert_eq!(d.fault(0, 1), Ok(Populated::Paused));
     assert_eq!(d.paging.populate(gfn(1), FOREIGN), on_its_way);
     assert_eq!(d.take(), None);
@@ -51,7 +51,7 @@ fn a3_foreign_callers_are_told_to_retry_when_the_ring_is_full() {
     assert_eq!(full, Err(PopulateError::RingFull));
     assert_eq!(full.unwrap_err().errno(), Errno::EBUSY);
     assert_eq!(d.p2mt(most), P2mType::RamPaged, "nothing has changed");
-    // The guest's own are not kept out by them: they have the next slots.
+    // They do not keep the guest's own requests out: these have the next slots.
     for vcpu in 0..8 {
         assert_eq!(d.fault(vcpu, 10 + u64::from(vcpu)), Ok(Populated::Paused));
     }
@@ -90,7 +90,7 @@ fn a3_an_entry_that_cannot_be_changed_pauses_nobody() {
     d.assert_settled();
 }
 
-/// Not an answer that makes the caller try for ever.
+/// The result is not one with which the caller would try for ever.
 #[test]
 fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
     let types = [
@@ -118,7 +118,7 @@ fn a3_an_entry_that_contradicts_itself_is_an_error_of_its_own() {
     }
 }
 
-/// Its contents are in place: nobody has to bring them, with a pager or without one.
+/// Its contents are in place: nobody must bring them, with a pager or without one.
 #[test]
 fn a3_a_nominated_page_goes_home_when_it_is_written() {
     for with_pager in [true, false] {
@@ -150,7 +150,7 @@ fn a3_a_nominated_page_goes_home_when_it_is_written() {
     }
 }
 
-/// Not even a full ring is in the way of a page that has its contents.
+/// A full ring does not stop a page that has its contents.
 #[test]
 fn a3_a_nominated_page_goes_home_though_the_ring_is_full() {
     let mut d = Domain::new(10, 20);
@@ -167,7 +167,7 @@ fn a3_a_nominated_page_goes_home_though_the_ring_is_full() {
     d.assert_settled();
 }
 
-/// A caller outside the guest has reserved a slot; the pager is replaced before it pushes.
+/// A foreign caller has reserved a slot. The pager is replaced before the caller pushes.
 #[test]
 fn a3_a_slot_of_a_ring_that_was_replaced_is_no_missing_pager() {
     let mut d = Domain::new(1, 4);
@@ -218,7 +218,7 @@ fn a6_a_drop_needs_a_ring_with_room() {
     d.assert_settled();
 }
 
-/// What the pager may forget at once, and what it may have evicted anew by the time it hears.
+/// What the pager may drop at once, and what it may have evicted anew by the time it is told.
 #[test]
 fn a6_a_drop_says_whether_the_page_had_its_contents() {
     let mut d = Domain::new(1, 8);
@@ -280,9 +280,9 @@ fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
     assert!(d.paging.pause(VcpuId(2)).is_none(), "no such vcpu");
 }
 
-/// More vcpus than slots, all at once, again and again: each gets its turn, in turn.
-/// A platform may keep a page in place until those who have waited for it have got on: it is told of each
-/// of them, of nobody else, and before they run (the plain machine checks that they are still stopped).
+/// More vcpus than slots, all at once, again and again: each gets its turn, in order. A platform
+/// may pin a page until those that have waited for it have made progress: it is told of each of
+/// them, of nobody else, and before they run (the plain machine checks that they are still paused).
 #[test]
 fn a8_who_has_waited_is_named_before_it_runs() {
     let mut d = Domain::new(3, 4);
@@ -308,7 +308,7 @@ fn a9_nobody_starves_in_line() {
     let mut order = Vec::new();
     while let Some(request) = d.serve_one() {
         order.push(request.vcpu.0);
-        // Whoever was served wants its page again at once, and goes to the end of the line.
+        // A vcpu that was served needs its page again at once, and goes to the end of the queue.
         if order.len() < 200 {
             let n = request.gfn.get();
             d.out([n]);
@@ -391,7 +391,7 @@ fn a10_refusals_in_xens_order() {
     assert!(paging.disable().unwrap().is_none());
 }
 
-/// The pager answers what it has been asked and leaves, before its event has been heard.
+/// The pager answers its requests and detaches, before its event has been handled.
 #[test]
 fn a10_answers_on_the_ring_are_taken_before_it_goes() {
     let mut d = Domain::new(1, 4);
@@ -417,7 +417,7 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     let refused = d.paging.disable().map(drop);
     assert_eq!(refused, Err(DisableError::VcpusQueued));
     assert_eq!(DisableError::VcpusQueued.errno(), Errno::EBUSY);
-    // By force: all are woken, and find no ring; a new one serves them.
+    // Torn down: all are woken, and find no ring. A new pager serves them.
     assert!(d.paging.shut_down().is_some());
     d.assert_settled();
     assert_eq!(d.fault(3, 3), Err(PopulateError::NoRing));
@@ -432,8 +432,9 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     d.assert_settled();
 }
 
-/// A pager that answers each request as fast as it is made: a platform whose `notify_pager` has the answer
-/// on the ring when it returns. No event comes for those answers, so the crate must ask to be called again.
+/// A pager that answers each request as fast as it is made: a platform whose `notify_pager` has the
+/// response on the ring when it returns. No event comes for those responses, so the crate must ask
+/// to be called again.
 #[test]
 fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
     let vcpus = 400;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulation, on enough seeds to have been everywhere.
+//! The simulation, with enough seeds to reach every cell of the table.
 
 use p2m_paging::p2m::table::Outcome;
 use tests_host::simulate::{Knob, Scenario, Trace, run, run_many};
 
-/// Enough for the rarest moves: a drop of a page whose frame waits to be filled is seen about once in
-/// a thousand runs.
+/// Enough for the rarest cells: a drop of a page that is paging in occurs about once in a thousand
+/// runs.
 const SEEDS: u64 = 4000;
 
-/// Runs once found to fail, each with what it had found. See docs/simulation.md.
+/// Runs that once failed, each with the defect that it found. See docs/simulation.md.
 const FOUND: &[(&str, &str)] = &[
     (
         "a back end's write to a nominated page was lost",
@@ -138,7 +138,7 @@ fn what_once_failed_holds() {
     }
 }
 
-/// How often tasks are switched in a run, which holds.
+/// How often tasks are switched in a run, which must not fail.
 fn switches_of(scenario: &Scenario) -> u64 {
     match run(scenario, &Trace::new()) {
         Ok(passed) => passed.switches,

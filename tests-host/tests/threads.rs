@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Real threads on one domain: vcpus that fault, a pager, foreign mappers, a balloon, and somebody
-//! who takes the pager away. What holds at the end: everybody got through, nothing is lost.
+//! who detaches the pager. At the end every thread has finished, and nothing is lost.
 //!
-//! Each thread does a bounded number of things; nobody sleeps. A vcpu that is stopped spins until it
-//! is let go, and gives up, with a message, after a bound that only a lost wake-up reaches.
+//! Each thread does a bounded number of operations, and none sleeps. A vcpu that is paused spins
+//! until it is unpaused. It gives up, with a message, after a bound that only a lost wake-up
+//! reaches.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -15,7 +16,7 @@ use p2m_paging::{Gfn, VcpuId};
 use tests_host::lockstep::cells;
 use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
 
-/// Looks at a stopped vcpu before it is given up for lost: minutes, where microseconds are usual.
+/// Checks of a paused vcpu before it counts as lost: minutes, where microseconds are usual.
 const PATIENCE: u64 = 2_000_000_000;
 
 struct Shared<'c> {
@@ -52,7 +53,7 @@ impl Shared<'_> {
         }
     }
 
-    /// One access, retried until it goes through.
+    /// One access, retried until it succeeds.
     fn touch(&self, vcpu: VcpuId, gfn: Gfn, write: bool) {
         let access = if write { Access::WRITE } else { Access::READ };
         for tries in 0_u64.. {
@@ -77,7 +78,7 @@ impl Shared<'_> {
                 let dropped = self.paging.drop_page(gfn, Caller::Guest(vcpu));
                 self.until_let_go(vcpu);
                 if dropped.is_ok() {
-                    // A balloon that gives and takes.
+                    // A balloon that gives pages back and takes them.
                     self.paging.platform().with(|core| {
                         if core.entry(gfn).mfn.is_none() {
                             core.give(gfn, gfn.get());
@@ -104,7 +105,7 @@ impl Shared<'_> {
         self.at_work.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Pages out what it can, serves what is asked, until everybody is done.
+    /// Pages out what it can, and serves requests, until all threads are done.
     fn pager(&self) {
         let mut dice = Dice(0xbead);
         while !self.over.load(Ordering::SeqCst) {
@@ -119,7 +120,7 @@ impl Shared<'_> {
         }
     }
 
-    /// Answers what is on the ring; `cheat`: some of it before it is done.
+    /// Answers the requests on the ring; `cheat`: some of them before the work is done.
     fn serve(&self, cheat: bool) {
         let mut back = self.back.lock().unwrap();
         let Some(back) = back.as_mut() else { return };
@@ -133,7 +134,7 @@ impl Shared<'_> {
             let _ = back.respond(&Response::to(&request));
             let _ = back.publish();
         }
-        // The event may be sent by either, at any time: a look costs nothing.
+        // Either side may send the event at any time: a check is cheap.
         while self.paging.on_event().state == RingState::More {}
     }
 
@@ -158,7 +159,7 @@ impl Shared<'_> {
         }
     }
 
-    /// Takes the pager away and brings another, again and again.
+    /// Detaches the pager and attaches another, again and again.
     fn turnover(&self, times: u32) {
         for n in 0..times {
             self.detach(n % 3 == 0);
@@ -237,7 +238,7 @@ fn pagers_come_and_go_while_vcpus_fault() {
     hammer(12, 12, 500, true, 400);
 }
 
-/// A vcpu begins to wait for a page in flight at the very moment at which the ring goes.
+/// A vcpu begins to wait for a page in flight at the very moment at which the ring goes away.
 #[test]
 fn a_tear_down_and_a_wait_do_not_miss_each_other() {
     for round in 0..2_000_u32 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must not compile, and what the compiler says about it. `TRYBUILD=overwrite` takes its words.
+//! Code that must not compile, and the compiler's errors. `TRYBUILD=overwrite` accepts new errors.
 
 #[test]
 fn what_must_not_compile_does_not() {

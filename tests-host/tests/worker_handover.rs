@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How the pager's threads hand batches to each other, under the interleavings that the memory model allows.
+//! How the pager's threads hand batches to each other, under the interleavings that the memory
+//! model allows.
 //!
-//! `dom0/shell/src` uses parking_lot's locks and an eventfd, which the explorer cannot see into, so these are models: the same locks and
-//! accesses, with the same orderings, in the same order, as in the functions that each names.
+//! `dom0/shell/src` uses parking_lot's locks and an eventfd, which the explorer does not know, so
+//! these tests are models: the same locks and accesses, with the same orderings, in the same order,
+//! as in the functions that each names.
 
 use std::collections::VecDeque;
 
@@ -51,7 +53,7 @@ impl Queue {
     }
 }
 
-/// `EventChannel`: kicks that nobody has waited for yet are one kick.
+/// `EventChannel`: kicks that nobody has waited for yet count as one kick.
 struct Kicks {
     kicked: Mutex<bool>,
     came: Condvar,
@@ -111,15 +113,16 @@ impl Inbox {
     }
 }
 
-/// With at most two threads interrupted where they could go on: all there are would take a minute.
+/// At most two threads are interrupted where they could go on: all interleavings would take a
+/// minute.
 fn model(check: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(check);
 }
 
-/// The main thread hands out a batch, and another once that one is back, then closes; the worker hands each back. Each comes
-/// back once, and both threads end.
+/// The main thread hands out a batch, and another once that one is back, then closes. The worker
+/// hands each back. Each comes back once, and both threads end.
 fn round_trip() {
     model(|| {
         let (queue, inbox) = (Arc::new(Queue::new()), Arc::new(Inbox::new()));
@@ -150,7 +153,7 @@ fn round_trip() {
     });
 }
 
-/// Two workers, as the hypercall worker and the store worker are, hand back at the same time.
+/// Two workers, the hypercall worker and the store worker, hand back at the same time.
 fn two_workers(batch_first: bool) {
     model(move || {
         let inbox = Arc::new(Inbox::new());
@@ -179,7 +182,7 @@ fn c7_a_batch_handed_out_comes_back_once_and_the_threads_end() {
     two_workers(true);
 }
 
-/// The same model finds it: it can fail.
+/// The same model finds the defect: the test can fail.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn news_before_its_batch_leaves_the_batch_lying() {

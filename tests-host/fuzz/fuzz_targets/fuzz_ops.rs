@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #![no_main]
-//! Bytes are operations with injected failures and a cheating pager, checked against the model.
+//! Bytes are operations with injected failures and a cheating pager, compared with the model.
 
 use fuzz::fuzz::ops;
 

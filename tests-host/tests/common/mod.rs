@@ -15,7 +15,7 @@ use tests_host::plain::{Buffer, PAGEABLE_DOMAIN, PlainMachine, RingPage};
 
 /// A domain with its pager.
 pub(crate) struct Domain {
-    /// Lives for the rest of the test run, so that what another CPU does may use it, too.
+    /// It lives for the rest of the test run, so that operations of another CPU may use it, too.
     pub(crate) paging: &'static Paging<'static, PlainMachine>,
     pub(crate) page: RingPage,
     pub(crate) back: Back,
@@ -98,7 +98,7 @@ impl Domain {
         self.back.take().unwrap().map(Result::unwrap)
     }
 
-    /// Answers, and lets the hypervisor look.
+    /// Responds, and lets the hypervisor take the responses.
     pub(crate) fn respond(&mut self, response: &Response) {
         self.back.respond(response).unwrap();
         if self.back.publish() == Notify::Owed {
@@ -110,7 +110,7 @@ impl Domain {
         self.respond(&Response::to(request));
     }
 
-    /// Serves one request honestly: the page as it was, then the answer.
+    /// Serves one request honestly: the page's old contents, then the response.
     pub(crate) fn serve_one(&mut self) -> Option<Request> {
         let request = self.take()?;
         let n = request.gfn.get();
@@ -134,7 +134,7 @@ impl Domain {
         self.paging.vcpus().waits_for(VcpuId(vcpu)).is_some()
     }
 
-    /// Nobody is stopped, every frame is where it belongs.
+    /// No vcpu is paused, and every frame is where it belongs.
     pub(crate) fn assert_settled(&self) {
         self.machine().check();
         let mut vcpu = 0;

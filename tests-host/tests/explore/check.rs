@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What holds in every state, and in every step.
+//! The properties of every state, and of every step.
 
 use p2m_paging::VcpuId;
 use p2m_paging::p2m::P2mType;
@@ -10,7 +10,7 @@ use crate::outside::{Known, Outside};
 use crate::steps::{Act, Step};
 use crate::world::Stage;
 
-/// What is wrong in this state.
+/// The breach in this state, if any.
 pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
     let world = &*stage.world;
     if let Some(breach) = world.machine().breach.get() {
@@ -34,7 +34,7 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
             "the platform is told to stop a vcpu twice",
         )?;
     }
-    // What is only true once nobody is in the middle of changing it.
+    // These hold only while nobody is in the middle of a change.
     if stage.fibers.iter().any(crate::fiber::Fiber::is_busy) {
         return Ok(());
     }
@@ -62,7 +62,7 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What is wrong with this step.
+/// The breach in this step, if any.
 pub(crate) fn step(step: Step, before: Line, after: Line) -> Result<(), &'static str> {
     let vcpu = u32::from(step.actor);
     let pushed = before.has_ring && after.req_prod != before.req_prod;
@@ -76,8 +76,8 @@ pub(crate) fn step(step: Step, before: Line, after: Line) -> Result<(), &'static
     )
 }
 
-/// Whether all that was begun has come to its end: every vcpu runs and has made its access, and no page
-/// is left on its way, unless a pager was replaced, whose page is asked for again when somebody wants it.
+/// Whether all operations have ended: every vcpu runs and has made its access, and no page is in
+/// flight, unless a pager was replaced: its page is requested again when somebody needs it.
 pub(crate) fn settled(stage: &Stage) -> bool {
     let core = stage.world.machine().core.borrow();
     let outside = stage.world.outside.borrow();
@@ -122,7 +122,7 @@ fn page_is_somewhere(core: &Core, outside: &Outside, page: usize) -> Result<(), 
     let right = contents(page, outside.truth[page]);
     let (p2mt, frame) = core.entries[page];
     let in_frame = frame.map(|f| core.frames[usize::from(f)].contents) == Some(right);
-    // An eviction that is done, and that the pager has not heard of yet, leaves `Copied`.
+    // The pager does not know of an eviction that is done yet: its record is still `Copied`.
     let with_pager = matches!(outside.known[page], Known::Out(c) | Known::Copied(c) if c == right);
     match p2mt {
         P2mType::RamRw | P2mType::RamPagingOut => hold(in_frame, "a page has other contents"),

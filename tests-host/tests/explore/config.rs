@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is explored: who takes part and how much of everything there is.
+//! The bounds that are explored: the actors, and the number of each object.
 
 /// A bound.
 #[derive(Clone, Copy, Debug)]
@@ -7,40 +7,40 @@ pub(crate) struct Config {
     pub(crate) name: &'static str,
     /// Pages of the guest, at most [`MOST_GFNS`](crate::machine::MOST_GFNS).
     pub(crate) gfns: usize,
-    /// Ring slots that are there to be used; the others are taken by requests that nobody answers.
+    /// Ring slots that can be used. The others are taken by requests that nobody answers.
     pub(crate) slots: usize,
     /// Vcpus that use memory.
     pub(crate) vcpus: usize,
-    /// How many of them write too.
+    /// How many of them also write.
     pub(crate) writers: usize,
     /// Another domain maps pages.
     pub(crate) foreign: bool,
     /// How often the pager is replaced.
     pub(crate) replaced: u8,
-    /// The guest gives its last page away and gets it back.
+    /// The guest gives its last page back and takes it again.
     pub(crate) drops: bool,
     /// The pager asks for empty frames and fills them through a mapping.
     pub(crate) empty: bool,
-    /// The pager brings back pages that nobody has asked for.
+    /// The pager brings in pages without a request.
     pub(crate) prefetch: bool,
     /// CPUs remember translations.
     pub(crate) tlb: bool,
-    /// The pager publishes more answers than there were questions.
+    /// The pager publishes more responses than there were requests.
     pub(crate) hostile: bool,
     /// Another CPU takes the pager's event, and the pager goes on meanwhile.
     pub(crate) elsewhere: bool,
-    /// Others get their turn after each lock too, not only before.
+    /// Others run after each lock too, not only before.
     pub(crate) fine: bool,
-    /// What is wrong with the platform.
+    /// The defect of the platform.
     pub(crate) defect: Option<Defect>,
 }
 
-/// What can be wrong with a platform.
+/// Defects of a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
-    /// A flush that is owed is lost.
+    /// An owed flush is lost.
     FlushLost,
-    /// Nobody calls again where responses are left on the ring.
+    /// Nobody calls again when responses are left on the ring.
     EventLost,
 }
 
@@ -63,7 +63,7 @@ pub(crate) const SMALL: Config = Config {
     defect: None,
 };
 
-/// One page, and everybody who can want it.
+/// One page, and everybody who can need it.
 const ONE: Config = Config {
     name: "one page",
     gfns: 1,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One actor's operation: the crate's code on a stack of its own, stopped at every point where another
-//! CPU may get its turn.
+//! CPU may run.
 //!
-//! What a stopped operation will do next depends on the shared state and on what is on its stack. The
-//! stack is therefore part of a state's key, from the innermost frame to the operation's first one,
-//! with the registers that a call preserves. Words that are dead there can make two states of one; they
-//! never make one state of two. Everything that a stack points to has the same address in every run.
+//! What a stopped operation will do next depends on the shared state and on the contents of its
+//! stack. The stack is therefore part of a state's key, from the innermost frame to the operation's
+//! first one, with the registers that a call preserves. Words that are dead there can split one
+//! state into two. They never merge two states. Everything to which a stack points has the
+//! same address in every run.
 
 #![allow(unsafe_code)]
 
@@ -20,15 +21,16 @@ use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, Yielder};
 
 const STACK_SIZE: usize = 128 * 1024;
-/// No operation's frames are deeper; zeroed before each, so that no earlier one shows through.
+/// No operation's frames are deeper. The stack is zeroed before each, so that no earlier frame
+/// remains.
 const WIPED: usize = 16 * 1024;
 
 thread_local! {
-    /// Whose operation runs now; null: none.
+    /// The fiber whose operation runs now; null: none.
     static YIELDER: Cell<*const Yielder<(), ()>> = const { Cell::new(null()) };
-    /// The first point where the operation would stop does not count: nothing comes before it.
+    /// The first point where the operation would stop does not count: nothing happens before it.
     static AT_ONCE: Cell<bool> = const { Cell::new(false) };
-    /// Where the stack of who stopped last begins.
+    /// Where the stack of the last stopped operation begins.
     static LOW: Cell<usize> = const { Cell::new(0) };
     /// An operation has panicked.
     pub(crate) static PANICKED: Cell<bool> = const { Cell::new(false) };
@@ -45,7 +47,7 @@ pub(crate) struct Fiber {
     top: usize,
 }
 
-/// Other CPUs get their turn. Nothing happens outside of an operation.
+/// Other CPUs run. Nothing happens outside of an operation.
 #[inline(never)]
 pub(crate) fn pause() {
     let yielder = YIELDER.get();
@@ -115,17 +117,17 @@ impl Fiber {
         }
     }
 
-    /// Forgets the operation where it stands.
+    /// Drops the operation where it has stopped.
     pub(crate) fn abandon(&mut self) {
         if let Some(mut operation) = self.busy.take() {
-            // SAFETY: what is on the stack owns no memory and is never used again: the world that it
-            // works on is about to be made anew.
+            // SAFETY: the contents of the stack own no memory and are never used again: the world
+            // on which it works is about to be made anew.
             unsafe { operation.force_reset() };
             self.idle = Some(operation.into_stack());
         }
     }
 
-    /// What the operation will go on with.
+    /// The state from which the operation will go on.
     pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
         if self.busy.is_none() {
             return;
@@ -145,8 +147,8 @@ impl Drop for Fiber {
     }
 }
 
-/// Runs the operation with nothing of its caller's in the registers that a call preserves: saved on the
-/// operation's stack, that would tell states apart that are the same.
+/// Runs the operation with none of its caller's values in the registers that a call preserves. Such
+/// values, saved on the operation's stack, would make equal states look different.
 fn start_over<F: FnOnce()>(operation: &mut Option<F>) {
     // SAFETY: `run::<F>` is for an `Option<F>`, which lives until the call returns.
     unsafe { call_with_clean_registers(run::<F>, std::ptr::from_mut(operation).cast()) };

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tells one state from another: everything that the future depends on.
+//! The key of a state: everything on which the future depends.
 //!
-//! The crate's own state is taken from what it prints of itself ([`Debug`]), its counters left out. The
-//! ring's indices only grow, and nothing depends on more than their distances: they are taken relative
-//! to the responses consumed.
+//! The crate's own state is taken from its [`Debug`] output, without counters. The ring's indices
+//! only grow, and only their distances matter: they are taken relative to the responses consumed.
 
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
@@ -18,10 +17,10 @@ const ENTRY_SIZE: usize = 100;
 const HEADER: usize = 16;
 const SLOTS: u32 = 8;
 
-/// The crate's own state, as far as it is looked at beside the key.
+/// The part of the crate's own state that is used beside the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// The vcpu that is first in line.
+    /// The vcpu that is first in the wait queue.
     pub(crate) first: Option<u32>,
     pub(crate) req_prod: u32,
     pub(crate) rsp_cons: u32,
@@ -55,14 +54,14 @@ impl Hasher for Lanes {
     }
 }
 
-/// Room for what is printed, used again and again.
+/// The buffer for the output, used again and again.
 #[derive(Default)]
 pub(crate) struct Keys {
     text: String,
 }
 
 impl Keys {
-    /// The key of the state, and what the crate's line is like in it.
+    /// The key of the state, and the state of the crate's wait queue in it.
     pub(crate) fn of(&mut self, stage: &Stage) -> (u128, Line) {
         let line = self.line(stage);
         let mut hasher = Lanes(1, 2);
@@ -91,7 +90,7 @@ impl Keys {
         (key, line)
     }
 
-    /// What the crate says of its line.
+    /// The wait queue in the crate's output.
     pub(crate) fn line(&mut self, stage: &Stage) -> Line {
         self.text.clear();
         write!(self.text, "{:?}", stage.world.paging).expect("a string takes it");
@@ -133,7 +132,7 @@ fn ring(stage: &Stage, line: Line, hasher: &mut Lanes) {
     let [req_prod, req_event, rsp_prod, rsp_event] = [0, 1, 2, 3].map(|word| page.peek(word));
     hasher.write_u64(u64::from(req_prod.wrapping_sub(line.rsp_cons)));
     hasher.write_u64(u64::from(rsp_prod.wrapping_sub(line.rsp_cons)));
-    // An event that was passed says nothing but that.
+    // An event index that was passed says only that.
     for (event, prod) in [(req_event, req_prod), (rsp_event, rsp_prod)] {
         let ahead = event.wrapping_sub(prod);
         hasher.write_u64(if ahead <= 2 * SLOTS { ahead.into() } else { 0 });
@@ -145,7 +144,7 @@ fn ring(stage: &Stage, line: Line, hasher: &mut Lanes) {
     let unanswered = back.as_ref().map_or(0, |back| back.pending_requests());
     let taken = answered.wrapping_add(unanswered);
     hasher.write_u64(unanswered.into());
-    // Answers to be consumed and requests to be taken; what stands elsewhere nobody will look at.
+    // Responses to be consumed and requests to be taken. Nobody will read the other entries.
     for (from, to) in [(line.rsp_cons, answered), (taken, req_prod)] {
         for position in 0..to.wrapping_sub(from).min(SLOTS) {
             let slot = (from.wrapping_add(position) % SLOTS) as usize;

@@ -9,18 +9,18 @@ use lock_api::{GuardSend, RawMutex};
 
 use crate::fiber::pause;
 
-/// The ring lock: nobody holds it when others have their turn, so nobody ever waits for it.
+/// The ring lock: it is never held when others run, so nobody ever waits for it.
 #[derive(Debug)]
 pub(crate) struct RingLock(Cell<bool>);
 
 thread_local! {
-    /// As [`Config::fine`], for the lock, which has no place for it.
+    /// As [`Config::fine`], for the lock, which cannot store it.
     pub(crate) static FINE: Cell<bool> = const { Cell::new(false) };
 }
 
-// SAFETY: one thread has it, and it stands for a lock only while no other operation runs.
+// SAFETY: one thread has it, and it is a real lock only while no other operation runs.
 unsafe impl RawMutex for RingLock {
-    #[allow(clippy::declare_interior_mutable_const)] // That is what the trait asks for.
+    #[allow(clippy::declare_interior_mutable_const)] // The trait requires it.
     const INIT: Self = Self(Cell::new(false));
     type GuardMarker = GuardSend;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The platform of the model: frames with contents, a p2m, translations that CPUs remember.
 //!
-//! It has no heap memory and no counter that only grows, so that a state that comes again is found to
-//! be the same. A breach of the seam's rules is noted, not panicked about: the search says how it came
-//! about.
+//! It has no heap memory and no counter that only grows, so that a repeated state is recognised. A
+//! breach of the platform's rules is recorded and does not panic: the search then prints the way to
+//! it.
 
 use std::cell::{Cell, RefCell};
 
@@ -24,10 +24,10 @@ pub(crate) const VCPUS: usize = 2;
 pub(crate) const IDLE_GFNS: usize = 8;
 pub(crate) const FRAMES: usize = MOST_GFNS;
 
-/// The contents of a frame that nobody owns.
+/// The contents of a free frame.
 const SCRUBBED: u8 = 0;
 
-/// What page `gfn` contains after an even or odd number of writes.
+/// The contents of page `gfn` after an even or odd number of writes.
 pub(crate) fn contents(gfn: usize, odd: bool) -> u8 {
     u8::try_from(2 * gfn + 2).expect("few pages") + u8::from(odd)
 }
@@ -58,13 +58,13 @@ pub(crate) struct Translation {
     pub(crate) writable: bool,
 }
 
-/// Everything behind the p2m lock, and what the vcpus' CPUs have.
+/// Everything that the p2m lock protects, and the state of the vcpus' CPUs.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Core {
     pub(crate) entries: [(P2mType, Option<u8>); MOST_GFNS + IDLE_GFNS],
     pub(crate) frames: [FrameRecord; FRAMES],
     pub(crate) tlb: [[Option<Translation>; MOST_GFNS]; VCPUS],
-    /// Pauses less unpauses.
+    /// Pauses minus unpauses.
     pub(crate) stopped: [i8; VCPUS],
     pub(crate) paged_pages: i8,
     owed: bool,
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Machine {
     }
 }
 
-/// A frame that is in no p2m entry. Dropped, it is free at once.
+/// A frame that is in no p2m entry. If it is dropped, it is free at once.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     machine: &'a Machine,
@@ -108,7 +108,7 @@ impl Drop for Frame<'_> {
     }
 }
 
-/// It stays where it is, out of everybody's reach: the checks say that it is lost.
+/// It stays where it is, and nobody can reach it: the checks report it as lost.
 impl Leak for Frame<'_> {}
 
 fn mfn(frame: u8) -> Mfn {
@@ -167,7 +167,7 @@ impl Machine {
         core.tlb = [[None; MOST_GFNS]; VCPUS];
     }
 
-    /// Notes what must not be; the first one counts.
+    /// Records a breach; the first one counts.
     pub(crate) fn breach(&self, what: &'static str) {
         if self.breach.get().is_none() {
             self.breach.set(Some(what));
@@ -180,7 +180,7 @@ impl Machine {
         }
     }
 
-    /// Nobody has locked anything while others have their turn.
+    /// No lock is held while others run.
     fn turn(&self) {
         self.require(!self.core.borrow().locked, "others wait for the p2m lock");
         pause();
@@ -228,7 +228,7 @@ impl Platform for Machine {
     type P2m<'a> = Locked<'a>;
     type Buffer = u8;
     type RingLock = RingLock;
-    /// Few, so that more than these come within a bound that can be explored.
+    /// Few, so that more responses than this occur within a bound that can be explored.
     const EVENT_RESPONSES: u32 = 2;
 
     fn lock_p2m(&self) -> Locked<'_> {
@@ -276,7 +276,7 @@ pub(crate) struct Locked<'a>(&'a Machine);
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.0.core.borrow_mut().locked = false;
-        // What is owed, unlocking pays.
+        // Unlocking does the owed flush.
         if self.0.core.borrow().owed {
             self.0.flush();
         }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The protocol in the small, explored whole: vcpus, pager, ring, another domain that maps pages, and
-//! pagers that come and go, over the crate's own code.
+//! A small instance of the protocol, explored completely: vcpus, pager, ring, another domain that
+//! maps pages, and pagers that attach and detach, over the crate's own code.
 //!
-//! Each actor runs real operations on a stack of its own and stops wherever another CPU may get its turn
-//! ([`fiber`]); all orders are tried ([`search`]); in every state the rules hold ([`check`]). Neither
-//! vcpus nor pages are taken for each other: there is no reduction by symmetry. `docs/model.md` has the
-//! figures.
+//! Each actor runs real operations on a stack of its own and stops wherever another CPU may run
+//! ([`fiber`]). All orders are tried ([`search`]). In every state the rules are checked
+//! ([`check`]). All vcpus and pages are distinct: there is no reduction by symmetry.
+//! `docs/model.md` has the figures.
 
-#![allow(clippy::cast_possible_truncation)] // Small machines: everything is counted in few bits.
+#![allow(clippy::cast_possible_truncation)] // Small machines: all numbers have few bits.
 
 mod check;
 mod config;
@@ -40,7 +40,8 @@ fn all(bounds: &[Config]) -> usize {
 
 #[test]
 fn within_small_bounds() {
-    // One bound alone has more than the largest of stateright's examples; a search that stops early has not.
+    // One bound alone has more states than the largest of stateright's examples. A search that
+    // stops early has fewer.
     let whole = std::env::var_os("MODEL_ONLY").is_none();
     assert!(all(&SHORT) > 100_000 || !whole);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Operations that take locks: each runs on its actor's stack, and others get their turn in between.
+//! Operations that take locks: each runs on its actor's stack, and others run in between.
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::{Access, P2mType};
@@ -19,7 +19,7 @@ const STRANGER: Caller = Caller::Foreign(VcpuId(9));
 /// `rsp_prod` in the ring page, as a word.
 const RSP_PROD: usize = 2;
 
-/// Answers that a hostile pager claims besides those that it has given.
+/// Responses that a hostile pager claims beyond those that it has given.
 pub(crate) const TOO_MANY: u32 = 9;
 
 pub(crate) fn gfn(n: usize) -> Gfn {
@@ -42,7 +42,7 @@ impl World {
             Ok(Populated::Paused | Populated::Present | Populated::InFlight) => {}
             Ok(Populated::NotPaging) => {
                 if self.machine().core.borrow().entries[page].0 == P2mType::Invalid {
-                    // It is gone: the access comes to nothing.
+                    // It is gone: there is no access.
                     self.outside.borrow_mut().pending[v] = None;
                 }
             }
@@ -55,7 +55,8 @@ impl World {
         }
     }
 
-    /// Without a pager, nobody is refused a page that has its contents: in Xen that is the domain's end.
+    /// Without a pager, a page that has its contents is refused to nobody: in Xen a refusal ends
+    /// the domain.
     fn refused_without_pager(&self, page: usize) {
         let in_place = matches!(
             self.machine().core.borrow().entries[page].0,
@@ -67,14 +68,15 @@ impl World {
         );
     }
 
-    /// A vcpu gives a page away.
+    /// A vcpu gives a page back.
     pub(crate) fn give_away(&self, v: usize, page: usize) {
         let mut dropped = self.paging.drop_page(gfn(page), Caller::Guest(vcpu_id(v)));
         if dropped == Err(DropError::NoRing) {
             dropped = self.paging.discard(gfn(page)).map(drop);
         }
         match dropped {
-            // Paused for another page until now, or for the page to be told of: it comes again.
+            // It was paused for another page until now, or until the pager is told of this one: it
+            // comes again.
             Ok(()) | Err(DropError::RingFull) => {}
             Err(DropError::NotPaging(_)) => self.platform().lock_p2m().remove_ram(page),
             Err(_) => self.machine().breach("the guest cannot give a page back"),
@@ -85,11 +87,11 @@ impl World {
         let mut batch = [Job::new(gfn(page))];
         self.paging.nominate(&mut batch);
         if batch[0].outcome.expect("worked off").is_err() {
-            // A pager before this one may have left it nominated.
+            // An earlier pager may have left it nominated.
             self.restore(page);
             return;
         }
-        // Others have their turn before it copies.
+        // Others run before it copies.
         pause();
         let core = self.machine().core.borrow();
         self.outside.borrow_mut().known[page] = match core.entries[page].1 {
@@ -112,7 +114,7 @@ impl World {
         }
     }
 
-    /// A nominated page goes home after all; any other stays what it is.
+    /// A nominated page is restored. Any other page keeps its state.
     fn restore(&self, page: usize) {
         let mut batch = [Job::new(gfn(page))];
         self.paging.restore(&mut batch);
@@ -121,7 +123,7 @@ impl World {
         self.machine().require(right, "a restore fails");
     }
 
-    /// The pager brings a page back with its contents. Whether it need not try again.
+    /// The pager brings a page in with its contents. Yields whether it need not try again.
     pub(crate) fn bring(&self, page: usize, copy: u8) -> bool {
         let mut batch = [PrepJob::filled(gfn(page), copy)];
         self.paging.prep(&mut batch);
@@ -130,7 +132,7 @@ impl World {
                 self.outside.borrow_mut().known[page] = Known::Nothing;
                 true
             }
-            // The guest has given it away, and that is still to be heard of.
+            // The guest has given it back, and the pager has not been told yet.
             Err(Errno::ENOENT) => true,
             Err(_) => false,
         }
@@ -153,7 +155,7 @@ impl World {
         true
     }
 
-    /// The pager does what a request asks for, and answers.
+    /// The pager does what a request asks for, and responds.
     pub(crate) fn serve(&self, nth: usize, todo: Todo) {
         let page = usize::try_from(todo.gfn).expect("a small number");
         let paging = PagingFlags::from_bits_retain(todo.paging);
@@ -161,7 +163,7 @@ impl World {
         let in_place = paging.contains(PagingFlags::EVICT_FAIL);
         let forget = paging.contains(PagingFlags::DROP_PAGE);
         let served = match known {
-            // Older than the eviction: what it says is not true any more.
+            // Older than the eviction: its contents are not true any more.
             Known::Out(_) if forget && in_place => true,
             _ if forget => {
                 self.outside.borrow_mut().known[page] = Known::Nothing;
@@ -223,7 +225,7 @@ impl World {
         self.event();
     }
 
-    /// The other domain wants a page.
+    /// The other domain needs a page.
     pub(crate) fn map(&self, page: usize, writer: bool) {
         let p2m = self.platform().lock_p2m();
         let (p2mt, frame) = p2m.entry(page);
@@ -277,7 +279,7 @@ impl World {
         let mut outside = self.outside.borrow_mut();
         outside.attached = true;
         outside.replaced += 1;
-        // It looks which of the pages that it has copies of are out.
+        // It checks which of the pages that it has copies of are out.
         let core = self.machine().core.borrow();
         for (known, entry) in outside.known.iter_mut().zip(&core.entries) {
             let out = matches!(entry.0, P2mType::RamPaged | P2mType::RamPagingInStart)

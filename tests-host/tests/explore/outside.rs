@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is outside of the crate and of the machine: the pager, the other domain, what vcpus are about.
+//! What is outside of the crate and of the machine: the pager, the other domain, the accesses of
+//! vcpus.
 
 use p2m_paging::ring::Request;
 
@@ -8,13 +9,13 @@ use crate::machine::{MOST_GFNS, VCPUS};
 /// Requests that the pager has taken and not answered.
 pub(crate) const TAKEN: usize = 8;
 
-/// What the pager knows of a page.
+/// The pager's record of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Known {
     Nothing,
     /// Nominated, and copied since.
     Copied(u8),
-    /// Evicted: this is all that there is of it.
+    /// Evicted: this is the only copy.
     Out(u8),
 }
 
@@ -54,13 +55,13 @@ pub(crate) struct Outside {
     pub(crate) truth: [bool; MOST_GFNS],
     /// The access that a vcpu has begun and not made: the page, and whether it writes.
     pub(crate) pending: [Option<(u8, bool)>; VCPUS],
-    /// Its last fault came to nothing because there is no pager.
+    /// Its last fault failed because there is no pager.
     pub(crate) stalled: [bool; VCPUS],
     pub(crate) attached: bool,
     pub(crate) replaced: u8,
     pub(crate) known: [Known; MOST_GFNS],
     pub(crate) todo: [Option<Todo>; TAKEN],
-    /// Requests taken, and answers given, on this ring.
+    /// Requests taken, and responses given, on this ring.
     pub(crate) mapping: Option<Mapping>,
     /// The pager's index is wrong.
     pub(crate) poked: bool,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The search: breadth first, so that what is found is found by a shortest way.
+//! The search: breadth first, so that each finding has a shortest way.
 //!
-//! The crate's structures cannot be copied. So a state is the way to it: the steps from the beginning are
-//! taken again, which needs no help of the crate's and is fast enough. A checker for models
-//! (stateright) wants states that are values, which running code is not; hence a search of our own.
+//! The crate's structures cannot be copied. A state is therefore stored as the way to it: the steps
+//! from the beginning are taken again. This needs no support by the crate and is fast enough. A
+//! checker for models (stateright) needs states that are values, which running code is not. So the
+//! search is our own.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,7 +42,7 @@ pub(crate) struct Explored {
     pub(crate) time: Duration,
 }
 
-/// What must not be, and the way to it.
+/// A breach, and the way to it.
 pub(crate) struct Violation {
     pub(crate) what: String,
     way: Vec<Step>,
@@ -159,8 +160,8 @@ impl Search {
         Ok(())
     }
 
-    /// The number of the state that the stage is in, and the line on the way that led here: a ring's indices
-    /// are not part of the state.
+    /// The number of the state that the stage is in, and the wait queue on this way: a ring's
+    /// indices are not part of the state.
     fn arrive(&mut self, parent: usize, step: Step) -> (usize, Line) {
         let (key, line) = self.keys.of(&self.stage);
         let next = self.nodes.len();
@@ -204,8 +205,8 @@ impl Search {
         }
     }
 
-    /// From every state there is a way, of steps that only finish what is under way, to a state in which
-    /// all is settled.
+    /// From every state there is a way, of steps that only finish what was begun, to a state in
+    /// which all is settled.
     fn all_settle(&self) -> Result<(), Violation> {
         let mut first = vec![0_u32; self.nodes.len() + 1];
         let finishing = || self.edges.iter().filter(|e| e.finishes);
@@ -238,7 +239,7 @@ impl Search {
         }
     }
 
-    /// No vcpu goes on for ever by itself without getting anywhere.
+    /// No vcpu continues for ever by itself without progress.
     fn nobody_spins(&self) -> Result<(), Violation> {
         for vcpu in 0..2 {
             let mut next = vec![u32::MAX; self.nodes.len()];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The steps that actors take.
 
-/// Who takes a step. The vcpus come first.
+/// The actor of a step. The vcpus come first.
 pub(crate) const PAGER: u8 = 2;
 pub(crate) const STRANGER: u8 = 3;
 pub(crate) const TOOLS: u8 = 4;
@@ -11,7 +11,7 @@ pub(crate) const ACTORS: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// On with the operation that it is in.
+    /// It continues the operation that it is in.
     GoOn,
     Access(u8, bool),
     /// The access that it could not make.
@@ -40,8 +40,9 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Taken by those who only finish what is under way: an honest pager, a vcpu that still wants its
-    /// page, a domain that unmaps what it has mapped.
+    /// Taken by actors that only finish what they have begun: an honest pager, a vcpu that still
+    /// needs its page, a domain that unmaps what it has mapped. page, a domain that unmaps what it
+    /// has mapped.
     pub(crate) fn finishes(self) -> bool {
         matches!(
             self.act,

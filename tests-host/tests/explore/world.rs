@@ -25,12 +25,12 @@ pub(crate) struct World {
     pub(crate) config: Config,
 }
 
-/// A world and the operations under way in it. It is made anew in the same place.
+/// A world and the operations that have begun in it. It is made anew in the same place.
 pub(crate) struct Stage {
     pub(crate) world: &'static mut World,
     cells: &'static mut [VcpuCell; VCPUS],
     pub(crate) fibers: [Fiber; ACTORS],
-    /// What each is in the middle of, and what it knew of the page when it began.
+    /// The operation of each actor, and what the actor knew of the page when it began.
     pub(crate) doing: [Option<Act>; ACTORS],
     pub(crate) carried: [(Known, Option<Todo>); ACTORS],
 }
@@ -211,7 +211,7 @@ impl Stage {
                     add(Act::Detach);
                 }
                 TOOLS if outside.attached => {}
-                // The next pager comes once nothing of the last one is under way.
+                // The next pager comes once no operation of the last one is left.
                 TOOLS if !self.fibers[usize::from(PAGER)].is_busy() => add(Act::Attach),
                 LATER if core.deferred => add(Act::Event),
                 _ => {}
@@ -237,7 +237,7 @@ impl Stage {
         }
     }
 
-    /// Begins what takes locks, and does what takes none.
+    /// Begins an operation that takes locks, and does one that takes none.
     fn start(&mut self, actor: usize, act: Act) {
         let world: &'static World = lasting(self.world);
         let mut outside = world.outside.borrow_mut();
@@ -343,7 +343,7 @@ fn pages(config: Config) -> Range<u8> {
 
 #[allow(unsafe_code)]
 fn lasting<T: ?Sized>(of: &T) -> &'static T {
-    // SAFETY: leaked, so it is there for ever. `Stage` writes to it in `reset` only, when no operation
-    // is left that has this.
+    // SAFETY: leaked, so it exists for ever. `Stage` writes to it in `reset` only, when no
+    // operation is left that uses it.
     unsafe { &*std::ptr::from_ref(of) }
 }

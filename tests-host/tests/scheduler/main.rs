@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scheduler, by rows D4 to D8; against a plain reference; small cases one by one.
+//! The scheduler, by rows D4 to D8; compared with a plain reference; and in small single cases.
 
 mod reference;
 mod rows;
@@ -9,11 +9,11 @@ use proptest::prelude::*;
 use reference::{Reference, TICK_NS};
 use tests_host::scheduler::{Call, CpuId, Nice, Policy, RealTime, Scheduler, State, TaskId, Waker};
 
-/// What may be done to a scheduler. Tasks and CPUs are taken modulo how many there are.
+/// The operations on a scheduler. Tasks and CPUs are taken modulo their number.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Add(Policy, u32),
-    /// The clock goes on.
+    /// The clock advances.
     Pass(u64),
     Ticks(u32, u32),
     Schedule(u32, Call),
@@ -198,7 +198,7 @@ proptest! {
     }
 }
 
-/// Every sequence of so many steps from a start with two or three tasks on two CPUs.
+/// Every sequence of this many steps from a start with two or three tasks on two CPUs.
 #[test]
 fn d5_every_short_sequence_does_what_sorted_lists_do() {
     const STEPS: u32 = 4;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scheduler once more, as plainly as it can be said: a sorted list for each round of each CPU,
-//! everything looked for from the front, times in ticks as they come.
+//! A second scheduler, as simple as possible: a sorted list for each round of each CPU, searched
+//! from the front, with times in ticks.
 
 use tests_host::scheduler::{Call, CpuId, Policy, State, TaskId, Waker};
 
@@ -347,7 +347,7 @@ impl Reference {
             if task.nice.is_none() {
                 return self.again(cpu, number, 0);
             }
-            // Taken out first: its list is sorted by what it was.
+            // It is taken out first: its list is sorted by the old value.
             self.take_out(number);
             let task = &mut self.tasks[number];
             task.reckon();

@@ -40,7 +40,7 @@ impl Machine {
         next.map(|task| task.0)
     }
 
-    /// Ticks; whoever is to make way does. Who ran, tick by tick.
+    /// Ticks; a task that must give way does. Yields which task ran, tick by tick.
     fn run(&mut self, cpu: CpuId, ticks: u64) -> Vec<Option<u32>> {
         let mut ran = Vec::new();
         for _ in 0..ticks {
@@ -66,7 +66,7 @@ impl Machine {
     }
 }
 
-/// Who ran, one entry for each stretch.
+/// The tasks that ran, one entry for each period.
 fn stretches(ran: &[Option<u32>]) -> Vec<(u32, usize)> {
     ran.chunk_by(PartialEq::eq)
         .map(|stretch| (stretch[0].expect("not idle"), stretch.len()))
@@ -256,7 +256,7 @@ fn d7_who_is_preempted_on_its_way_to_sleep_still_can_run() {
     m.scheduler.yield_now(CPU);
     assert_eq!(m.call(CPU, Call::Delayed), Some(1));
     assert_eq!(m.scheduler.running(CPU), 2);
-    // It gets to where it blocks in its own time, unless it has been woken before.
+    // It reaches the point where it blocks in its own time, unless it has been woken before.
     assert_eq!(m.sleep(CPU, State::Uninterruptible), Some(0));
     assert_eq!(m.schedule(CPU), None);
 }
@@ -276,7 +276,7 @@ fn d8_an_idle_cpu_pulls_work() {
     assert_eq!(m.schedule(CPU), Some(0));
     assert!(m.schedule(OTHER).is_some());
     assert_eq!([CPU, OTHER].map(|cpu| m.scheduler.running(cpu)), [2, 2]);
-    // It finds some at its tick, too, when it was idle already.
+    // It also finds some at its tick when it was idle already.
     let mut m = Machine::new(2, &[nice(0)]);
     m.schedule(CPU);
     assert_eq!(m.schedule(OTHER), None, "the one that runs stays");
@@ -314,12 +314,12 @@ fn d8_a_woken_task_goes_where_a_cpu_is_idle() {
     assert_eq!(m.schedule(OTHER), Some(0));
 }
 
-/// Halves A and D meet: a paused vcpu is a descheduled task, an unpaused one a wake-up.
+/// Halves A and D together: a paused vcpu is a descheduled task, an unpaused one a wake-up.
 #[test]
 fn d7_a_paused_vcpu_is_descheduled_and_an_unpaused_one_woken() {
     let mut m = Machine::new(1, &[nice(0), nice(0)]);
     m.schedule(CPU);
-    // It runs: its CPU turns to another as soon as it can.
+    // It runs: its CPU switches to another task as soon as it can.
     assert_eq!(m.scheduler.suspend(TaskId(0), m.now_ns), Some(CPU));
     assert!(m.scheduler.needs_resched(CPU));
     assert_eq!(m.schedule(CPU), Some(1));
@@ -327,7 +327,7 @@ fn d7_a_paused_vcpu_is_descheduled_and_an_unpaused_one_woken() {
     m.wake(0);
     assert_eq!(m.scheduler.suspend(TaskId(0), m.now_ns), None);
     assert_eq!(m.scheduler.running(CPU), 1);
-    // Paused and unpaused before its CPU got to it: nothing has happened.
+    // Paused and unpaused before its CPU handled it: nothing has happened.
     assert_eq!(m.scheduler.suspend(TaskId(1), m.now_ns), Some(CPU));
     m.wake(1);
     assert_eq!(m.schedule(CPU), Some(1));

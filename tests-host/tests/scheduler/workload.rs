@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks that run, sleep and are woken, over virtual time: what fairness and latency come to.
+//! Tasks that run, sleep and are woken, over virtual time: measures fairness and latency.
 
 use tests_host::scheduler::{Call, CpuId, Policy, Scheduler, State, TaskId, Waker};
 
 const TICK_NS: u64 = 1_000_000;
 
-/// How a task lives: it runs for so many ticks, then sleeps for so many. 0: it never sleeps.
+/// How a task behaves: it runs for this many ticks, then sleeps for this many. 0: it never sleeps.
 #[derive(Clone, Copy)]
 pub(crate) struct Life {
     pub(crate) policy: Policy,
@@ -29,8 +29,8 @@ struct Alive {
     outcome: Outcome,
 }
 
-/// Lets these tasks live for so many ticks, with every rule checked now and then. Latencies count once
-/// `warm_up` ticks have gone by.
+/// Runs these tasks for this many ticks, and checks every rule from time to time. Latencies count
+/// once `warm_up` ticks have passed.
 pub(crate) fn live(cpus: u32, lives: &[Life], warm_up: u64, ticks: u64) -> Vec<Outcome> {
     let mut scheduler = Scheduler::new(cpus as usize, TICK_NS);
     let mut tasks = Vec::new();

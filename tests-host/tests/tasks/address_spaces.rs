@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which address space a CPU has (row D2).
+//! The address space that a CPU uses (row D2).
 
 use std::cell::Cell;
 use std::rc::Rc;

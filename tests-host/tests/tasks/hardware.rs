@@ -52,7 +52,7 @@ fn d3_the_fpu_is_saved_only_for_who_used_it_and_restored_at_its_first_use() {
     assert_eq!(kernel.cpu(CPU).fpu_saves_restores, [2, 2]);
 }
 
-/// In how many turns of a row of them the first use of the FPU did not fault.
+/// In how many turns in a row the first use of the FPU did not fault.
 fn turns_without_a_fault(kernel: &K, turns: usize) -> Rc<Cell<Vec<usize>>> {
     let eager = Rc::new(Cell::new(Vec::new()));
     let seen = eager.clone();
@@ -190,11 +190,11 @@ fn d3_the_bitmap_comes_with_the_first_use_and_stays_until_another_needs_the_plac
             (Ok(()), Err(Fault::GeneralProtection))
         );
         kernel.yield_now();
-        // Somebody without a bitmap has run: ours is still in place.
+        // A task without a bitmap has run: ours is still in place.
         assert_eq!(bitmap_base(kernel), BITMAP_OFFSET);
         kernel.trap("second");
         kernel.yield_now();
-        // Somebody else's has been put there.
+        // Another task's bitmap has been put there.
         assert_eq!(bitmap_base(kernel), BITMAP_LAZY);
         assert_eq!(
             (kernel.port(0x3f8), kernel.port(0x70)),

@@ -25,7 +25,7 @@ fn boot(cpus: usize) -> Booted<&'static str> {
     Kernel::boot(cpus, TICK_NS)
 }
 
-/// Runs the first CPU until it halts. What its tasks have trapped with.
+/// Runs the first CPU until it halts. Yields the values with which its tasks have trapped.
 fn run_all(kernel: &Kernel<&'static str>) -> Vec<(TaskId, &'static str)> {
     let mut traps = Vec::new();
     while let Exit::Trap(task, what) = kernel.run(CPU) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks that do everything at random on several CPUs, which run in random order. The kernel checks,
-//! each time that a task goes on, that the CPU is as the task left it.
+//! Tasks that do everything at random on several CPUs, which run in random order. Each time that a
+//! task goes on, the kernel checks that the CPU is as the task left it.
 
 use std::rc::Rc;
 
@@ -57,7 +57,7 @@ fn lives(kernel: &Kernel<u64>, seed: u64, queue: &WaitQueue) {
     }
 }
 
-/// What happened, in order.
+/// The events, in order.
 fn run(seed: u64) -> Vec<(u32, u32, u64)> {
     let kernel: Booted<u64> = Kernel::boot(CPUS as usize, TICK_NS);
     let mut rng = Rng::with_seed(seed);

@@ -41,12 +41,12 @@ extern "sysv64" fn lets_others(kernel: *const K) {
     unsafe { &*kernel }.yield_now();
 }
 
-/// Fills what a callee must keep with values of its own, lets others run, and reads it back. Bit 21
-/// of the flags is one that a program may set without harm.
+/// Fills the registers that a callee must preserve with values of its own, lets others run, and
+/// reads them back. Bit 21 of the flags is one that a program may set without harm.
 fn registers_across_a_switch(kernel: &K, seed: u64, flag: u64) -> ([u64; 6], u64) {
     let mut kept = [0u64; 6];
     let flags: u64;
-    // SAFETY: what the compiler keeps in rbx and rbp is put back; the stack is aligned at the call.
+    // SAFETY: what the compiler keeps in rbx and rbp is restored; the stack is aligned at the call.
     unsafe {
         asm!(
             "push rbx",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks that wait, are woken, make way, and move (rows D7 and D8).
+//! Tasks that wait, are woken, give way, and move (rows D7 and D8).
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -80,7 +80,8 @@ fn d7_who_waits_sleeps_until_it_is_woken_or_a_signal_comes() {
     assert_eq!(outcome.get(), Some((Err(Interrupted), 2)));
 }
 
-/// Whoever waits looks after it has said that it will sleep, and may be preempted while it looks.
+/// A task that waits checks after it has said that it will sleep, and may be preempted while it
+/// checks.
 #[test]
 fn d7_no_wake_up_is_lost_wherever_it_comes() {
     for comes_at in 0..12 {
