@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The embedded host beside its floors: how long a fault takes, and how fast pages go out.
+//! The embedded host beside its floors: the time of a fault, and the rate of page-out.
 //!
-//! Each round measures the floors and the real thing one after the other, with the same placement
-//! and batch size, because machines drift; the ratio of a round is what counts, and the median round
-//! is shown. The pager is a second process, with pages in its memory (a warm store).
+//! Each round measures the floors and the embedded host one after the other, with the same
+//! placement and batch size, because the speed of machines drifts. The ratio of each round counts,
+//! and the median round is shown. The pager is a second process, with pages in its memory (a warm
+//! store).
 //!
-//! For faults, everything goes out and each page is then touched once, in random order; all come back
-//! as most recently used, so that nothing goes out meanwhile. For page-out, everything goes out and
-//! comes back by itself until the store's memory has been used before, and then goes out once more.
+//! For faults, everything goes out and each page is then read once, in random order. All pages come
+//! back as most recently used, so that nothing goes out meanwhile. For page-out, everything goes
+//! out and comes back by itself until the store's memory has been used before, and then goes out
+//! once more. comes back by itself until the store's memory has been used before, and then goes out
+//! once more.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
@@ -25,7 +28,7 @@ use xenpaging::pager_main;
 
 const PAGES: u64 = 16_384;
 const ROUNDS: usize = 7;
-/// What the pager takes together; see `Config::new`.
+/// The batch size of the pager; see `Config::new`.
 const BATCH: u64 = 512;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What one round found.
+/// The results of one round.
 struct Round {
     bare_us: f64,
     relay_us: f64,
@@ -123,7 +126,7 @@ impl Drop for Pager {
     }
 }
 
-/// How long it takes until everything is out, into slots that have been used before.
+/// The time until everything is out, into slots that have been used before.
 fn page_out(program: &PathBuf) -> Result<Duration, AnyError> {
     let (machine, _pager) = start(program, 0)?;
     let out = || {
@@ -137,7 +140,7 @@ fn page_out(program: &PathBuf) -> Result<Duration, AnyError> {
     Ok(out()?)
 }
 
-/// How long each fault takes, in nanoseconds.
+/// The time of each fault, in nanoseconds.
 fn faults(program: &PathBuf, seed: u64) -> Result<Vec<u64>, AnyError> {
     let (machine, _pager) = start(program, PAGES)?;
     machine.set_target(0);
@@ -179,7 +182,7 @@ fn walk(machine: &'static Machine, seed: u64) -> Result<Vec<u64>, String> {
     machine.become_vcpu(VcpuId(0));
     usual_fault_cpu().into_iter().for_each(pin_to);
     let mut faults = Vec::with_capacity(usize::try_from(PAGES).unwrap_or(0));
-    // An odd factor visits each of a power of two once, far from its neighbours.
+    // An odd factor visits each index of a power of two once, far from its neighbours.
     let step = 2 * (seed * 2_654_435_761 % PAGES) + 1;
     for nth in 0..PAGES {
         let gfn = nth * step % PAGES;
@@ -197,7 +200,8 @@ fn walk(machine: &'static Machine, seed: u64) -> Result<Vec<u64>, String> {
     Ok(faults)
 }
 
-/// Waits until no pages are left. Looks seldom while many are, so that looking is not what is measured.
+/// Waits until no pages are left. Polls rarely while there are many, so that polling is not
+/// measured.
 fn wait(mut left: impl FnMut() -> u64) -> Result<(), &'static str> {
     let start = Instant::now();
     loop {
@@ -208,7 +212,7 @@ fn wait(mut left: impl FnMut() -> u64) -> Result<(), &'static str> {
         if start.elapsed() > PATIENCE {
             return Err("the pager does nothing");
         }
-        // No page goes faster.
+        // A page needs at least this time.
         std::thread::sleep(Duration::from_nanos(500 * pages).max(Duration::from_micros(100)));
     }
 }

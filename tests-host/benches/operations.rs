@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Nanoseconds for each operation, for one page and for a batch of 64, with 1 and with 128 vcpus.
 //!
-//! Each figure is for the whole batch. `populate` and `resume` are about one page always: a vcpu
-//! faults on one at a time.
+//! Each figure is for the whole batch. `populate` and `resume` are always for one page: a vcpu
+//! faults on one page at a time.
 
 mod common;
 
@@ -24,7 +24,7 @@ const OPERATIONS: [Operation; 5] = [
 ];
 const RESUME: usize = 4;
 
-/// Times one step of the cycle; the others put everything back.
+/// Times one step of the cycle. The other steps restore the state.
 fn measure(c: &mut Criterion, name: &str, batch: u64, vcpus: u32, timed: usize) {
     let mut bench = Bench::new(batch, vcpus);
     c.bench_function(&format!("{name}/batch {batch}/{vcpus} vcpus"), |b| {

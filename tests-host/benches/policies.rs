@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What policies cost in guests of 2^16 to 2^28 pages (a terabyte): memory, and time for each decision. And what
-//! a pager keeps of a page altogether, every page out, up to 2^20.
+//! The cost of policies in guests of 2^16 to 2^28 pages (a terabyte): memory, and time for each
+//! decision. Also all memory that a pager keeps for a page, with every page out, up to 2^20.
 //!
-//! `cargo bench -p tests-host --bench policies [-- 28]`: up to 2^28 pages; 2^24 if nothing is said.
+//! `cargo bench -p tests-host --bench policies [-- 28]`: up to 2^28 pages; by default 2^24.
 
 use std::time::Instant;
 
 use pager_core::policy::{PART_PAGES, Policy, PolicyName, ScanPart, SweepOptions};
 use pager_core::{Action, Actions, Config, Event, Pager};
 
-/// Victims taken at a time, and how often.
+/// Victims chosen at a time, and how often.
 const BATCH: u64 = 512;
 const BATCHES: u64 = 200;
 
@@ -34,7 +34,7 @@ fn main() {
     }
 }
 
-/// Half of memory is out; then pages come in at random and others go.
+/// Half of memory is out. Then pages come in at random and others go out.
 fn measure(name: PolicyName, pages: u64) {
     let options = SweepOptions {
         mru_pages: 1024,
@@ -80,7 +80,7 @@ fn measure(name: PolicyName, pages: u64) {
     );
 }
 
-/// Goes over all of memory, every eighth page used; nanoseconds for each page.
+/// Scans all of memory, with every eighth page used; yields nanoseconds for each page.
 fn scan(policy: &mut dyn Policy, pages: u64, random: &mut Random) -> f64 {
     let mut accessed = [0; PART_PAGES / 64];
     let start = Instant::now();
@@ -120,7 +120,7 @@ fn whole_pager(pages: u64) {
     );
 }
 
-/// A shell that does at once and with success whatever is asked.
+/// A shell that does everything at once, with success.
 fn run(pager: &mut Pager, actions: &mut Actions, event: Event<'_>) {
     pager.handle(event, actions);
     let mut todo = Vec::new();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scheduler and the context switch: nanoseconds by number of tasks, what fairness and latency come
-//! to in virtual time, and a switch beside a library's.
+//! The scheduler and the context switch: nanoseconds by number of tasks, fairness and latency in
+//! virtual time, and a switch beside a library's.
 //!
 //! `cargo bench -p tests-host --bench scheduler`
 
@@ -17,15 +17,15 @@ use workload::{Life, live};
 
 const CPU: CpuId = CpuId(0);
 const TICK_NS: u64 = 1_000_000;
-/// Each figure is the best of so many measurements, each shorter than what the machine's own scheduler
-/// gives a program in one go.
+/// Each figure is the best of this many measurements. Each is shorter than the time that the
+/// machine's own scheduler gives a program at once.
 const REPEATS: usize = 50;
 const ROUNDS: u32 = 2_000;
-/// A minute and a half of virtual time: by then every task is known for what it is.
+/// A minute and a half of virtual time: by then the priorities of all tasks are stable.
 const WARM_UP: u64 = 90_000;
 
 fn main() {
-    // The test runner runs benches, too, to see that they build.
+    // The test runner runs benches, too, to check that they build.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
@@ -171,13 +171,14 @@ fn latency() {
     }
 }
 
-/// Nanoseconds for one round of what takes their number, without what the tasks' beginning and end take.
+/// Nanoseconds for one round of tasks that count rounds, without the beginning and end of the
+/// tasks.
 fn ns_of_a_round(rounds: impl Fn(u32)) -> f64 {
     let [few, many] = [ROUNDS, 2 * ROUNDS].map(|count| ns_each(1, || rounds(count)));
     (many - few) / f64::from(ROUNDS)
 }
 
-/// A task that hands the CPU to the other and back, and what else is measured in the same run.
+/// A task that hands the CPU to the other and back, and the other measurements of the same run.
 fn switches() {
     println!("\nnanoseconds there and back:");
     let kernel: Booted<()> = Kernel::boot(1, TICK_NS);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a page costs that goes to the store, with and without looking for pages that are alike (row C6), beside the floor:
-//! the same bytes written to a file in the same stretches, with nothing kept of them.
+//! The cost of a page that goes to the store, with and without deduplication (row C6), beside the
+//! floor: the same bytes written to a file in the same pieces, without any records of them.
 //!
 //! `cargo bench -p tests-host --bench stores`
 
@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The pages of a batch, of which only so many differ altogether.
+/// The pages of a batch, of which only this many are different.
 fn fill(pages: &mut [PageBuf], first: u32, different: u32) {
     for (page, n) in pages.iter_mut().zip(first..) {
         let word = (u64::from(n % different) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -84,7 +84,7 @@ fn floor(path: &std::path::Path) -> Result<u64, Box<dyn Error>> {
     Ok(ns)
 }
 
-/// As the pager does: what seems to be alike is compared.
+/// As the pager does: pages that seem to be equal are compared.
 fn save(store: &dyn PageStore, different: u32) -> u64 {
     let mut pages = vec![PageBuf::ZERO; BATCH as usize];
     let mut ns = 0;

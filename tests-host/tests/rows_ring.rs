@@ -280,9 +280,9 @@ fn a8_a_vcpu_runs_when_its_last_reason_is_gone() {
     assert!(d.paging.pause(VcpuId(2)).is_none(), "no such vcpu");
 }
 
-/// More vcpus than slots, all at once, again and again: each gets its turn, in order. A platform
-/// may pin a page until those that have waited for it have made progress: it is told of each of
-/// them, of nobody else, and before they run (the plain machine checks that they are still paused).
+/// A platform may pin a page until those that have waited for it have made progress: it is told of
+/// each of them, of nobody else, and before they run (the plain machine checks that they are still
+/// paused).
 #[test]
 fn a8_who_has_waited_is_named_before_it_runs() {
     let mut d = Domain::new(3, 4);
@@ -297,6 +297,7 @@ fn a8_who_has_waited_is_named_before_it_runs() {
     d.assert_settled();
 }
 
+/// More vcpus than slots, all at once, again and again: each gets its turn, in order.
 #[test]
 fn a9_nobody_starves_in_line() {
     let vcpus = 40;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What both benches measure: one operation of the state machine on a machine that costs nearly
-//! nothing itself (a page's contents are one word, the checks are off).
+//! What both benches measure: one operation of the state machine on a machine that itself costs
+//! nearly nothing (a page's contents are one word, the checks are off).
 
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{EvictError, Job, NominateError, Paging, PrepJob};
@@ -21,7 +21,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// `batch` pages, of which all go through each operation together.
+    /// `batch` pages, all of which go through each operation together.
     pub(crate) fn new(batch: u64, vcpus: u32) -> Self {
         let gfns = || (0..batch).map(Gfn::new_truncate);
         let cells: Vec<VcpuCell> = (0..vcpus).map(|_| VcpuCell::new()).collect();
@@ -45,19 +45,20 @@ impl Bench {
         }
     }
 
-    /// Home → nominated.
+    /// Resident → nominated.
     #[inline(never)]
     pub(crate) fn nominate(&mut self) {
         self.paging.nominate(&mut self.nominations);
     }
 
-    /// Nominated → out.
+    /// Nominated → paged out.
     #[inline(never)]
     pub(crate) fn evict(&mut self) {
         self.paging.evict(&mut self.evictions);
     }
 
-    /// Out → asked for, by the last vcpu: as many pages as vcpus and the ring allow, here one.
+    /// Paged out → requested, by the last vcpu: as many pages as vcpus and the ring allow, here
+    /// one.
     #[inline(never)]
     pub(crate) fn populate(&mut self) {
         let vcpu = VcpuId(self.vcpus - 1);
@@ -65,7 +66,7 @@ impl Bench {
         assert!(got.is_ok());
     }
 
-    /// Out or asked for → home, filled.
+    /// Paged out or requested → resident, filled.
     #[inline(never)]
     pub(crate) fn prep(&mut self) {
         self.paging.prep(&mut self.preps);
@@ -81,7 +82,7 @@ impl Bench {
         let _ = self.back.publish();
     }
 
-    /// The hypervisor takes the answer.
+    /// The hypervisor takes the response.
     #[inline(never)]
     pub(crate) fn resume(&mut self) {
         assert_eq!(self.paging.on_event().responses, 1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Prints what paging costs at least on this machine, and is the second process of that measurement.
+//! Prints the least cost of paging on this machine, and is the second process of that measurement.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Address spaces: what a process may address, and the tables that say what is where.
+//! Address spaces: the pages that a process may address, and the tables that map them.
 
 use p2m_paging::Gfn;
 
@@ -15,25 +15,25 @@ use crate::machine::Page;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SpaceId(pub u32);
 
-/// Neighbouring pages of a process with one backing.
+/// Neighbouring pages of a process with one kind of backing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// The first page.
     pub start: Virt,
-    /// How many.
+    /// Their number.
     pub pages: u32,
-    /// Where contents come from.
+    /// The source of their contents.
     pub backing: Backing,
 }
 
-/// Where the contents of a region's pages come from.
+/// The source of the contents of a region's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
-    /// Zeros; each process has its own.
+    /// Zeros; each process has pages of its own.
     Anonymous,
-    /// A file from this block on; each process has what it writes for itself.
+    /// A file from this block on; a process's writes stay its own.
     Private(Block),
-    /// A file from this block on; what is written is the file's.
+    /// A file from this block on; writes go to the file.
     Shared(Block),
 }
 
@@ -80,7 +80,7 @@ impl State {
     }
 }
 
-/// Where an entry lies.
+/// The place of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     table: Gfn,
@@ -112,7 +112,7 @@ impl Kernel {
         id
     }
 
-    /// A table of nothing. There is memory for it.
+    /// An empty table. There is memory for it.
     async fn new_table(&self, cpu: &Cpu) -> Gfn {
         let table = self.state.borrow_mut().frames.alloc(Use::Table);
         let table = table.expect("memory was reserved");
@@ -120,7 +120,7 @@ impl Kernel {
         table
     }
 
-    /// Where the entry of a page lies, if all tables that lead there exist.
+    /// The place of a page's entry, if all tables on the way exist.
     pub(super) async fn find(&self, cpu: &Cpu, space: SpaceId, virt: Virt) -> Option<Place> {
         let mut table = self.state.borrow().space(space).root;
         for level in (1..LEVELS).rev() {
@@ -136,7 +136,7 @@ impl Kernel {
         })
     }
 
-    /// Where the entry of a page lies; tables that lead there are made. There is memory for them.
+    /// The place of a page's entry. Missing tables on the way are made. There is memory for them.
     pub(super) async fn find_or_make(&self, cpu: &Cpu, space: SpaceId, virt: Virt) -> Place {
         let mut table = self.state.borrow().space(space).root;
         for level in (1..LEVELS).rev() {
@@ -165,25 +165,26 @@ impl Kernel {
         Pte(cpu.edit(at.table, Edit::Read).await.0[at.index])
     }
 
-    /// Writes an entry; yields what it was, bits that hardware set meanwhile included.
+    /// Writes an entry; yields the old one, with bits that hardware has set meanwhile.
     pub(super) async fn set_pte(&self, cpu: &Cpu, at: Place, to: Pte) -> Pte {
         let page = cpu.edit(at.table, Edit::Swap(at.index, to.0)).await;
         Pte(page.0[at.index])
     }
 
-    /// Clears bits of an entry; yields what it was.
+    /// Clears bits of an entry; yields the old one.
     pub(super) async fn mask_pte(&self, cpu: &Cpu, at: Place, mask: u64) -> Pte {
         let page = cpu.edit(at.table, Edit::And(at.index, mask)).await;
         Pte(page.0[at.index])
     }
 
-    /// Entries of an address space have changed: no CPU remembers what they were.
+    /// Entries of an address space have changed: all CPUs forget the old ones.
     pub(super) async fn flush(&self, cpu: &Cpu, space: SpaceId) {
         let root = self.state.borrow().space(space).root;
         cpu.flush(root).await;
     }
 
-    /// A copy of an address space. What each process has for itself is shared until it is written.
+    /// A copy of an address space. Pages that each process has for itself are shared until they are
+    /// written.
     pub async fn fork(&self, cpu: &Cpu, parent: SpaceId) -> Result<SpaceId, OutOfMemory> {
         let mut held = self.lock.take().await;
         let tables = self.state.borrow().space(parent).tables.len();
@@ -257,7 +258,7 @@ impl State {
         )
     }
 
-    /// An entry is gone that said this.
+    /// An entry with this value is gone.
     pub(super) fn unmap(&mut self, space: SpaceId, virt: Virt, entry: Entry) {
         let gfn = match entry {
             Entry::Nothing => return,
@@ -284,8 +285,8 @@ impl State {
         }
     }
 
-    /// Frees a process's own page that nobody maps or names, unless the disk is at it: who ordered that
-    /// asks again afterwards. Pages of files stay until memory is short.
+    /// Frees a process's own page that nobody maps or names, unless the disk uses it: the task that
+    /// ordered this tries again afterwards. Pages of files stay until memory is short.
     pub(super) fn free_if_unused(&mut self, gfn: Gfn) {
         let frame = self.frames.get(gfn);
         let named = frame

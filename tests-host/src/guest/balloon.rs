@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The balloon: the kernel gives memory back to the hypervisor and takes it again. It chooses what it
-//! can spare, as it would for itself.
+//! The balloon: the kernel gives memory back to the hypervisor and takes it again. It chooses pages
+//! as its reclaim does.
 
 use p2m_paging::Gfn;
 
@@ -10,7 +10,7 @@ use super::frames::Use;
 use super::tables::LEVELS;
 
 impl Kernel {
-    /// How many pages the balloon is to have.
+    /// The target: how many pages the balloon is to have.
     pub fn set_balloon_target(&self, pages: usize) {
         self.balloon_target.set(pages);
         self.idle.wake_all();
@@ -21,12 +21,12 @@ impl Kernel {
         self.state.borrow().frames.used_for(Use::Ballooned).count()
     }
 
-    /// Whether the balloon has another size than it is to have.
+    /// Whether the balloon's size differs from its target.
     pub(super) fn is_balloon_off(&self) -> bool {
         self.ballooned() != self.balloon_target.get()
     }
 
-    /// Brings the balloon a page nearer to its target. Whether it could.
+    /// Brings the balloon a page nearer to its target. Yields whether it could.
     pub(super) async fn adjust_balloon(&self, cpu: &Cpu) -> bool {
         if self.ballooned() < self.balloon_target.get() {
             self.inflate(cpu).await
@@ -38,7 +38,7 @@ impl Kernel {
     async fn inflate(&self, cpu: &Cpu) -> bool {
         let page: Gfn = {
             let mut held = self.lock.take().await;
-            // A fault that comes next still finds what it needs.
+            // A fault that comes next still finds the memory that it needs.
             let enough = 1 + LEVELS as usize;
             if self.reserve(cpu, &mut held, enough).await.is_err() {
                 return false;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the guest's code meets its machine: a CPU does one thing at a time for a task, and what it
-//! does may have to be done again, because a page that it touches is out and the vcpu was stopped.
+//! The interface between the guest's code and its machine. A CPU does one thing at a time for a
+//! task. It may have to do it again, if a page that it accesses is out and the vcpu was paused.
 //!
-//! Kernel code is `async`: it can stop in the middle of an operation, wherever it touches memory or
-//! waits, and goes on there. Nothing else suspends it. Whoever runs tasks lets each go on, carries out what
-//! it orders, and does not ask one that waits until it is woken. An instruction of a process is done whole or,
-//! if any page that it needs is out, the table pages among them, not at all: as hardware does it.
+//! Kernel code is `async`: it can stop in the middle of an operation, wherever it accesses memory
+//! or waits, and goes on there. Nothing else suspends it. The host of tasks lets each go on,
+//! carries out what it orders, and does not poll a task that waits until it is woken. An
+//! instruction of a process is done whole, or not at all if any page that it needs is out, page
+//! tables included: as hardware does it.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -21,14 +22,14 @@ use p2m_paging::p2m::Access;
 use super::tables::{self, PageFault, Pte, Virt};
 use crate::machine::Page;
 
-/// The vcpu was stopped, or has to try again.
+/// The vcpu was paused, or has to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stalled;
 
-/// What the guest runs on, as one vcpu sees it.
+/// The guest's platform, as one vcpu sees it.
 pub trait Machine {
-    /// Accesses a page. `work` is done at once, or not at all; what it changes counts only with a
-    /// write access.
+    /// Accesses a page. `work` is done at once, or not at all. Its changes count only with a write
+    /// access.
     fn access(
         &self,
         gfn: Gfn,
@@ -42,7 +43,7 @@ pub trait Machine {
     /// Takes a page that was given back. `false`: there is no memory.
     fn take(&self, gfn: Gfn) -> Result<bool, Stalled>;
 
-    /// Where the CPU begins its walks for a process whose tables have this root.
+    /// The root at which the CPU begins its walks for a process whose tables have this root.
     fn root(&self, of_process: Gfn) -> Gfn;
 
     /// The entry in which a walk for this page has ended, if the CPU remembers it.
@@ -52,25 +53,25 @@ pub trait Machine {
     fn remember(&self, virt: Virt, entry: Pte);
 }
 
-/// What is done to a page.
+/// An access to a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Edit {
-    /// Reads it all.
+    /// Reads all of it.
     Read,
-    /// Writes it all.
+    /// Writes all of it.
     Write(Page),
-    /// Puts another word in place of one.
+    /// Replaces one word by another.
     Swap(usize, u64),
-    /// Clears the bits of a word that are not in this.
+    /// Clears the bits of a word that are not in this mask.
     And(usize, u64),
 }
 
-/// What a CPU is told to do.
+/// An order to a CPU.
 #[derive(Clone, Copy, Debug)]
 enum Order {
-    /// The kernel, through its map of all memory. The answer is the page as it was before.
+    /// By the kernel, through its map of all memory. The answer is the page's old contents.
     Kernel(Gfn, Edit),
-    /// A process loads a word, or stores one. The answer is the word as it was before.
+    /// A process loads a word, or stores one. The answer is the old word.
     Process {
         root: Gfn,
         virt: Virt,
@@ -81,7 +82,7 @@ enum Order {
     Take(Gfn),
     /// The task's address space from now on.
     Enter(Option<Gfn>),
-    /// Whatever CPUs remember of the address space with this root is forgotten.
+    /// CPUs forget everything of the address space with this root.
     Flush(Gfn),
 }
 
@@ -95,14 +96,14 @@ enum Answer {
 #[derive(Default)]
 struct Port {
     order: Option<Order>,
-    /// Told of the word that a process's instruction found, at the moment that it is done.
+    /// Called with the word that a process's instruction found, at the moment when it is done.
     witness: Option<Witness>,
     answer: Option<Answer>,
     /// The root of the address space that the task runs in, if it is not the kernel's own.
     space: Option<Gfn>,
 }
 
-/// Told of a word.
+/// Called with a word.
 pub(super) type Witness = Rc<dyn Fn(u64)>;
 
 /// A task's CPU, whichever vcpu that is.
@@ -152,12 +153,12 @@ impl Cpu {
         }
     }
 
-    /// Entries of the tables with this root have changed: no CPU remembers what they were.
+    /// Entries of the tables with this root have changed: all CPUs forget the old ones.
     pub(super) async fn flush(&self, root: Gfn) {
         self.order(Order::Flush(root)).await;
     }
 
-    /// Does something to a page; yields what it contained before.
+    /// Accesses a page; yields its old contents.
     pub(super) async fn edit(&self, gfn: Gfn, edit: Edit) -> Page {
         match self.order(Order::Kernel(gfn, edit)).await {
             Answer::Page(page) => page,
@@ -196,30 +197,30 @@ impl Cpu {
     }
 }
 
-/// How far a task has gone.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// It has ordered something, which is to be carried out.
     Orders,
-    /// It runs in the address space with this root from now on; `None`: in the kernel's own. Whoever
-    /// switches tasks sees to it before the task goes on.
+    /// It runs in the address space with this root from now on; `None`: in the kernel's own. The
+    /// caller that switches tasks sets it before the task goes on.
     Enters(Option<Gfn>),
-    /// All CPUs are to forget the address space with this root, before the task goes on.
+    /// All CPUs must forget the address space with this root before the task goes on.
     Flushes(Gfn),
     /// It lets others go first.
     Yields,
     /// It waits for something inside the guest, until it is woken.
     Waits,
-    /// It is over.
+    /// It has ended.
     Over,
 }
 
-/// Whether a task has been woken since it went on last.
+/// Whether a task has been woken since it last went on.
 #[derive(Debug, Default)]
 pub struct Wakeup(AtomicBool);
 
 impl Wakeup {
-    /// Whether it has.
+    /// Whether it has been woken.
     pub fn has_come(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -231,7 +232,7 @@ impl Wake for Wakeup {
     }
 }
 
-/// Code of the guest, on its way.
+/// Code of the guest, suspended.
 pub struct Task {
     cpu: Cpu,
     code: Pin<Box<dyn Future<Output = ()>>>,
@@ -247,7 +248,7 @@ impl Task {
         Self { cpu, code, wakeup }
     }
 
-    /// Lets the code go on until it wants something or waits. What it has ordered has been carried out.
+    /// Lets the code go on until it orders something or waits. Its last order has been carried out.
     pub fn go_on(&mut self) -> Step {
         self.wakeup.0.store(false, Ordering::Relaxed);
         let waker = Arc::clone(&self.wakeup).into();
@@ -270,12 +271,12 @@ impl Task {
         }
     }
 
-    /// What the task orders from.
+    /// The CPU to which the task gives its orders.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
     }
 
-    /// Whether it is to look again for what it waits for.
+    /// Whether it is to check again what it waits for.
     pub fn wakeup(&self) -> &Arc<Wakeup> {
         &self.wakeup
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's own disk: its files, then the area that it swaps to. The kernel puts orders into a
-//! queue; a back end outside the guest takes them, copies between the guest's memory and the disk,
-//! and says so. It never fails and may do things in any order.
+//! The guest's own disk: its files, then its swap area. The kernel puts orders into a queue. A back
+//! end outside the guest takes them, copies between the guest's memory and the disk, and reports
+//! each. It never fails, and may carry out orders in any sequence.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,15 +9,15 @@ use p2m_paging::Gfn;
 
 use crate::machine::{Page, SECTORS};
 
-/// A page's worth of the disk.
+/// A block of the disk, of the size of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Block(pub u32);
 
-/// Where the area begins that the guest swaps to.
+/// The first block of the guest's swap area.
 pub const FIRST_SWAP_BLOCK: Block = Block(1 << 20);
 
 impl Block {
-    /// The block so many after this one.
+    /// The block this many after this one.
     pub fn after(self, blocks: u32) -> Self {
         Self(self.0 + blocks)
     }
@@ -27,7 +27,7 @@ impl Block {
         self >= FIRST_SWAP_BLOCK
     }
 
-    /// What a file contains in this block before anybody writes it.
+    /// The contents of this block of a file before anybody writes it.
     pub fn initial(self) -> Page {
         let mut page = Page::ZERO;
         for (word, at) in page.0.iter_mut().zip(0..SECTORS as u64) {
@@ -37,7 +37,7 @@ impl Block {
     }
 }
 
-/// Which way bytes go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From the disk to memory.
@@ -54,7 +54,7 @@ pub struct Io {
     pub gfn: Gfn,
     /// The block.
     pub block: Block,
-    /// Which way.
+    /// The direction.
     pub way: Way,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// What a block contains.
+    /// The contents of a block.
     pub(super) fn contents(&self, block: Block) -> Page {
         let written = self.blocks.get(&block).copied();
         written.unwrap_or_else(|| block.initial())
@@ -86,7 +86,7 @@ impl Disk {
         id
     }
 
-    /// Whether an order is done; said once.
+    /// Whether an order is done; reported once.
     pub(super) fn take_done(&mut self, id: u64) -> bool {
         self.done.remove(&id)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Demand paging (row C9): what a process touches for the first time comes from the zero page or from
-//! its file, what was swapped comes from memory or from the disk, and what is shared is copied when it
-//! is written.
+//! Demand paging (row C9). A page that a process accesses for the first time comes from the zero
+//! page or from its file. A page that was swapped comes from memory or from the disk. A shared page
+//! is copied when it is written.
 
 use p2m_paging::Gfn;
 
@@ -15,7 +15,7 @@ use super::reclaim::OutOfMemory;
 use super::tables::{Entry, LEVELS, Pte, Virt};
 use crate::machine::Page;
 
-/// Why a process cannot go on.
+/// The reason why a process cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It may not address this page.
@@ -37,8 +37,8 @@ struct Fault {
 }
 
 impl Kernel {
-    /// A process could not load from this page, or store to it. Afterwards it can, unless the page is
-    /// taken away again first.
+    /// A process could not load from this page, or store to it. Afterwards it can, unless the page
+    /// is taken again first.
     pub async fn fault(
         &self,
         cpu: &Cpu,
@@ -128,9 +128,10 @@ impl Kernel {
         true
     }
 
-    /// The page that stands for a block, if it is in memory. If not, it is read, and all may be
-    /// different afterwards, but for the page itself: it is pinned, so that two who are short of memory
-    /// do not take from each other for ever what they have just read.
+    /// The page that stands for a block, if it is in memory. If it is not, it is read, and
+    /// everything else may be different afterwards. The page itself is pinned, so that two tasks
+    /// that are short of memory do not take from each other for ever the pages that they have just
+    /// read.
     async fn bring(
         &self,
         held: &mut Held,
@@ -165,7 +166,7 @@ impl Kernel {
         Some(page)
     }
 
-    /// A store to a page that is there and must not be written.
+    /// A store to a page that is present and must not be written.
     async fn write_shared(&self, cpu: &Cpu, fault: &Fault, page: Gfn) -> bool {
         let (is_zero, is_own) = {
             let state = self.state.borrow();
@@ -220,7 +221,7 @@ impl Kernel {
 }
 
 impl super::State {
-    /// The fault is over that had read this page.
+    /// The fault that had read this page is over.
     fn unpin(&mut self, read: &mut Option<Gfn>) {
         if let Some(page) = read.take() {
             self.frames.get_mut(page).pinned = false;
@@ -228,7 +229,7 @@ impl super::State {
         }
     }
 
-    /// Whether a page is one process's own, and nobody else is to find in it what it contains now.
+    /// Whether a page is one process's own, so that nobody else may see its present contents.
     fn is_own(&self, page: Gfn) -> bool {
         let frame = self.frames.get(page);
         let named = frame

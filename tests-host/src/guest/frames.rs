@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel knows of each page of its memory: what it is used for, who maps it, which block of
-//! the disk it stands for; the free list, and two lists of those that reclaim may take.
+//! The kernel's record of each page of its memory: its use, its mappings, the block of the disk
+//! that it stands for; also the free list, and two lists of the pages that reclaim may take.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -12,14 +12,14 @@ use super::disk::{Block, Way};
 use super::tables::Virt;
 use super::wait::Waiters;
 
-/// Reclaim spares what is left of files if it is less than this part of all.
+/// Reclaim spares the pages of files if they are less than this part of all.
 const FEW_FILES: usize = 4;
 
-/// What a page is used for.
+/// The use of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Free,
-    /// The kernel's for ever.
+    /// The kernel's, for ever.
     Reserved,
     /// A table of an address space.
     Table,
@@ -35,15 +35,15 @@ pub(super) enum Use {
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     pub(super) used: Use,
-    /// Whose tables have it, and where.
+    /// The tables that map it, with the place in each.
     pub(super) mapped: Vec<(SpaceId, Virt)>,
     /// The block that it stands for, or stood for before it was written.
     pub(super) home: Option<Block>,
-    /// It is known to differ from its block; entries may know more.
+    /// It is known to differ from its block. Dirty bits of entries may say so, too.
     pub(super) dirty: bool,
     /// The disk reads into it or writes it.
     pub(super) busy: Option<Way>,
-    /// It was read for somebody who has not mapped it yet.
+    /// It was read for a task that has not mapped it yet.
     pub(super) pinned: bool,
 }
 
@@ -54,11 +54,11 @@ pub(super) struct Frames {
     free: Vec<Gfn>,
     /// Pages in memory by the block that they stand for: the page cache and the swap cache in one.
     cache: BTreeMap<Block, Gfn>,
-    /// Used again lately, least lately first.
+    /// Pages that were used again lately; the longest unused one first.
     active: VecDeque<Gfn>,
-    /// Not used again so far, oldest first.
+    /// Pages not used again so far; the oldest first.
     inactive: VecDeque<Gfn>,
-    /// Those who have something to do when few are free.
+    /// Tasks that have something to do when few pages are free.
     idle: Rc<Waiters>,
 }
 
@@ -80,7 +80,7 @@ impl Frame {
 }
 
 impl Frames {
-    /// All free. `idle` wait for memory to be short, among other things.
+    /// All pages are free. `idle` wait for short memory, among other things.
     pub(super) fn new(gfns: impl Iterator<Item = Gfn>, idle: Rc<Waiters>) -> Self {
         let frames: BTreeMap<_, _> = gfns.map(|gfn| (gfn, Frame::new(Use::Free))).collect();
         let free = frames.keys().rev().copied().collect();
@@ -102,7 +102,7 @@ impl Frames {
         self.frames.get_mut(&gfn).expect("a page of this guest")
     }
 
-    /// Pages used for this.
+    /// Pages with this use.
     pub(super) fn used_for(&self, what: Use) -> impl Iterator<Item = Gfn> + '_ {
         let frames = self.frames.iter();
         frames
@@ -123,7 +123,7 @@ impl Frames {
         self.free_count() < self.low_free()
     }
 
-    /// Takes a page off the free list: the one freed last. What it contains is anybody's.
+    /// Takes a page off the free list: the one freed last. Its contents are undefined.
     pub(super) fn alloc(&mut self, used: Use) -> Option<Gfn> {
         let gfn = self.free.pop()?;
         *self.get_mut(gfn) = Frame::new(used);
@@ -167,8 +167,8 @@ impl Frames {
         self.cache.get(&block).copied()
     }
 
-    /// The next page that reclaim may look at, taken off its list: a page of a file, which costs little
-    /// (row C1), unless few of the pages are.
+    /// The next page that reclaim may check, taken off its list. It is a page of a file, which
+    /// costs little (row C1), unless there are few of these.
     pub(super) fn candidate(&mut self) -> Option<Gfn> {
         while self.inactive.len() < self.active.len() {
             let gfn = self.active.pop_front()?;
@@ -198,7 +198,7 @@ impl Frames {
         self.active.len() + self.inactive.len()
     }
 
-    /// Whether the disk is at any page.
+    /// Whether the disk uses any page.
     pub(super) fn is_any_busy(&self) -> bool {
         self.frames.values().any(|frame| frame.busy.is_some())
     }

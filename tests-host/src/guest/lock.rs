@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's lock: whoever is in the kernel has it, but for the time that it sleeps. First come,
-//! first served.
+//! The kernel's lock: a task in the kernel holds it, except while it sleeps. First come, first
+//! served.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub(super) struct Lock(Rc<Tickets>);
 struct Tickets {
     next: Cell<u64>,
     served: Cell<u64>,
-    /// Those who wait, by ticket.
+    /// Tasks that wait, by ticket.
     waiting: RefCell<BTreeMap<u64, Waker>>,
 }
 
@@ -58,7 +58,8 @@ impl Lock {
 }
 
 impl Held {
-    /// Sleeps until there is something, with the lock given up: all may be different afterwards.
+    /// Sleeps until there is something, with the lock released: everything may be different
+    /// afterwards.
     pub(super) async fn sleep_until<T>(
         &mut self,
         waiters: &Waiters,
@@ -70,7 +71,7 @@ impl Held {
         found
     }
 
-    /// Lets others have the kernel for a turn.
+    /// Releases the kernel to others for a turn.
     pub(super) async fn relax(&mut self) {
         self.lock.release();
         relax().await;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest whose kernel pages by itself (row C9), to be paged from underneath.
+//! A guest whose kernel pages by itself (row C9), and which the hypervisor pages as well.
 //!
-//! Its kernel has address spaces with page tables in its own memory, zero pages, file pages, copy on
-//! write, reclaim and swap on a disk of its own, and a balloon. Processes load and store words; what
-//! they find is held against a flat memory of each. All of the guest's code runs on a
-//! [`Machine`], a page access at a time, and every access may find its page out: a process's page, a page table, a page
-//! that the kernel zeroes, copies or has the disk read into.
+//! Its kernel has address spaces with page tables in its own memory, zero pages, file pages, copy
+//! on write, reclaim and swap on a disk of its own, and a balloon. Processes load and store words.
+//! The words that they find are compared with a flat memory of each process. All of the guest's
+//! code runs on a [`Machine`], one page access at a time. Every access may find its page out: a
+//! process's page, a page table, or a page that the kernel zeroes, copies or has the disk read
+//! into.
 //!
-//! What the kernel knows of its frames beside the tables lies outside the simulated memory, as if in
-//! pages that never go out.
+//! The kernel's other records of its frames lie outside the simulated memory, as if in pages that
+//! never go out.
 
 mod address_space;
 mod balloon;
@@ -50,7 +51,7 @@ use lock::Lock;
 use swap::Swap;
 use wait::Waiters;
 
-/// What the kernel has counted.
+/// The kernel's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Faults of processes.
@@ -59,7 +60,7 @@ pub struct Figures {
     pub zeroed: u64,
     /// Pages copied because they were written.
     pub copied: u64,
-    /// Pages taken for others to use.
+    /// Pages taken to be used by others.
     pub reclaimed: u64,
     /// Blocks of files read.
     pub file_reads: u64,
@@ -83,7 +84,7 @@ impl Figures {
     }
 }
 
-/// What is behind the kernel's lock, but for what needs none.
+/// The state that the kernel's lock protects.
 #[derive(Debug)]
 struct State {
     frames: Frames,
@@ -91,7 +92,7 @@ struct State {
     disk: Disk,
     spaces: BTreeMap<SpaceId, Space>,
     last_space: u32,
-    /// The page of zeros that everybody maps who has not written.
+    /// The page of zeros, which every page maps that has not been written.
     zero: Gfn,
     figures: Figures,
 }
@@ -101,9 +102,10 @@ struct State {
 pub struct Kernel {
     state: RefCell<State>,
     lock: Lock,
-    /// For transfers between memory and disk to end.
+    /// Tasks that wait for transfers between memory and disk to end.
     transfers: Waiters,
-    /// For something to do: another phase, short memory, another target of the balloon.
+    /// Tasks that wait for something to do: another phase, short memory, another target of the
+    /// balloon.
     idle: Rc<Waiters>,
     balloon_target: Cell<usize>,
     /// Background reclaim ends at this many free pages.
@@ -135,23 +137,24 @@ impl Kernel {
         }
     }
 
-    /// What has to be done once, before anything else.
+    /// The steps that must be done once, before anything else.
     pub async fn boot(&self, cpu: &Cpu) {
         let zero = self.state.borrow().zero;
         cpu.edit(zero, cpu::Edit::Write(Page::ZERO)).await;
     }
 
-    /// What it has counted.
+    /// Its counters.
     pub fn figures(&self) -> Figures {
         self.state.borrow().figures
     }
 
-    /// The next order for the back end. It may have several at a time, and end them in any order.
+    /// The next order for the back end. It may have several at a time, and end them in any
+    /// sequence.
     pub fn next_io(&self) -> Option<Io> {
         self.state.borrow_mut().disk.take_order()
     }
 
-    /// Whether there is no order that no back end has taken.
+    /// Whether back ends have taken all orders.
     pub fn is_disk_idle(&self) -> bool {
         self.state.borrow().disk.is_idle()
     }
@@ -173,7 +176,7 @@ impl Kernel {
         state.spaces.values().any(|space| space.root == gfn)
     }
 
-    /// Whether the disk contains, in the block that the page stands for, what the page contains.
+    /// Whether the page and the block that it stands for have the same contents.
     pub fn is_on_disk(&self, gfn: Gfn, contents: &Page) -> bool {
         let state = self.state.borrow();
         let home = state.frames.get(gfn).home;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Processes that do what chance tells them: load, store, fork and end.
+//! Processes that act at random: load, store, fork and end.
 
 use std::rc::Rc;
 
@@ -12,8 +12,8 @@ use super::tables::{VIRT_PAGES, Virt};
 use super::wait::relax;
 use crate::machine::SECTORS;
 
-/// The file that processes map for themselves, and the one that they share. A file is mapped in one way
-/// only: what a private mapping shows of another's writes is nobody's promise.
+/// The file that processes map for themselves. The other file is one that they share. A file is
+/// mapped in one way only: it is not defined what a private mapping shows of another's writes.
 pub const PROGRAM: Block = Block(0);
 /// The file that they share.
 pub const DATA: Block = Block(1000);
@@ -21,7 +21,7 @@ pub const DATA: Block = Block(1000);
 /// What processes do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plan {
-    /// Where chances come from.
+    /// The source of random choices.
     pub seed: u64,
     /// Processes at the start.
     pub processes: usize,
@@ -31,7 +31,7 @@ pub struct Plan {
     pub pages: u32,
     /// Stores, in a thousand accesses.
     pub stores: u32,
-    /// Forks and ends, in a thousand acts.
+    /// Forks and ends, in a thousand actions.
     pub forks: u32,
 }
 
@@ -63,7 +63,7 @@ impl Guest {
                 Ok(Life::GoesOn) if phase.0 == Phase::Run => {}
                 Ok(Life::GoesOn) => self.rest(phase).await,
                 Ok(Life::Ends) => break,
-                // Row C3: somebody has to pay.
+                // Row C3: somebody must give memory.
                 Err(_) if self.living.get() > 1 => break,
                 Err(_) => {
                     self.end(cpu, space).await;
@@ -110,7 +110,7 @@ impl Guest {
             .to_vec()
     }
 
-    /// Something that a process does.
+    /// One action of a process.
     async fn act(self: &Rc<Self>, cpu: &Cpu, space: SpaceId) -> Result<Life, Refused> {
         let (chance, stores) = {
             let mut rng = self.rng.borrow_mut();
@@ -124,7 +124,7 @@ impl Guest {
                     Life::GoesOn
                 });
             }
-            // One that finds no memory goes on alone.
+            // A process that finds no memory goes on alone.
             if let Ok(child) = self.fork(cpu, space).await {
                 self.begin_process(Some(child));
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the guest's own kernel gets memory from when none is free (rows C2 to C4, in small): pages
-//! not used lately first; clean pages of files and of swapped memory are forgotten, others are written
-//! to the disk before.
+//! Where the guest's own kernel gets memory when none is free (rows C2 to C4, in small). Pages not
+//! used lately are taken first. Clean pages of files and of swapped memory are dropped. Others are
+//! written to the disk before.
 
 use p2m_paging::Gfn;
 
@@ -17,12 +17,12 @@ use super::tables::Pte;
 #[error("out of memory")]
 pub struct OutOfMemory;
 
-/// How often the list is gone over for pages that were not used lately before any page will do.
+/// How often the list is searched for pages that were not used lately before any page is taken.
 const ROUNDS: usize = 2;
 
 impl Kernel {
-    /// Sees to it that so many pages are free. It may sleep; until the lock is next given up, they are
-    /// there.
+    /// Makes sure that this many pages are free. It may sleep. They stay free until the lock is
+    /// next released.
     pub(super) async fn reserve(
         &self,
         cpu: &Cpu,
@@ -35,7 +35,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Frees a page, or waits for somebody who may be about to.
+    /// Frees a page, or waits for a task that may be about to free one.
     pub(super) async fn reclaim(&self, cpu: &Cpu, held: &mut Held) -> Result<(), OutOfMemory> {
         let mut patience = ROUNDS * self.state.borrow().frames.listed();
         loop {
@@ -58,7 +58,7 @@ impl Kernel {
         }
     }
 
-    /// Whether any process used the page since it was last asked.
+    /// Whether any process used the page since the last call.
     async fn was_used(&self, cpu: &Cpu, gfn: Gfn) -> bool {
         let mapped = self.state.borrow().frames.get(gfn).mapped.clone();
         let mut used = false;
@@ -73,7 +73,7 @@ impl Kernel {
         used
     }
 
-    /// Takes a page from all who map it, brings it to the disk if it is not there, and frees it.
+    /// Takes a page from all that map it, writes it to the disk if it is not there, and frees it.
     async fn page_out(&self, cpu: &Cpu, held: &mut Held, gfn: Gfn) {
         let home = self.state.borrow_mut().home_for(gfn);
         let mapped = self.state.borrow().frames.get(gfn).mapped.clone();
@@ -131,7 +131,7 @@ impl Kernel {
         }
     }
 
-    /// Whether memory is so short that it is time to.
+    /// Whether memory is so short that this is due.
     pub(super) fn is_low(&self) -> bool {
         self.state.borrow().frames.is_low()
     }

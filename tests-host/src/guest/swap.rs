@@ -41,7 +41,7 @@ impl Swap {
         *count = count.map(|count| count - 1);
     }
 
-    /// Nobody needs it.
+    /// Frees a block that nobody needs.
     pub(super) fn give_back(&mut self, block: Block) {
         let count = self.count(block).take();
         assert_eq!(count, Some(0), "{block:?} is given back and named");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A kernel with everything that runs on it: tasks, what they are told to do, and accesses of
-//! processes, each held against the flat memory.
+//! A kernel with everything that runs on it: tasks, their phases, and accesses of processes, each
+//! compared with the flat memory.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use crate::machine::Page;
 /// What the guest is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// What it likes.
+    /// Any actions.
     Run,
     /// Nothing new.
     Rest,
@@ -40,11 +40,11 @@ pub struct Guest {
     pub(super) rng: RefCell<Rng>,
     /// Tasks that no vcpu has yet.
     born: RefCell<Vec<Task>>,
-    /// What it is told to do, and a number for each time that it is told.
+    /// The present phase, and the number of the order that began it.
     pub(super) phase: Cell<(Phase, u32)>,
     /// Processes.
     pub(super) living: Cell<usize>,
-    /// Processes that have done all that this phase asks of them.
+    /// Processes that have done all that this phase requires.
     rested: Cell<usize>,
     /// Tasks in the middle of something.
     working: Cell<usize>,
@@ -70,12 +70,12 @@ impl Guest {
         guest
     }
 
-    /// Tasks that are to run from now on, on any vcpu.
+    /// Takes the tasks that are to run from now on, on any vcpu.
     pub fn take_born(&self) -> Vec<Task> {
         std::mem::take(&mut self.born.borrow_mut())
     }
 
-    /// Tells it what to do.
+    /// Begins a phase.
     pub fn enter(&self, phase: Phase) {
         let (_, number) = self.phase.get();
         self.phase.set((phase, number + 1));
@@ -83,18 +83,18 @@ impl Guest {
         self.kernel.idle.wake_all();
     }
 
-    /// Whether every process has done what it was told to do, and nothing is under way.
+    /// Whether every process has done what this phase requires, and no action is unfinished.
     pub fn is_at_rest(&self) -> bool {
         self.rested.get() == self.living.get() && self.working.get() == 0
     }
 
-    /// Loads and stores that came through.
+    /// Loads and stores that succeeded.
     pub fn accesses(&self) -> u64 {
         self.accesses.get()
     }
 
-    /// Panics unless every process would find what it must. `memory` is what a page of the guest
-    /// contains, wherever it is.
+    /// Panics unless every process would find the right contents. `memory` yields the contents of a
+    /// page of the guest, wherever it is.
     pub fn check(&self, memory: &dyn Fn(Gfn) -> Page) {
         let flat = self.flat.borrow();
         for (space, virt) in flat.pages() {
@@ -142,8 +142,8 @@ impl Guest {
         self.kernel.end_space(cpu, space).await;
     }
 
-    /// A process loads a word, or stores one, until it comes through. What was there, which is what had
-    /// to be there.
+    /// A process loads a word, or stores one, until it succeeds. Yields the old word, which is the
+    /// expected one.
     pub async fn access(
         self: &Rc<Self>,
         cpu: &Cpu,
@@ -200,14 +200,14 @@ impl Guest {
         self.accesses.set(self.accesses.get() + 1);
     }
 
-    /// Nothing is under way until there is something to do.
+    /// No action is unfinished until there is something to do.
     async fn idle_until(&self, wake: impl Fn() -> bool) {
         self.working.set(self.working.get() - 1);
         self.kernel.idle.until(|| wake().then_some(())).await;
         self.working.set(self.working.get() + 1);
     }
 
-    /// A process has done all that this phase asks of it, until there is another.
+    /// A process has done all that this phase requires, and waits for another phase.
     pub(super) async fn rest(&self, phase: (Phase, u32)) {
         if self.phase.get() == phase {
             self.rested.set(self.rested.get() + 1);

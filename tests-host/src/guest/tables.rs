@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's own page tables, in its own memory: the bits of an entry, and the walk that hardware
-//! makes for a process. The tables' pages are pages like others: each step of a walk goes through the
+//! makes for a process. The tables' pages are ordinary pages: each step of a walk goes through the
 //! nested tables and may find its page out.
 
 use p2m_paging::Gfn;
@@ -23,7 +23,7 @@ pub const VIRT_PAGES: u32 = ENTRIES.pow(LEVELS);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Virt(pub u32);
 
-/// What a process cannot do without its kernel.
+/// An access for which a process needs its kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageFault;
 
@@ -31,7 +31,7 @@ const PRESENT: u64 = PageTableFlags::PRESENT.bits();
 const WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 const ACCESSED: u64 = PageTableFlags::ACCESSED.bits();
 const DIRTY: u64 = PageTableFlags::DIRTY.bits();
-/// In an entry that is not present, of the bits that are the kernel's own: the rest is a block.
+/// A bit of the kernel's own in an entry that is not present: the rest is the number of a block.
 const SWAPPED: u64 = PageTableFlags::BIT_9.bits();
 const NUMBER_SHIFT: u32 = 12;
 const NUMBER_MASK: u64 = (1 << 40) - 1;
@@ -40,7 +40,7 @@ const NUMBER_MASK: u64 = (1 << 40) - 1;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pte(pub(super) u64);
 
-/// What an entry says.
+/// The meaning of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Nothing,
@@ -54,12 +54,12 @@ pub(super) enum Entry {
 
 impl Pte {
     pub(super) const NOTHING: Self = Self(0);
-    /// What is left of an entry that must not be written through.
+    /// A mask: the entry must not be written through.
     pub(super) const NOT_WRITABLE: u64 = !WRITABLE;
-    /// What is left of an entry that counts as not used lately.
+    /// A mask: the entry counts as not used lately.
     pub(super) const NOT_ACCESSED: u64 = !ACCESSED;
 
-    /// It counts as used: somebody is about to.
+    /// It counts as used: a task is about to use it.
     pub(super) fn page(gfn: Gfn, writable: bool) -> Self {
         let writable = if writable { WRITABLE } else { 0 };
         Self(gfn.get() << NUMBER_SHIFT | PRESENT | ACCESSED | writable)
@@ -89,7 +89,7 @@ impl Pte {
         self.0 & (PRESENT | DIRTY) == PRESENT | DIRTY
     }
 
-    /// Where a load or a store goes through, if it does so without a change of the entry.
+    /// The place to which a load or a store goes, if it needs no change of the entry.
     fn leads(self, is_store: bool) -> Option<Gfn> {
         match self.entry() {
             Entry::Page {
@@ -112,13 +112,13 @@ impl std::fmt::Debug for Pte {
     }
 }
 
-/// Which entry of a table of this level leads to a page; level 0 is the last.
+/// The index of the entry that leads to a page, in a table of this level; level 0 is the last.
 pub(super) fn index(virt: Virt, level: u32) -> usize {
     (virt.0 / ENTRIES.pow(level) % ENTRIES) as usize
 }
 
-/// One load or store of a process, as hardware does it: by what the CPU remembers of an earlier walk, or by a
-/// walk; then the word itself. Yields the word as it was.
+/// One load or store of a process, as hardware does it: with what the CPU remembers of an earlier
+/// walk, or with a walk, and then on the word itself. Yields the old word.
 pub(super) fn execute(
     machine: &dyn Machine,
     root: Gfn,
@@ -151,7 +151,8 @@ pub(super) fn execute(
     Ok(Ok(before))
 }
 
-/// A walk: permissions of all levels, accessed bits on the way, the dirty bit before a store. The last entry.
+/// A walk: permissions of all levels, accessed bits on the way, the dirty bit before a store.
+/// Yields the last entry.
 fn walk(
     machine: &dyn Machine,
     root: Gfn,

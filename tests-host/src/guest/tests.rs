@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest alone, on a machine that never takes a page away, or stalls it often.
+//! The guest alone, on a machine that never pages out, or one on which accesses often have to be
+//! retried.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// All memory is there; accesses are made to be tried again, by chance.
+/// All memory is present. Accesses must be retried at random.
 struct Lone {
     memory: RefCell<BTreeMap<Gfn, Option<Page>>>,
     rng: RefCell<Rng>,
@@ -87,11 +88,12 @@ impl Machine for Lone {
     fn remember(&self, _: Virt, _: Pte) {}
 }
 
-/// Everything together: tasks take turns by chance, the disk is slow and does things out of order.
+/// Everything together: tasks take turns at random, the disk is slow and does orders in any
+/// sequence.
 struct Run {
     machine: Lone,
     guest: Rc<Guest>,
-    /// Each with whether it waits.
+    /// Each task, with whether it waits.
     tasks: Vec<(Task, bool)>,
     ios: Vec<Io>,
     rng: Rng,
@@ -332,7 +334,7 @@ fn c9_memory_comes_to_an_end_and_nothing_leaks() {
     assert_eq!(state.swap.used(), 0);
 }
 
-/// What is done in a sequence.
+/// The actions of a sequence.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Load(usize, u32),
@@ -368,7 +370,7 @@ proptest! {
             let mut spaces = vec![guest.new_space(&cpu, regions).await.unwrap()];
             for act in acts {
                 let of = |who: usize| spaces[who % spaces.len()];
-                // Without memory nothing is done, and nothing else may come of it.
+                // Without memory nothing is done, and there must be no other effect.
                 match act {
                     Act::Load(who, page) => {
                         let _ = guest.access(&cpu, of(who), Virt(page), 0, None).await;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Waiting for something inside the guest, without missing that it has come: whoever waits has itself
-//! noted, and is woken to look again.
+//! Waiting for something inside the guest without a lost wake-up: a task that waits registers
+//! itself, and is woken to check again.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,7 +11,8 @@ use std::task::{Poll, Waker};
 pub(super) struct Waiters(RefCell<Vec<Waker>>);
 
 impl Waiters {
-    /// Waits until there is something. It is looked for at once, and whenever those who wait are woken.
+    /// Waits until there is something. It is checked at once, and whenever the tasks that wait are
+    /// woken.
     pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         poll_fn(|context| {
             let found = look();
@@ -36,7 +37,7 @@ impl Waiters {
     }
 }
 
-/// Others have their turn.
+/// Lets others run for a turn.
 pub(super) async fn relax() {
     let mut again = false;
     poll_fn(|context| {

@@ -3,13 +3,13 @@
 
 use super::{CpuId, Scheduler, Task, TaskId};
 
-/// How often a busy CPU looks for work that it could take over, in its ticks. An idle one does at every
-/// tick.
+/// How often a busy CPU looks for tasks that it could take over, in its ticks. An idle one does at
+/// every tick.
 const BALANCE_TICKS: u64 = 100;
-/// A task that ran so short a time ago, in ticks, still has its data in its CPU's cache: only an idle
-/// CPU takes it.
+/// A task that ran less than this many ticks ago still has its data in its CPU's cache: only an
+/// idle CPU takes it.
 const HOT_TICKS: u64 = 5;
-/// So many tasks are looked at, at most: moving, too, takes the same time however many there are.
+/// The most tasks that are checked: moving, too, takes the same time however many there are.
 const MOST_LOOKED_AT: usize = 32;
 
 impl Scheduler {
@@ -31,13 +31,13 @@ impl Scheduler {
         let Some((busiest, moved)) = self.busiest(cpu) else {
             return;
         };
-        // A busy CPU does not bother for less than a quarter.
+        // A busy CPU takes nothing over for a difference of less than a quarter.
         if is_idle || moved * 4 >= self.running(busiest) {
             self.pull(cpu, busiest, moved, is_idle, now_ns);
         }
     }
 
-    /// Where a woken task is to run: where it last did, unless only another CPU is idle.
+    /// Where a woken task is to run: where it last ran, unless only another CPU is idle.
     pub(super) fn cpu_to_wake_on(&self, task: TaskId) -> CpuId {
         let last = self.task(task).cpu;
         let is_idle = |cpu: &CpuId| self.queue(*cpu).current.is_none() && self.running(*cpu) == 0;
@@ -47,7 +47,7 @@ impl Scheduler {
         self.cpus().find(is_idle).unwrap_or(last)
     }
 
-    /// The CPU with the most to do, and how many of its tasks would make both even.
+    /// The CPU with the most tasks, and how many of them would make both CPUs even.
     fn busiest(&self, cpu: CpuId) -> Option<(CpuId, usize)> {
         let others = self.cpus().filter(|other| *other != cpu);
         let busiest =
@@ -56,7 +56,7 @@ impl Scheduler {
         (moved > 0).then_some((busiest, moved))
     }
 
-    /// Takes so many tasks over, those that would wait longest anyhow first.
+    /// Takes this many tasks over; those that would wait longest come first.
     fn pull(&mut self, to: CpuId, from: CpuId, count: usize, is_idle: bool, now_ns: u64) {
         let queue = self.queue(from);
         let hot_ns = HOT_TICKS * self.tick_ns;

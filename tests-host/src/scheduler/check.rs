@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold between any two calls.
+//! The properties that must hold between any two calls.
 
 use super::{CpuId, LONGEST_SLICE, STARVATION, Scheduler, State, Task, TaskId};
 
 impl Scheduler {
-    /// Panics at the first breach: a task that can run is on exactly one array of one CPU, one that
-    /// cannot is on none, unless it is about to sleep; bits, lists and counts agree; a normal task is not
-    /// kept waiting for ever.
+    /// Panics at the first breach. A task that can run is on exactly one array of one CPU. One that
+    /// cannot run is on none, unless it is about to sleep. Bits, lists and counts agree. No normal
+    /// task waits for ever.
     pub fn check(&self) {
         let mut seen = vec![0; self.tasks.len()];
         for cpu in self.cpus() {
@@ -71,9 +71,9 @@ impl Scheduler {
         }
     }
 
-    /// For how many of its CPU's ticks a queued task has waited, those not counted that real-time tasks
-    /// took, and for how many it may: twice the time that the expired may be kept waiting for the
-    /// interactive, and everybody's slice.
+    /// How many of its CPU's ticks a queued task has waited, without those of real-time tasks, and
+    /// how many it may wait: twice the time for which interactive tasks may keep the expired
+    /// waiting, and the slices of all.
     pub fn waits(&self, task: TaskId) -> (u64, u64) {
         let entry = self.task(task);
         let queue = self.queue(entry.cpu);

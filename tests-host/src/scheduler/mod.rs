@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who runs on which CPU, and for how long: real-time tasks first, then normal ones, each CPU with
-//! a queue of its own, everything in constant time. This is the scheduler that Linux had from 2.6.0 to
-//! 2.6.22 ("O(1)"), as the second source document describes it (rows D4 to D8).
+//! Which task runs on which CPU, and for how long: real-time tasks first, then normal ones. Each
+//! CPU has a queue of its own, and everything takes constant time. This is the scheduler that Linux
+//! had from 2.6.0 to 2.6.22 ("O(1)"), as the second source document describes it (rows D4 to D8).
 //!
-//! It knows tasks and CPUs by number only, reads no clock and switches nothing: whoever uses it says
-//! what time it is, calls [`schedule`](Scheduler::schedule) where the kernel would, and carries the
-//! switch out. It serves twice: for a guest's [tasks](crate::tasks) on its vcpus, and for vcpus on
-//! physical CPUs, where a pause is a [`suspend`](Scheduler::suspend) and an unpause a
+//! It knows tasks and CPUs by number only, reads no clock and switches nothing. Its user tells it
+//! the time, calls [`schedule`](Scheduler::schedule) where the kernel would, and makes the switch.
+//! It has two uses: for a guest's [tasks](crate::tasks) on its vcpus, and for vcpus on physical
+//! CPUs, where a pause is a [`suspend`](Scheduler::suspend) and an unpause a
 //! [`wake`](Scheduler::wake).
 //!
-//! Left out of what Linux had: forking (a slice shared with the child), CPU affinity, domains of CPUs
-//! that share a cache, and the load average.
+//! Not included: forking (a slice shared with the child), CPU affinity, domains of CPUs that share
+//! a cache, and the load average.
 
 mod array;
 mod balance;
@@ -34,14 +34,14 @@ pub struct TaskId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(pub u32);
 
-/// What a task is about.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It runs, or would if it had a CPU.
     Running,
     /// It sleeps; a signal wakes it.
     Interruptible,
-    /// It sleeps, and only what it waits for wakes it.
+    /// It sleeps, and only the event that it waits for wakes it.
     Uninterruptible,
     /// It has ended.
     Dead,
@@ -50,28 +50,28 @@ pub enum State {
 /// Why [`Scheduler::schedule`] is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// By the task itself, because of what it has said it is about.
+    /// By the task itself, because of the state that it has declared.
     Direct,
-    /// Because [`Scheduler::needs_resched`] says so, wherever the task is: it can run on, even if it was
-    /// about to sleep.
+    /// Because [`Scheduler::needs_resched`] says so, wherever the task is: it can run on, even if
+    /// it was about to sleep.
     Delayed,
 }
 
-/// Who wakes a task.
+/// The source of a wake-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waker {
-    /// An interrupt: the task waited for a device or for somebody at the keyboard.
+    /// An interrupt: the task waited for a device or for a user's input.
     Interrupt,
     /// Another task.
     Task,
 }
 
-/// Whom [`Scheduler::schedule`] puts in whose place. `None` is the CPU's idle task.
+/// The two tasks of a switch. `None` is the CPU's idle task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Switch {
-    /// Who ran.
+    /// The task that ran.
     pub prev: Option<TaskId>,
-    /// Who runs.
+    /// The task that runs now.
     pub next: Option<TaskId>,
 }
 
@@ -85,7 +85,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// So many CPUs, all idle. Ticks come every `tick_ns` (Linux: a millisecond) while a CPU runs.
+    /// This many CPUs, all idle. Ticks come every `tick_ns` (Linux: a millisecond) while a CPU
+    /// runs.
     pub fn new(cpus: usize, tick_ns: u64) -> Self {
         Self {
             tick_ns: tick_ns.max(1),
@@ -117,15 +118,15 @@ impl Scheduler {
         task
     }
 
-    /// The running task says what it is about; it takes effect at its next direct
+    /// The running task declares its next state. It takes effect at the task's next direct
     /// [`schedule`](Self::schedule), unless somebody wakes it before.
     pub fn set_state(&mut self, task: TaskId, state: State) {
         debug_assert_eq!(self.queue(self.task(task).cpu).current, Some(task));
         self.task_mut(task).state = state;
     }
 
-    /// Somebody else puts a task to sleep until it is woken: at once if it waits for a CPU. If it runs,
-    /// its CPU, which is returned, has to [`schedule`](Self::schedule) directly.
+    /// Somebody else puts a task to sleep until it is woken. A task that waits for a CPU sleeps at
+    /// once. If it runs, its CPU, which is returned, must [`schedule`](Self::schedule) directly.
     pub fn suspend(&mut self, task: TaskId, now_ns: u64) -> Option<CpuId> {
         let Task { cpu, array, .. } = *self.task(task);
         self.task_mut(task).state = State::Uninterruptible;
@@ -140,7 +141,7 @@ impl Scheduler {
         None
     }
 
-    /// What a task waits for is there. Names the CPU that has to make way for it, if one has to.
+    /// The event that a task waits for has come. Yields the CPU that must give way to it, if any.
     pub fn wake(&mut self, task: TaskId, by: Waker, now_ns: u64) -> Option<CpuId> {
         let was = self.task(task).state;
         if matches!(was, State::Running | State::Dead) {
@@ -148,7 +149,7 @@ impl Scheduler {
         }
         self.task_mut(task).state = State::Running;
         if self.task(task).array.is_some() {
-            // It had not got to sleep yet.
+            // It was not asleep yet.
             return None;
         }
         let cpu = self.cpu_to_wake_on(task);
@@ -170,7 +171,8 @@ impl Scheduler {
         self.preempt_for(task).then_some(cpu)
     }
 
-    /// A signal comes: one who sleeps interruptibly wakes, one about to does not go to sleep.
+    /// A signal comes: a task that sleeps interruptibly wakes, one that is about to does not go to
+    /// sleep.
     pub fn signal(&mut self, task: TaskId, now_ns: u64) -> Option<CpuId> {
         self.task_mut(task).has_signal = true;
         if self.task(task).state == State::Interruptible {
@@ -179,7 +181,7 @@ impl Scheduler {
         None
     }
 
-    /// Takes a task's signal; whether it had one.
+    /// Takes a task's signal; yields whether it had one.
     pub fn take_signal(&mut self, task: TaskId) -> bool {
         std::mem::take(&mut self.task_mut(task).has_signal)
     }
@@ -207,8 +209,8 @@ impl Scheduler {
         }
     }
 
-    /// The running task lets others go first: real-time ones those of its priority, normal ones all
-    /// of the round. [`schedule`](Self::schedule) follows.
+    /// The running task lets others go first: a real-time task those of its priority, a normal task
+    /// all of the round. [`schedule`](Self::schedule) follows.
     pub fn yield_now(&mut self, cpu: CpuId) {
         let Some(task) = self.queue(cpu).current else {
             return;
@@ -221,7 +223,8 @@ impl Scheduler {
         }
     }
 
-    /// A tick of a CPU's clock: the running task pays, and work is moved from time to time.
+    /// A tick of a CPU's clock: the running task's slice decreases, and tasks are moved from time
+    /// to time.
     pub fn tick(&mut self, cpu: CpuId, now_ns: u64) {
         let current = self.queue(cpu).current;
         let is_real_time = current.is_some_and(|task| self.task(task).policy.is_real_time());
@@ -234,7 +237,7 @@ impl Scheduler {
         self.balance(cpu, now_ns);
     }
 
-    /// Chooses who runs on a CPU. The caller switches to it.
+    /// Chooses the task that runs on a CPU. The caller switches to it.
     pub fn schedule(&mut self, cpu: CpuId, now_ns: u64, call: Call) -> Switch {
         let prev = self.queue(cpu).current;
         if let Some(prev) = prev {
@@ -266,12 +269,12 @@ impl Scheduler {
         self.queue(cpu).needs_resched
     }
 
-    /// Who runs on a CPU.
+    /// The task that runs on a CPU.
     pub fn current(&self, cpu: CpuId) -> Option<TaskId> {
         self.queue(cpu).current
     }
 
-    /// How many tasks of a CPU can run, the one that does included.
+    /// How many tasks of a CPU can run, the running one included.
     pub fn running(&self, cpu: CpuId) -> usize {
         self.queue(cpu).arrays.iter().map(PriorityArray::len).sum()
     }
@@ -281,12 +284,12 @@ impl Scheduler {
         self.queue(cpu).switches
     }
 
-    /// What a task is about.
+    /// The state of a task.
     pub fn state(&self, task: TaskId) -> State {
         self.task(task).state
     }
 
-    /// The CPU that a task is on, or was when it last could run.
+    /// The CPU that a task is on, or was on when it last could run.
     pub fn cpu_of(&self, task: TaskId) -> CpuId {
         self.task(task).cpu
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Priorities, time slices, and what sleeping is worth.
+//! Priorities, time slices, and the effect of sleep on them.
 //!
 //! Durations are in ticks of the [`Scheduler`](super::Scheduler)'s clock; the figures are Linux 2.6's at
 //! 1,000 ticks a second.
 
-/// Real-time priorities, below which (numerically) nobody else's lie.
+/// The number of real-time priorities. All other priorities are numerically higher.
 pub(super) const REAL_TIME: u8 = 100;
 /// All priorities: 0 is the most urgent.
 pub(super) const PRIORITIES: usize = 140;
@@ -16,33 +16,33 @@ const NICE_0: u8 = 120;
 const SLICE: u32 = 100;
 /// The shortest slice.
 pub(super) const SHORTEST_SLICE: u32 = 5;
-/// The longest: nice -20.
+/// The longest slice: nice -20.
 pub(super) const LONGEST_SLICE: u32 = 800;
-/// A task that slept for so long is worth the whole bonus.
+/// A task that slept for this long gets the whole bonus.
 pub(super) const MOST_SLEEP: u32 = 1000;
-/// With expired tasks waiting for so long, for each that can run, nobody is spared from expiring.
+/// If expired tasks wait for this long, for each task that can run, every task expires.
 pub(super) const STARVATION: u32 = MOST_SLEEP;
 /// Half of this is the most by which sleep raises or lowers a priority.
 pub(super) const MOST_BONUS: u32 = 10;
-/// How far above its own priority a task of nice 0 has to be in order to count as interactive.
+/// By how much a task of nice 0 must exceed its own priority in order to count as interactive.
 const INTERACTIVE: i32 = 2;
 
 /// A real-time priority: 1, the lowest, to 99.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RealTime(u8);
 
-/// How nice a task is to the others: -20, not at all, to 19.
+/// How much a task gives way to the others: -20, not at all, to 19.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nice(i8);
 
-/// By which rules a task gets a CPU.
+/// The rules by which a task gets a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Until it blocks, yields, or one of a higher priority can run.
     Fifo(RealTime),
     /// As FIFO, but in turn with others of its priority, a slice each.
     RoundRobin(RealTime),
-    /// After all real-time tasks, a slice in each round, earlier the more it has slept.
+    /// After all real-time tasks, a slice in each round; earlier, the more it has slept.
     Normal(Nice),
 }
 
@@ -77,7 +77,7 @@ impl Policy {
         !matches!(self, Self::Normal(_))
     }
 
-    /// The priority without regard to sleep.
+    /// The priority without the effect of sleep.
     pub(super) const fn own_priority(self) -> u8 {
         match self {
             Self::Fifo(RealTime(priority)) | Self::RoundRobin(RealTime(priority)) => {
@@ -87,7 +87,7 @@ impl Policy {
         }
     }
 
-    /// The priority of a task whose sleep is worth this bonus.
+    /// The priority of a task whose sleep gives this bonus.
     pub(super) fn priority(self, bonus: u32) -> u8 {
         let own = self.own_priority();
         if self.is_real_time() {
@@ -108,7 +108,7 @@ impl Policy {
         (base * share / 20).max(SHORTEST_SLICE)
     }
 
-    /// How far above its own priority it has to be in order to count as interactive.
+    /// By how much it must exceed its own priority in order to count as interactive.
     fn delta(self) -> i32 {
         let nice = i32::from(self.own_priority()) - i32::from(NICE_0);
         (nice + 20) * 10 / 40 - 5 + INTERACTIVE
@@ -119,7 +119,7 @@ impl Policy {
         i32::from(priority) <= i32::from(self.own_priority()) - self.delta()
     }
 
-    /// A single sleep, however long, is worth no more than this: just short of what it takes to be
+    /// A single sleep, however long, gives no more than this: slightly less than a task needs to be
     /// interactive for long.
     pub(super) fn worth_of_one_sleep(self) -> u32 {
         let parts = 5 + self.delta() + 1;
@@ -127,7 +127,7 @@ impl Policy {
     }
 }
 
-/// An interactive task makes way for others of its priority so often.
+/// An interactive task gives way to others of its priority once in this many ticks.
 pub(super) fn granularity(bonus: u32, cpus: usize) -> u32 {
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     let shift = MOST_BONUS.saturating_sub(bonus).max(1) - 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Queues: who is put where, who pays for a tick, who is next.
+//! Queues: which queue gets a task, which task a tick is charged to, which task is next.
 
 use super::array::PriorityArray;
 use super::priority::{Policy, STARVATION, granularity};
@@ -18,7 +18,7 @@ pub(super) struct Queue {
     pub(super) normal_ticks: u64,
     /// The tick at which the first task of this round expired.
     pub(super) expired_since: Option<u64>,
-    /// The most urgent own priority among the expired.
+    /// The most urgent own priority among the expired tasks.
     pub(super) best_expired: u8,
     pub(super) switches: u64,
     /// The most tasks that could run at once so far.
@@ -67,7 +67,7 @@ impl Scheduler {
         queue.arrays[array].remove(&mut self.links, task, entry.priority);
     }
 
-    /// Its CPU makes way if the task is more urgent than who runs there.
+    /// Its CPU must give way if the task is more urgent than the one that runs there.
     pub(super) fn preempt_for(&mut self, task: TaskId) -> bool {
         let Task { cpu, priority, .. } = *self.task(task);
         let running = self
@@ -141,7 +141,7 @@ impl Scheduler {
         self.queue_mut(cpu).needs_resched = true;
     }
 
-    /// Whether tasks that have expired wait too long for one of this own priority to be spared.
+    /// Whether expired tasks wait too long, so that one of this own priority must expire, too.
     fn is_starving(&self, cpu: CpuId, own: u8) -> bool {
         let queue = self.queue(cpu);
         let most = u64::from(STARVATION) * self.running(cpu) as u64;

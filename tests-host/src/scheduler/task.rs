@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a task has slept and run, and what that makes of its priority (row D6).
+//! How long a task has slept and run, and the effect on its priority (row D6).
 
 use super::priority::{MOST_BONUS, MOST_SLEEP, Policy};
 use super::{CpuId, State};
 
-/// What the sleep that ends was worth, and is still worth while the task waits for its CPU.
+/// The value of the sleep that ends, which still counts while the task waits for its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sleep {
     Normal,
@@ -13,22 +13,22 @@ pub(super) enum Sleep {
     Interrupted,
 }
 
-/// What the scheduler knows of a task.
+/// The scheduler's record of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Task {
     pub(super) policy: Policy,
-    /// With regard to sleep.
+    /// With the effect of sleep.
     pub(super) priority: u8,
     pub(super) state: State,
     pub(super) has_signal: bool,
     pub(super) cpu: CpuId,
-    /// On which of the CPU's two arrays it is.
+    /// Which of the CPU's two arrays it is on.
     pub(super) array: Option<usize>,
-    /// What is left of its slice, in ticks.
+    /// The rest of its slice, in ticks.
     pub(super) slice: u32,
     pub(super) sleep_ns: u64,
     pub(super) sleep: Sleep,
-    /// When it was woken, began to run or ceased to, in nanoseconds.
+    /// When it was woken, began to run or stopped, in nanoseconds.
     pub(super) since_ns: u64,
     /// Its CPU's ticks for normal tasks when it last ran or was queued.
     pub(super) waits_since: u64,
@@ -40,7 +40,7 @@ impl Task {
         u32::try_from(self.sleep_ns * u64::from(MOST_BONUS) / whole).unwrap_or(MOST_BONUS)
     }
 
-    /// It was asleep, or in line, until now: that is worth something to a normal task.
+    /// It was asleep, or queued, until now: that raises the priority of a normal task.
     pub(super) fn gain(&mut self, until_ns: u64, tick_ns: u64) {
         if self.policy.is_real_time() {
             return;
@@ -51,7 +51,7 @@ impl Task {
             self.sleep_ns = enough;
             self.sleep = Sleep::NonInteractive;
         } else if self.sleep == Sleep::NonInteractive {
-            // Who waits for a disk is not interactive for that.
+            // A task that waits for a disk is not interactive because of that.
             self.sleep_ns = self.sleep_ns.max((self.sleep_ns + slept).min(enough));
         } else {
             self.sleep_ns += slept;
@@ -60,7 +60,8 @@ impl Task {
         self.priority = self.policy.priority(self.bonus(tick_ns));
     }
 
-    /// It stood in line since it was woken: worth all of it after an interrupt, three tenths otherwise.
+    /// It was queued since it was woken: all of the time counts after an interrupt, three tenths
+    /// otherwise.
     pub(super) fn gain_in_line(&mut self, now_ns: u64, tick_ns: u64) {
         let waited = now_ns.saturating_sub(self.since_ns);
         let counts = if self.sleep == Sleep::Interactive {
@@ -71,7 +72,7 @@ impl Task {
         self.gain(self.since_ns + counts, tick_ns);
     }
 
-    /// It ran until now, which costs the less the more it has slept.
+    /// It ran until now, which costs it the less the more it has slept.
     pub(super) fn pay(&mut self, now_ns: u64, tick_ns: u64) {
         let most = u64::from(MOST_SLEEP) * tick_ns;
         let ran = now_ns.saturating_sub(self.since_ns).min(most);

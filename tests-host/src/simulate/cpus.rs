@@ -53,7 +53,7 @@ impl Cpus {
         })
     }
 
-    /// A vcpu becomes runnable.
+    /// Whether a vcpu is about to run.
     pub(super) fn is_scheduled(&self, vcpu: usize) -> bool {
         let (scheduler, vcpu) = (self.scheduler.borrow(), task(vcpu));
         let cpu = scheduler.cpu_of(vcpu);

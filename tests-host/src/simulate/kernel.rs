@@ -85,7 +85,7 @@ impl World<'_> {
         self.has_kernel() && self.running().is_none()
     }
 
-    /// A page is lost.
+    /// A page that the kernel needs is lost.
     pub(super) fn halt(&self) {
         self.note("the guest's kernel halts", [0, 0]);
         if let Some(running) = &mut *self.kernel.borrow_mut() {

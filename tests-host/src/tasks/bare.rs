@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The switch without a kernel around it, to be measured.
+//! The switch without a kernel around it, for measurement.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -8,7 +8,7 @@ use super::context::{Departure, enter, leave, switch};
 use super::cpu::Cpu;
 use super::task::Task;
 
-/// Two tasks that hand a CPU to each other and back so often.
+/// Two tasks that hand a CPU to each other and back this many times.
 pub fn hand_over(rounds: u32) {
     let cpu = Rc::new(RefCell::new(Cpu::new(0)));
     let pair: Rc<RefCell<Vec<Rc<Task>>>> = Rc::default();
@@ -31,7 +31,7 @@ pub fn hand_over(rounds: u32) {
     pair.borrow_mut().clear();
 }
 
-/// The host enters a task and comes back so often: stacks and registers only.
+/// The host enters a task and returns this many times: stacks and registers only.
 pub fn come_and_go(rounds: u32) {
     let cpu = Rc::new(RefCell::new(Cpu::new(0)));
     let life = move |_| {

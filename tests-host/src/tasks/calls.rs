@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tasks can ask of their kernel.
+//! The calls that tasks can make to their kernel.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use super::wait::Interrupted;
 use super::{Kernel, context};
 use crate::scheduler::{Call, State, TaskId};
 
-/// For the tasks themselves: what they do is done by the one that runs.
+/// For the tasks themselves: each call acts on the task that runs.
 impl<X: 'static> Kernel<X> {
-    /// Leaves the guest, for the host to see to something; returns once it has, and nobody more urgent is to
-    /// run. A task that unwinds only returns.
+    /// Leaves the guest, so that the host can do something. Returns once it has, and no more urgent
+    /// task is to run. In a task that unwinds it only returns.
     pub fn trap(&self, what: X) {
         if std::thread::panicking() {
             return;
@@ -25,7 +25,7 @@ impl<X: 'static> Kernel<X> {
         self.goes_on();
     }
 
-    /// Which task runs: found from the stack pointer. `None`: an idle task, or the host.
+    /// The task that runs, found from the stack pointer. `None`: an idle task, or the host.
     pub fn current(&self) -> Option<TaskId> {
         context::current().and_then(|task| task.id)
     }
@@ -37,7 +37,7 @@ impl<X: 'static> Kernel<X> {
         self.schedule(Call::Direct);
     }
 
-    /// Sleeps for so long, or until a signal.
+    /// Sleeps for this long, or until a signal.
     pub fn sleep_ns(&self, ns: u64) -> Result<(), Interrupted> {
         let (task, until) = (self.current().expect("a task sleeps"), self.now_ns() + ns);
         while self.now_ns() < until {
@@ -51,19 +51,19 @@ impl<X: 'static> Kernel<X> {
         Ok(())
     }
 
-    /// The running task is about to do this: it takes effect in [`Self::block`].
+    /// The running task declares its next state: it takes effect in [`Self::block`].
     pub fn set_state(&self, state: State) {
         let task = self.current().expect("an idle task is always about to run");
         self.scheduler.borrow_mut().set_state(task, state);
     }
 
-    /// Gives the CPU up directly: sleeps, if that is what the task is about and nobody has woken it
+    /// Gives the CPU up directly: sleeps, if the task has declared so and nobody has woken it
     /// since.
     pub fn block(&self) {
         self.schedule(Call::Direct);
     }
 
-    /// Takes the running task's signal; whether it had one.
+    /// Takes the running task's signal; yields whether it had one.
     pub fn take_signal(&self) -> bool {
         let task = self.current();
         task.is_some_and(|task| self.scheduler.borrow_mut().take_signal(task))
@@ -76,7 +76,7 @@ impl<X: 'static> Kernel<X> {
         use_it(thread.fpu(&mut cpu.borrow_mut()))
     }
 
-    /// Uses a port. An error is what a signal would say to a program.
+    /// Uses a port. An error is the signal that a program would get.
     pub fn port(&self, port: u16) -> Result<(), Fault> {
         let task = running();
         task.thread
@@ -84,22 +84,22 @@ impl<X: 'static> Kernel<X> {
             .port(&mut task.cpu().borrow_mut(), port)
     }
 
-    /// Asks for leave to use ports, or gives it back.
+    /// Requests the right to use ports, or returns it.
     pub fn permit_ports(&self, ports: Range<u16>, may: bool) {
         let task = running();
         let (cpu, mut thread) = (task.cpu(), task.thread.borrow_mut());
         thread.permit_ports(&mut cpu.borrow_mut(), ports, may);
     }
 
-    /// Asks for leave to use all ports, or gives it back.
+    /// Requests the right to use all ports, or returns it.
     pub fn permit_all_ports(&self, may: bool) {
         let task = running();
         task.thread.borrow_mut().iopl = if may { 3 } else { 0 };
         task.cpu().borrow_mut().iopl = if may { 3 } else { 0 };
     }
 
-    /// Goes over to another address space; `None`: to the kernel's own. CPUs that only borrow the one
-    /// before leave it, so that its table can be freed.
+    /// Changes to another address space; `None`: to the kernel's own. CPUs that only borrow the
+    /// former one leave it, so that its table can be freed.
     pub fn set_mm(&self, mm: Option<Rc<Mm>>) {
         let task = running();
         let (_, processor) = self.here(&task);
@@ -137,7 +137,7 @@ impl<X: 'static> Kernel<X> {
         thread.set_breakpoints(&mut cpu.borrow_mut(), addresses);
     }
 
-    /// Reaches an address: whether a breakpoint of its own lies there.
+    /// Reaches an address; yields whether one of its own breakpoints is there.
     pub fn reach(&self, address: u64) -> bool {
         let task = running();
         task.thread
@@ -145,7 +145,7 @@ impl<X: 'static> Kernel<X> {
             .reach(&mut task.cpu().borrow_mut(), address)
     }
 
-    /// Says whether it may read the time-stamp counter.
+    /// Sets whether it may read the time-stamp counter.
     pub fn permit_tsc(&self, may: bool) {
         let task = running();
         task.thread.borrow_mut().no_tsc = !may;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stacks, and the switch from one to another: all of this room's `unsafe`, but for the handler that names
-//! an overflow ([`overflow`](super::overflow)).
+//! Stacks, and the switch from one to another: all of this room's `unsafe`, except for the handler
+//! that reports an overflow ([`overflow`](super::overflow)).
 //!
-//! A stack begins, at an address that is a multiple of its size, with a page that holds the task's
-//! descriptor; so whoever runs on it finds the descriptor by masking the stack pointer. A page that cannot
-//! be touched follows, then the stack proper, which grows down towards it.
+//! A stack begins, at an address that is a multiple of its size, with a page that contains the
+//! task's descriptor. Code that runs on it therefore finds the descriptor by masking the stack
+//! pointer. A guard page follows, then the stack proper, which grows down towards it.
 //!
-//! Registers are kept as the x86-64 calling convention says: a switch is a call, so the caller-saved
-//! ones are dead, there is no red zone to preserve, and the stack is aligned as at any call. MXCSR
-//! and the x87 control word are not kept: Rust code never changes them. The FPU of
-//! [`Cpu`](super::Cpu) is a model's.
+//! Registers are kept as the x86-64 calling convention says. A switch is a call: the caller-saved
+//! registers are dead, there is no red zone to preserve, and the stack is aligned as at any call.
+//! MXCSR and the x87 control word are not kept: Rust code never changes them. The FPU of
+//! [`Cpu`](super::Cpu) is a model.
 
 use std::arch::{asm, naked_asm};
 use std::cell::Cell;
@@ -24,12 +24,12 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, m
 use super::task::Task;
 use super::thread::switch_hardware;
 
-/// Bytes of a stack with its descriptor, and its alignment. Pages that are never touched cost nothing; a
-/// panic's message with a backtrace fits.
+/// Bytes of a stack with its descriptor, and its alignment. Pages that are never used cost nothing.
+/// A panic's message with a backtrace fits.
 pub(super) const STACK_SIZE: usize = 256 * 1024;
 pub(super) const PAGE_SIZE: usize = 4096;
 
-/// What is found at a stack's base.
+/// The contents of a stack's base.
 #[repr(C)]
 struct Descriptor {
     task: *const Task,
@@ -40,7 +40,7 @@ pub(super) struct Stack {
     base: NonNull<c_void>,
 }
 
-/// A suspended task's place: where its stack pointer is and where it goes on.
+/// A suspended task's context: its stack pointer and the address at which it goes on.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Context {
@@ -48,24 +48,24 @@ pub(super) struct Context {
     ip: Cell<u64>,
 }
 
-/// Where a task is in its life.
+/// The stage of a task's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Execution {
     /// It has not begun.
     Fresh,
     /// It runs.
     Running,
-    /// It does not run now; its context says where it goes on.
+    /// It does not run now. Its context says where it goes on.
     Suspended,
     /// It has ended: nothing on its stack is needed any more.
     Ended,
 }
 
-/// What a task's whole life is: it is told who ran before it began, and says who runs once it has
-/// ended.
+/// The whole life of a task. It gets the task that ran before it began, and yields the one that
+/// runs once it has ended.
 pub(super) type Life = Box<dyn FnOnce(Option<Rc<Task>>) -> Departure>;
 
-/// Who runs after a task that has ended.
+/// What runs after a task that has ended.
 pub(super) enum Departure {
     /// Another task of the CPU.
     Next(Rc<Task>),
@@ -74,7 +74,7 @@ pub(super) enum Departure {
 }
 
 thread_local! {
-    /// Who runs on this thread, if not the host.
+    /// The task that runs on this thread, if not the host.
     static RUNNING: Cell<Option<Rc<Task>>> = const { Cell::new(None) };
     /// Where the host goes on.
     static HOST: Context = const { Context { sp: Cell::new(0), ip: Cell::new(0) } };
@@ -82,10 +82,10 @@ thread_local! {
 
 impl Stack {
     pub(super) fn new() -> rustix::io::Result<Self> {
-        // Twice the size, so that an aligned part is in it; the rest is given back.
+        // Twice the size, so that it contains an aligned part. The rest is unmapped.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, wherever the kernel likes.
+        // SAFETY: a new mapping, at an address that the kernel chooses.
         let whole = unsafe { mmap_anonymous(null_mut(), 2 * STACK_SIZE, access, flags)? };
         let before = whole.align_offset(STACK_SIZE);
         let base = whole.wrapping_byte_add(before);
@@ -125,13 +125,13 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new`. `Task` keeps a stack that somebody may still run on.
+        // SAFETY: mapped in `new`. `Task` keeps a stack on which somebody may still run.
         let unmapped = unsafe { munmap(self.base.as_ptr(), STACK_SIZE) };
         debug_assert_eq!(unmapped, Ok(()));
     }
 }
 
-/// The task that runs: found from the stack pointer. `None` on the host's stack.
+/// The task that runs, found from the stack pointer. `None` on the host's stack.
 pub(super) fn current() -> Option<Rc<Task>> {
     if !super::overflow::is_on_task() {
         return None;
@@ -158,8 +158,8 @@ pub(super) fn enter(task: Rc<Task>) {
         "a task enters a task"
     );
     super::overflow::set_on_task(true);
-    // SAFETY: `to` was suspended or fresh, so its context is one that `plant` or a switch left; it lives
-    // in `RUNNING`. The host's context is this thread's, and nobody goes on in it but `leave`.
+    // SAFETY: `to` was suspended or fresh, so its context is one that `plant` or a switch left. It
+    // lives in `RUNNING`. The host's context is this thread's, and only `leave` goes on in it.
     HOST.with(|host| unsafe { swap(host, to) });
     super::overflow::set_on_task(false);
     RUNNING.take();
@@ -172,13 +172,13 @@ pub(super) fn leave() {
     let from = &raw const task.context;
     // `RUNNING` keeps it: a task that has ended must not leave anything that it owns on its stack.
     drop(task);
-    // SAFETY: `from` is that of who runs, kept by `RUNNING`; the host's context was left by `enter`, below which
-    // we are.
+    // SAFETY: `from` is the context of the running task, kept by `RUNNING`. The host's context was
+    // left by `enter`, which has called us.
     HOST.with(|host| unsafe { swap(from, host) });
 }
 
-/// From the running task to another one of its CPU. Returns, when somebody has switched back, with
-/// who ran before; `None`: the host has entered instead, to have the task killed.
+/// From the running task to another one of its CPU. Returns when somebody has switched back. Yields
+/// the task that ran before; `None`: the host has entered instead, to have the task killed.
 pub(super) fn switch(next: Rc<Task>) -> Option<Rc<Task>> {
     let to = Rc::as_ptr(&next);
     let prev = RUNNING.replace(Some(next)).expect("only a task switches");
@@ -186,21 +186,21 @@ pub(super) fn switch(next: Rc<Task>) -> Option<Rc<Task>> {
     stop_running(&prev);
     // SAFETY: it lives in `RUNNING`.
     begin_running(unsafe { &*to });
-    // Whoever runs then has it back.
+    // The task that runs then takes it back.
     let prev = Rc::into_raw(prev);
-    // SAFETY: `prev` runs; `to` has a context that `plant` or a switch left. Both live: one count of
-    // `prev` is on its way to `last`, and `RUNNING` has one of `to`.
+    // SAFETY: `prev` runs; `to` has a context that `plant` or a switch left. Both live: one count
+    // of `prev` is passed to `last`, and `RUNNING` has one of `to`.
     let last = unsafe { switch_to(prev, to) };
     // SAFETY: `last` came with the switch back to us.
     unsafe { received(last) }
 }
 
-/// Who ran before, whose count was put on its way here.
+/// The task that ran before. The switch has passed a count of it.
 ///
 /// # Safety
 /// `last` is what the switch to this task has yielded, and is taken once.
 unsafe fn received(last: *const Task) -> Option<Rc<Task>> {
-    // SAFETY: `switch` has put a count of it on its way.
+    // SAFETY: `switch` has passed a count of it.
     (!last.is_null()).then(|| unsafe { Rc::from_raw(last) })
 }
 
@@ -219,8 +219,8 @@ fn stop_running(task: &Task) {
     }
 }
 
-/// Assembly that leaves what a call preserves on the stack of who runs, and in the context at rdi where that is and
-/// that it goes on at [`resume`].
+/// Assembly that saves the registers that a call preserves on the stack of the running task. The
+/// context at rdi gets the stack pointer, and the address of [`resume`] to go on at.
 macro_rules! suspend {
     () => {
         "pushfq; push rbp; push rbx; push r12; push r13; push r14; push r15
@@ -230,7 +230,7 @@ macro_rules! suspend {
     };
 }
 
-/// Assembly at which who was suspended goes on: takes back what [`suspend`] has left, and returns.
+/// Assembly at which a suspended task goes on: restores what [`suspend`] has saved, and returns.
 macro_rules! resume {
     () => {
         "2: pop r15; pop r14; pop r13; pop r12; pop rbx; pop rbp; popfq
@@ -238,8 +238,8 @@ macro_rules! resume {
     };
 }
 
-/// The switch of stack and registers from `prev` to `next`, which returns as `last`, on the stack of
-/// `prev`, when somebody switches back: who that was.
+/// The switch of stack and registers from `prev` to `next`. It returns, on the stack of `prev`,
+/// when somebody switches back: `last` is the task that did.
 ///
 /// # Safety
 /// `prev` is the running task. `next` is suspended or fresh. Both live until they have run again or are
@@ -294,7 +294,7 @@ unsafe extern "sysv64" fn swap(from: *const Context, to: *const Context) {
     )
 }
 
-/// Where a fresh task begins: the stack is empty and aligned, rax says who ran before.
+/// Where a fresh task begins: the stack is empty and aligned, rax has the task that ran before.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn begin() {
     naked_asm!("mov rdi, rax", "xor ebp, ebp", "call {main}", "ud2", main = sym main)
@@ -311,7 +311,8 @@ unsafe extern "sysv64" fn main(last: *const Task) -> ! {
         life(last)
     };
     let Ok(departure) = catch_unwind(AssertUnwindSafe(live)) else {
-        // What runs in a task is caught inside of its life: this is the kernel's own.
+        // The life catches the panics of the code that runs in the task: this panic is the kernel's
+        // own.
         std::process::abort();
     };
     current()

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What of a CPU a program in user space cannot have: the page table in use, the task-state segment, the
-//! switch that makes the FPU trap, segments, debug registers, ports. A model, which checks what is done
-//! with it.
+//! The parts of a CPU that a program in user space cannot have: the page table in use, the
+//! task-state segment, the switch that makes the FPU trap, segments, debug registers, ports. This
+//! is a model, which checks how it is used.
 
 /// Bytes of the task-state segment before the I/O bitmap, which is where a valid bitmap begins.
 pub const BITMAP_OFFSET: u16 = 104;
 /// No bitmap: beyond the segment's limit.
 pub const BITMAP_ABSENT: u16 = 0x8000;
-/// The task has a bitmap that is not in the segment: beyond its limit, too, but the fault handler
-/// knows.
+/// The task has a bitmap that is not in the segment. This value is beyond the limit, too, but the
+/// fault handler knows it.
 pub const BITMAP_LAZY: u16 = 0x9000;
 const PORTS: usize = 65536;
-/// 64 ports to the word.
+/// Ports in a word: 64.
 pub(super) const BITMAP_WORDS: usize = PORTS / 64;
 /// The control bits of dr7 that turn breakpoints on.
 const DR7_ENABLED: u64 = 0xff;
 
-/// What an instruction raises.
+/// The exceptions of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// #NM: an FPU instruction with CR0.TS set.
     DeviceNotAvailable,
-    /// #GP: a port that the bitmap does not allow, a forbidden RDTSC, a selector of nothing.
+    /// #GP: a port that the bitmap does not allow, a forbidden RDTSC, an empty selector.
     GeneralProtection,
     /// #DB: a breakpoint.
     Debug,
@@ -52,7 +52,7 @@ impl Default for FpuRegisters {
     }
 }
 
-/// The task-state segment, as far as it is still used.
+/// The part of the task-state segment that is still used.
 #[derive(Clone, Debug)]
 pub struct TaskState {
     /// Where the kernel's stack begins when it is entered from user mode.
@@ -63,8 +63,8 @@ pub struct TaskState {
     bitmap: Box<[u64; BITMAP_WORDS + 1]>,
     /// Words of the bitmap that may have zeros.
     pub bitmap_words: usize,
-    /// Whose bitmap it is, by number, and which version of it: a task that has changed its bitmap on
-    /// another CPU does not find an old one.
+    /// The number of the task whose bitmap it is, and the version: a task that has changed its
+    /// bitmap on another CPU does not find an old one.
     pub bitmap_owner: Option<(u32, u32)>,
 }
 
@@ -80,7 +80,7 @@ pub struct Cpu {
     pub task_switched: bool,
     /// CR4.TSD: RDTSC faults.
     pub no_tsc: bool,
-    /// The FPU, whosever values these are.
+    /// The FPU, whichever task's values these are.
     pub fpu: FpuRegisters,
     /// How often FPU registers were saved, and restored.
     pub fpu_saves_restores: [u64; 2],
@@ -115,7 +115,8 @@ impl TaskState {
         }
     }
 
-    /// Copies a task's bitmap in; words that the one before had and this has not allow nothing.
+    /// Copies a task's bitmap in. Words that the former bitmap had and this one has not allow
+    /// nothing.
     pub fn install(&mut self, owner: (u32, u32), bitmap: &[u64]) {
         let before = std::mem::replace(&mut self.bitmap_words, bitmap.len());
         self.bitmap[..bitmap.len()].copy_from_slice(bitmap);
@@ -126,7 +127,7 @@ impl TaskState {
         self.bitmap_base = BITMAP_OFFSET;
     }
 
-    /// Nobody's bitmap is left.
+    /// No bitmap remains.
     pub fn clear(&mut self) {
         let words = std::mem::take(&mut self.bitmap_words);
         self.bitmap[..words].fill(u64::MAX);
@@ -200,7 +201,8 @@ impl Cpu {
         }
     }
 
-    /// An access to thread-local storage by a user program: what the descriptor behind GS holds.
+    /// An access to thread-local storage by a user program: yields what the descriptor behind GS
+    /// contains.
     pub fn gs_instruction(&self) -> Result<u64, Fault> {
         let entry = (self.gs >> 3).checked_sub(6).map(usize::from);
         let held = entry.and_then(|entry| self.tls.get(entry)).copied();

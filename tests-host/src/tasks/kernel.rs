@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel, as its host has it: what it consists of, how it is begun, run, told things, and ended.
+//! The kernel, as its host uses it: its parts, and how it is started, run, told of events, and
+//! ended.
 
 use std::any::Any;
 use std::cell::{Cell, Ref, RefCell};
@@ -15,16 +16,16 @@ use super::mm::{Mm, flush_tlb, switch_mm};
 use super::task::Task;
 use crate::scheduler::{CpuId, Policy, Scheduler, TaskId, Waker};
 
-/// Why a CPU has left its guest.
+/// The reason why a CPU has left its guest.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Exit<X> {
-    /// A task has done something that the host has to see to. It goes on when its CPU runs again.
+    /// A task has done something that the host must handle. It goes on when its CPU runs again.
     Trap(TaskId, X),
     /// No task can run.
     Halt,
 }
 
-/// A kernel. `X` is what tasks trap with.
+/// A kernel. `X` is the value with which tasks trap.
 pub struct Kernel<X> {
     me: Weak<Self>,
     pub(super) scheduler: RefCell<Scheduler>,
@@ -43,7 +44,7 @@ pub(super) struct Processor {
     pub(super) cpu: Rc<RefCell<Cpu>>,
     pub(super) idle: Rc<Task>,
     pub(super) current: RefCell<Rc<Task>>,
-    /// An address space that a kernel task has borrowed until the switch under way.
+    /// An address space that a kernel task has borrowed until the present switch has ended.
     pub(super) prev_mm: RefCell<Option<Rc<Mm>>>,
 }
 
@@ -51,8 +52,8 @@ pub(super) struct Processor {
 pub struct Booted<X: 'static>(Rc<Kernel<X>>);
 
 impl<X: 'static> Kernel<X> {
-    /// A kernel on so many CPUs, up to 64, all idle, with a tick of so many nanoseconds. Panics without
-    /// memory for their stacks.
+    /// A kernel on this many CPUs, up to 64, all idle, with a tick of this many nanoseconds. Panics
+    /// without memory for their stacks.
     pub fn boot(cpus: usize, tick_ns: u64) -> Booted<X> {
         assert!(cpus <= 64);
         Booted(Rc::new_cyclic(|me: &Weak<Self>| {
@@ -73,8 +74,8 @@ impl<X: 'static> Kernel<X> {
         }))
     }
 
-    /// A new task on a CPU: one of the kernel's own without an address space. It ends with `main`. Panics
-    /// without memory for its stack.
+    /// A new task on a CPU: one of the kernel's own, without an address space. It ends with `main`.
+    /// Panics without memory for its stack.
     pub fn spawn(
         &self,
         policy: Policy,
@@ -99,7 +100,7 @@ impl<X: 'static> Kernel<X> {
         id
     }
 
-    /// Runs a CPU until it exits. A panic of a task is thrown on here.
+    /// Runs a CPU until it exits. A panic of a task is passed on to the caller.
     pub fn run(&self, cpu: CpuId) -> Exit<X> {
         let task = self.processor(cpu).current.borrow().clone();
         context::enter(task);
@@ -114,7 +115,7 @@ impl<X: 'static> Kernel<X> {
         }
     }
 
-    /// Says what time it is, and wakes those whose time it was.
+    /// Sets the time, and wakes the tasks whose time has come.
     pub fn advance(&self, now_ns: u64) {
         self.now_ns.set(self.now_ns().max(now_ns));
         while let Some(at_ns) = self.next_timer()
@@ -139,7 +140,8 @@ impl<X: 'static> Kernel<X> {
         self.scheduler.borrow_mut().tick(cpu, self.now_ns());
     }
 
-    /// What a task waits for is there. Names the CPU that is to run now, if one is: it may be halted.
+    /// The event that a task waits for has come. Yields the CPU that is to run now, if any: it may
+    /// be halted.
     pub fn wake(&self, task: TaskId, by: Waker) -> Option<CpuId> {
         self.scheduler.borrow_mut().wake(task, by, self.now_ns())
     }
@@ -155,7 +157,7 @@ impl<X: 'static> Kernel<X> {
         scheduler.needs_resched(cpu) || scheduler.current(cpu).is_some()
     }
 
-    /// What it schedules by.
+    /// Its scheduler.
     pub fn scheduler(&self) -> Ref<'_, Scheduler> {
         self.scheduler.borrow()
     }
@@ -170,7 +172,7 @@ impl<X: 'static> Kernel<X> {
         self.now_ns.get()
     }
 
-    /// Entries of an address space have changed: CPUs forget what they remember.
+    /// Entries of an address space have changed: CPUs forget the old ones.
     pub fn flush(&self, mm: &Mm) {
         let cpus = self.processors.iter().map(|processor| &*processor.cpu);
         flush_tlb(mm, self.init_mm.pgd(), cpus);

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Address spaces, and which CPU uses which (the first half of row D2).
+//! Address spaces, and the CPUs that use each (the first half of row D2).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::cpu::Cpu;
 
-/// An address space. Freed when nobody has it and no kernel task borrows it; panics if a CPU still
-/// uses its page table then.
+/// An address space. It is freed when nobody has it and no kernel task borrows it. Panics if a CPU
+/// still uses its page table then.
 #[derive(Debug)]
 pub struct Mm {
     pgd: u64,
     ldt: u64,
-    /// A bit for each CPU that uses the page table and has to be told of flushes.
+    /// A bit for each CPU that uses the page table and must be told of flushes.
     cpus: Cell<u64>,
 }
 
@@ -28,12 +28,12 @@ impl Mm {
         self.pgd
     }
 
-    /// The CPUs, one bit each, that have to be told of flushes.
+    /// The CPUs, one bit each, that must be told of flushes.
     pub fn cpus(&self) -> u64 {
         self.cpus.get()
     }
 
-    /// The CPUs that use it are no more.
+    /// The CPUs that use it do not exist any more.
     pub(super) fn forget_cpus(&self) {
         self.cpus.set(0);
     }
@@ -52,13 +52,13 @@ impl Drop for Mm {
     }
 }
 
-/// The address space that a CPU uses from `prev` to `next`.
+/// A CPU changes its address space from `prev` to `next`.
 pub(super) fn switch_mm(prev: &Rc<Mm>, next: &Rc<Mm>, cpu: &mut Cpu) {
     let bit = 1 << cpu.number;
     cpu.lazy_tlb = false;
     if Rc::ptr_eq(prev, next) {
         if next.cpus.get() & bit == 0 {
-            // Flushes that it was not told of, while it was lazy.
+            // Flushes of which it was not told while it was lazy.
             next.cpus.set(next.cpus.get() | bit);
             cpu.load_cr3(next.pgd);
             cpu.ldt = next.ldt;
@@ -73,8 +73,8 @@ pub(super) fn switch_mm(prev: &Rc<Mm>, next: &Rc<Mm>, cpu: &mut Cpu) {
     }
 }
 
-/// Entries of an address space have changed: every CPU that uses it forgets what it remembers, and a lazy
-/// one leaves it, so as not to be told again. `kernel` is the kernel's own page table.
+/// Entries of an address space have changed. Every CPU that uses it forgets the old ones. A lazy
+/// CPU leaves it, so that it is not told again. `kernel` is the kernel's own page table.
 pub(super) fn flush_tlb<'c>(mm: &Mm, kernel: u64, cpus: impl Iterator<Item = &'c RefCell<Cpu>>) {
     for cpu in cpus {
         let mut cpu = cpu.borrow_mut();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A stack that overflows runs into its guard page: the process ends, and says why.
+//! A stack that overflows runs into its guard page: the process ends, and prints the reason.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -23,16 +23,16 @@ pub(super) fn set_on_task(on: bool) {
     ON_TASK.set(on);
 }
 
-/// What handled the signal before.
+/// The former handler of the signal.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// Has the overflow of any task's stack named, from now on. Each of Rust's threads has an alternate stack
-/// for signals already.
+/// From now on the overflow of any task's stack is reported. Each of Rust's threads has an
+/// alternate stack for signals already.
 pub(super) fn watch() {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
         let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: asks only, into room for it.
+        // SAFETY: only reads the present action, into memory for it.
         unsafe { libc::sigaction(libc::SIGSEGV, std::ptr::null(), before.as_mut_ptr()) };
         // SAFETY: all zeros are a `sigaction`, too.
         let before = *BEFORE.get_or_init(|| unsafe { before.assume_init() });
@@ -63,9 +63,9 @@ extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut l
         // SAFETY: ends the process.
         unsafe { libc::abort() };
     }
-    // Somebody else's: the instruction faults again, under who handled it before.
+    // Another fault: the instruction faults again, under the former handler.
     if let Some(before) = BEFORE.get() {
-        // SAFETY: what it was.
+        // SAFETY: the former action.
         unsafe { libc::sigaction(libc::SIGSEGV, before, null_mut()) };
     }
 }

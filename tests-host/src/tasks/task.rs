@@ -17,12 +17,12 @@ pub(super) struct Task {
     pub(super) execution: Cell<Execution>,
     /// `None` only while it is dropped.
     stack: Option<Stack>,
-    /// By which the scheduler knows it; `None`: an idle task.
+    /// Its number in the scheduler; `None`: an idle task.
     pub(super) id: Option<TaskId>,
     pub(super) thread: RefCell<Thread>,
     /// Its own address space; `None`: a kernel task.
     pub(super) mm: RefCell<Option<Rc<Mm>>>,
-    /// What it runs in: its own, or, a kernel task, that of whoever ran before.
+    /// The address space that it runs in: its own, or, for a kernel task, that of the task before.
     pub(super) active_mm: RefCell<Option<Rc<Mm>>>,
     /// The CPU that it runs on, or last ran on.
     cpu: RefCell<Rc<RefCell<Cpu>>>,
@@ -79,7 +79,7 @@ impl Drop for Task {
             self.execution.get(),
             Execution::Running | Execution::Suspended
         ) {
-            // Something may still refer to what lies on it: better lost than gone.
+            // Something may still refer to objects on the stack: it is leaked, not freed.
             std::mem::forget(self.stack.take());
         }
     }

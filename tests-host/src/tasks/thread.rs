@@ -5,11 +5,11 @@ use super::cpu::{
     BITMAP_ABSENT, BITMAP_LAZY, BITMAP_OFFSET, BITMAP_WORDS, Cpu, Fault, FpuRegisters,
 };
 
-/// A task that used the FPU in more turns in a row than this gets it back at the switch, without a
-/// fault.
+/// If a task used the FPU in more turns in a row than this, the switch restores its FPU registers,
+/// without a fault.
 const FPU_EAGER: u8 = 5;
 
-/// What is kept of a task's CPU while the task does not run.
+/// The state of a task's CPU that is kept while the task does not run.
 #[derive(Clone, Debug)]
 pub struct Thread {
     /// The task's number.
@@ -19,8 +19,8 @@ pub struct Thread {
     pub(super) fpu: FpuRegisters,
     /// The FPU holds this task's values, newer than the saved ones.
     pub(super) used_fpu: bool,
-    /// In how many turns in a row it has used the FPU. After 255 it begins again at 0, so that a task that
-    /// has ceased to is found out.
+    /// In how many turns in a row it has used the FPU. After 255 it begins again at 0, so that it
+    /// is noticed if the task does not use the FPU any more.
     pub fpu_counter: u8,
     pub(super) fs: u16,
     pub(super) gs: u16,
@@ -59,7 +59,7 @@ impl Thread {
         }
     }
 
-    /// The running task's FPU registers, whatever it takes to have them.
+    /// Gives the running task its FPU registers, by whatever steps that needs.
     pub(super) fn fpu<'c>(&mut self, cpu: &'c mut Cpu) -> &'c mut FpuRegisters {
         if cpu.fpu_instruction() == Err(Fault::DeviceNotAvailable) {
             self.restore_fpu(cpu);
@@ -75,8 +75,8 @@ impl Thread {
         self.fpu_counter = self.fpu_counter.wrapping_add(1);
     }
 
-    /// The running task's use of a port: at the first in its turn the CPU gets its bitmap. An error is
-    /// the task's own fault.
+    /// The running task uses a port. At the first use in its turn the CPU gets its bitmap. An error
+    /// is the task's own fault.
     pub(super) fn port(&self, cpu: &mut Cpu, port: u16) -> Result<(), Fault> {
         let tried = cpu.port_instruction(port);
         match &self.io_bitmap {
@@ -89,7 +89,7 @@ impl Thread {
         }
     }
 
-    /// The running task may use these ports, or no longer.
+    /// The running task may use these ports, or may not any more.
     pub(super) fn permit_ports(&mut self, cpu: &mut Cpu, ports: std::ops::Range<u16>, may: bool) {
         let bitmap = self
             .io_bitmap
@@ -104,7 +104,7 @@ impl Thread {
         }
         let last = bitmap.iter().rposition(|word| *word != u64::MAX);
         self.io_bitmap_words = last.map_or(0, |last| last + 1);
-        // What a CPU has is no longer what the task has.
+        // The CPU's bitmap differs from the task's now.
         self.io_bitmap_version += 1;
         (cpu.tss.bitmap_base, cpu.tss.bitmap_owner) = (BITMAP_LAZY, None);
     }
@@ -116,11 +116,11 @@ impl Thread {
         }
     }
 
-    /// The running task reaches an address: whether a breakpoint of its own lies there.
+    /// The running task reaches an address; yields whether one of its own breakpoints is there.
     pub(super) fn reach(&self, cpu: &mut Cpu, address: u64) -> bool {
         let is_hit = cpu.reach(address).is_err();
         if is_hit && !self.uses_debug {
-            // Left over from a task that was switched from: nobody's any more.
+            // It is left over from an earlier task, and belongs to nobody any more.
             cpu.dr[7] = 0;
             return false;
         }

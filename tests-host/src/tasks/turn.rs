@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whose turn it is: the way from one task to the next, and what each finds when it goes on.
+//! The way from one task to the next, and what each does when it goes on.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,11 +11,11 @@ use super::mm::switch_mm;
 use super::task::Task;
 use crate::scheduler::{Call, State, Switch};
 
-/// What a task that is killed unwinds with.
+/// The value with which a killed task unwinds.
 struct Killed;
 
 impl<X: 'static> Kernel<X> {
-    /// Switches to whoever is to run (row D7).
+    /// Switches to the task that is to run (row D7).
     pub(super) fn schedule(&self, call: Call) {
         if std::thread::panicking() {
             return;
@@ -27,7 +27,8 @@ impl<X: 'static> Kernel<X> {
         self.goes_on();
     }
 
-    /// Chooses who is to run, if it is somebody else, and switches to its address space (row D2).
+    /// Chooses the task that is to run, if it is another one, and switches to its address space
+    /// (row D2).
     fn choose(&self, call: Call) -> Option<Rc<Task>> {
         let prev = running();
         let (number, processor) = self.here(&prev);
@@ -59,7 +60,8 @@ impl<X: 'static> Kernel<X> {
         Some(next)
     }
 
-    /// After a switch, on the stack of who runs now: what the one before, `last`, could not do for itself.
+    /// After a switch, on the stack of the new task: what the task before, `last`, could not do for
+    /// itself.
     pub(super) fn finish_switch(&self, last: Option<Rc<Task>>) {
         let (_, processor) = self.here(&running());
         processor.prev_mm.take();
@@ -71,7 +73,8 @@ impl<X: 'static> Kernel<X> {
         }
     }
 
-    /// A task goes on: ends if it was killed, makes way if it must, and finds its CPU as it left it.
+    /// A task goes on: it ends if it was killed, gives way if it must, and finds its CPU as it left
+    /// it.
     pub(super) fn goes_on(&self) {
         loop {
             let task = running();
@@ -102,7 +105,7 @@ impl<X: 'static> Kernel<X> {
         }
     }
 
-    /// The running task has ended: who is next.
+    /// The running task has ended: yields what runs next.
     pub(super) fn end(&self, lived: Result<(), Box<dyn Any + Send>>) -> Departure {
         if let Err(panic) = lived {
             if !panic.is::<Killed>() {
@@ -114,7 +117,7 @@ impl<X: 'static> Kernel<X> {
         task.thread
             .borrow_mut()
             .drop_ports(&mut task.cpu().borrow_mut());
-        // From here on it borrows what was its own, as a kernel task does.
+        // From here on it borrows its own former address space, as a kernel task does.
         task.mm.take();
         task.cpu().borrow_mut().lazy_tlb = true;
         self.set_state(State::Dead);

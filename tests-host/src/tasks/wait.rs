@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Waiting for something, without missing that it has come (row D7).
+//! Waiting for something without a lost wake-up (row D7).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::Kernel;
 use crate::scheduler::{State, TaskId, Waker};
 
-/// A signal came before what was waited for.
+/// A signal came before the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted by a signal")]
 pub struct Interrupted;
@@ -17,9 +17,9 @@ pub struct Interrupted;
 pub struct WaitQueue(RefCell<VecDeque<TaskId>>);
 
 impl WaitQueue {
-    /// The running task waits until `is_there` says so. `state` says whether a signal ends it. Each time
-    /// it first says that it is about to sleep, and then looks: a wake-up in between only keeps
-    /// it from sleeping.
+    /// The running task waits until `is_there` says so. `state` says whether a signal ends the
+    /// wait. Each time the task first declares that it is about to sleep, and then checks. A
+    /// wake-up in between only keeps it from sleeping.
     pub fn wait_until<X: 'static>(
         &self,
         kernel: &Kernel<X>,
@@ -43,7 +43,7 @@ impl WaitQueue {
         waited
     }
 
-    /// Wakes whoever waits, to look again.
+    /// Wakes all tasks that wait, so that they check again.
     pub fn wake_all<X: 'static>(&self, kernel: &Kernel<X>) {
         for task in self.0.borrow().iter() {
             kernel.wake(*task, Waker::Task);

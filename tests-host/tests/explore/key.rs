@@ -132,7 +132,7 @@ fn ring(stage: &Stage, line: Line, hasher: &mut Lanes) {
     let [req_prod, req_event, rsp_prod, rsp_event] = [0, 1, 2, 3].map(|word| page.peek(word));
     hasher.write_u64(u64::from(req_prod.wrapping_sub(line.rsp_cons)));
     hasher.write_u64(u64::from(rsp_prod.wrapping_sub(line.rsp_cons)));
-    // An event index that was passed says only that.
+    // Of an event index that was passed only this fact matters.
     for (event, prod) in [(req_event, req_prod), (rsp_event, rsp_prod)] {
         let ahead = event.wrapping_sub(prod);
         hasher.write_u64(if ahead <= 2 * SLOTS { ahead.into() } else { 0 });
