@@ -161,7 +161,7 @@ EDITS = [
 
     # The new type, and the sets of types that it belongs to.
     Edit(P2M_H, "", "p2m_ioreq_server = 15,", "after",
-         "    p2m_ram_paging_in_start = 16, /* MEM_PAGING_RUST: asked for, on its way in */\n"),
+         "    p2m_ram_paging_in_start = 16, /* MEM_PAGING_RUST: requested */\n"),
     Edit(P2M_H, "", "#define p2m_to_mask(_t)", "after", P2M_TYPES),
     Edit(P2M_H, "", "P2M_RAM_TYPES (", "replace", "P2M_RAM_TYPES (P2M_IN_START_TYPES | "),
     Edit(P2M_H, "", "P2M_HOLE_TYPES (", "replace", "P2M_HOLE_TYPES (P2M_IN_START_TYPES | "),
@@ -221,7 +221,7 @@ EDITS = [
     *instead(HVM, FAULT, "p2m_mem_paging_populate(currd,", "        mem_paging_fault(currd, gfn, npfec);\n"),
 
     # The cause that the hardware reports.
-    also("include/xen/mm.h", "struct npfec {", "npfec_kind_t", "after", "    uint64_t cause:57; /* Exit qualification, or error code: as raw as fits a register. */\n"),
+    also("include/xen/mm.h", "struct npfec {", "npfec_kind_t", "after", "    uint64_t cause:57; /* Exit qualification, or error code: the low bits */\n"),
     also("arch/x86/hvm/vmx/vmx.c", "static void ept_handle_violation(", ".present =", "after", "        .cause = q.raw,\n"),
     also("arch/x86/hvm/svm/svm.c", "static void svm_do_nested_pgfault(", ".present =", "after", "        .cause = pfec,\n"),
 

@@ -4,7 +4,8 @@
 # a NAME). Prints a line for each and "N passed, N failed" at the end. A test that did not end
 # counts as failed.
 # XEN_DEBUG=1: with the debug build of Xen, whose assertions are on; one that fails is printed.
-# XEN_MACHINE=bochs: see test-ept. XEN_MACHINES=N: N machines at once, each with a part of the tests.
+# XEN_MACHINE=bochs: see test-ept.
+# XEN_MACHINES=N: N machines at once, each with a part of the tests.
 #
 # Lines in a test's head:
 #   # deadline: SECONDS         in dom0, far above what the test takes: each wait needs progress

@@ -2,7 +2,7 @@
 //! A domain whose pager writes any values into the ring page.
 //!
 //! No model can predict the results for such a pager. These properties hold all the same: no panic
-//! and no hang, every frame accounted for, no vcpu stopped without a reason, bounded work for an
+//! and no hang, every frame accounted for, no vcpu paused without a reason, bounded work for an
 //! event, and slots that add up. An honest pager that takes over finds every vcpu and every page.
 
 use p2m_paging::p2m::Access;

@@ -23,7 +23,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs hypervisor, guest, pager and disk from seeds, with injected faults, and checks everything
+    /// Runs hypervisor, guest, pager and disk from seeds, with injected faults, and checks
+    /// everything
     Simulate(Box<Simulate>),
     /// Produces what goes wrong when a guest that pages by itself is paged, and prints a table
     Pathologies,

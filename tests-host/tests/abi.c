@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* What Xen's own public headers say about all that a pager uses, one name and number a line. */
+/*
+ * What Xen's own public headers say about all that a pager uses, one name and
+ * number a line.
+ */
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>

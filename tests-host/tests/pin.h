@@ -36,7 +36,9 @@ struct vcpu { struct domain *domain; unsigned int vcpu_id; bool hcall_preempted;
 struct p2m_domain { struct domain *domain; };
 #define p2m_is_hostp2m(p2m) true
 
-/* The frame's number is its place in the table. One reference is the domain's. */
+/*
+ * The frame's number is its place in the table. One reference is the domain's.
+ */
 struct page_info { unsigned long refs, count_info; };
 #define PGC_allocated 1UL
 #define PAGES 4096

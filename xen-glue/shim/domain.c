@@ -29,7 +29,10 @@ uint32_t xen_shim_caller(struct domain *d, bool *own)
     return curr->vcpu_id;
 }
 
-/* Caller holds: possibly the p2m lock. The vcpu stops before it next enters the guest. */
+/*
+ * Caller holds: possibly the p2m lock. The vcpu stops before it next enters the
+ * guest.
+ */
 void xen_shim_vcpu_pause(struct domain *d, uint32_t vcpu)
 {
     struct vcpu *v = domain_vcpu(d, vcpu);

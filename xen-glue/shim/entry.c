@@ -23,8 +23,8 @@
 #include "../mm-locks.h"
 
 /*
- * Whether an entry of each paging type gives the guest the rights that the crate
- * expects, and whether no other type is a paging type.
+ * Whether an entry of each paging type gives the guest the rights that the
+ * crate expects, and whether no other type is a paging type.
  */
 static bool rights_agree(const struct domain *d)
 {
@@ -293,9 +293,9 @@ void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec)
 }
 
 /*
- * Caller holds: anything that may be held around the p2m lock. Somebody looked up
- * a gfn to use it from outside, and found this type, and a frame or none. Whether
- * the caller must try again; the page has been requested then.
+ * Caller holds: anything that may be held around the p2m lock. Somebody looked
+ * up a gfn to use it from outside, and found this type, and a frame or none.
+ * Whether the caller must try again; the page has been requested then.
  */
 bool mem_paging_no_use(struct domain *d, gfn_t gfn, unsigned int t,
                        bool has_frame, bool write)

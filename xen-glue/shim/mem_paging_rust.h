@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Memory paging in Rust, as the rest of Xen sees it. Locks: see the definitions.
+ * Memory paging in Rust, for the rest of Xen. Locks: see the definitions.
  */
 #ifndef __ASM_X86_MEM_PAGING_RUST_H__
 #define __ASM_X86_MEM_PAGING_RUST_H__

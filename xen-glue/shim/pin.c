@@ -49,7 +49,9 @@ struct mem_paging_vcpu {
     unsigned long again;
 };
 
-/* Caller holds: nothing. For all vcpus of a domain; to be freed with xfree(). */
+/*
+ * Caller holds: nothing. For all vcpus of a domain; to be freed with xfree().
+ */
 struct mem_paging_vcpu *mem_paging_pin_alloc(const struct domain *d)
 {
     struct mem_paging_vcpu *pv =
@@ -80,8 +82,8 @@ static struct page_info **set_of(struct mem_paging_vcpu *pv,
 }
 
 /*
- * Caller holds: a reference to the page. Takes a reference of its own, unless the
- * page is pinned already.
+ * Caller holds: a reference to the page. Takes a reference of its own, unless
+ * the page is pinned already.
  */
 static void pin_page(struct domain *d, struct mem_paging_vcpu *pv,
                      struct page_info *page)

@@ -7,7 +7,8 @@
 //! - [`exports`] are the functions that Xen's C calls.
 //! - [`console`] is all output for people, the panic handler included.
 //!
-//! Everything here runs in the hypervisor, on Xen's stacks, with the locks that each function names.
+//! Everything here runs in the hypervisor, on Xen's stacks, with the locks that each function
+//! names.
 
 #![no_std]
 

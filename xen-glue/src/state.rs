@@ -89,7 +89,8 @@ impl State {
             return Err(port);
         };
         xen.set_port(port);
-        // SAFETY: mapped as a whole page until `unmap`, and accessed on this side by the crate only.
+        // SAFETY: mapped as a whole page until `unmap`, and accessed on this side by the crate
+        // only.
         let ring = NonNull::new(va.cast()).map(|base| unsafe { SharedPage::new(base) });
         match self.paging.enable(&properties, || ring) {
             Ok(()) => Ok(port),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * dominfo DOMID: "tot_pages paged_pages max_pages flags" as Xen counts them. dominfo all: the ids of all guests.
- * dominfo host: the host's free pages.
+ * dominfo DOMID: "tot_pages paged_pages max_pages flags" as Xen counts them.
+ * dominfo all: the ids of all guests. dominfo host: the host's free pages.
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -20,8 +20,8 @@
  *              halts meanwhile
  *   asks=1     one more thread that makes hypercalls with arguments in pages of
  *              its own (asks.c)
- *   spare=N    MiB that are used once and given back to the kernel; prints where
- *              this free memory is
+ *   spare=N    MiB that are used once and given back to the kernel; prints
+ *              where this free memory is
  *   churn=N    MiB that the first thread takes from the kernel after each pass,
  *              fills, checks and gives back
  *   naps=1     one more thread that sleeps for a millisecond, over and over: a

@@ -95,8 +95,8 @@ impl Flat {
 }
 
 impl Kernel {
-    /// What a process would find in a page, looked up from outside: in memory where the tables say so,
-    /// else where the kernel would bring it from.
+    /// What a process would find in a page, looked up from outside: in memory where the tables say
+    /// so, else where the kernel would bring it from.
     pub(super) fn view(&self, space: SpaceId, virt: Virt, memory: &dyn Fn(Gfn) -> Page) -> Page {
         let state = self.state.borrow();
         let on_disk_or_cached = |block: Block| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's swap area: blocks of its disk, each with a count of the entries that name it. A block is
-//! free again once no entry names it and no page in memory stands for it.
+//! The guest's swap area: blocks of its disk, each with a count of the entries that name it. A
+//! block is free again once no entry names it and no page in memory stands for it.
 
 use super::disk::{Block, FIRST_SWAP_BLOCK};
 

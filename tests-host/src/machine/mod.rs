@@ -47,7 +47,7 @@ pub trait Surroundings {
     /// No lock is held here: other CPUs may run.
     fn others(&self);
 
-    /// A vcpu is stopped; the p2m lock may be held.
+    /// A vcpu is paused; the p2m lock may be held.
     fn stopped(&self, vcpu: VcpuId);
 
     /// The last pause of a vcpu was undone.
@@ -181,7 +181,7 @@ impl<'d> Machine<'d> {
         look(&mut self.core.borrow_mut())
     }
 
-    /// Whether the vcpu is stopped.
+    /// Whether the vcpu is paused.
     pub fn is_stopped(&self, vcpu: VcpuId) -> bool {
         self.stopped[vcpu.index()].get() != 0
     }

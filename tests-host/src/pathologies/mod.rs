@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What goes wrong when a host pages a guest that pages by itself: the pathologies that VSwapper (Amit,
-//! Tsafrir and Schuster, ASPLOS 2014) names, and paging the same page twice. Each is produced and
-//! measured. Beside it the same work is done with the guest's balloon in place of the pager.
+//! What goes wrong when a host pages a guest that pages by itself: the pathologies that VSwapper
+//! (Amit, Tsafrir and Schuster, ASPLOS 2014) names, and paging the same page twice. Each is
+//! produced and measured. Beside it the same work is done with the guest's balloon in place of the
+//! pager.
 
 mod cases;
 

@@ -139,12 +139,12 @@ impl<const CHECKED: bool> PlainMachine<CHECKED> {
         self.with(|core| core.entry(gfn).mfn.map(|mfn| core.frame(mfn).contents))
     }
 
-    /// Whether the vcpu is stopped.
+    /// Whether the vcpu is paused.
     pub fn is_stopped(&self, vcpu: VcpuId) -> bool {
         self.vcpus[vcpu.index()].level.load(Ordering::SeqCst) != 0
     }
 
-    /// How often the vcpu has been stopped.
+    /// How often the vcpu has been paused.
     pub fn stops(&self, vcpu: VcpuId) -> u64 {
         self.vcpus[vcpu.index()].pauses.load(Ordering::SeqCst)
     }

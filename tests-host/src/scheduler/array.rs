@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks by priority: a list for each, and a bit for each list that is not empty. Everything takes the
-//! same time however many tasks there are.
+//! Tasks by priority: a list for each, and a bit for each list that is not empty. Everything takes
+//! the same time however many tasks there are.
 
 use super::TaskId;
 use super::priority::PRIORITIES;

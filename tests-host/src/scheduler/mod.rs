@@ -299,7 +299,8 @@ impl Scheduler {
         self.task(task).priority
     }
 
-    /// The tasks that can run on a CPU: those of this round, then the expired, each most urgent first.
+    /// The tasks that can run on a CPU: those of this round, then the expired, each most urgent
+    /// first.
     pub fn queued(&self, cpu: CpuId) -> [Vec<TaskId>; 2] {
         let queue = self.queue(cpu);
         let tasks = |array: usize| {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Priorities, time slices, and the effect of sleep on them.
 //!
-//! Durations are in ticks of the [`Scheduler`](super::Scheduler)'s clock; the figures are Linux 2.6's at
-//! 1,000 ticks a second.
+//! Durations are in ticks of the [`Scheduler`](super::Scheduler)'s clock; the figures are Linux
+//! 2.6's at 1,000 ticks a second.
 
 /// The number of real-time priorities. All other priorities are numerically higher.
 pub(super) const REAL_TIME: u8 = 100;
@@ -114,7 +114,8 @@ impl Policy {
         (nice + 20) * 10 / 40 - 5 + INTERACTIVE
     }
 
-    /// Whether a normal task at this priority runs again in this round although its slice is used up.
+    /// Whether a normal task at this priority runs again in this round although its slice is used
+    /// up.
     pub(super) fn is_interactive(self, priority: u8) -> bool {
         i32::from(priority) <= i32::from(self.own_priority()) - self.delta()
     }

@@ -81,7 +81,8 @@ knobs! {
     Mappers = "mappers", quiet 0, |rng| sometimes(rng, 4);
     /// The guest gives pages back and takes others, in a thousand actions.
     Balloon = "balloon", quiet 0, |rng| sometimes(rng, 200);
-    /// The toolstack changes something (target, log of writes, pauses), every so many ticks at most.
+    /// The toolstack changes something (target, log of writes, pauses), every so many ticks at
+    /// most.
     Tools = "tools", quiet 0, |rng| sometimes(rng, 8);
     /// Other domains take the frames that are free.
     Others = "others", quiet 0, |rng| sometimes(rng, 1);

@@ -140,8 +140,8 @@ pub(super) fn current() -> Option<Rc<Task>> {
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags)) };
     let descriptor = std::ptr::with_exposed_provenance::<Descriptor>(sp & !(STACK_SIZE - 1));
-    // SAFETY: a task runs on this thread, so the stack pointer is within its stack, whose first page
-    // `plant` has written; `RUNNING` keeps the task, and so its stack.
+    // SAFETY: a task runs on this thread, so the stack pointer is within its stack, whose first
+    // page `plant` has written; `RUNNING` keeps the task, and so its stack.
     let task = unsafe { (*descriptor).task };
     // SAFETY: `plant` had it from an `Rc`, which lives, as above.
     unsafe { Rc::increment_strong_count(task) };
@@ -242,8 +242,8 @@ macro_rules! resume {
 /// when somebody switches back: `last` is the task that did.
 ///
 /// # Safety
-/// `prev` is the running task. `next` is suspended or fresh. Both live until they have run again or are
-/// dropped.
+/// `prev` is the running task. `next` is suspended or fresh. Both live until they have run again or
+/// are dropped.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn switch_to(prev: *const Task, next: *const Task) -> *const Task {
     naked_asm!(

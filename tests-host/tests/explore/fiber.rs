@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One actor's operation: the crate's code on a stack of its own, stopped at every point where another
-//! CPU may run.
+//! One actor's operation: the crate's code on a stack of its own, stopped at every point where
+//! another CPU may run.
 //!
 //! What a stopped operation will do next depends on the shared state and on the contents of its
 //! stack. The stack is therefore part of a state's key, from the innermost frame to the operation's
@@ -85,7 +85,8 @@ impl Fiber {
         self.busy.is_some()
     }
 
-    /// Begins an operation and runs it to the first point where it stops; `at_once`: to the second one.
+    /// Begins an operation and runs it to the first point where it stops; `at_once`: to the second
+    /// one.
     pub(crate) fn begin(&mut self, at_once: bool, operation: impl FnOnce() + 'static) {
         AT_ONCE.set(at_once);
         let stack = self.idle.take().expect("one operation at a time");
@@ -134,8 +135,8 @@ impl Fiber {
         }
         for at in (self.low..self.top).step_by(8) {
             let word = std::ptr::with_exposed_provenance::<u64>(at);
-            // SAFETY: between the innermost frame and the first one of a stopped operation, whose stack is
-            // mapped; 8-aligned, as `low` is. Nobody else runs on it.
+            // SAFETY: between the innermost frame and the first one of a stopped operation, whose
+            // stack is mapped; 8-aligned, as `low` is. Nobody else runs on it.
             hasher.write_u64(unsafe { word.read_volatile() });
         }
     }

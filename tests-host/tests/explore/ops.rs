@@ -291,7 +291,8 @@ impl World {
         }
     }
 
-    /// Requests for pages that nobody brings, so that fewer slots are left. Outside of any operation.
+    /// Requests for pages that nobody brings, so that fewer slots are left. Outside of any
+    /// operation.
     pub(crate) fn occupy(&self) {
         for n in 0..IDLE_GFNS - self.config.slots {
             let asked = self.paging.populate(gfn(MOST_GFNS + n), STRANGER);
