@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Our pager and a guest of 256 MiB with four vcpus that fault on each other's pages, at 75, 50 and
 # 25 % of its memory. All frames may go out, those of its kernel too. The target is lowered and
-# raised while the guest thrashes, and the guest makes progress each time: pattern intact. At the
-# end: exit 0, nothing out, no frame of the host lost.
+# raised while the guest thrashes, and the guest makes progress each time: pattern intact. It
+# ends with exit 0, nothing out, no frame of the host lost.
 # own-boot: in C the guest dies slowly, and the rest would wait for it
 # deadline: 1620
 # c-defect: a hypercall whose argument was paged out fails, and Linux dies of it

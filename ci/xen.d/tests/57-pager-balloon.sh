@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # The free memory of a running guest, a quarter of its 256 MiB, is out. Its balloon gives half of it
-# back: our pager is told of each page, counts it and uses its slot again. The guest takes that
+# back. Our pager is told of each page, counts it and uses its slot again. The guest takes that
 # memory again, it goes out again, and every word is right.
 # deadline: 900
 # c-defect: giving back a page that is out fails, and Linux' balloon driver does not survive that
