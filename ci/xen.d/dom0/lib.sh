@@ -46,7 +46,8 @@ wait_for() { wait_while pages_of_all "$@"; }
 
 # guest_create NAME MIB VCPUS "PARAMETERS OF THE GUEST'S PROGRAM" [XL OPTIONS]; sets $domid.
 # The guest stays on the last CPU (ci/xen.d/machine-qemu.sh says why). Native TSC: here Xen cannot
-# decode an intercepted RDTSCP.
+# decode an intercepted RDTSCP. A guest that waits for its pages is slow, not stuck: its kernel's
+# watchdogs are off, and tests look at its progress.
 guest_create() {
     local name=$1 mib=$2 vcpus=$3 parameters=$4; shift 4
     cat >"/tmp/$name.cfg" <<CFG
@@ -54,7 +55,7 @@ type="pvh"
 name="$name"
 kernel="/guest/vmlinuz"
 ramdisk="/guest/guest.cpio"
-cmdline="console=hvc0 earlyprintk=xen loglevel=4 nokaslr mitigations=off $parameters"
+cmdline="console=hvc0 earlyprintk=xen loglevel=4 nokaslr mitigations=off nowatchdog workqueue.watchdog_thresh=0 $parameters"
 memory=$mib
 maxmem=$mib
 vcpus=$vcpus

@@ -4,8 +4,7 @@
 # deadline: 600
 mkdir -p /tmp/small
 mount -t tmpfs -o size=8m small /tmp/small || bad "no small file system"
-# The guest is paused for a while, which its kernel's watchdog would take for a lockup.
-guest_create t 96 1 "mib=32 nowatchdog"
+guest_create t 96 1 "mib=32"
 guest_ready t
 guest_passes t 2
 target "$domid" 73728

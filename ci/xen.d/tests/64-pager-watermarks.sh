@@ -4,10 +4,9 @@
 # them and the log says why. When the new guests are gone, memory comes back. The end of one guest
 # does not affect the other. Patterns intact, exit 0, nothing out.
 # deadline: 1200
-guest_create idle 192 1 "mib=8 rest=5000 nowatchdog"
+guest_create idle 192 1 "mib=8 rest=5000"
 idle=$domid
-# The guest is paused for a while, which its kernel's watchdog would take for a lockup.
-guest_create busy 128 1 "mib=64 nowatchdog"
+guest_create busy 128 1 "mib=64"
 busy=$domid
 guest_ready idle
 guest_ready busy
