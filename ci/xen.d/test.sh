@@ -5,7 +5,6 @@
 # counts as failed.
 # XEN_DEBUG=1: with the debug build of Xen, whose assertions are on; one that fails is printed.
 # XEN_MACHINE=bochs: see test-ept.
-# XEN_MACHINES=N: N machines at once, each with a part of the tests.
 #
 # Lines in a test's head:
 #   # deadline: SECONDS         in dom0, far above what the test takes: each wait needs progress
@@ -128,27 +127,7 @@ for file in "$here"/tests/*.sh; do
 done
 [ $((${#together[@]} + ${#alone[@]})) -gt 0 ] || die "no test is called like '$*' (see $here/tests)"
 make_machine
-
-# lane FILE NAME...: a machine with its share of the tests; the counts go to FILE.
-lane() {
-    test=$test/$(basename "$1")
-    mkdir "$test"
-    run_group "${@:2}"
-    echo "$passed $known $failed" >"$1"
-}
-
-lanes=${XEN_MACHINES:-1} pids=() counts=$(mktemp -d)
-trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true; rm -rf "$test" "$counts"' EXIT
-trap 'exit 143' INT TERM
-for ((i = 0; i < lanes && i < ${#together[@]}; i++)); do
-    share=()
-    for ((j = i; j < ${#together[@]}; j += lanes)); do share+=("${together[j]}"); done
-    lane "$counts/$i" "${share[@]}" &
-    pids+=($!)
-done
-for pid in "${pids[@]}"; do wait "$pid" || die "a machine's tests could not be followed to their end"; done
-[ ${#pids[@]} -eq 0 ] ||
-    read -r passed known failed < <(awk '{ p += $1; k += $2; f += $3 } END { print p, k, f }' "$counts"/*)
+[ ${#together[@]} -eq 0 ] || run_group "${together[@]}"
 for name in ${alone[@]+"${alone[@]}"}; do run_group "$name"; done
 
 [ "$known" = 0 ] || echo "$known known defects of C shown"

@@ -6,7 +6,7 @@
 # deadline: 1200
 sees() { grep -q "accessed_bits=$1" /tmp/pager-a.log || bad "the pager does not say that accessed_bits=$1"; }
 came_in() { xenpaging-rust status -d "$domid" | sed -n 's/.* paged_in_pages=\([0-9]*\).*/\1/p'; }
-# page_ins OPTIONS...: how many pages come in during eight passes of the guest, after the pager has
+# page_ins OPTIONS...: how many pages come in during each of five passes of the guest, after the pager has
 # seen four; a pass on average: $in.
 page_ins() {
     guest_create a 96 1 "mib=24 hot=25"
@@ -19,7 +19,7 @@ page_ins() {
     guest_passes a 4
     local from_pass from_in
     from_pass=$(guest_pass a) from_in=$(came_in)
-    guest_passes a 8
+    guest_passes a 5
     in=$((($(came_in) - from_in) / ($(guest_pass a) - from_pass)))
     target "$domid" 98304
     pager_stop
