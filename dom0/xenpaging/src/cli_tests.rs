@@ -76,7 +76,7 @@ fn bad_input_is_one_line_that_names_it() {
         (&["-d", "1", "-f", "p", "--gfns", "9-3"], "9 is above 3"),
         (
             &["-d", "1", "-f", "p", "--gfns", "0x10000000000"],
-            "no frame number",
+            "is not a frame number",
         ),
         (&["-d", "1", "-f", "p", "extra"], "'extra'"),
     ];
