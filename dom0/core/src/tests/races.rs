@@ -192,24 +192,31 @@ fn b10_a_page_dropped_before_its_request_was_heard_is_forgotten() {
     assert_eq!(sim.pager.progress().dropped, 1);
 }
 
+/// All of a guest is out, under a pager that has taken over, and a drop of page 7 is about to be told. The
+/// page is really removed, or out again since.
+fn taken_over(is_gone: bool) -> (Sim, Request) {
+    let config = Config {
+        takes_over: true,
+        ..Config::new(40)
+    };
+    let mut sim = Sim::new(40, 16, config, 0);
+    sim.event(Event::Target(0));
+    sim.settle();
+    if is_gone {
+        sim.entries[7] = Entry::Gone;
+        sim.truth[7] = None;
+    }
+    let drop = request(7, PagingFlags::DROP_PAGE);
+    sim.unanswered.push(drop);
+    (sim, drop)
+}
+
 /// A pager that was killed had taken page 7 out; it was given back, and taken again, and its successor evicts it before it hears of
 /// that. Or it is really gone.
 #[test]
 fn b10_a_pager_that_takes_over_looks_before_it_forgets() {
     for is_gone in [false, true] {
-        let config = Config {
-            takes_over: true,
-            ..Config::new(40)
-        };
-        let mut sim = Sim::new(40, 16, config, 0);
-        sim.event(Event::Target(0));
-        sim.settle();
-        if is_gone {
-            sim.entries[7] = Entry::Gone;
-            sim.truth[7] = None;
-        }
-        let drop = request(7, PagingFlags::DROP_PAGE);
-        sim.unanswered.push(drop);
+        let (mut sim, drop) = taken_over(is_gone);
         sim.event(Event::Target(40));
         sim.event(Event::Requests(&[drop]));
         sim.settle();
@@ -226,20 +233,8 @@ fn b10_a_pager_that_takes_over_looks_before_it_forgets() {
 #[test]
 fn b10_a_pager_that_takes_over_forgets_nothing_that_it_cannot_read() {
     for is_gone in [false, true] {
-        let config = Config {
-            takes_over: true,
-            ..Config::new(40)
-        };
-        let attempts = config.read_attempts;
-        let mut sim = Sim::new(40, 16, config, 0);
-        sim.event(Event::Target(0));
-        sim.settle();
-        if is_gone {
-            sim.entries[7] = Entry::Gone;
-            sim.truth[7] = None;
-        }
-        let drop = request(7, PagingFlags::DROP_PAGE);
-        sim.unanswered.push(drop);
+        let attempts = Config::new(40).read_attempts;
+        let (mut sim, drop) = taken_over(is_gone);
         let home = sim.pager.location_of(drop.gfn).unwrap();
         sim.bad_slots.extend(home.slot());
         sim.event(Event::Requests(&[drop]));

@@ -13,15 +13,6 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::super::uffd::{Modes, Options};
 use super::*;
 
-const PROPERTIES: DomainProperties = DomainProperties {
-    nested_virt: false,
-    alternate_p2ms: false,
-    hvm_control_domain: false,
-    hap: true,
-    iommu: false,
-    populate_on_demand: false,
-};
-
 fn gfn(raw: u64) -> Gfn {
     Gfn::try_new(raw).expect("a frame number")
 }
@@ -41,7 +32,7 @@ fn guest(pages: u64) -> Paging<'static, HostPlatform> {
     let paging = Paging::new(platform, Box::leak(Box::new([VcpuCell::new()])));
     let ring: &'static SharedArea = Box::leak(Box::new(SharedArea::create("ring", 1).unwrap()));
     paging
-        .enable(&PROPERTIES, || Some(ring.ring_page()))
+        .enable(&DomainProperties::PAGEABLE, || Some(ring.ring_page()))
         .unwrap();
     paging
 }

@@ -17,16 +17,6 @@ use super::prep;
 use crate::link::packet::MAX_BATCH;
 use crate::link::{Op, PROTOCOL, SharedArea};
 
-/// The properties of the embedded host's guest that row A10 checks. They all permit paging.
-const PROPERTIES: DomainProperties = DomainProperties {
-    hvm_control_domain: false,
-    hap: true,
-    iommu: false,
-    populate_on_demand: false,
-    nested_virt: false,
-    alternate_p2ms: false,
-};
-
 /// The most buffers of a pager, in pages: 256 MiB.
 const MAX_BUFFER_PAGES: u64 = 1 << 16;
 
@@ -94,7 +84,9 @@ impl Machine {
             }
             Some(Op::Enable) => self
                 .paging()
-                .enable(&PROPERTIES, || Some(self.shared.ring_page()))
+                .enable(&DomainProperties::PAGEABLE, || {
+                    Some(self.shared.ring_page())
+                })
                 .map_err(|e| e.errno()),
             Some(Op::Disable) => self.disable(),
             Some(op) => self.batch(op, arguments, &mut call.reply),
