@@ -17,6 +17,11 @@ pub enum XenError {
          and xen-privcmd loaded?)"
     )]
     NoXen,
+    /// There is no memory for the arguments of hypercalls that Linux never moves.
+    #[error(
+        "there is no /dev/xen/hypercall: the pager needs Linux 4.18 or later, with xen-privcmd loaded"
+    )]
+    NoCallMemory,
     /// A device could not be opened or mapped.
     #[error("{what}: {errno}")]
     Device {
