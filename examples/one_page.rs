@@ -124,11 +124,11 @@ fn main() {
 
     // Out: nominate, copy, evict. The frame is free, and the pager has the only copy.
     let mut batch = [Job::new(gfn)];
-    paging.nominate(&mut batch);
+    paging.nominate(paging.epoch(), &mut batch);
     assert_eq!(batch[0].outcome, Some(Ok(())));
     let copy = guest.memory().frames[0];
     let mut batch = [Job::new(gfn)];
-    paging.evict(&mut batch);
+    paging.evict(paging.epoch(), &mut batch);
     assert_eq!(batch[0].outcome, Some(Ok(())));
     assert_eq!(guest.memory().free, [mfn]);
 
@@ -138,7 +138,7 @@ fn main() {
 
     // In: the prep fills a frame and wakes the vcpu. The response frees the ring slot.
     let request = pager.take().unwrap().unwrap().unwrap();
-    paging.prep(&mut [PrepJob::filled(request.gfn, copy)]);
+    paging.prep(paging.epoch(), &mut [PrepJob::filled(request.gfn, copy)]);
     assert!(!guest.vcpu_stopped.load(Ordering::SeqCst));
     pager.respond(&Response::to(&request)).unwrap();
     if pager.publish() == Notify::Owed {

@@ -23,10 +23,11 @@ pub enum Errno {
     EMLINK = 31,
     ENOSYS = 38,
     EOPNOTSUPP = 95,
+    ENOTCONN = 107,
 }
 
 impl Errno {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::ENOENT,
         Self::ESRCH,
         Self::EIO,
@@ -41,6 +42,7 @@ impl Errno {
         Self::EMLINK,
         Self::ENOSYS,
         Self::EOPNOTSUPP,
+        Self::ENOTCONN,
     ];
 
     /// The number as hypercalls return it: negative.

@@ -198,6 +198,9 @@ EDITS = [
     also(HVM, "case HVMOP_altp2m_get_domain_state:\n        a.u", "ostate = d->arch.altp2m_active;", "before", ALTP2M),
 
     # The domain's state.
+    # Padding until now: the structure keeps its size.
+    Edit("include/public/memory.h", "struct xen_mem_paging_op {", "domid_t     domain;", "after",
+         "    /* IN: the caller's epoch, if op states one (MemPagingOp::STATES_EPOCH) */\n    uint32_t    epoch;\n"),
     also("include/xen/sched.h", "", "vm_event_domain *vm_event_paging;", "after", "    struct p2m_rs *p2m_rs;\n    struct mem_paging_vcpu *mem_paging_vcpu;\n"
          "    struct tasklet *mem_paging_later;\n"),
     include("common/domain.c", "#include <xen/vm_event.h>"),

@@ -152,6 +152,7 @@ impl<P: Platform> Paging<'_, P> {
         let epoch = queue.next_epoch().ok_or(EnableError::Enabled)?;
         let page = ring().ok_or(EnableError::NoRingPage)?;
         queue.open(Front::new(page, epoch));
+        self.epoch.store(epoch.as_raw(), Ordering::Release);
         self.enabled.store(true, Ordering::Release);
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{FlushOwed, Found, OwedFlushes, P2mType, lookup};
 use crate::platform::{P2m, Platform, TakeError};
+use crate::ring::Epoch;
 
 /// Why a page was not evicted. Nothing has changed.
 #[non_exhaustive]
@@ -23,6 +24,8 @@ pub enum EvictError {
         /// Typed uses.
         typed: u32,
     },
+    /// The caller is a pager that has been replaced.
+    Replaced,
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -31,6 +34,7 @@ impl EvictError {
     /// `EBUSY` for every refusal (`evict` in Xen 4.17's `mem_paging.c`).
     pub const fn errno(self) -> Errno {
         match self {
+            Self::Replaced => Errno::ENOTCONN,
             Self::Platform(errno) => errno,
             _ => Errno::EBUSY,
         }
@@ -44,6 +48,7 @@ impl fmt::Display for EvictError {
             Self::InUse { references, typed } => {
                 write!(f, "in use: {references} references, {typed} typed uses")
             }
+            Self::Replaced => f.write_str("the pager has been replaced"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -54,30 +59,35 @@ impl core::error::Error for EvictError {}
 impl<P: Platform> Paging<'_, P> {
     /// Evicts nominated pages: their frames are scrubbed and freed after the flush. From here on the pager
     /// has the only copy. No locks held.
-    pub fn evict(&self, batch: &mut [Job<EvictError>]) {
+    pub fn evict(&self, by: Epoch, batch: &mut [Job<EvictError>]) {
         // Xen's own hypercall evicts one page at a time. Room for a chunk of owed flushes would cost
         // more instructions than the rest.
         if batch.len() == 1 {
-            self.evict_chunk::<1>(batch);
+            self.evict_chunk::<1>(by, batch);
         } else {
-            self.evict_chunks(batch);
+            self.evict_chunks(by, batch);
         }
     }
 
     /// Has a stack frame of its own, with room for the owed flushes of a chunk.
     #[inline(never)]
-    fn evict_chunks(&self, batch: &mut [Job<EvictError>]) {
+    fn evict_chunks(&self, by: Epoch, batch: &mut [Job<EvictError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
-            self.evict_chunk::<CHUNK>(chunk);
+            self.evict_chunk::<CHUNK>(by, chunk);
         }
     }
 
     /// At most `N` pages, under one hold of the lock.
-    fn evict_chunk<const N: usize>(&self, chunk: &mut [Job<EvictError>]) {
+    fn evict_chunk<const N: usize>(&self, by: Epoch, chunk: &mut [Job<EvictError>]) {
         let mut p2m = self.platform.lock_p2m();
         let mut owed_flushes: OwedFlushes<_, N> = OwedFlushes::new();
+        let is_current = self.epoch() == by;
         for job in chunk {
-            let outcome = evict_one(&mut p2m, job.gfn).map(|owed| owed_flushes.add(owed));
+            let outcome = if is_current {
+                evict_one(&mut p2m, job.gfn).map(|owed| owed_flushes.add(owed))
+            } else {
+                Err(EvictError::Replaced)
+            };
             self.counters.add(
                 if outcome.is_ok() {
                     Count::Evicted

@@ -12,6 +12,8 @@
 //!
 //! Each operation of the pager takes a batch of [`Job`]s and sets the outcome of each. It processes
 //! [`CHUNK`] gfns under one hold of the p2m lock, with one flush, so the lock is never held for long.
+//! Under that lock it compares the caller's [`Epoch`] with the current one. A pager that was replaced is
+//! refused: it could evict a page that its successor has nominated, or bring in an outdated copy.
 //!
 //! Locks: the p2m lock and the ring lock are never held together.
 //!
@@ -51,7 +53,7 @@ pub use restore::RestoreError;
 use crate::frame::{Gfn, VcpuId};
 use crate::pause::{PauseEdge, VcpuCell, VcpuPaused, Vcpus};
 use crate::platform::Platform;
-use crate::ring::Notify;
+use crate::ring::{Epoch, Notify};
 use wait_queue::WaitQueue;
 
 /// Gfns that are processed under one hold of the p2m lock.
@@ -86,6 +88,8 @@ pub struct Paging<'d, P: Platform> {
     awaiting_response: AtomicU32,
     /// Whether there is a ring, readable without the ring lock.
     enabled: AtomicBool,
+    /// The [`Epoch`] of the pager that attached last.
+    epoch: AtomicU32,
     wait_queue: Mutex<P::RingLock, WaitQueue>,
     counters: Counters,
 }
@@ -99,6 +103,7 @@ impl<'d, P: Platform> Paging<'d, P> {
             waiting: AtomicU32::new(0),
             awaiting_response: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
+            epoch: AtomicU32::new(Epoch::FIRST.as_raw()),
             wait_queue: Mutex::new(WaitQueue::new()),
             counters: Counters::default(),
         }
@@ -122,6 +127,13 @@ impl<'d, P: Platform> Paging<'d, P> {
     /// Whether a pager is attached.
     pub fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
+    }
+
+    /// The epoch of the pager that attached last. A pager gets it from its ring page, and states it in its
+    /// calls. An embedder passes the current one only for a caller that cannot state its own, as one that
+    /// was written for Xen's C: then two pagers are not told apart.
+    pub fn epoch(&self) -> Epoch {
+        Epoch::from_raw(self.epoch.load(Ordering::Acquire))
     }
 
     /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only

@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{Found, OwedFlushes, P2mType, lookup};
 use crate::platform::{Entry, P2m, Platform};
+use crate::ring::Epoch;
 
 /// Why a page was not nominated. Nothing has changed.
 #[non_exhaustive]
@@ -30,6 +31,8 @@ pub enum NominateError {
         /// Typed uses.
         typed: u32,
     },
+    /// The caller is a pager that has been replaced.
+    Replaced,
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -38,6 +41,7 @@ impl NominateError {
     /// `EBUSY` for every refusal (`nominate` in Xen 4.17's `mem_paging.c`).
     pub const fn errno(self) -> Errno {
         match self {
+            Self::Replaced => Errno::ENOTCONN,
             Self::Platform(errno) => errno,
             _ => Errno::EBUSY,
         }
@@ -55,6 +59,7 @@ impl fmt::Display for NominateError {
             Self::InUse { references, typed } => {
                 write!(f, "in use: {references} references, {typed} typed uses")
             }
+            Self::Replaced => f.write_str("the pager has been replaced"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -65,12 +70,17 @@ impl core::error::Error for NominateError {}
 impl<P: Platform> Paging<'_, P> {
     /// Nominates pages: they become read-only for the guest, and their contents stay in place. When this
     /// returns, no CPU can write them, so the pager may copy them. No locks held.
-    pub fn nominate(&self, batch: &mut [Job<NominateError>]) {
+    pub fn nominate(&self, by: Epoch, batch: &mut [Job<NominateError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
             let mut owed_flushes: OwedFlushes<_, 0> = OwedFlushes::new();
+            let is_current = self.epoch() == by;
             for job in chunk {
-                let outcome = nominate_one(&mut p2m, job.gfn, &mut owed_flushes);
+                let outcome = if is_current {
+                    nominate_one(&mut p2m, job.gfn, &mut owed_flushes)
+                } else {
+                    Err(NominateError::Replaced)
+                };
                 self.counters.add(
                     if outcome.is_ok() {
                         Count::Nominated

@@ -9,6 +9,7 @@ use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{AttachFrameError, Found, P2mType, lookup};
 use crate::platform::{AllocError, Platform};
+use crate::ring::Epoch;
 
 /// One page to be brought in, and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum PrepError {
     InvalidBuffer,
     /// Reading the buffer faulted.
     BufferFault,
+    /// The caller is a pager that has been replaced.
+    Replaced,
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -47,6 +50,7 @@ impl PrepError {
             Self::NoMemory => Errno::ENOMEM,
             Self::InvalidBuffer => Errno::EINVAL,
             Self::BufferFault => Errno::EFAULT,
+            Self::Replaced => Errno::ENOTCONN,
             Self::Platform(errno) => errno,
         }
     }
@@ -70,6 +74,7 @@ impl fmt::Display for PrepError {
             Self::NoMemory => f.write_str("no memory"),
             Self::InvalidBuffer => f.write_str("not a buffer that a page can be read from"),
             Self::BufferFault => f.write_str("reading the buffer faulted"),
+            Self::Replaced => f.write_str("the pager has been replaced"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -101,12 +106,17 @@ impl<P: Platform> Paging<'_, P> {
     /// Brings pages in, requested or not. A page with a buffer becomes resident, and the vcpus that wait
     /// for it are woken before this returns: the pager's response is not needed for that. Contents are in
     /// place before anybody can see the page. No locks held.
-    pub fn prep(&self, batch: &mut [PrepJob<P::Buffer>]) {
+    pub fn prep(&self, by: Epoch, batch: &mut [PrepJob<P::Buffer>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             {
                 let mut p2m = self.platform.lock_p2m();
+                let is_current = self.epoch() == by;
                 for job in chunk.iter_mut() {
-                    let outcome = self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref());
+                    let outcome = if is_current {
+                        self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref())
+                    } else {
+                        Err(PrepError::Replaced)
+                    };
                     self.counters.add(
                         if outcome.is_ok() {
                             Count::Prepped

@@ -202,12 +202,12 @@ mod tests {
     use super::*;
     use crate::pause::VcpuCell;
     use crate::ring::testing::{TestPage, request};
-    use crate::ring::{Back, Front, Requester};
+    use crate::ring::{Back, Epoch, Front, Requester};
     use crate::testing::Machine;
 
     /// Domains cannot get such a claim: of another ring that passes for this one.
     fn forged() -> Claim {
-        Front::new(TestPage::new().map(), 1)
+        Front::new(TestPage::new().map(), Epoch::from_raw(1))
             .claim(Requester::Guest)
             .unwrap()
     }
@@ -217,7 +217,10 @@ mod tests {
         let cells = [VcpuCell::new()];
         let paging = Paging::new(Machine::default(), &cells);
         let page = TestPage::new();
-        paging.wait_queue.lock().open(Front::new(page.map(), 1));
+        paging
+            .wait_queue
+            .lock()
+            .open(Front::new(page.map(), Epoch::from_raw(1)));
         paging.cancel(forged());
         assert_eq!(
             paging.platform().take_broken(),
@@ -230,7 +233,7 @@ mod tests {
         let cells = [VcpuCell::new()];
         let paging = Paging::new(Machine::default(), &cells);
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 1);
+        let mut front = Front::new(page.map(), Epoch::from_raw(1));
         let mut back = Back::new(page.map());
         for gfn in [1, 2] {
             let claim = front.claim(Requester::Guest).unwrap();

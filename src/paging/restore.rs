@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{Found, P2mType, lookup};
 use crate::platform::{P2m, Platform};
+use crate::ring::Epoch;
 
 /// Why a page was not restored. Nothing has changed.
 #[non_exhaustive]
@@ -15,6 +16,8 @@ use crate::platform::{P2m, Platform};
 pub enum RestoreError {
     /// It is not nominated: it never was, it is out, or it is resident already.
     NotNominated(P2mType),
+    /// The caller is a pager that has been replaced.
+    Replaced,
     /// The entry could not be changed.
     Platform(Errno),
 }
@@ -24,6 +27,7 @@ impl RestoreError {
     pub const fn errno(self) -> Errno {
         match self {
             Self::NotNominated(_) => Errno::ENOENT,
+            Self::Replaced => Errno::ENOTCONN,
             Self::Platform(errno) => errno,
         }
     }
@@ -33,6 +37,7 @@ impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotNominated(t) => write!(f, "not nominated ({t:?})"),
+            Self::Replaced => f.write_str("the pager has been replaced"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -43,11 +48,16 @@ impl core::error::Error for RestoreError {}
 impl<P: Platform> Paging<'_, P> {
     /// Makes nominated pages resident: the pager will not evict them. Their contents have stayed in place.
     /// No vcpu waits for a nominated page, so none is woken. No locks held.
-    pub fn restore(&self, batch: &mut [Job<RestoreError>]) {
+    pub fn restore(&self, by: Epoch, batch: &mut [Job<RestoreError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
+            let is_current = self.epoch() == by;
             for job in chunk {
-                let outcome = restore_one(&mut p2m, job.gfn);
+                let outcome = if is_current {
+                    restore_one(&mut p2m, job.gfn)
+                } else {
+                    Err(RestoreError::Replaced)
+                };
                 if outcome.is_ok() {
                     self.counters.add(Count::Restored, 1);
                 }

@@ -13,14 +13,14 @@ use crate::frame::{Gfn, VcpuId};
 use crate::p2m::P2mType;
 use crate::pause::{VcpuPaused, Vcpus};
 use crate::ring::{
-    Claim, EntryFlags, Front, Full, Notify, PagingFlags, Request, Requester, SLOTS, Stale,
+    Claim, EntryFlags, Epoch, Front, Full, Notify, PagingFlags, Request, Requester, SLOTS, Stale,
 };
 
 /// The ring of a domain, if it has one, and the wait queue for its slots.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
     front: Option<Front>,
-    epoch: u32,
+    epoch: Epoch,
     first: Option<VcpuId>,
     last: Option<VcpuId>,
 }
@@ -79,14 +79,14 @@ pub(super) enum ClaimError {
 /// A ring that had no free slot: not the one that is opened after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FullRing {
-    epoch: u32,
+    epoch: Epoch,
 }
 
 impl WaitQueue {
     pub(super) fn new() -> Self {
         Self {
             front: None,
-            epoch: 0,
+            epoch: Epoch::FIRST,
             first: None,
             last: None,
         }
@@ -106,11 +106,11 @@ impl WaitQueue {
     }
 
     /// The epoch of the next ring; `None` while there is one.
-    pub(super) fn next_epoch(&mut self) -> Option<u32> {
+    pub(super) fn next_epoch(&mut self) -> Option<Epoch> {
         if self.front.is_some() {
             return None;
         }
-        self.epoch = self.epoch.wrapping_add(1);
+        self.epoch = self.epoch.next();
         Some(self.epoch)
     }
 

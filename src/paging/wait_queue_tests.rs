@@ -13,7 +13,7 @@ fn a_page_that_was_asked_for_meanwhile_is_not_asked_for_twice() {
     let (cells, waiting) = ([VcpuCell::new()], AtomicU32::new(0));
     let vcpus = Vcpus::new(&cells, &waiting);
     let mut queue = WaitQueue::new();
-    queue.open(Front::new(TestPage::new().map(), 1));
+    queue.open(Front::new(TestPage::new().map(), Epoch::from_raw(1)));
     let request = QueuedRequest {
         gfn: Gfn::new_truncate(7),
         p2mt: P2mType::RamPaged,

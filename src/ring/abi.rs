@@ -97,7 +97,9 @@ pub struct RingHeader {
     pub rsp_prod: u32,
     /// As `req_event`, for responses.
     pub rsp_event: u32,
-    _pad: [u32; 12],
+    /// The [`Epoch`](super::Epoch) of this ring. Xen's C leaves the word (`pvt`) alone.
+    pub epoch: u32,
+    _pad: [u32; 11],
 }
 
 /// `struct xen_mem_paging_op`, the argument of `XENMEM_paging_op` (`public/memory.h`).
@@ -109,7 +111,8 @@ pub struct MemPagingOp {
     _pad0: u8,
     /// The paged domain.
     pub domain: u16,
-    _pad1: u32,
+    /// The caller's [`Epoch`](super::Epoch), with [`STATES_EPOCH`](Self::STATES_EPOCH). Padding in Xen's C.
+    pub epoch: u32,
     /// For prep: where the page's contents are, in the caller's memory; 0 for none.
     pub buffer: u64,
     /// The page.
@@ -141,13 +144,17 @@ impl MemPagingOp {
     /// returns `ENOSYS`; a call for no pages finds out which hypervisor is there.
     pub const MANY: u8 = 16;
 
+    /// Added to an operation whose `epoch` is set: a pager that has been replaced is refused with
+    /// `ENOTCONN`. Only for a ring that has an epoch.
+    pub const STATES_EPOCH: u8 = 64;
+
     /// An operation on one page.
     pub const fn new(op: u8, domain: u16, gfn: Gfn, buffer: u64) -> Self {
         Self {
             op,
             _pad0: 0,
             domain,
-            _pad1: 0,
+            epoch: 0,
             buffer,
             gfn: gfn.get(),
         }
@@ -179,9 +186,11 @@ const_assert_eq!(offset_of!(RawPaging, p2mt), 8);
 const_assert_eq!(offset_of!(RawPaging, flags), 12);
 const_assert_eq!(size_of::<RingHeader>(), 64);
 const_assert_eq!(offset_of!(RingHeader, rsp_event), 12);
+const_assert_eq!(offset_of!(RingHeader, epoch), 16);
 const_assert_eq!(SLOTS, 8);
 const_assert_eq!(size_of::<MemPagingOp>(), 24);
 const_assert_eq!(offset_of!(MemPagingOp, domain), 2);
+const_assert_eq!(offset_of!(MemPagingOp, epoch), 4);
 const_assert_eq!(offset_of!(MemPagingOp, buffer), 8);
 const_assert_eq!(offset_of!(MemPagingOp, gfn), 16);
 

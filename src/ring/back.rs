@@ -113,14 +113,14 @@ impl Back {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestPage, request};
-    use super::super::{Front, Requester};
+    use super::super::{Epoch, Front, Requester};
     use super::*;
     use crate::Gfn;
 
     #[test]
     fn questions_come_in_order_and_answers_in_any() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         let mut back = Back::new(page.map());
         for round in 0..1000_u64 {
             let gfns = [round * 3, round * 3 + 1, round * 3 + 2];
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn no_event_is_owed_to_a_side_that_has_not_slept() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         let mut back = Back::new(page.map());
         let mut push = |gfn| {
             let claim = front.claim(Requester::Guest).unwrap();
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn an_answer_too_many_is_refused() {
         let page = TestPage::new();
-        let _front = Front::new(page.map(), 0);
+        let _front = Front::new(page.map(), Epoch::from_raw(0));
         let mut back = Back::new(page.map());
         assert_eq!(
             back.respond(&Response::to(&request(0))),
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn requests_whose_answers_have_not_been_read_leave_no_room_for_as_many() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         let mut back = Back::new(page.map());
         for gfn in 0..3 {
             let claim = front.claim(Requester::Guest).unwrap();

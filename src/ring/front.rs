@@ -4,6 +4,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use super::abi::{EntryError, EntryFlags, RawEntry, Request, Response, SLOTS};
+use super::epoch::Epoch;
 use super::page::{Index, SharedPage};
 use super::{Notify, Overrun};
 use crate::frame::Gfn;
@@ -30,7 +31,7 @@ pub enum Requester {
 #[derive(Debug)]
 pub struct Claim {
     requester: Requester,
-    epoch: u32,
+    epoch: Epoch,
 }
 
 /// What was taken off the ring.
@@ -55,7 +56,7 @@ pub struct Full;
 pub struct Front {
     page: SharedPage,
     /// Distinguishes this ring from those before and after it.
-    epoch: u32,
+    epoch: Epoch,
     req_prod: u32,
     rsp_cons: u32,
     /// Slots in use, by requester: claims that were not pushed yet, and pending requests.
@@ -69,8 +70,9 @@ pub struct Front {
 
 impl Front {
     /// Initialises the page. `epoch` must differ from one ring of a domain to the next.
-    pub fn new(page: SharedPage, epoch: u32) -> Self {
+    pub fn new(page: SharedPage, epoch: Epoch) -> Self {
         page.initialise();
+        page.set_epoch(epoch);
         Self {
             page,
             epoch,
@@ -235,7 +237,7 @@ mod tests {
     #[test]
     fn guest_and_foreign_slots_are_apart() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         let guests = [(); GUEST_SLOTS as usize].map(|()| front.claim(Requester::Guest).unwrap());
         assert_eq!(front.claim(Requester::Guest).unwrap_err(), Full);
         let foreign = front.claim(Requester::Foreign).unwrap();
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_slot_given_back_twice_is_noticed_and_counts_for_nothing() {
-        let mut front = Front::new(TestPage::new().map(), 0);
+        let mut front = Front::new(TestPage::new().map(), Epoch::from_raw(0));
         let claim = front.claim(Requester::Guest).unwrap();
         front.guest = 0;
         assert!(!front.counts_inconsistent());
@@ -263,12 +265,12 @@ mod tests {
     #[test]
     fn a_claim_on_a_ring_that_is_gone_does_nothing() {
         let (old_page, new_page) = (TestPage::new(), TestPage::new());
-        let mut old = Front::new(old_page.map(), 0);
+        let mut old = Front::new(old_page.map(), Epoch::from_raw(0));
         let (push, cancel) = (
             old.claim(Requester::Guest).unwrap(),
             old.claim(Requester::Foreign).unwrap(),
         );
-        let mut new = Front::new(new_page.map(), 1);
+        let mut new = Front::new(new_page.map(), Epoch::from_raw(1));
         assert_eq!(new.push(push, &request(1)), Err(Stale));
         new.cancel(cancel);
         assert_eq!((new.slots_in_use(), new.outstanding()), (0, 0));
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn an_answer_that_names_nothing_asked_frees_one_slot_all_the_same() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         let mut back = super::super::Back::new(page.map());
         let claim = front.claim(Requester::Guest).unwrap();
         assert_eq!(front.push(claim, &request(7)), Ok(Notify::Owed));
@@ -301,7 +303,7 @@ mod tests {
     #[test]
     fn defect_12_more_answers_than_questions_is_an_error() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         for garbage in [1, SLOTS, SLOTS + 1, u32::MAX] {
             page.map().store(Index::RspProd, garbage, Ordering::Relaxed);
             let overrun = front.take().unwrap_err();
@@ -326,7 +328,7 @@ mod tests {
     #[test]
     fn an_answer_of_another_version_frees_its_own_slot_and_says_why() {
         let page = TestPage::new();
-        let mut front = Front::new(page.map(), 0);
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
         for gfn in [6, 7] {
             let claim = front.claim(Requester::Foreign).unwrap();
             let _ = front.push(claim, &request(gfn)).unwrap();

@@ -9,13 +9,13 @@
 //!
 //! ```
 //! use core::ptr::NonNull;
-//! use p2m_paging::ring::{Requester, Back, EntryFlags, Front, Notify, PagingFlags, Request, Response, SharedPage};
+//! use p2m_paging::ring::{Requester, Back, EntryFlags, Epoch, Front, Notify, PagingFlags, Request, Response, SharedPage};
 //! use p2m_paging::{Gfn, P2mType, PAGE_SIZE, VcpuId};
 //!
 //! let page = NonNull::from(Box::leak(Box::new([0_u64; PAGE_SIZE / 8]))).cast();
 //! // SAFETY: aligned to 8, PAGE_SIZE bytes, never freed, accessed through `SharedPage` only.
 //! let map = || unsafe { SharedPage::new(page) };
-//! let (mut front, mut back) = (Front::new(map(), 0), Back::new(map()));
+//! let (mut front, mut back) = (Front::new(map(), Epoch::from_raw(1)), Back::new(map()));
 //!
 //! // The hypervisor claims a slot and pushes a request. The pager sleeps, so it needs an event.
 //! let claim = front.claim(Requester::Guest).unwrap();
@@ -38,11 +38,13 @@
 
 pub mod abi;
 mod back;
+mod epoch;
 mod front;
 mod page;
 
 pub use abi::{EntryError, EntryFlags, PagingFlags, Request, Response, SLOTS};
 pub use back::{Back, NoPendingRequest};
+pub use epoch::Epoch;
 pub use front::{Claim, FOREIGN_SLOTS, Front, Full, GUEST_SLOTS, Requester, Stale, Taken};
 pub use page::SharedPage;
 

@@ -63,9 +63,15 @@ impl<'c> Hostile<'c> {
         let vcpus = self.vcpus;
         let vcpu = |raw: u8| VcpuId(u32::from(raw) % vcpus);
         match op {
-            Op::Nominate(g) => self.paging.nominate(&mut [Job::new(gfn(g))]),
-            Op::Evict(g) => self.paging.evict(&mut [Job::new(gfn(g))]),
-            Op::Restore(g) => self.paging.restore(&mut [Job::new(gfn(g))]),
+            Op::Nominate(g) => self
+                .paging
+                .nominate(self.paging.epoch(), &mut [Job::new(gfn(g))]),
+            Op::Evict(g) => self
+                .paging
+                .evict(self.paging.epoch(), &mut [Job::new(gfn(g))]),
+            Op::Restore(g) => self
+                .paging
+                .restore(self.paging.epoch(), &mut [Job::new(gfn(g))]),
             Op::Read(v, g) => ignore(self.paging.fault(vcpu(v), gfn(g), Access::READ)),
             Op::Write(v, g) => ignore(self.paging.fault(vcpu(v), gfn(g), Access::WRITE)),
             Op::Foreign(g) => ignore(self.paging.populate(gfn(g), Caller::Foreign(VcpuId(1)))),
@@ -118,7 +124,7 @@ impl<'c> Hostile<'c> {
             buffer,
             outcome: None,
         }];
-        self.paging.prep(&mut batch);
+        self.paging.prep(self.paging.epoch(), &mut batch);
     }
 
     fn attach(&mut self) {

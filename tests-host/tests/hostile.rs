@@ -2,7 +2,7 @@
 //! A pager and a hypervisor that write any values: an error, never a panic or a hang.
 
 use p2m_paging::ring::abi::RawEntry;
-use p2m_paging::ring::{Back, Front, SLOTS};
+use p2m_paging::ring::{Back, Epoch, Front, SLOTS};
 use proptest::prelude::*;
 use tests_host::hostile::Hostile;
 use tests_host::lockstep::{Op, cells};
@@ -102,7 +102,7 @@ fn a_hostile_hypervisor_is_an_error() {
         for field in 0..14 {
             for value in GARBAGE {
                 let page = RingPage::new();
-                let _ = Front::new(page.map(), 0);
+                let _ = Front::new(page.map(), Epoch::from_raw(1));
                 let mut back = Back::new(page.map());
                 for slot in 0..SLOTS as usize {
                     page.poke(HEADER + slot * ENTRY + field, value);

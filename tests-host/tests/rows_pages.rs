@@ -84,7 +84,7 @@ fn a1f_somebody_uses_the_frame() {
 fn a1_a_batch_says_for_each_page_what_became_of_it() {
     let d = Domain::new(1, 200);
     let mut batch: Vec<_> = (0..300).map(|n| Job::new(gfn(n))).collect();
-    d.paging.nominate(&mut batch);
+    d.paging.nominate(d.paging.epoch(), &mut batch);
     for (n, job) in batch.iter().enumerate() {
         assert_eq!(job.outcome.unwrap().is_ok(), n < 200, "{n}");
     }
@@ -110,11 +110,11 @@ fn a2_evict_scrubs_frees_and_counts() {
 fn a2_a_batch_is_evicted_in_chunks_and_each_has_one_flush() {
     let d = Domain::new(1, 200);
     let mut batch: Vec<_> = (0..200).map(|n| Job::new(gfn(n))).collect();
-    d.paging.nominate(&mut batch);
+    d.paging.nominate(d.paging.epoch(), &mut batch);
     let free = d.machine().with(|core| core.free_frames());
     let flushes = d.machine().with(|core| core.flushes);
     let mut batch: Vec<_> = (0..200).map(|n| Job::new(gfn(n))).collect();
-    d.paging.evict(&mut batch);
+    d.paging.evict(d.paging.epoch(), &mut batch);
     assert!(batch.iter().all(|job| job.outcome == Some(Ok(()))));
     d.machine().with(|core| {
         assert_eq!(core.free_frames(), free + 200, "none is leaked");
@@ -202,7 +202,7 @@ fn a1_a_nomination_that_is_taken_back_sends_the_page_home() {
         d.nominate(n).unwrap();
     }
     let mut batch: Vec<_> = (0..nominated + 1).map(|n| Job::new(gfn(n))).collect();
-    d.paging.restore(&mut batch);
+    d.paging.restore(d.paging.epoch(), &mut batch);
     for (n, job) in (0..).zip(&batch) {
         let home = Err(RestoreError::NotNominated(P2mType::RamRw));
         let expected = if n < nominated { Ok(()) } else { home };

@@ -7,8 +7,9 @@ mod common;
 use common::{Domain, domain, gfn};
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{
-    Caller, DisableError, DomainProperties, DropError, EVENT_RESPONSES, EnableError, EvictError,
-    PopulateError, Populated, PrepJob, RingState,
+    CHUNK, Caller, DisableError, DomainProperties, DropError, EVENT_RESPONSES, EnableError,
+    EvictError, Job, NominateError, PopulateError, Populated, PrepError, PrepJob, RestoreError,
+    RingState,
 };
 use p2m_paging::ring::{Back, EntryFlags, FOREIGN_SLOTS, PagingFlags, Response};
 use p2m_paging::{Errno, VcpuId};
@@ -433,6 +434,46 @@ fn a10_whoever_stands_in_line_keeps_the_ring_from_being_disabled() {
     d.assert_settled();
 }
 
+/// A pager that was stopped is replaced, and continues. Its copies are outdated, and what it would
+/// evict was nominated by its successor.
+#[test]
+fn a10_a_replaced_pager_can_do_nothing() {
+    let mut d = Domain::new(1, 4);
+    d.nominate(1).unwrap();
+    d.out([2]);
+    let old = d.page.map().epoch().unwrap();
+    assert_eq!(old, d.paging.epoch());
+    let _ = d.paging.disable().unwrap();
+    let page = &d.page;
+    let attached = d.paging.enable(&PAGEABLE_DOMAIN, || Some(page.map()));
+    assert_eq!(attached, Ok(()));
+    d.back = Back::new(d.page.map());
+    assert_ne!(old, d.paging.epoch());
+
+    let mut nominate = [Job::new(gfn(3))];
+    d.paging.nominate(old, &mut nominate);
+    assert_eq!(nominate[0].outcome, Some(Err(NominateError::Replaced)));
+    let mut evict = [Job::new(gfn(1)); CHUNK + 1];
+    d.paging.evict(old, &mut evict[..1]);
+    d.paging.evict(old, &mut evict[1..]);
+    let refused = |job: &Job<_>| job.outcome == Some(Err(EvictError::Replaced));
+    assert!(evict.iter().all(refused));
+    let mut restore = [Job::new(gfn(1))];
+    d.paging.restore(old, &mut restore);
+    assert_eq!(restore[0].outcome, Some(Err(RestoreError::Replaced)));
+    let mut prep = [PrepJob::filled(gfn(2), Buffer::Page(9))];
+    d.paging.prep(old, &mut prep);
+    assert_eq!(prep[0].outcome, Some(Err(PrepError::Replaced)));
+    assert_eq!(PrepError::Replaced.errno(), Errno::ENOTCONN);
+    assert_eq!(d.p2mt(1), P2mType::RamPagingOut);
+    assert_eq!(d.p2mt(2), P2mType::RamPaged);
+    assert_eq!(d.p2mt(3), P2mType::RamRw);
+
+    // Its successor can.
+    d.evict(1).unwrap();
+    d.prep(2, Some(Buffer::Page(2))).unwrap();
+}
+
 /// A pager that answers each request as fast as it is made: a platform whose `notify_pager` has the
 /// response on the ring when it returns. No event comes for those responses, so the crate must ask
 /// to be called again.
@@ -453,7 +494,7 @@ fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
         while let Ok(Some(Ok(request))) = back.take() {
             let n = request.gfn.get();
             let mut batch = [PrepJob::filled(request.gfn, Buffer::Page(n))];
-            paging.prep(&mut batch);
+            paging.prep(paging.epoch(), &mut batch);
             back.respond(&Response::to(&request)).unwrap();
         }
         let _ = back.publish();

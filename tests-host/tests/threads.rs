@@ -112,9 +112,9 @@ impl Shared<'_> {
             let mut batch: Vec<_> = (0..4)
                 .map(|_| Job::new(Gfn::new_truncate(dice.roll(self.gfns))))
                 .collect();
-            self.paging.nominate(&mut batch);
+            self.paging.nominate(self.paging.epoch(), &mut batch);
             let mut batch: Vec<_> = batch.iter().map(|job| Job::new(job.gfn)).collect();
-            self.paging.evict(&mut batch);
+            self.paging.evict(self.paging.epoch(), &mut batch);
             self.serve(dice.roll(8) == 0);
             std::thread::yield_now();
         }
@@ -128,8 +128,8 @@ impl Shared<'_> {
             let request = request.expect("an honest hypervisor");
             if !request.paging.contains(PagingFlags::DROP_PAGE) && !cheat {
                 let contents = Buffer::Page(request.gfn.get());
-                self.paging
-                    .prep(&mut [PrepJob::filled(request.gfn, contents)]);
+                let mut jobs = [PrepJob::filled(request.gfn, contents)];
+                self.paging.prep(self.paging.epoch(), &mut jobs);
             }
             let _ = back.respond(&Response::to(&request));
             let _ = back.publish();
@@ -253,8 +253,12 @@ fn a_tear_down_and_a_wait_do_not_miss_each_other() {
         };
         shared.attach();
         let gfn = Gfn::new_truncate(1);
-        shared.paging.nominate(&mut [Job::new(gfn)]);
-        shared.paging.evict(&mut [Job::new(gfn)]);
+        shared
+            .paging
+            .nominate(shared.paging.epoch(), &mut [Job::new(gfn)]);
+        shared
+            .paging
+            .evict(shared.paging.epoch(), &mut [Job::new(gfn)]);
         let first = shared.paging.populate(gfn, Caller::Foreign(VcpuId(0)));
         assert_eq!(first, Ok(Populated::InFlight));
         let start = Barrier::new(2);

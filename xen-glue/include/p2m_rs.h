@@ -44,17 +44,19 @@ int p2m_rs_disable(struct p2m_rs *state);
  */
 void p2m_rs_shut_down(struct p2m_rs *state);
 /*
- * One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. No
- * locks held.
+ * One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager.
+ * `epoch`: what the caller states, or 0 for whoever is attached. No locks
+ * held.
  */
-int p2m_rs_memop(struct p2m_rs *state, uint8_t op, uint64_t gfn, uint64_t buffer);
+int p2m_rs_memop(struct p2m_rs *state, uint8_t op, uint32_t epoch, uint64_t gfn, uint64_t buffer);
 /*
  * One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for
  * one page. `items` are `count` pairs of words in Xen's own memory: the page,
- * and its buffer, which is replaced by 0 or a negative errno. Yields 0, or a
- * negative errno if nothing was done. No locks held.
+ * and its buffer, which is replaced by 0 or a negative errno. `epoch` as in
+ * p2m_rs_memop. Yields 0, or a negative errno if nothing was done. No locks
+ * held.
  */
-int p2m_rs_memop_many(struct p2m_rs *state, uint8_t op, uint64_t *items, uint32_t count);
+int p2m_rs_memop_many(struct p2m_rs *state, uint8_t op, uint32_t epoch, uint64_t *items, uint32_t count);
 /*
  * Reads and clears accessed bits: one of `count` words in Xen's own memory
  * for every 64 gfns, from `gfn` on. Yields 0, or a negative errno:

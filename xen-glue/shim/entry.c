@@ -170,15 +170,18 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 #define RESTORE 9
 /* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
 #define ACCESS_BITS 32
+/* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
+#define STATES_EPOCH 64
 /* Pages between two checks whether somebody else wants the CPU. */
 #define CHUNK 64
 
 /*
  * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
- * are at mpo->buffer. Both fields advance by what has been done. -ERESTART:
+ * are at mpo->buffer. op is without STATES_EPOCH, epoch is 0 if none is stated. Both fields advance by what has been done. -ERESTART:
  * call again for what is left.
  */
-static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
+static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
+                      uint32_t epoch)
 {
     uint64_t items[2 * CHUNK];
     XEN_GUEST_HANDLE_PARAM(uint64_t) at;
@@ -197,7 +200,7 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
              copy_to_guest(at, items, 2 * n) )
             return -EFAULT;
 
-        rc = p2m_rs_memop_many(d->p2m_rs, mpo->op - MANY, items, n);
+        rc = p2m_rs_memop_many(d->p2m_rs, op - MANY, epoch, items, n);
         if ( rc )
             return rc;
 
@@ -215,11 +218,12 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo)
 }
 
 /* Caller holds: a reference to the domain. Operations that may be preempted. */
-static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo,
+static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
+                      uint32_t epoch,
                       XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
-    int rc = mpo->op == ACCESS_BITS ? mem_paging_access_bits(d, mpo)
-                                    : memop_many(d, mpo);
+    int rc = op == ACCESS_BITS ? mem_paging_access_bits(d, mpo)
+                               : memop_many(d, mpo, op, epoch);
 
     if ( rc != -ERESTART )
         return rc;
@@ -237,6 +241,8 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
     xen_mem_paging_op_t mpo;
     struct domain *d;
+    uint32_t epoch;
+    uint8_t op;
     int rc;
 
     if ( copy_from_guest(&mpo, arg, 1) )
@@ -252,13 +258,15 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     if ( rc )
         goto out;
 
-    if ( mpo.op >= MANY &&
-         (mpo.op <= MANY + XENMEM_paging_op_prep || mpo.op == MANY + READ ||
-          mpo.op == MANY + RESTORE ||
-          mpo.op == ACCESS_BITS) )
-        rc = memop_long(d, &mpo, arg);
+    epoch = mpo.op & STATES_EPOCH ? mpo.epoch : 0;
+    op = mpo.op & ~STATES_EPOCH;
+    if ( op >= MANY &&
+         (op <= MANY + XENMEM_paging_op_prep || op == MANY + READ ||
+          op == MANY + RESTORE || op == ACCESS_BITS) )
+        rc = memop_long(d, &mpo, op, epoch, arg);
     else
-        rc = p2m_rs_memop(d->p2m_rs, mpo.op, mpo.gfn, (uint64_t)mpo.buffer.p);
+        rc = p2m_rs_memop(d->p2m_rs, op, epoch, mpo.gfn,
+                          (uint64_t)mpo.buffer.p);
 
  out:
 

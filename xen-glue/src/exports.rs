@@ -14,6 +14,7 @@ use p2m_paging::paging::{
     ACCESS_BITS_CHUNK, CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated,
     PrepError, PrepJob, RestoreError,
 };
+use p2m_paging::ring::Epoch;
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
 use p2m_paging::{Errno, Gfn, paging::DropError};
 
@@ -72,10 +73,12 @@ pub extern "C" fn p2m_rs_shut_down(state: &State) {
     state.shut_down();
 }
 
-/// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. No locks held.
+/// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. `epoch`: what the caller
+/// states, or 0 for whoever is attached. No locks held.
 #[unsafe(no_mangle)]
-pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> i32 {
+pub extern "C" fn p2m_rs_memop(state: &State, op: u8, epoch: u32, gfn: u64, buffer: u64) -> i32 {
     let gfn = gfn_of(gfn);
+    let by = epoch_of(state, epoch);
     let paging = &state.paging;
     if !paging.is_enabled() {
         return Errno::ENODEV.as_return();
@@ -83,13 +86,13 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
     let done = match op {
         MemPagingOp::OP_NOMINATE => {
             let mut job = [Job::new(gfn)];
-            paging.nominate(&mut job);
+            paging.nominate(by, &mut job);
             let [job] = job;
             errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
         MemPagingOp::OP_EVICT => {
             let mut job = [Job::new(gfn)];
-            paging.evict(&mut job);
+            paging.evict(by, &mut job);
             let [job] = job;
             errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
@@ -99,7 +102,7 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
                 return PrepError::InvalidBuffer.errno().as_return();
             }
             let mut job = [PrepJob::filled(gfn, Buffer(buffer))];
-            paging.prep(&mut job);
+            paging.prep(by, &mut job);
             let [job] = job;
             errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
         }
@@ -110,7 +113,8 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
 
 /// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page. `items`
 /// are `count` pairs of words in Xen's own memory: the page, and its buffer, which is replaced by 0
-/// or a negative errno. Yields 0, or a negative errno if nothing was done. No locks held.
+/// or a negative errno. `epoch` as in p2m_rs_memop. Yields 0, or a negative errno if nothing was
+/// done. No locks held.
 ///
 /// # Safety
 ///
@@ -119,6 +123,7 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, gfn: u64, buffer: u64) -> 
 pub unsafe extern "C" fn p2m_rs_memop_many(
     state: &State,
     op: u8,
+    epoch: u32,
     items: *mut u64,
     count: u32,
 ) -> i32 {
@@ -127,18 +132,19 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
     }
     // SAFETY: the caller's promise; an item is two words.
     let items = unsafe { core::slice::from_raw_parts_mut(items.cast(), count as usize) };
+    let by = epoch_of(state, epoch);
     match op {
         MemPagingOp::OP_NOMINATE => {
             many(
                 items,
-                |jobs| state.paging.nominate(jobs),
+                |jobs| state.paging.nominate(by, jobs),
                 |e: NominateError| e.errno(),
             );
         }
         MemPagingOp::OP_EVICT => {
             many(
                 items,
-                |jobs| state.paging.evict(jobs),
+                |jobs| state.paging.evict(by, jobs),
                 |e: EvictError| e.errno(),
             );
         }
@@ -148,13 +154,13 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
                 .iter()
                 .all(|i| unsafe { shim::xen_shim_buffer_okay(i.word) }) =>
         {
-            prep_many(state, items);
+            prep_many(state, by, items);
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
         MemPagingOp::OP_RESTORE => {
             many(
                 items,
-                |jobs| state.paging.restore(jobs),
+                |jobs| state.paging.restore(by, jobs),
                 |e: RestoreError| e.errno(),
             );
         }
@@ -217,14 +223,14 @@ fn many<E: Copy>(
 }
 
 #[inline(never)]
-fn prep_many(state: &State, items: &mut [PagingItem]) {
+fn prep_many(state: &State, by: Epoch, items: &mut [PagingItem]) {
     let mut jobs: [PrepJob<Buffer>; CHUNK] = [const { PrepJob::empty(Gfn::MAX) }; CHUNK];
     let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
     for (job, item) in jobs.iter_mut().zip(items.iter()) {
         job.gfn = gfn_of(item.gfn);
         job.buffer = Some(Buffer(item.word));
     }
-    state.paging.prep(jobs);
+    state.paging.prep(by, jobs);
     let results = jobs
         .iter()
         .map(|job| job.outcome.map(|r| r.map_err(|e| e.errno())));
@@ -251,6 +257,14 @@ fn note(items: &mut [PagingItem], results: impl Iterator<Item = Option<Result<()
 /// An address that is no gfn is treated as the last gfn, which no guest has.
 fn gfn_of(raw: u64) -> Gfn {
     Gfn::try_new(raw).unwrap_or(Gfn::MAX)
+}
+
+/// The epoch that a caller states: 0 is that of whoever is attached.
+fn epoch_of(state: &State, stated: u32) -> Epoch {
+    match stated {
+        0 => state.paging.epoch(),
+        raw => Epoch::from_raw(raw),
+    }
 }
 
 fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {

@@ -61,7 +61,7 @@ static inline const char *errno_name(int error)
 #define NAME(e) case e: return #e
         NAME(EPERM); NAME(ENOENT); NAME(ESRCH); NAME(EIO); NAME(E2BIG); NAME(EAGAIN); NAME(ENOMEM); NAME(EACCES);
         NAME(EFAULT); NAME(EBUSY); NAME(EEXIST); NAME(EXDEV); NAME(ENODEV); NAME(EINVAL); NAME(ENOSPC); NAME(ENOSYS);
-        NAME(EMLINK); NAME(EOPNOTSUPP); NAME(EILSEQ); NAME(ENXIO); NAME(ENODATA); NAME(EADDRNOTAVAIL);
+        NAME(EMLINK); NAME(EOPNOTSUPP); NAME(EILSEQ); NAME(ENXIO); NAME(ENODATA); NAME(EADDRNOTAVAIL); NAME(ENOTCONN);
 #undef NAME
     case 0: return "ok";
     }
@@ -98,7 +98,8 @@ static inline int vm_event(uint32_t id, uint32_t op, uint32_t *port)
     return error;
 }
 
-static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
+/* As a pager that states its epoch, in padding of Xen's own structure. */
+static inline int memop_by(uint32_t epoch, uint32_t id, unsigned op, uint64_t gfn, void *buffer)
 {
     xen_mem_paging_op_t *o = xencall_alloc_buffer(xcall, sizeof *o);
     int error;
@@ -107,11 +108,14 @@ static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer)
     o->op = op;
     o->domain = id;
     o->gfn = gfn;
+    memcpy((char *)o + 4, &epoch, sizeof epoch);
     set_xen_guest_handle_raw(o->buffer, buffer);
     error = xencall2(xcall, __HYPERVISOR_memory_op, XENMEM_paging_op, (uintptr_t)o) < 0 ? errno : 0;
     xencall_free_buffer(xcall, o);
     return error;
 }
+
+static inline int memop(uint32_t id, unsigned op, uint64_t gfn, void *buffer) { return memop_by(0, id, op, gfn, buffer); }
 
 /*
  * Maps one page with the kernel's batch call, without the library's retries.

@@ -70,16 +70,18 @@ static uint64_t make(enum state state, void **map)
  * An operation that Xen's C does not know. The crate's interface has it for
  * many pages (MemPagingOp::OP_READ, OP_RESTORE).
  */
-static int one_of_many(int op, uint64_t gfn, void *to)
+static int one_of_many_by(uint32_t epoch, int op, uint64_t gfn, void *to)
 {
     uint64_t *item = xencall_alloc_buffer(xcall, 2 * sizeof *item);
 
     item[0] = gfn;
     item[1] = (uintptr_t)to;
-    int error = memop(dom.id, 16 + op, 1, item) ?: -(int)item[1];
+    int error = memop_by(epoch, dom.id, 16 + op, 1, item) ?: -(int)item[1];
     xencall_free_buffer(xcall, item);
     return error;
 }
+
+static int one_of_many(int op, uint64_t gfn, void *to) { return one_of_many_by(0, op, gfn, to); }
 
 static int carry_out(enum operation operation, uint64_t gfn)
 {
@@ -301,6 +303,39 @@ static void debugger(void)
     printf(", the domain %s\n", info.flags & XEN_DOMINF_shutdown ? "has crashed" : "lives");
 }
 
+/*
+ * A pager that was replaced while it was stopped, and its successor. Each
+ * states the epoch on its ring (64 is added to the operation).
+ */
+static void replaced(void)
+{
+    enum { NOMINATE_OP = 64 + XENMEM_paging_op_nominate, EVICT_OP = 64 + XENMEM_paging_op_evict, PREP_OP = 64 + XENMEM_paging_op_prep };
+    const struct dummy kept = dom;
+    uint32_t old, new;
+    uint64_t gfn = 1;
+
+    attach(&dom);
+    memcpy(&old, &dom.sring->pvt, sizeof old);
+    munmap(dom.sring, XC_PAGE_SIZE);
+    xenevtchn_close(dom.events);
+    must(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL), 0, "disable");
+    populate(dom.id, RING_GFN, 1, 0);
+    attach_to(&dom, RING_GFN);
+    memcpy(&new, &dom.sring->pvt, sizeof new);
+    printf("replaced pager: nominate = %s", errno_name(memop_by(old, dom.id, NOMINATE_OP, gfn, NULL)));
+    printf(", successor: %s\n", errno_name(memop_by(new, dom.id, NOMINATE_OP, gfn, NULL)));
+    printf("replaced pager: evict = %s", errno_name(memop_by(old, dom.id, EVICT_OP, gfn, NULL)));
+    printf(", many: %s", errno_name(one_of_many_by(old, EVICT_OP, gfn, NULL)));
+    printf(", restore: %s", errno_name(one_of_many_by(old, 64 + 9, gfn, NULL)));
+    printf(", successor: %s\n", errno_name(memop_by(new, dom.id, EVICT_OP, gfn, NULL)));
+    printf("replaced pager: prep = %s", errno_name(memop_by(old, dom.id, PREP_OP, gfn, buffer)));
+    printf(", many: %s", errno_name(one_of_many_by(old, PREP_OP, gfn, buffer)));
+    printf(", successor, many: %s\n", errno_name(one_of_many_by(new, PREP_OP, gfn, buffer)));
+    if ((errno = detach(&dom)))
+        stop("cannot destroy the domain");
+    dom = kept;
+}
+
 static void enabling(void)
 {
     uint32_t id = create_domain(WITH_HAP), bare = create_domain(WITH_HAP | WITHOUT_VCPU), shadow = create_domain(0),
@@ -366,6 +401,7 @@ int main(int argc, char **argv)
         return 0;
     }
     enabling();
+    replaced();
     attach(&dom);
     contents();
     many();

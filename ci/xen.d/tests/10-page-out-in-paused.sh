@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A third of a paused guest's memory goes out and comes back through foreign maps. Then the guest
+# A sixth of a paused guest's memory goes out and comes back through foreign maps. Then the guest
 # boots, and its pattern is intact.
 # deadline: 600
 guest_create a 96 1 "mib=32" -p
-target "$domid" 65536
+target "$domid" 81920
 pager_start a "$domid" c
-wait_for paged_at_least "$domid" 8192 || bad "only $(paged "$domid") pages went out"
+wait_for paged_at_least "$domid" 4096 || bad "only $(paged "$domid") pages went out"
 out=$(paged "$domid")
 target "$domid" 200000
 wait_for paged_at_most "$domid" 0 || bad "$(paged "$domid") of $out pages still out after the target was raised"

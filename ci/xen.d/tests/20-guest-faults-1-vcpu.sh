@@ -5,9 +5,9 @@
 guest_create b 96 1 "mib=32"
 guest_ready b
 guest_passes b 2
-target "$domid" 73728
+target "$domid" 83968
 pager_start b "$domid" fixed
-wait_for paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out"
+wait_for paged_at_least "$domid" 3000 || bad "only $(paged "$domid") pages went out"
 guest_passes b 2
 target "$domid" 98304
 pager_stop

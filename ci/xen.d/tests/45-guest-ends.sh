@@ -8,9 +8,9 @@ end_by() {
     local name=$1; shift
     guest_create "$name" 96 1 "mib=32"
     guest_ready "$name"
-    target "$domid" 73728
+    target "$domid" 83968
     pager_start "$name" "$domid" fixed
-    wait_for paged_at_least "$domid" 5000 || bad "only $(paged "$domid") pages went out"
+    wait_for paged_at_least "$domid" 3000 || bad "only $(paged "$domid") pages went out"
     guest_passes "$name" 1
     echo "note: $* with $(paged "$domid") pages out"
     "$@" "$name" || bad "$* failed"

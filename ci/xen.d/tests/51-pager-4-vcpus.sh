@@ -34,8 +34,8 @@ guest_passes q 1
 # The pattern has 44 % of the memory: the guest thrashes at each of these targets.
 for percent in 35 25 40 25; do
     to_percent $percent
-    goal=$(($(on_demand) + 2000))
-    wait_for on_demand_at_least $goal || bad "fewer than 2000 pages on demand at $percent %"
+    goal=$(($(on_demand) + 1000))
+    wait_for on_demand_at_least $goal || bad "fewer than 1000 pages on demand at $percent %"
     guest_intact q
 done
 guest_passes q 1

@@ -162,7 +162,8 @@ impl Domain {
         self.reserve(DECREASE_RESERVATION, ring_gfn)?;
         let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
-        let ops = |xen| PagingOps::new(xen, self.id, address);
+        let epoch = ring.epoch();
+        let ops = |xen| PagingOps::new(xen, self.id, epoch, address);
         let watch = DomainWatch::start(self.xen.another()?, self.domctl, self.id)?;
         let mut callers = ops(self.xen.another()?)?;
         let has_access_bits = callers.has_access_bits()?;

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use p2m_paging::ring::Epoch;
 use p2m_paging::ring::abi::MemPagingOp;
 use p2m_paging::{Errno, Gfn};
 use pager_core::policy::PART_PAGES;
@@ -36,6 +37,9 @@ const _: () = assert!(PART_PAGES as u64 == MemPagingOp::ACCESS_BITS_GFNS);
 pub(super) struct PagingOps {
     xen: Privcmd,
     domain: u16,
+    /// The epoch of this pager, if Xen knows epochs. Stated in each call: Xen refuses a pager that was
+    /// replaced while it was stopped.
+    epoch: Option<Epoch>,
     /// The address of the first buffer.
     buffers: u64,
     /// The memory for the pages of a call, if Xen takes many pages in one call.
@@ -79,10 +83,16 @@ impl Knows {
 
 impl PagingOps {
     /// Operations on a domain for which paging is enabled.
-    pub(super) fn new(xen: Privcmd, domain: u16, buffers: u64) -> Result<Self, XenError> {
+    pub(super) fn new(
+        xen: Privcmd,
+        domain: u16,
+        epoch: Option<Epoch>,
+        buffers: u64,
+    ) -> Result<Self, XenError> {
         let mut ops = Self {
             xen,
             domain,
+            epoch,
             buffers,
             items: None,
             restores: false,
@@ -98,7 +108,11 @@ impl PagingOps {
     }
 
     fn call(&mut self, op: u8, gfn: u64, buffer: u64) -> Result<(), Errno> {
-        let first = u64::from(op) | u64::from(self.domain) << 16;
+        let (states, epoch) = match self.epoch {
+            Some(epoch) => (MemPagingOp::STATES_EPOCH, epoch.as_raw()),
+            None => (0, 0),
+        };
+        let first = u64::from(op | states) | u64::from(self.domain) << 16 | u64::from(epoch) << 32;
         let mut argument = Argument([first, buffer, gfn]);
         let done = self.xen.call(MEMORY_OP, Some(PAGING_OP), &mut argument);
         done.map(drop).map_err(xens)

@@ -48,13 +48,14 @@ impl Bench {
     /// Resident → nominated.
     #[inline(never)]
     pub(crate) fn nominate(&mut self) {
-        self.paging.nominate(&mut self.nominations);
+        self.paging
+            .nominate(self.paging.epoch(), &mut self.nominations);
     }
 
     /// Nominated → paged out.
     #[inline(never)]
     pub(crate) fn evict(&mut self) {
-        self.paging.evict(&mut self.evictions);
+        self.paging.evict(self.paging.epoch(), &mut self.evictions);
     }
 
     /// Paged out → requested, by the last vcpu: as many pages as vcpus and the ring allow, here
@@ -69,7 +70,7 @@ impl Bench {
     /// Paged out or requested → resident, filled.
     #[inline(never)]
     pub(crate) fn prep(&mut self) {
-        self.paging.prep(&mut self.preps);
+        self.paging.prep(self.paging.epoch(), &mut self.preps);
     }
 
     /// The pager answers the one request.

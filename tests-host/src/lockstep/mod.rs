@@ -132,7 +132,7 @@ impl<'c> Lockstep<'c> {
             return;
         }
         let mut batch = [Job::new(number(gfn))];
-        self.paging.nominate(&mut batch);
+        self.paging.nominate(self.paging.epoch(), &mut batch);
         let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let users = self.in_use(gfn);
         assert_eq!(got, self.model.nominate(gfn, users), "nominate {gfn}");
@@ -150,7 +150,7 @@ impl<'c> Lockstep<'c> {
         }
         let users = self.in_use(gfn);
         let mut batch = [Job::new(number(gfn))];
-        self.paging.evict(&mut batch);
+        self.paging.evict(self.paging.epoch(), &mut batch);
         let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         assert_eq!(got, self.model.evict(gfn, users), "evict {gfn}");
         if got.is_ok() {
@@ -160,7 +160,7 @@ impl<'c> Lockstep<'c> {
 
     fn restore(&mut self, gfn: usize) {
         let mut batch = [Job::new(number(gfn))];
-        self.paging.restore(&mut batch);
+        self.paging.restore(self.paging.epoch(), &mut batch);
         let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         assert_eq!(got, self.model.restore(gfn), "restore {gfn}");
     }
@@ -173,7 +173,7 @@ impl<'c> Lockstep<'c> {
             buffer,
             outcome: None,
         }];
-        self.paging.prep(&mut batch);
+        self.paging.prep(self.paging.epoch(), &mut batch);
         let got = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let from = buffer.map(|b| match b {
             Buffer::Page(_) => Ok(()),

@@ -29,7 +29,7 @@ impl World<'_> {
         let before = self.each_before(pages, Event::Nominate, Event::NominateInUse);
         let mut jobs: Vec<_> = pages.iter().map(|page| Job::new(self.gfn(*page))).collect();
         let armed = self.make_fail();
-        self.paging.nominate(&mut jobs);
+        self.paging.nominate(self.paging.epoch(), &mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
             job.outcome
@@ -49,7 +49,7 @@ impl World<'_> {
         let before = self.each_before(pages, Event::Evict, Event::EvictInUse);
         let mut jobs: Vec<_> = pages.iter().map(|page| Job::new(self.gfn(*page))).collect();
         let armed = self.make_fail();
-        self.paging.evict(&mut jobs);
+        self.paging.evict(self.paging.epoch(), &mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
             job.outcome
@@ -69,7 +69,7 @@ impl World<'_> {
         let before = self.each_before(pages, Event::Restore, Event::Restore);
         let mut jobs: Vec<_> = pages.iter().map(|page| Job::new(self.gfn(*page))).collect();
         let armed = self.make_fail();
-        self.paging.restore(&mut jobs);
+        self.paging.restore(self.paging.epoch(), &mut jobs);
         let failed = self.has_failed(armed);
         let done = |job: &Job<_>| {
             job.outcome
@@ -109,7 +109,7 @@ impl World<'_> {
             outcome: None,
         }];
         let armed = self.make_fail();
-        self.paging.prep(&mut jobs);
+        self.paging.prep(self.paging.epoch(), &mut jobs);
         let failed = self.has_failed(armed);
         let result = jobs[0].outcome.expect("worked off").map_err(|e| e.errno());
         self.note("prep", [page as u64, result.is_ok().into()]);

@@ -55,19 +55,19 @@ impl Domain {
 
     pub(crate) fn nominate(&self, n: u64) -> Result<(), NominateError> {
         let mut batch = [Job::new(gfn(n))];
-        self.paging.nominate(&mut batch);
+        self.paging.nominate(self.paging.epoch(), &mut batch);
         batch[0].outcome.unwrap()
     }
 
     pub(crate) fn evict(&self, n: u64) -> Result<(), EvictError> {
         let mut batch = [Job::new(gfn(n))];
-        self.paging.evict(&mut batch);
+        self.paging.evict(self.paging.epoch(), &mut batch);
         batch[0].outcome.unwrap()
     }
 
     pub(crate) fn restore(&self, n: u64) -> Result<(), RestoreError> {
         let mut batch = [Job::new(gfn(n))];
-        self.paging.restore(&mut batch);
+        self.paging.restore(self.paging.epoch(), &mut batch);
         batch[0].outcome.unwrap()
     }
 
@@ -85,7 +85,7 @@ impl Domain {
             buffer,
             outcome: None,
         }];
-        self.paging.prep(&mut batch);
+        self.paging.prep(self.paging.epoch(), &mut batch);
         batch[0].outcome.unwrap()
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) foreign: bool,
     /// How often the pager is replaced.
     pub(crate) replaced: u8,
+    /// The pager was stopped when it was replaced, and continues afterwards.
+    pub(crate) stopped: bool,
     /// The guest gives its last page back and takes it again.
     pub(crate) drops: bool,
     /// The pager asks for empty frames and fills them through a mapping.
@@ -53,6 +55,7 @@ pub(crate) const SMALL: Config = Config {
     writers: 1,
     foreign: false,
     replaced: 0,
+    stopped: false,
     drops: false,
     empty: false,
     prefetch: false,
@@ -71,7 +74,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 9] = [
+pub(crate) const SHORT: [Config; 10] = [
     Config {
         name: "one page, only another domain",
         vcpus: 0,
@@ -118,6 +121,13 @@ pub(crate) const SHORT: [Config; 9] = [
         vcpus: 1,
         writers: 0,
         replaced: 1,
+        ..ONE
+    },
+    Config {
+        name: "one page, a replaced pager continues",
+        vcpus: 1,
+        replaced: 1,
+        stopped: true,
         ..ONE
     },
     Config {

@@ -176,6 +176,8 @@ fn code(act: Act) -> u64 {
         Act::Event => (16, 0, false),
         Act::Poke => (17, 0, false),
         Act::Mend => (18, 0, false),
+        Act::LateEvict(page) => (19, page, false),
+        Act::LatePrep(page) => (20, page, false),
     };
     kind << 16 | u64::from(page) << 8 | u64::from(flag)
 }

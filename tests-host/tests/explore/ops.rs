@@ -5,7 +5,7 @@ use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated, PrepJob};
 use p2m_paging::platform::Platform;
-use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Response};
+use p2m_paging::ring::{Back, EntryFlags, Epoch, Notify, PagingFlags, Response};
 use p2m_paging::{Errno, Gfn, VcpuId};
 use tests_host::plain::PAGEABLE_DOMAIN;
 
@@ -85,7 +85,7 @@ impl World {
 
     pub(crate) fn nominate(&self, page: usize) {
         let mut batch = [Job::new(gfn(page))];
-        self.paging.nominate(&mut batch);
+        self.paging.nominate(self.paging.epoch(), &mut batch);
         if batch[0].outcome.expect("worked off").is_err() {
             // An earlier pager may have left it nominated.
             self.restore(page);
@@ -102,7 +102,7 @@ impl World {
 
     pub(crate) fn evict(&self, page: usize, copy: u8) {
         let mut batch = [Job::new(gfn(page))];
-        self.paging.evict(&mut batch);
+        self.paging.evict(self.paging.epoch(), &mut batch);
         let gone = batch[0].outcome.expect("worked off").is_ok();
         self.outside.borrow_mut().known[page] = if gone {
             Known::Out(copy)
@@ -117,7 +117,7 @@ impl World {
     /// A nominated page is restored. Any other page keeps its state.
     fn restore(&self, page: usize) {
         let mut batch = [Job::new(gfn(page))];
-        self.paging.restore(&mut batch);
+        self.paging.restore(self.paging.epoch(), &mut batch);
         let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         let right = matches!(done, Ok(()) | Err(Errno::ENOENT));
         self.machine().require(right, "a restore fails");
@@ -126,7 +126,7 @@ impl World {
     /// The pager brings a page in with its contents. Yields whether it need not try again.
     pub(crate) fn bring(&self, page: usize, copy: u8) -> bool {
         let mut batch = [PrepJob::filled(gfn(page), copy)];
-        self.paging.prep(&mut batch);
+        self.paging.prep(self.paging.epoch(), &mut batch);
         match batch[0].outcome.expect("worked off").map_err(|e| e.errno()) {
             Ok(()) => {
                 self.outside.borrow_mut().known[page] = Known::Nothing;
@@ -141,7 +141,7 @@ impl World {
     /// As [`Self::bring`], through a frame that the pager fills itself.
     fn bring_through_mapping(&self, page: usize, copy: u8) -> bool {
         let mut batch = [PrepJob::empty(gfn(page))];
-        self.paging.prep(&mut batch);
+        self.paging.prep(self.paging.epoch(), &mut batch);
         let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         if !matches!(done, Ok(()) | Err(Errno::ENOENT)) {
             return false;
@@ -270,6 +270,7 @@ impl World {
 
     pub(crate) fn attach(&self) {
         let page = self.page;
+        let last = self.paging.epoch().as_raw();
         let attached = self.paging.enable(&PAGEABLE_DOMAIN, || Some(page.map()));
         if attached.is_err() {
             self.machine().breach("a new pager cannot attach");
@@ -279,6 +280,7 @@ impl World {
         let mut outside = self.outside.borrow_mut();
         outside.attached = true;
         outside.replaced += 1;
+        outside.late = self.config.stopped.then_some((last, outside.known));
         // It checks which of the pages that it has copies of are out.
         let core = self.machine().core.borrow();
         for (known, entry) in outside.known.iter_mut().zip(&core.entries) {
@@ -289,6 +291,17 @@ impl World {
                 *known = Known::Nothing;
             }
         }
+    }
+
+    /// A replaced pager evicts a page that it has copied. Whatever it is told, nobody serves that copy.
+    pub(crate) fn late_evict(&self, epoch: Epoch, page: usize) {
+        self.paging.evict(epoch, &mut [Job::new(gfn(page))]);
+    }
+
+    /// A replaced pager brings in the copy that it has.
+    pub(crate) fn late_prep(&self, epoch: Epoch, page: usize, copy: u8) {
+        let mut batch = [PrepJob::filled(gfn(page), copy)];
+        self.paging.prep(epoch, &mut batch);
     }
 
     /// Requests for pages that nobody brings, so that fewer slots are left. Outside of any

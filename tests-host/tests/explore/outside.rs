@@ -61,7 +61,8 @@ pub(crate) struct Outside {
     pub(crate) replaced: u8,
     pub(crate) known: [Known; MOST_GFNS],
     pub(crate) todo: [Option<Todo>; TAKEN],
-    /// Requests taken, and responses given, on this ring.
+    /// What the replaced pager knew, and its epoch.
+    pub(crate) late: Option<(u32, [Known; MOST_GFNS])>,
     pub(crate) mapping: Option<Mapping>,
     /// The pager's index is wrong.
     pub(crate) poked: bool,
@@ -77,6 +78,7 @@ impl Outside {
             replaced: 0,
             known: [Known::Nothing; MOST_GFNS],
             todo: [None; TAKEN],
+            late: None,
             mapping: None,
             poked: false,
         }

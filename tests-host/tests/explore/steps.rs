@@ -7,7 +7,9 @@ pub(crate) const STRANGER: u8 = 3;
 pub(crate) const TOOLS: u8 = 4;
 /// Some CPU of the hypervisor, which calls `on_event` when it was asked to.
 pub(crate) const LATER: u8 = 5;
-pub(crate) const ACTORS: usize = 6;
+/// The pager before the last one, which was stopped when it was replaced, and continues now.
+pub(crate) const REPLACED: u8 = 6;
+pub(crate) const ACTORS: usize = 7;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -31,6 +33,9 @@ pub(crate) enum Act {
     Event,
     Poke,
     Mend,
+    /// What a replaced pager was about to do.
+    LateEvict(u8),
+    LatePrep(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +46,7 @@ pub(crate) struct Step {
 
 impl Step {
     /// Taken by actors that only finish what they have begun: an honest pager, a vcpu that still
-    /// needs its page, a domain that unmaps what it has mapped. page, a domain that unmaps what it
-    /// has mapped.
+    /// needs its page, a domain that unmaps what it has mapped.
     pub(crate) fn finishes(self) -> bool {
         matches!(
             self.act,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::Paging;
 use p2m_paging::pause::VcpuCell;
-use p2m_paging::ring::Back;
+use p2m_paging::ring::{Back, Epoch};
 use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
 
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::fiber::Fiber;
 use crate::lock::FINE;
 use crate::machine::{Machine, Place, Translation, VCPUS, contents};
 use crate::outside::{Known, Outside, TAKEN, Todo};
-use crate::steps::{ACTORS, Act, LATER, PAGER, STRANGER, Step, TOOLS};
+use crate::steps::{ACTORS, Act, LATER, PAGER, REPLACED, STRANGER, Step, TOOLS};
 
 pub(crate) struct World {
     pub(crate) paging: Paging<'static, Machine>,
@@ -214,6 +214,15 @@ impl Stage {
                 // The next pager comes once no operation of the last one is left.
                 TOOLS if !self.fibers[usize::from(PAGER)].is_busy() => add(Act::Attach),
                 LATER if core.deferred => add(Act::Event),
+                REPLACED => {
+                    for page in pages(config) {
+                        match outside.late.map(|(_, known)| known[usize::from(page)]) {
+                            Some(Known::Copied(_)) => add(Act::LateEvict(page)),
+                            Some(Known::Out(_)) => add(Act::LatePrep(page)),
+                            Some(Known::Nothing) | None => {}
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -287,8 +296,14 @@ impl Stage {
                 world.machine().put(mapping.frame);
             }
             _ => {
+                let mut epoch = world.paging.epoch();
                 let copy = match act {
                     Act::Evict(page) | Act::Prefetch(page) => outside.known[usize::from(page)],
+                    Act::LateEvict(page) | Act::LatePrep(page) => {
+                        let (of, known) = outside.late.as_mut().expect("replaced");
+                        epoch = Epoch::from_raw(*of);
+                        std::mem::replace(&mut known[usize::from(page)], Known::Nothing)
+                    }
                     _ => Known::Nothing,
                 };
                 let todo = match act {
@@ -305,6 +320,13 @@ impl Stage {
                     Act::Evict(page) | Act::Prefetch(page) => match copy {
                         Known::Copied(copy) => world.evict(page.into(), copy),
                         Known::Out(copy) => drop(world.bring(page.into(), copy)),
+                        Known::Nothing => {}
+                    },
+                    Act::LateEvict(page) => world.late_evict(epoch, page.into()),
+                    Act::LatePrep(page) => match copy {
+                        Known::Copied(copy) | Known::Out(copy) => {
+                            world.late_prep(epoch, page.into(), copy);
+                        }
                         Known::Nothing => {}
                     },
                     Act::Serve(nth) => world.serve(nth.into(), todo.expect("taken")),

@@ -43,19 +43,19 @@ fn contents(page: u64) -> [u8; PAGE_SIZE] {
 
 fn nominate(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), NominateError> {
     let mut jobs = [Job::new(gfn(page))];
-    paging.nominate(&mut jobs);
+    paging.nominate(paging.epoch(), &mut jobs);
     jobs[0].outcome.unwrap()
 }
 
 fn evict(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), EvictError> {
     let mut jobs = [Job::new(gfn(page))];
-    paging.evict(&mut jobs);
+    paging.evict(paging.epoch(), &mut jobs);
     jobs[0].outcome.unwrap()
 }
 
 fn prep(paging: &Paging<'_, HostPlatform>, page: u64, buffer: u64) -> Result<(), PrepError> {
     let mut jobs = [PrepJob::filled(gfn(page), BufferIndex(buffer))];
-    paging.prep(&mut jobs);
+    paging.prep(paging.epoch(), &mut jobs);
     jobs[0].outcome.unwrap()
 }
 
@@ -139,7 +139,7 @@ fn a_buffer_beyond_the_pagers_memory_is_refused_and_the_page_stays_out() {
     assert_eq!(prep(&paging, 0, 0), Err(PrepError::InvalidBuffer));
     assert_eq!(paging.platform().counts().paged, 1);
     let mut empty = [PrepJob::empty(gfn(0))];
-    paging.prep(&mut empty);
+    paging.prep(paging.epoch(), &mut empty);
     assert_eq!(empty[0].outcome, Some(Err(PrepError::InvalidBuffer)));
 }
 
@@ -250,7 +250,7 @@ fn pages_that_cannot_be_protected_go_home_and_may_go_out_later() {
     let paging = guest(4);
     cover(&paging, 2);
     let mut jobs = [0, 1, 2, 3].map(|page| Job::new(gfn(page)));
-    paging.nominate(&mut jobs);
+    paging.nominate(paging.epoch(), &mut jobs);
     let home = EvictError::NotNominated(P2mType::RamRw);
     for page in 0..4 {
         assert_eq!(evict(&paging, page), Err(home), "page {page}");

@@ -81,7 +81,7 @@ impl Machine {
                 }
             }
         }
-        self.paging().prep(&mut round.jobs);
+        self.paging().prep(self.paging().epoch(), &mut round.jobs);
         for (entry, job) in round.entries.drain(..).zip(round.jobs.drain(..)) {
             let result = result(&job);
             done.failed |= result.is_err();

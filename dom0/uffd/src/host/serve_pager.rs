@@ -158,7 +158,7 @@ impl Machine {
         match op {
             Op::Nominate => {
                 let mut jobs = jobs::<NominateError>(arguments)?;
-                self.paging().nominate(&mut jobs);
+                self.paging().nominate(self.paging().epoch(), &mut jobs);
                 reply.extend(
                     jobs.iter()
                         .map(|job| status(job.outcome, NominateError::errno)),
@@ -166,7 +166,7 @@ impl Machine {
             }
             Op::Evict => {
                 let mut jobs = jobs::<EvictError>(arguments)?;
-                self.paging().evict(&mut jobs);
+                self.paging().evict(self.paging().epoch(), &mut jobs);
                 reply.extend(
                     jobs.iter()
                         .map(|job| status(job.outcome, EvictError::errno)),
@@ -174,12 +174,12 @@ impl Machine {
             }
             Op::Prep => {
                 let mut jobs = prep_jobs(arguments)?;
-                self.paging().prep(&mut jobs);
+                self.paging().prep(self.paging().epoch(), &mut jobs);
                 reply.extend(jobs.iter().map(|job| number(prep::result(job))));
             }
             Op::Restore => {
                 let mut jobs = jobs::<RestoreError>(arguments)?;
-                self.paging().restore(&mut jobs);
+                self.paging().restore(self.paging().epoch(), &mut jobs);
                 reply.extend(
                     jobs.iter()
                         .map(|job| status(job.outcome, RestoreError::errno)),
