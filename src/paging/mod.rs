@@ -30,7 +30,7 @@ mod evict;
 mod nominate;
 mod populate;
 mod prep;
-mod reserved;
+mod reserved_ring_slot;
 mod respond;
 mod restore;
 mod wait_queue;

@@ -14,7 +14,7 @@
 
 mod console;
 mod exports;
-mod lock;
+mod ring_lock;
 mod p2m;
 mod platform;
 mod shim;

@@ -9,7 +9,7 @@ use p2m_paging::platform::InvariantViolation;
 use p2m_paging::{Gfn, Platform, VcpuId};
 
 use crate::console::Console;
-use crate::lock::XenLock;
+use crate::ring_lock::XenLock;
 use crate::p2m::LockedP2m;
 use crate::shim::{self, Domain};
 

@@ -4,10 +4,10 @@
 //! | module | what |
 //! |---|---|
 //! | [`host`] | the machine: the guest's memory and vcpus, and the hypervisor half of paging |
-//! | [`embedded`] | the pager's end: that machine as the shell's [`Machine`](pager_shell::Machine)
+//! | [`pager_side`] | the pager's end: that machine as the shell's [`Machine`](pager_shell::Machine)
 //! |
 //! | [`link`] | what both ends share |
 
-pub mod embedded;
 pub mod host;
 pub mod link;
+pub mod pager_side;

@@ -13,15 +13,15 @@ use pager_accesses::Recorder;
 use pager_core::Pager;
 use pager_core::balance::{Balance, Tax};
 use pager_core::policy::{PolicyName, eligible_pages};
-use pager_shell::harden::{drop_privileges, protect_memory};
 use pager_shell::pressure::{self, BalancedGuest, HostMemory};
+use pager_shell::sandbox::{drop_privileges, protect_memory};
 use pager_shell::{Machine, Options, Ready, ShellError, SystemdService, metrics_server};
 use pager_store::PageStore;
 use pager_store::areas::Areas;
 use pager_store::dedup::Dedup;
 use pager_store::memory::MemoryStore;
 use pager_store::pagefile::{Keep, Pagefile};
-use pager_uffd::embedded::EmbeddedMachine;
+use pager_uffd::pager_side::EmbeddedMachine;
 use pager_xen::{Domain, Host, calls_made};
 
 use crate::cli::{Cli, domain_name, embedded_name};

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use p2m_paging::{Gfn, PAGE_SIZE};
-use pager_uffd::embedded::Hypercalls;
 use pager_uffd::host::guest_memory::GuestMemory;
 use pager_uffd::host::{Machine, MachineOptions, PagerExit};
 use pager_uffd::link::{Op, SharedArea};
+use pager_uffd::pager_side::Hypercalls;
 use rustix::process::{Pid, Signal, kill_process};
 
 const PAGES: u64 = 1024;

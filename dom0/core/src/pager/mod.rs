@@ -5,7 +5,6 @@
 //! parts is in `requests`, `page_in`, `page_out_steps` and `moves`.
 
 mod drain;
-mod exceptions;
 mod goal;
 mod moves;
 mod page_in;
@@ -13,6 +12,7 @@ mod page_out;
 mod page_out_steps;
 mod placement;
 mod prefetch;
+mod problem_pages;
 mod read_ahead_lane;
 mod requests;
 mod rounds;
@@ -30,11 +30,11 @@ use super::policy::Policy;
 use super::scan::{Scan, Scanner};
 use super::slots::AreaFigures;
 use drain::Drains;
-use exceptions::Exceptions;
 use goal::{Goal, Phase};
 use page_out::PageOut;
 use placement::Placement;
 use prefetch::Prefetch;
+use problem_pages::ProblemPages;
 use read_ahead_lane::ReadAheadLane;
 
 /// The pager's core. See the [crate](super) for how pages move through it.
@@ -52,7 +52,7 @@ pub struct Pager {
     prefetch: Prefetch,
     read_ahead: ReadAheadLane,
     drains: Drains,
-    exceptions: Exceptions,
+    problem_pages: ProblemPages,
     /// What has been counted. Figures that can be derived are filled in by [`Self::progress`].
     progress: Progress,
 }
@@ -73,7 +73,7 @@ impl Pager {
             prefetch: Prefetch::default(),
             read_ahead: ReadAheadLane::new(config.read_ahead, config.requests),
             drains: Drains::default(),
-            exceptions: Exceptions::default(),
+            problem_pages: ProblemPages::default(),
             progress: Progress::default(),
             config,
         }
@@ -159,7 +159,7 @@ impl Pager {
             copies: self.placement.locations.copies(),
             read_ahead_outcome: self.read_ahead.streams.outcome(),
             wanted_out_pages: self.goal.wanted_out(),
-            unreadable_pages: self.exceptions.unreadable.len(),
+            unreadable_pages: self.problem_pages.unreadable.len(),
             waiting_requests: self.pending.len() as u64,
             ..self.progress
         }
@@ -172,7 +172,7 @@ impl Pager {
 
     /// The pages that are out and did not read back, in order.
     pub fn unreadable(&self) -> impl Iterator<Item = Gfn> + '_ {
-        self.exceptions
+        self.problem_pages
             .unreadable
             .iter()
             .filter_map(|(gfn, ())| Gfn::try_new(gfn))
@@ -180,7 +180,7 @@ impl Pager {
 
     /// Memory in use for what is kept per page, in bytes. The store adds its own.
     pub fn table_bytes(&self) -> usize {
-        self.policy.table_bytes() + self.placement.table_bytes() + self.exceptions.table_bytes()
+        self.policy.table_bytes() + self.placement.table_bytes() + self.problem_pages.table_bytes()
     }
 
     /// Where the contents of a page lie, if it is out.
@@ -283,7 +283,7 @@ impl Pager {
 
     fn finish_if_done(&mut self, actions: &mut Actions) {
         let idle = self.lanes.are_idle() && !self.scanner.is_under_way();
-        let unreadable = self.exceptions.unreadable.len();
+        let unreadable = self.problem_pages.unreadable.len();
         match self.goal.phase() {
             Phase::Gone if idle => {
                 self.flights.clear();
@@ -301,7 +301,7 @@ impl Pager {
         actions.push(Action::Finished(Summary {
             domain_alive: self.goal.is_alive(),
             unreadable_pages: unreadable,
-            nominated_pages: self.exceptions.nominated.len(),
+            nominated_pages: self.problem_pages.nominated.len(),
         }));
     }
 }

@@ -185,7 +185,7 @@ impl Pager {
     fn is_moved(&mut self, gfn: Gfn, location: Location, actions: &mut Actions) {
         self.placement.free_location(gfn, actions);
         self.placement.locations.goes_out(gfn, location);
-        self.exceptions.not_unreadable(gfn);
+        self.problem_pages.not_unreadable(gfn);
         self.progress.moved += 1;
         self.drains.makes_progress();
     }

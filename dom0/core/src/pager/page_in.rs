@@ -53,8 +53,8 @@ impl Pager {
                     break;
                 }
                 let Some(gfn) = Gfn::try_new(gfn) else { break };
-                let is_free =
-                    !self.flights.contains(gfn) && !self.exceptions.unreadable.contains(gfn.get());
+                let is_free = !self.flights.contains(gfn)
+                    && !self.problem_pages.unreadable.contains(gfn.get());
                 if is_free && let Some(location) = self.placement.locations.out(gfn) {
                     self.flights.start(gfn, Direction::In);
                     batch.add(gfn, location);
@@ -131,7 +131,7 @@ impl Pager {
     fn drop_was_heard(&self, gfn: Gfn, outcome: FlightOutcome) -> bool {
         outcome == FlightOutcome::DropUncertain
             || self.pending.has_drop(gfn)
-            || self.exceptions.maybe_dropped.contains(gfn.get())
+            || self.problem_pages.maybe_dropped.contains(gfn.get())
     }
 
     fn paged_in(&mut self, gfn: Gfn, lane: Lane, actions: &mut Actions) {
@@ -141,8 +141,8 @@ impl Pager {
         } else {
             self.placement.free_location(gfn, actions);
         }
-        self.exceptions.not_unreadable(gfn);
-        self.exceptions.not_maybe_dropped(gfn);
+        self.problem_pages.not_unreadable(gfn);
+        self.problem_pages.not_maybe_dropped(gfn);
         self.policy.paged_in(gfn, asked);
         self.scanner.paged_in();
         self.progress.paged_in += 1;
@@ -163,14 +163,14 @@ impl Pager {
         self.pending.answer(gfn, actions);
         self.placement.free_location(gfn, actions);
         self.count_dropped(gfn);
-        self.exceptions.removed.insert(gfn.get(), ());
+        self.problem_pages.removed.insert(gfn.get(), ());
     }
 
     /// The page did not read back: the guest is not given what the store does not vouch for. After
     /// some attempts its requests are answered all the same: the hypervisor sees that the page is not
     /// resident, whoever waits asks again, and the ring slot serves others meanwhile.
     pub(super) fn read_failed(&mut self, gfn: Gfn, error: PageError, actions: &mut Actions) {
-        if self.exceptions.read_failed(gfn) {
+        if self.problem_pages.read_failed(gfn) {
             actions.push(Action::Report(Report::Unreadable { gfn, error }));
         }
         let had_drop = self.pending.has_drop(gfn);
@@ -179,7 +179,7 @@ impl Pager {
         if had_drop && !self.pending.has_drop(gfn) {
             // Whether it is removed is not known yet: the prep says, once it reads back.
             self.pending.answer(gfn, actions);
-            self.exceptions.maybe_dropped.insert(gfn.get(), ());
+            self.problem_pages.maybe_dropped.insert(gfn.get(), ());
         }
         self.prefetch.read_failed();
     }

@@ -127,7 +127,7 @@ impl Pager {
     /// Whether a page goes on to be saved.
     fn nominated(&mut self, page: &Page, wanted: &mut u64, actions: &mut Actions) -> bool {
         if page.outcome.is_ok() {
-            self.exceptions.not_nominated(page.gfn);
+            self.problem_pages.not_nominated(page.gfn);
         }
         match (page.outcome, self.flights.outcome(page.gfn)) {
             (Ok(()), FlightOutcome::Proceed) if self.continues(page, wanted) => return true,
@@ -268,7 +268,7 @@ impl Pager {
             && !is_removed
             && self.flights.outcome(page.gfn) != FlightOutcome::Dropped
         {
-            self.exceptions.nominated.insert(page.gfn.get(), ());
+            self.problem_pages.nominated.insert(page.gfn.get(), ());
             actions.push(Action::Report(Report::StaysNominated {
                 gfn: page.gfn,
                 error,

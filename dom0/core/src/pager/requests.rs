@@ -12,7 +12,7 @@ impl Pager {
     pub(super) fn request(&mut self, request: &Request, actions: &mut Actions) {
         let gfn = request.gfn;
         // Whatever it asks: the answer makes a page that was left nominated resident.
-        self.exceptions.not_nominated(gfn);
+        self.problem_pages.not_nominated(gfn);
         if request.paging.contains(PagingFlags::DROP_PAGE) {
             return self.guest_dropped(request, actions);
         }
@@ -82,7 +82,9 @@ impl Pager {
                 self.flights.set_outcome(gfn, FlightOutcome::DropUncertain);
             }
             Some(_) => {}
-            None if self.exceptions.removed.remove(gfn.get()).is_some() => self.policy.dropped(gfn),
+            None if self.problem_pages.removed.remove(gfn.get()).is_some() => {
+                self.policy.dropped(gfn)
+            }
             None if was_out && self.placement.locations.is_out(gfn) => self.forget(gfn, actions),
             None => {}
         }
@@ -96,8 +98,8 @@ impl Pager {
     }
 
     pub(super) fn count_dropped(&mut self, gfn: Gfn) {
-        self.exceptions.not_unreadable(gfn);
-        self.exceptions.not_maybe_dropped(gfn);
+        self.problem_pages.not_unreadable(gfn);
+        self.problem_pages.not_maybe_dropped(gfn);
         self.progress.dropped += 1;
     }
 }

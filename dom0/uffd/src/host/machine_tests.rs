@@ -6,8 +6,8 @@ use p2m_paging::{Errno, PAGE_SIZE};
 use pager_shell::Machine as _;
 
 use super::*;
-use crate::embedded::{CallError, EmbeddedMachine, Hypercalls};
 use crate::link::{Op, PostedPrep};
+use crate::pager_side::{CallError, EmbeddedMachine, Hypercalls};
 
 const BUFFERS: usize = 2;
 

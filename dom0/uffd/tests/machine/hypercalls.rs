@@ -4,10 +4,10 @@
 use p2m_paging::{Errno, PAGE_SIZE};
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::PageBuf;
-use pager_uffd::embedded::CallError;
 use pager_uffd::host::PagerExit;
 use pager_uffd::link::mailbox::ENTRIES;
 use pager_uffd::link::{Mailbox, Op, PostedPrep, SharedArea};
+use pager_uffd::pager_side::CallError;
 
 use super::{BUFFERS, PAGES, buffers, gfn, machine, pager, wait_for};
 

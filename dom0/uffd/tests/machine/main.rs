@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use p2m_paging::{Errno, Gfn, PAGE_SIZE};
 use pager_store::PageBuf;
-use pager_uffd::embedded::{Handles, Hypercalls};
 use pager_uffd::host::guest_memory::GuestMemory;
 use pager_uffd::host::{Machine, MachineOptions};
 use pager_uffd::link::{Op, SharedArea};
+use pager_uffd::pager_side::{Handles, Hypercalls};
 
 const PAGES: u64 = 64;
 const BUFFERS: usize = 4;

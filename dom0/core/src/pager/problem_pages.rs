@@ -7,7 +7,7 @@ use crate::sparse::SparseSet;
 
 /// Few pages at any time, and usually none.
 #[derive(Debug, Default)]
-pub(super) struct Exceptions {
+pub(super) struct ProblemPages {
     /// Out, and did not read back when last tried.
     pub(super) unreadable: SparseSet,
     /// Out, and did not read back while a drop was pending: the prep will say whether it is removed.
@@ -18,7 +18,7 @@ pub(super) struct Exceptions {
     pub(super) nominated: SparseSet,
 }
 
-impl Exceptions {
+impl ProblemPages {
     /// The page did not read back. Returns whether that is news.
     pub(super) fn read_failed(&mut self, gfn: Gfn) -> bool {
         self.unreadable.insert(gfn.get(), ()).is_none()
