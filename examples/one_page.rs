@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use p2m_paging::p2m::{Access, P2mType, Permit};
-use p2m_paging::paging::{DomainProperties, Job, Populated, PrepJob, RingState};
+use p2m_paging::paging::{DomainProperties, Job, Populated, RingState};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::platform::{AllocError, Contents, InvariantViolation, TakeCondition};
 use p2m_paging::platform::{Entry, FrameUsers, Leak, TakeError};
@@ -138,7 +138,7 @@ fn main() {
 
     // In: the prep fills a frame and wakes the vcpu. The response frees the ring slot.
     let request = pager.take().unwrap().unwrap().unwrap();
-    paging.prep(paging.epoch(), &mut [PrepJob::filled(request.gfn, copy)]);
+    paging.prep(paging.epoch(), &mut [Job::filled(request.gfn, copy)]);
     assert!(!guest.vcpu_stopped.load(Ordering::SeqCst));
     pager.respond(&Response::to(&request)).unwrap();
     if pager.publish() == Notify::Owed {

@@ -46,7 +46,7 @@ pub use enable::{DisableError, DomainProperties, EnableError};
 pub use evict::EvictError;
 pub use nominate::NominateError;
 pub use populate::{Caller, PopulateError, Populated};
-pub use prep::{PrepError, PrepJob};
+pub use prep::PrepError;
 pub use respond::{EVENT_RESPONSES, EventOutcome, Ignored, RingState};
 pub use restore::RestoreError;
 
@@ -61,9 +61,11 @@ pub const CHUNK: usize = 64;
 
 /// One page of a batch, and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Job<E> {
+pub struct Job<E, B = ()> {
     /// The page.
     pub gfn: Gfn,
+    /// For [`Paging::prep`]: where the page's contents are. Nothing for other operations.
+    pub buffer: B,
     /// The outcome; `None` until the batch has been processed.
     pub outcome: Option<Result<(), E>>,
 }
@@ -71,7 +73,31 @@ pub struct Job<E> {
 impl<E> Job<E> {
     /// A page without an outcome yet.
     pub const fn new(gfn: Gfn) -> Self {
-        Self { gfn, outcome: None }
+        Self {
+            gfn,
+            buffer: (),
+            outcome: None,
+        }
+    }
+}
+
+impl<E, B> Job<E, Option<B>> {
+    /// A page with its contents.
+    pub const fn filled(gfn: Gfn, buffer: B) -> Self {
+        Self {
+            gfn,
+            buffer: Some(buffer),
+            outcome: None,
+        }
+    }
+
+    /// A page that the pager fills through a mapping.
+    pub const fn empty(gfn: Gfn) -> Self {
+        Self {
+            gfn,
+            buffer: None,
+            outcome: None,
+        }
     }
 }
 

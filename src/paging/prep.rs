@@ -4,25 +4,12 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use super::{CHUNK, Count, Paging};
+use super::{CHUNK, Count, Job, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{AttachFrameError, Found, P2mType, lookup};
 use crate::platform::{AllocError, Platform};
 use crate::ring::Epoch;
-
-/// One page to be brought in, and its outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrepJob<B> {
-    /// The page.
-    pub gfn: Gfn,
-    /// Its contents. With a buffer, the page becomes resident in one step, and the prep wakes the vcpus
-    /// that wait for it. Without one, it gets a zeroed frame that only the pager may map; it becomes
-    /// resident, and its vcpus wake, with the pager's response.
-    pub buffer: Option<B>,
-    /// The outcome; `None` until the batch has been processed.
-    pub outcome: Option<Result<(), PrepError>>,
-}
 
 /// Why a page was not brought in. Nothing has changed, and the pager may retry.
 #[non_exhaustive]
@@ -82,31 +69,13 @@ impl fmt::Display for PrepError {
 
 impl core::error::Error for PrepError {}
 
-impl<B> PrepJob<B> {
-    /// A page with its contents.
-    pub const fn filled(gfn: Gfn, buffer: B) -> Self {
-        Self {
-            gfn,
-            buffer: Some(buffer),
-            outcome: None,
-        }
-    }
-
-    /// A page that the pager fills through a mapping.
-    pub const fn empty(gfn: Gfn) -> Self {
-        Self {
-            gfn,
-            buffer: None,
-            outcome: None,
-        }
-    }
-}
-
 impl<P: Platform> Paging<'_, P> {
-    /// Brings pages in, requested or not. A page with a buffer becomes resident, and the vcpus that wait
-    /// for it are woken before this returns: the pager's response is not needed for that. Contents are in
-    /// place before anybody can see the page. No locks held.
-    pub fn prep(&self, by: Epoch, batch: &mut [PrepJob<P::Buffer>]) {
+    /// Brings pages in, requested or not. A page with a buffer becomes resident in one step, and the vcpus
+    /// that wait for it are woken before this returns: the pager's response is not needed for that.
+    /// Contents are in place before anybody can see the page. A page without a buffer gets a zeroed frame
+    /// that only the pager may map; it becomes resident, and its vcpus wake, with the pager's response. No
+    /// locks held.
+    pub fn prep(&self, by: Epoch, batch: &mut [Job<PrepError, Option<P::Buffer>>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             {
                 let mut p2m = self.platform.lock_p2m();

@@ -6,7 +6,7 @@
 //! event, and slots that add up. An honest pager that takes over finds every vcpu and every page.
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{Caller, Count, EVENT_RESPONSES, Job, Paging, PrepJob, RingState};
+use p2m_paging::paging::{Caller, Count, EVENT_RESPONSES, Job, Paging, RingState};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Response, SLOTS};
 use p2m_paging::{Gfn, P2mType, VcpuId};
@@ -119,7 +119,7 @@ impl<'c> Hostile<'c> {
     }
 
     fn prep(&self, gfn: Gfn, buffer: Option<Buffer>) {
-        let mut batch = [PrepJob {
+        let mut batch = [Job {
             gfn,
             buffer,
             outcome: None,

@@ -8,8 +8,7 @@ use common::{Domain, domain, gfn};
 use p2m_paging::p2m::{Access, P2mType};
 use p2m_paging::paging::{
     CHUNK, Caller, DisableError, DomainProperties, DropError, EVENT_RESPONSES, EnableError,
-    EvictError, Job, NominateError, PopulateError, Populated, PrepError, PrepJob, RestoreError,
-    RingState,
+    EvictError, Job, NominateError, PopulateError, Populated, PrepError, RestoreError, RingState,
 };
 use p2m_paging::ring::{Back, EntryFlags, FOREIGN_SLOTS, PagingFlags, Response};
 use p2m_paging::{Errno, VcpuId};
@@ -461,7 +460,7 @@ fn a10_a_replaced_pager_can_do_nothing() {
     let mut restore = [Job::new(gfn(1))];
     d.paging.restore(old, &mut restore);
     assert_eq!(restore[0].outcome, Some(Err(RestoreError::Replaced)));
-    let mut prep = [PrepJob::filled(gfn(2), Buffer::Page(9))];
+    let mut prep = [Job::filled(gfn(2), Buffer::Page(9))];
     d.paging.prep(old, &mut prep);
     assert_eq!(prep[0].outcome, Some(Err(PrepError::Replaced)));
     assert_eq!(PrepError::Replaced.errno(), Errno::ENOTCONN);
@@ -493,7 +492,7 @@ fn a9_answers_that_one_event_does_not_take_are_not_left_behind() {
     let mut answer = move || {
         while let Ok(Some(Ok(request))) = back.take() {
             let n = request.gfn.get();
-            let mut batch = [PrepJob::filled(request.gfn, Buffer::Page(n))];
+            let mut batch = [Job::filled(request.gfn, Buffer::Page(n))];
             paging.prep(paging.epoch(), &mut batch);
             back.respond(&Response::to(&request)).unwrap();
         }

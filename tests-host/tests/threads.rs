@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{Caller, Job, Paging, PopulateError, Populated, PrepJob, RingState};
+use p2m_paging::paging::{Caller, Job, Paging, PopulateError, Populated, RingState};
 use p2m_paging::ring::{Back, PagingFlags, Response};
 use p2m_paging::{Gfn, VcpuId};
 use tests_host::lockstep::cells;
@@ -128,7 +128,7 @@ impl Shared<'_> {
             let request = request.expect("an honest hypervisor");
             if !request.paging.contains(PagingFlags::DROP_PAGE) && !cheat {
                 let contents = Buffer::Page(request.gfn.get());
-                let mut jobs = [PrepJob::filled(request.gfn, contents)];
+                let mut jobs = [Job::filled(request.gfn, contents)];
                 self.paging.prep(self.paging.epoch(), &mut jobs);
             }
             let _ = back.respond(&Response::to(&request));

@@ -12,7 +12,7 @@ use p2m_paging::fault::{ExitQualification, Mapper, NestedFault, NpfErrorCode, de
 use p2m_paging::p2m::{AccessBits, ClearBits, P2mType};
 use p2m_paging::paging::{
     ACCESS_BITS_CHUNK, CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated,
-    PrepError, PrepJob, RestoreError,
+    PrepError, RestoreError,
 };
 use p2m_paging::ring::Epoch;
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
@@ -101,7 +101,7 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, epoch: u32, gfn: u64, buff
             if !unsafe { shim::xen_shim_buffer_okay(buffer) } {
                 return PrepError::InvalidBuffer.errno().as_return();
             }
-            let mut job = [PrepJob::filled(gfn, Buffer(buffer))];
+            let mut job = [Job::filled(gfn, Buffer(buffer))];
             paging.prep(by, &mut job);
             let [job] = job;
             errno_of(job.outcome.map(|r| r.map_err(|e| e.errno())))
@@ -137,6 +137,7 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
         MemPagingOp::OP_NOMINATE => {
             many(
                 items,
+                |_| (),
                 |jobs| state.paging.nominate(by, jobs),
                 |e: NominateError| e.errno(),
             );
@@ -144,6 +145,7 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
         MemPagingOp::OP_EVICT => {
             many(
                 items,
+                |_| (),
                 |jobs| state.paging.evict(by, jobs),
                 |e: EvictError| e.errno(),
             );
@@ -154,12 +156,18 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
                 .iter()
                 .all(|i| unsafe { shim::xen_shim_buffer_okay(i.word) }) =>
         {
-            prep_many(state, by, items);
+            many(
+                items,
+                |word| Some(Buffer(word)),
+                |jobs| state.paging.prep(by, jobs),
+                |e: PrepError| e.errno(),
+            );
         }
         MemPagingOp::OP_PREP => return PrepError::InvalidBuffer.errno().as_return(),
         MemPagingOp::OP_RESTORE => {
             many(
                 items,
+                |_| (),
                 |jobs| state.paging.restore(by, jobs),
                 |e: RestoreError| e.errno(),
             );
@@ -201,40 +209,32 @@ pub unsafe extern "C" fn p2m_rs_access_bits(
     taken.map_or_else(|e| e.errno().as_return(), |()| 0)
 }
 
-// Each function has its arrays in a stack frame of its own.
-
+/// Each instance has its array in a stack frame of its own. `buffer` makes a job's buffer of an
+/// item's word.
 #[inline(never)]
-fn many<E: Copy>(
+fn many<E: Copy, B: Copy>(
     items: &mut [PagingItem],
-    work: impl FnOnce(&mut [Job<E>]),
+    buffer: impl Fn(u64) -> B,
+    work: impl FnOnce(&mut [Job<E, B>]),
     errno: impl Fn(E) -> Errno,
 ) {
-    let mut jobs = [Job::new(Gfn::MAX); CHUNK];
+    let unused = Job {
+        gfn: Gfn::MAX,
+        buffer: buffer(0),
+        outcome: None,
+    };
+    let mut jobs = [unused; CHUNK];
     let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
     for (job, item) in jobs.iter_mut().zip(items.iter()) {
         job.gfn = gfn_of(item.gfn);
+        job.buffer = buffer(item.word);
     }
     work(jobs);
-    note(
-        items,
-        jobs.iter()
-            .map(|job| job.outcome.map(|r| r.map_err(&errno))),
-    );
-}
-
-#[inline(never)]
-fn prep_many(state: &State, by: Epoch, items: &mut [PagingItem]) {
-    let mut jobs: [PrepJob<Buffer>; CHUNK] = [const { PrepJob::empty(Gfn::MAX) }; CHUNK];
-    let jobs = jobs.get_mut(..items.len()).unwrap_or_default();
-    for (job, item) in jobs.iter_mut().zip(items.iter()) {
-        job.gfn = gfn_of(item.gfn);
-        job.buffer = Some(Buffer(item.word));
+    for (item, job) in items.iter_mut().zip(jobs.iter()) {
+        let outcome = job.outcome.map(|outcome| outcome.map_err(&errno));
+        let value = errno_of(outcome).map_or_else(Errno::as_return, |()| 0);
+        item.word = i64::from(value).cast_unsigned();
     }
-    state.paging.prep(by, jobs);
-    let results = jobs
-        .iter()
-        .map(|job| job.outcome.map(|r| r.map_err(|e| e.errno())));
-    note(items, results);
 }
 
 fn read_many(state: &State, items: &mut [PagingItem]) {
@@ -243,13 +243,6 @@ fn read_many(state: &State, items: &mut [PagingItem]) {
         let gfn = gfn_of(item.gfn).get();
         // SAFETY: a live domain; Xen checks the address.
         let value = unsafe { shim::xen_shim_page_read(domain, gfn, item.word) };
-        item.word = i64::from(value).cast_unsigned();
-    }
-}
-
-fn note(items: &mut [PagingItem], results: impl Iterator<Item = Option<Result<(), Errno>>>) {
-    for (item, result) in items.iter_mut().zip(results) {
-        let value = errno_of(result).map_or_else(Errno::as_return, |()| 0);
         item.word = i64::from(value).cast_unsigned();
     }
 }

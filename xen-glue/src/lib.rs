@@ -14,8 +14,8 @@
 
 mod console;
 mod exports;
-mod ring_lock;
 mod p2m;
 mod platform;
+mod ring_lock;
 mod shim;
 mod state;

@@ -9,8 +9,8 @@ use p2m_paging::platform::InvariantViolation;
 use p2m_paging::{Gfn, Platform, VcpuId};
 
 use crate::console::Console;
-use crate::ring_lock::XenLock;
 use crate::p2m::LockedP2m;
+use crate::ring_lock::XenLock;
 use crate::shim::{self, Domain};
 
 /// Where the pager has a page's contents: a guest handle of the calling domain. Xen checks every

@@ -39,6 +39,7 @@ struct dummy {
     xenevtchn_handle *events;
     uint32_t remote_port;
     int port;
+    uint32_t epoch; /* of the crate; 0: Xen knows none */
 };
 
 static inline void __attribute__((noreturn, format(printf, 1, 2))) stop(const char *format, ...)
@@ -200,6 +201,8 @@ static inline void attach_to(struct dummy *d, xen_pfn_t gfn)
     if ((errno = vm_event(d->id, XEN_VM_EVENT_ENABLE, &d->remote_port)))
         stop("cannot enable paging");
     d->sring = page;
+    /* SHARED_RING_INIT clears it. */
+    memcpy(&d->epoch, &d->sring->pvt, sizeof d->epoch);
     SHARED_RING_INIT(d->sring);
     BACK_RING_INIT(&d->ring, d->sring, XC_PAGE_SIZE);
     d->events = xenevtchn_open(NULL, 0);

@@ -311,17 +311,16 @@ static void replaced(void)
 {
     enum { NOMINATE_OP = 64 + XENMEM_paging_op_nominate, EVICT_OP = 64 + XENMEM_paging_op_evict, PREP_OP = 64 + XENMEM_paging_op_prep };
     const struct dummy kept = dom;
-    uint32_t old, new;
     uint64_t gfn = 1;
 
     attach(&dom);
-    memcpy(&old, &dom.sring->pvt, sizeof old);
+    const uint32_t old = dom.epoch;
     munmap(dom.sring, XC_PAGE_SIZE);
     xenevtchn_close(dom.events);
     must(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL), 0, "disable");
     populate(dom.id, RING_GFN, 1, 0);
     attach_to(&dom, RING_GFN);
-    memcpy(&new, &dom.sring->pvt, sizeof new);
+    const uint32_t new = dom.epoch;
     printf("replaced pager: nominate = %s", errno_name(memop_by(old, dom.id, NOMINATE_OP, gfn, NULL)));
     printf(", successor: %s\n", errno_name(memop_by(new, dom.id, NOMINATE_OP, gfn, NULL)));
     printf("replaced pager: evict = %s", errno_name(memop_by(old, dom.id, EVICT_OP, gfn, NULL)));

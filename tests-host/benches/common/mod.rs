@@ -3,7 +3,7 @@
 //! nearly nothing (a page's contents are one word, the checks are off).
 
 use p2m_paging::p2m::Access;
-use p2m_paging::paging::{EvictError, Job, NominateError, Paging, PrepJob};
+use p2m_paging::paging::{EvictError, Job, NominateError, Paging, PrepError};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Response};
 use p2m_paging::{Gfn, VcpuId};
@@ -15,7 +15,7 @@ pub(crate) struct Bench {
     back: Back,
     nominations: Vec<Job<NominateError>>,
     evictions: Vec<Job<EvictError>>,
-    preps: Vec<PrepJob<Buffer>>,
+    preps: Vec<Job<PrepError, Option<Buffer>>>,
     vcpus: u32,
     _page: RingPage,
 }
@@ -38,7 +38,7 @@ impl Bench {
             nominations: gfns().map(Job::new).collect(),
             evictions: gfns().map(Job::new).collect(),
             preps: gfns()
-                .map(|gfn| PrepJob::filled(gfn, Buffer::Page(7)))
+                .map(|gfn| Job::filled(gfn, Buffer::Page(7)))
                 .collect(),
             vcpus,
             _page: page,

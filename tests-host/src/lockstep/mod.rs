@@ -11,7 +11,7 @@ mod op;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use p2m_paging::paging::{Caller, Job, Paging, PrepJob, RingState};
+use p2m_paging::paging::{Caller, Job, Paging, RingState};
 use p2m_paging::pause::{VcpuCell, VcpuPaused};
 use p2m_paging::platform::AllocError;
 use p2m_paging::ring::{Back, EntryFlags, PagingFlags, Request, Response};
@@ -168,7 +168,7 @@ impl<'c> Lockstep<'c> {
     fn prep(&mut self, gfn: usize, buffer: Option<Buffer>) -> Result<(), Errno> {
         let had_frame = self.machine().contents(number(gfn)).is_some();
         let memory = self.machine().with(|core| core.free_frames() > 0);
-        let mut batch = [PrepJob {
+        let mut batch = [Job {
             gfn: number(gfn),
             buffer,
             outcome: None,

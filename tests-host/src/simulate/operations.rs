@@ -3,7 +3,7 @@
 
 use p2m_paging::Errno;
 use p2m_paging::p2m::table::Event;
-use p2m_paging::paging::{Job, PrepJob};
+use p2m_paging::paging::Job;
 
 use super::scenario::Knob;
 use super::world::{Before, World};
@@ -103,7 +103,7 @@ impl World<'_> {
         });
         let has_memory =
             before.state.has_frame() || self.machine().with(|core| core.frames.free_count() > 0);
-        let mut jobs = [PrepJob {
+        let mut jobs = [Job {
             gfn: self.gfn(page),
             buffer,
             outcome: None,

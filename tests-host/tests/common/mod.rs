@@ -5,8 +5,7 @@
 
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{
-    EvictError, Job, NominateError, Paging, PopulateError, Populated, PrepError, PrepJob,
-    RestoreError,
+    EvictError, Job, NominateError, Paging, PopulateError, Populated, PrepError, RestoreError,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Notify, Request, Response};
@@ -80,7 +79,7 @@ impl Domain {
     }
 
     pub(crate) fn prep(&self, n: u64, buffer: Option<Buffer>) -> Result<(), PrepError> {
-        let mut batch = [PrepJob {
+        let mut batch = [Job {
             gfn: gfn(n),
             buffer,
             outcome: None,

@@ -3,7 +3,7 @@
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated, PrepJob};
+use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated};
 use p2m_paging::platform::Platform;
 use p2m_paging::ring::{Back, EntryFlags, Epoch, Notify, PagingFlags, Response};
 use p2m_paging::{Errno, Gfn, VcpuId};
@@ -125,7 +125,7 @@ impl World {
 
     /// The pager brings a page in with its contents. Yields whether it need not try again.
     pub(crate) fn bring(&self, page: usize, copy: u8) -> bool {
-        let mut batch = [PrepJob::filled(gfn(page), copy)];
+        let mut batch = [Job::filled(gfn(page), copy)];
         self.paging.prep(self.paging.epoch(), &mut batch);
         match batch[0].outcome.expect("worked off").map_err(|e| e.errno()) {
             Ok(()) => {
@@ -140,7 +140,7 @@ impl World {
 
     /// As [`Self::bring`], through a frame that the pager fills itself.
     fn bring_through_mapping(&self, page: usize, copy: u8) -> bool {
-        let mut batch = [PrepJob::empty(gfn(page))];
+        let mut batch = [Job::empty(gfn(page))];
         self.paging.prep(self.paging.epoch(), &mut batch);
         let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         if !matches!(done, Ok(()) | Err(Errno::ENOENT)) {
@@ -300,7 +300,7 @@ impl World {
 
     /// A replaced pager brings in the copy that it has.
     pub(crate) fn late_prep(&self, epoch: Epoch, page: usize, copy: u8) {
-        let mut batch = [PrepJob::filled(gfn(page), copy)];
+        let mut batch = [Job::filled(gfn(page), copy)];
         self.paging.prep(epoch, &mut batch);
     }
 

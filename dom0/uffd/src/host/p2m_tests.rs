@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use p2m_paging::p2m::{Access, AccessBits, ClearBits};
 use p2m_paging::paging::{
     AccessBitsError, Caller, DomainProperties, DropError, EvictError, Job, NominateError,
-    Populated, PrepError, PrepJob,
+    Populated, PrepError,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Errno, PAGE_SIZE, Paging};
@@ -54,7 +54,7 @@ fn evict(paging: &Paging<'_, HostPlatform>, page: u64) -> Result<(), EvictError>
 }
 
 fn prep(paging: &Paging<'_, HostPlatform>, page: u64, buffer: u64) -> Result<(), PrepError> {
-    let mut jobs = [PrepJob::filled(gfn(page), BufferIndex(buffer))];
+    let mut jobs = [Job::filled(gfn(page), BufferIndex(buffer))];
     paging.prep(paging.epoch(), &mut jobs);
     jobs[0].outcome.unwrap()
 }
@@ -138,7 +138,7 @@ fn a_buffer_beyond_the_pagers_memory_is_refused_and_the_page_stays_out() {
     paging.platform().set_buffers(None);
     assert_eq!(prep(&paging, 0, 0), Err(PrepError::InvalidBuffer));
     assert_eq!(paging.platform().counts().paged, 1);
-    let mut empty = [PrepJob::empty(gfn(0))];
+    let mut empty = [Job::empty(gfn(0))];
     paging.prep(paging.epoch(), &mut empty);
     assert_eq!(empty[0].outcome, Some(Err(PrepError::InvalidBuffer)));
 }

@@ -24,7 +24,7 @@
 //! - After a prep that failed, its vcpu still waits: this thread kicks.
 //! - Nobody waits for the other responses: the pager collects them at its tick, ten times a second.
 
-use p2m_paging::paging::{PrepError, PrepJob, RingState};
+use p2m_paging::paging::{Job, PrepError, RingState};
 use p2m_paging::ring::SLOTS;
 use p2m_paging::{Errno, Gfn};
 
@@ -39,7 +39,7 @@ const SHORT_OF_SLOTS: u32 = SLOTS / 2;
 /// One round of preps. Its memory is kept for the next round.
 struct Round {
     entries: Vec<usize>,
-    jobs: Vec<PrepJob<BufferIndex>>,
+    jobs: Vec<Job<PrepError, Option<BufferIndex>>>,
 }
 
 impl Machine {
@@ -103,13 +103,13 @@ struct Done {
     failed: bool,
 }
 
-fn job(prep: PostedPrep) -> Option<PrepJob<BufferIndex>> {
+fn job(prep: PostedPrep) -> Option<Job<PrepError, Option<BufferIndex>>> {
     let gfn = Gfn::try_new(prep.gfn)?;
-    Some(PrepJob::filled(gfn, BufferIndex(prep.buffer)))
+    Some(Job::filled(gfn, BufferIndex(prep.buffer)))
 }
 
 /// The result of a prep, as the pager is told.
-pub(super) fn result(job: &PrepJob<BufferIndex>) -> Result<(), Errno> {
+pub(super) fn result(job: &Job<PrepError, Option<BufferIndex>>) -> Result<(), Errno> {
     job.outcome
         .map_or(Err(Errno::EIO), |done| done.map_err(PrepError::errno))
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use p2m_paging::p2m::{AccessBits, ClearBits};
 use p2m_paging::paging::{
-    AccessBitsError, DomainProperties, EvictError, Job, NominateError, PrepJob, RestoreError,
+    AccessBitsError, DomainProperties, EvictError, Job, NominateError, PrepError, RestoreError,
 };
 use p2m_paging::{Errno, Gfn};
 use pager_shell::socket::{Connection, Listener, PACKET_WORDS, Received};
@@ -235,13 +235,13 @@ fn jobs<E>(arguments: &[u64]) -> Result<Vec<Job<E>>, Errno> {
     arguments.iter().map(gfn).collect()
 }
 
-fn prep_jobs(arguments: &[u64]) -> Result<Vec<PrepJob<BufferIndex>>, Errno> {
+fn prep_jobs(arguments: &[u64]) -> Result<Vec<Job<PrepError, Option<BufferIndex>>>, Errno> {
     let (pairs, []) = arguments.as_chunks::<2>() else {
         return Err(Errno::EINVAL);
     };
     let job = |&[gfn, buffer]: &[u64; 2]| {
         let gfn = Gfn::try_new(gfn).ok_or(Errno::EINVAL)?;
-        Ok(PrepJob::filled(gfn, BufferIndex(buffer)))
+        Ok(Job::filled(gfn, BufferIndex(buffer)))
     };
     pairs.iter().map(job).collect()
 }
