@@ -15,7 +15,7 @@ use crate::check;
 use crate::config::{Config, Defect};
 use crate::fiber::PANICKED;
 use crate::key::{Keys, Line};
-use crate::steps::{Act, Step};
+use crate::steps::{ACTORS, Act, Step};
 use crate::world::Stage;
 
 /// A state: the step that led to it, and from where.
@@ -58,7 +58,9 @@ impl fmt::Display for Violation {
             self.what
         )?;
         for step in &self.way {
-            let who = ["vcpu 0", "vcpu 1", "pager", "foreign", "tools", "later"];
+            let who: [_; ACTORS] = [
+                "vcpu 0", "vcpu 1", "pager", "foreign", "tools", "later", "replaced",
+            ];
             writeln!(f, "  {}: {:?}", who[usize::from(step.actor)], step.act)?;
         }
         Ok(())
