@@ -125,6 +125,7 @@ pub(crate) const SHORT: [Config; 10] = [
     },
     Config {
         name: "one page, a replaced pager continues",
+        slots: 1,
         vcpus: 1,
         replaced: 1,
         stopped: true,
