@@ -14,6 +14,7 @@ use pager_accesses::Trace;
 use pager_accesses::format::TraceWriter;
 use pager_core::policy::PolicyName;
 
+use super::chart::Curve;
 use super::compare::{Column, Reader, Subject, geometric_mean};
 use super::generate::Synthetic;
 use super::{chart, lackey};
@@ -261,11 +262,35 @@ impl Replay {
         let curves: Vec<_> = columns
             .iter()
             .filter(|column| !matches!(column, Column::Static | Column::Paced(_)))
-            .map(|&column| (column.name(), (1..8).map(|n| point(column, n)).collect()))
+            .map(|&column| Curve {
+                name: column.name(),
+                sees: column.sees(),
+                points: (1..8).map(|n| point(column, n)).collect(),
+            })
             .collect();
         let file = folder.join(format!("{}.svg", subject.name));
-        chart::draw(&file, &subject.name, &curves).with_context(|| file.display().to_string())
+        let title = format!(
+            "{}: misses among {} accesses to {} pages",
+            subject.name,
+            grouped(subject.accesses()),
+            grouped(subject.touched)
+        );
+        chart::draw(&file, &title, &subject.about, &curves)
+            .with_context(|| file.display().to_string())
     }
+}
+
+/// A number with a comma between groups of three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// The last cells of a row.
@@ -314,17 +339,20 @@ impl ReadAheadArgs {
 impl Traces {
     /// The traces that one name stands for.
     fn subjects(&self, name: &Path) -> anyhow::Result<Vec<Subject>> {
-        let subject = |name: String, mut trace: Trace| {
+        let subject = |name: String, about: String, mut trace: Trace| {
             trace.accesses.truncate(self.at_most);
             if trace.accesses.is_empty() {
                 bail!("{name}: the trace has no accesses");
             }
-            Ok(Subject::new(name, trace))
+            Ok(Subject::new(name, about, trace))
         };
         let made_up = |kind: Synthetic| {
             let value = kind.to_possible_value();
-            let name = value.map_or_else(String::new, |value| value.get_name().to_owned());
-            subject(name, kind.trace(1))
+            let (name, about) = value.map_or_else(Default::default, |value| {
+                let help = value.get_help().map(ToString::to_string);
+                (value.get_name().to_owned(), help.unwrap_or_default())
+            });
+            subject(name, about, kind.trace(1))
         };
         let text = name.display().to_string();
         if text == "synthetic" {
@@ -335,6 +363,19 @@ impl Traces {
         }
         let trace = Trace::read(name).context(text)?;
         let stem = name.file_stem().unwrap_or(name.as_os_str());
-        Ok(vec![subject(stem.display().to_string(), trace)?])
+        let about = "Recorded from a program or a guest".to_owned();
+        Ok(vec![subject(stem.display().to_string(), about, trace)?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn a_number_has_a_comma_between_groups_of_three_digits() {
+        let numbers = [0, 12, 999, 1_000, 589_740, 5_000_000];
+        let texts = ["0", "12", "999", "1,000", "589,740", "5,000,000"];
+        assert_eq!(numbers.map(grouped), texts);
     }
 }

@@ -61,6 +61,19 @@ impl Column {
         }
     }
 
+    /// What the policy knows when it chooses a victim.
+    pub fn sees(self) -> &'static str {
+        match self {
+            Self::Optimum => "the future",
+            Self::Lru => "every access",
+            Self::Static => "how hot pages are",
+            Self::Scans(PolicyName::Sweep) | Self::Paced(PolicyName::Sweep) | Self::Blind(_) => {
+                "page-ins alone"
+            }
+            Self::Scans(_) | Self::Paced(_) => "accessed bits",
+        }
+    }
+
     /// The columns for these policies, bounds first.
     pub fn of(policies: &[PolicyName]) -> Vec<Self> {
         let mut columns = vec![Self::Optimum, Self::Lru, Self::Static];
@@ -81,6 +94,8 @@ impl Column {
 pub struct Subject {
     /// The name of the trace.
     pub name: String,
+    /// What it is, in a few words.
+    pub about: String,
     trace: Trace,
     lru: Lru,
     /// The number of pages that are accessed. The size of memory is relative to it.
@@ -89,13 +104,14 @@ pub struct Subject {
 
 impl Subject {
     /// Prepares a trace.
-    pub fn new(name: String, trace: Trace) -> Self {
+    pub fn new(name: String, about: String, trace: Trace) -> Self {
         let mut touched = vec![false; trace.pages as usize];
         for &page in &trace.accesses {
             touched[page as usize] = true;
         }
         Self {
             name,
+            about,
             lru: Lru::new(&trace),
             touched: touched.iter().filter(|touched| **touched).count() as u64,
             trace,
@@ -202,7 +218,7 @@ mod tests {
     fn subject(kind: Synthetic, accesses: usize) -> Subject {
         let mut trace = kind.trace(1);
         trace.accesses.truncate(accesses);
-        Subject::new(format!("{kind:?}"), trace)
+        Subject::new(format!("{kind:?}"), String::new(), trace)
     }
 
     const REUSE: Column = Column::Scans(PolicyName::Reuse);
