@@ -77,7 +77,7 @@ pub fn draw(file: &Path, title: &str, workload: &str, curves: &[Curve]) -> anyho
         .draw()?;
     for (nth, (curve, colour)) in curves.iter().zip(COLOURS.iter().cycle()).enumerate() {
         // Each curve is thinner than the one before, so that one under others can be seen.
-        let width = u32::try_from((curves.len() - nth) * 3 / 2).unwrap_or(0) + 1;
+        let width = u32::try_from((curves.len() - nth) * 2 / 3).unwrap_or(0) + 2;
         let style = colour.stroke_width(width);
         chart.draw_series(LineSeries::new(curve.points.iter().copied(), style))?;
         let y = 24 + 44 * i32::try_from(nth).unwrap_or(0);
