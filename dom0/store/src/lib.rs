@@ -121,7 +121,9 @@ pub trait PageStore: Send + Sync {
     fn free(&self, slot: Slot);
 
     /// Waits until the device, if there is one, has the data of these writes. An outcome is
-    /// replaced by an error if the device may not have its page.
+    /// replaced by an error if the device may not have its page; its slot then holds none. To be
+    /// called once for each call of [`Self::write`], with the same list, before the next: a device
+    /// reports an error of writing back once, for all that was written before.
     fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]);
 
     /// The counts so far.

@@ -82,6 +82,8 @@ pub struct Pagefile {
     tally: IoCounters,
     /// Only one thread writes at a time.
     staging: Mutex<Staging>,
+    #[cfg(test)]
+    pub(super) device: tests::Device,
 }
 
 #[derive(Debug)]
@@ -163,7 +165,17 @@ impl Pagefile {
                 pages: vec![PageBuf::ZERO; RUN_PAGES],
                 read_back: vec![PageBuf::ZERO; RUN_PAGES],
             }),
+            #[cfg(test)]
+            device: tests::Device::default(),
         }
+    }
+
+    /// Waits for the device. An error is about writes since the last call, and is reported once: a
+    /// second call would succeed, so nothing tries again, not even after `EINTR`.
+    fn sync(&self) -> Result<(), Errno> {
+        #[cfg(test)]
+        self.device.sync()?;
+        rustix::fs::fdatasync(&self.file)
     }
 
     /// Writes neighbouring pages. A page that fails does not fail the next one.
@@ -291,13 +303,22 @@ impl PageStore for Pagefile {
     }
 
     fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]) {
-        if outcomes.contains(&Ok(Saved::Written))
-            && let Err(errno) = rustix::fs::fdatasync(&self.file)
-        {
-            for (write, outcome) in writes.iter().zip(outcomes) {
-                if *outcome == Ok(Saved::Written) {
-                    *outcome = Err(refusal(write.slot, errno));
+        if !outcomes.contains(&Ok(Saved::Written)) {
+            return;
+        }
+        let mut error = self.sync().err().map(|errno| refusal(Slot(0), errno));
+        for (write, outcome) in writes.iter().zip(outcomes).rev() {
+            match (*outcome, error) {
+                (Ok(Saved::Written), Some(error)) => {
+                    *outcome = Err(at(write.slot, error));
+                    self.checksums.forget(write.slot);
                 }
+                // Pages are written in order. Some file systems, NFS among them, let a write report that
+                // earlier ones failed, and then no flush reports it.
+                (Err(refused @ (StoreError::Full | StoreError::Io { .. })), _) => {
+                    error = error.or(Some(refused));
+                }
+                _ => {}
             }
         }
     }
@@ -323,6 +344,14 @@ fn transfer(
         }
     }
     (moved, None)
+}
+
+/// The same error for another page.
+fn at(slot: Slot, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Io { errno, .. } => StoreError::Io { slot, errno },
+        other => other,
+    }
 }
 
 fn refusal(slot: Slot, errno: Errno) -> StoreError {

@@ -2,7 +2,38 @@
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
 use super::*;
-use crate::testing::{compares_and_spares_zeros, page, read, round_trips, write, write_pages};
+use crate::testing::{
+    compares_and_spares_zeros, page, read, round_trips, write, write_pages, writes,
+};
+
+/// What the device under a file does.
+#[derive(Debug, Default)]
+pub(crate) struct Device {
+    /// An error of writing back that nobody has been told yet.
+    pub(crate) error: Mutex<Option<Errno>>,
+    /// How often it was waited for.
+    pub(crate) syncs: std::sync::atomic::AtomicU64,
+}
+
+impl Device {
+    /// Reports an error once, as Linux does.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        self.syncs
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.error.lock().take().map_or(Ok(()), Err)
+    }
+}
+
+impl Pagefile {
+    /// The device loses these pages, and Linux has yet to say so.
+    pub(crate) fn lose(&self, slots: &[Slot], errno: Errno) {
+        for slot in slots {
+            let at = self.offset_bytes(*slot);
+            self.file.write_all_at(&[0xdb; PAGE_SIZE], at).unwrap();
+        }
+        *self.device.error.lock() = Some(errno);
+    }
+}
 
 fn pagefile(keep: Keep) -> (tempfile::TempDir, Pagefile) {
     let dir = tempfile::tempdir().unwrap();
@@ -175,4 +206,64 @@ fn a_full_device_and_a_refusing_one_are_told_apart() {
         write(&refusing, &[slot]),
         [Err(StoreError::Io { slot, errno })]
     );
+}
+
+/// Writes pages, lets the device lose some, and flushes.
+fn flush_with_loss(
+    file: &Pagefile,
+    slots: &[Slot],
+    lost: &[Slot],
+    errno: Errno,
+) -> Vec<SaveOutcome> {
+    let mut outcomes = write(file, slots);
+    file.lose(lost, errno);
+    file.flush(&writes(slots), &mut outcomes);
+    outcomes
+}
+
+#[test]
+fn a_flush_that_fails_fails_all_pages_written_and_forgets_them() {
+    for (errno, is_full) in [
+        (Errno::IO, false),
+        (Errno::NOSPC, true),
+        (Errno::INTR, false),
+    ] {
+        let (_dir, file) = pagefile(Keep::Unlinked);
+        let slots = [0, 1, 5].map(Slot);
+        let outcomes = flush_with_loss(&file, &slots, &slots[1..2], errno);
+        for (slot, outcome) in slots.into_iter().zip(outcomes) {
+            let errno = errno.raw_os_error();
+            let error = if is_full {
+                StoreError::Full
+            } else {
+                StoreError::Io { slot, errno }
+            };
+            assert_eq!(outcome, Err(error));
+            assert_eq!(read(&file, &[slot]).1, [Err(StoreError::Empty { slot })]);
+            // A copy that may be lost is not compared with: it may be in Linux's memory alone.
+            let again = write_pages(&file, &[slot], &[page(slot.0)], true);
+            assert_eq!(again, [Ok(Saved::Written)]);
+        }
+    }
+}
+
+/// A file system may use a write's error to report that earlier pages are lost. No flush says so then.
+#[test]
+fn a_write_that_is_refused_fails_the_pages_written_before_it() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    let slots = [0, 1, 2, 3].map(Slot);
+    let mut outcomes = write(&file, &slots);
+    outcomes[2] = Err(StoreError::Full);
+    file.flush(&writes(&slots), &mut outcomes);
+    let (full, written) = (Err(StoreError::Full), Ok(Saved::Written));
+    assert_eq!(outcomes, [full, full, full, written]);
+    // A page that stopped short says nothing of others, and neither does one that was not written.
+    let mut outcomes = write(&file, &slots);
+    let short = Err(StoreError::Short {
+        slot: slots[3],
+        bytes: 0,
+    });
+    (outcomes[0], outcomes[3]) = (Ok(Saved::Unchanged), short);
+    file.flush(&writes(&slots), &mut outcomes);
+    assert_eq!(outcomes, [Ok(Saved::Unchanged), written, written, short]);
 }

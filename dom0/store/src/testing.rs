@@ -20,6 +20,15 @@ pub(super) fn write(store: &impl PageStore, slots: &[Slot]) -> Vec<SaveOutcome> 
     write_pages(store, slots, &pages, false)
 }
 
+/// Writes to these slots.
+pub(super) fn writes(slots: &[Slot]) -> Vec<Write> {
+    let like = CompareWith::Any;
+    slots
+        .iter()
+        .map(|slot| Write { slot: *slot, like })
+        .collect()
+}
+
 /// Writes one page to each slot.
 pub(super) fn write_pages(
     store: &impl PageStore,
