@@ -102,6 +102,13 @@ pub enum Report {
         /// What happened.
         error: PageError,
     },
+    /// An area that failed takes pages again, and has not failed for a time. Said once for each
+    /// [`Self::AreaFailed`].
+    #[error("the swap area of slot {} takes pages again", slot.0)]
+    AreaRecovered {
+        /// A slot that is in it.
+        slot: Slot,
+    },
     /// Which pages are used is not to be known any more. Said once.
     #[error("accessed bits cannot be read, what is paged out is chosen without: {0}")]
     NoScans(Errno),

@@ -88,6 +88,7 @@
 //! for each slot of a group of 4096. In addition 8 bytes for each MRU page of a sweep, and buffers for the
 //! batches. Handling a request, from ring to answer, allocates nothing.
 
+mod area_health;
 pub mod balance;
 mod batch;
 mod capacity;

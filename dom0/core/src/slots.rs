@@ -7,7 +7,8 @@
 //!
 //! Slots lie in *areas*, each with a stretch of numbers (row C5). The area with the highest priority that has a free
 //! slot is the next one to take from; areas of the same priority take turns, a megabyte at a time, so that disks work side by
-//! side. An area that failed to write is only taken from when no other has room.
+//! side. An area that failed to write is only taken from when no other has room, and now and then to see whether it works
+//! again ([`AreaHealth`]).
 //!
 //! In an area slots lie in *clusters* of 64, so that neighbours that go out at different times lie together, and are read
 //! in one call (row C8): the first of 64 neighbours to go out takes a cluster that is wholly free, the lowest, and its own place
@@ -21,6 +22,7 @@ use std::collections::HashSet;
 use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
 
+use super::area_health::AreaHealth;
 use super::sparse::{SparseMap, SparseSet};
 use crate::store::{SLOTS_END, Slot, SlotRange};
 
@@ -38,7 +40,7 @@ pub struct AreaFigures {
     pub range: SlotRange,
     /// How many are taken.
     pub taken: u64,
-    /// It could not take a page once.
+    /// It could not take a page, and none since.
     pub failed: bool,
     /// It is to go.
     pub leaving: bool,
@@ -55,7 +57,7 @@ pub(super) struct Slots {
     recent: Vec<(u64, Slot)>,
     /// Of slots with several owners, how many there are beside the first.
     further: SparseMap<u32>,
-    /// Slots that are being written, or about to be; and those that could not be written, for good.
+    /// Slots that are being written, or about to be; and those that are retired.
     writing: HashSet<Slot, RandomState>,
 }
 
@@ -69,8 +71,7 @@ struct Area {
     /// No cluster has been begun from here on.
     next: u32,
     taken: u64,
-    /// It could not take a page once.
-    failed: bool,
+    health: AreaHealth,
     /// Nothing is taken from it any more.
     leaving: bool,
 }
@@ -124,7 +125,11 @@ impl Slots {
         gfn: Gfn,
         neighbours: impl Iterator<Item = (Gfn, Slot)>,
     ) -> Option<Slot> {
-        let slot = self.find(gfn, neighbours)?;
+        let tried = self
+            .areas
+            .iter_mut()
+            .find_map(|area| area.try_again(place(gfn)));
+        let slot = tried.or_else(|| self.find(gfn, neighbours))?;
         self.writing.insert(slot);
         Some(slot)
     }
@@ -200,8 +205,8 @@ impl Slots {
             Some(1) => _ = self.further.remove(slot.0.into()),
             Some(further) => _ = self.further.insert(slot.0.into(), further - 1),
             None => {
-                if let Some(area) = self.area(slot) {
-                    area.give(slot);
+                if self.area(slot).is_some_and(|area| !area.give(slot)) {
+                    self.writing.insert(slot);
                 }
                 return true;
             }
@@ -209,29 +214,55 @@ impl Slots {
         false
     }
 
-    /// A slot that could not be written is taken out of use, or it would be the next one again.
+    /// A slot that could not be written is out of use until its area works again, or it would be the next one.
     pub(super) fn retire(&mut self, slot: Slot) {
         self.writing.insert(slot);
         if let Some(area) = self.area(slot) {
             area.taken -= 1;
+            area.health.retire(slot);
         }
     }
 
-    /// A slot's area could not take a page: from now on it comes after all that could. Whether that is news.
+    /// A slot's area could not take a page: from now on it comes after all that could. Whether that is to be reported: it
+    /// is news, and another area has room.
     pub(super) fn failed(&mut self, slot: Slot) -> bool {
         let Some(area) = self.area(slot) else {
             return false;
         };
-        let is_news = !std::mem::replace(&mut area.failed, true);
+        area.health.fails(slot);
         self.areas.sort_by_key(Area::rank);
-        is_news
+        self.has_healthy_free_slot()
+            && self
+                .area(slot)
+                .is_some_and(|area| !std::mem::replace(&mut area.health.is_reported, true))
+    }
+
+    /// A slot's area has taken a page: the area is as good as others.
+    pub(super) fn works(&mut self, slot: Slot) {
+        let Some(area) = self.areas.iter_mut().find(|area| area.range.contains(slot)) else {
+            return;
+        };
+        let had_failed = area.health.has_failed();
+        for slot in area.health.works(slot) {
+            area.set_free(slot);
+            self.writing.remove(&slot);
+        }
+        if had_failed {
+            self.areas.sort_by_key(Area::rank);
+        }
+    }
+
+    /// Some time passed. Returns the first slots of the areas whose failure was reported, and is over.
+    pub(super) fn tick(&mut self) -> impl Iterator<Item = Slot> + '_ {
+        let areas = self.areas.iter_mut();
+        areas.filter_map(|area| area.health.tick().then_some(area.range.first))
     }
 
     /// Whether an area has room that has not failed.
     pub(super) fn has_healthy_free_slot(&self) -> bool {
         self.areas
             .iter()
-            .any(|area| !area.failed && area.has_room())
+            .any(|area| !area.health.has_failed() && area.has_room())
     }
 
     /// How many are taken.
@@ -244,7 +275,7 @@ impl Slots {
         self.areas.iter().map(|area| AreaFigures {
             range: area.range,
             taken: area.taken,
-            failed: area.failed,
+            failed: area.health.has_failed(),
             leaving: area.leaving,
         })
     }
@@ -252,7 +283,11 @@ impl Slots {
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
         let sets = self.areas.iter().flat_map(|area| [&area.free, &area.whole]);
-        sets.map(SparseSet::table_bytes).sum::<usize>() + self.further.table_bytes()
+        let retired = self.areas.iter().map(|area| area.health.table_bytes());
+        sets.map(SparseSet::table_bytes)
+            .chain(retired)
+            .sum::<usize>()
+            + self.further.table_bytes()
     }
 
     fn area(&mut self, slot: Slot) -> Option<&mut Area> {
@@ -279,13 +314,13 @@ impl Area {
             whole: SparseSet::default(),
             next: 0,
             taken: 0,
-            failed: false,
+            health: AreaHealth::default(),
             leaving: false,
         }
     }
 
     fn rank(&self) -> (bool, Reverse<i32>) {
-        (self.failed, Reverse(self.range.priority))
+        (self.health.has_failed(), Reverse(self.range.priority))
     }
 
     fn index(&self, slot: Slot) -> u64 {
@@ -345,11 +380,36 @@ impl Area {
         self.take_exactly(slot).then_some(slot)
     }
 
-    /// Nothing is allocated: slots are given back while a fault is handled.
-    fn give(&mut self, slot: Slot) {
+    /// A slot to be tried, if it is time for that.
+    fn try_again(&mut self, place: u32) -> Option<Slot> {
+        if self.leaving || !self.health.is_due() {
+            return None;
+        }
+        let slot = match self.health.longest_retired() {
+            Some(slot) => {
+                self.taken += 1;
+                slot
+            }
+            None => self.begin_cluster(place).or_else(|| self.take_lowest())?,
+        };
+        self.health.tries(slot);
+        Some(slot)
+    }
+
+    /// Whether the slot is free now; else it is retired. Nothing is allocated: slots are given back while a fault is
+    /// handled.
+    fn give(&mut self, slot: Slot) -> bool {
+        self.taken -= 1;
+        let is_free = !self.health.stays_retired(slot);
+        if is_free {
+            self.set_free(slot);
+        }
+        is_free
+    }
+
+    fn set_free(&mut self, slot: Slot) {
         let index = self.index(slot);
         self.free.insert(index, ());
-        self.taken -= 1;
         if self.free.has_all_of_64(index) {
             self.whole.insert(index / u64::from(CLUSTER), ());
         }

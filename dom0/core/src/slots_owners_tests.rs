@@ -22,6 +22,8 @@ enum Op {
     Share(u32),
     Give(u32),
     Retire(u32),
+    Works(u32),
+    Pause,
     Leaving(bool),
 }
 
@@ -31,7 +33,10 @@ struct Model {
     area: u32,
     owners: HashMap<u32, u64>,
     writing: HashSet<u32>,
+    /// Those that could not be written. One that is tried has an owner, too.
     retired: HashSet<u32>,
+    /// A retired slot is the next one.
+    is_due: bool,
     is_leaving: bool,
 }
 
@@ -55,9 +60,10 @@ impl Model {
     fn may(&self, op: Op) -> bool {
         let is_written = |slot| self.writing.contains(&slot);
         match op {
-            Op::Take | Op::Share(_) => true,
+            Op::Take | Op::Share(_) | Op::Pause => true,
             Op::Rewrite(slot) => self.owners.contains_key(&slot) && !is_written(slot),
-            Op::Written(slot) | Op::Retire(slot) => is_written(slot),
+            Op::Written(slot) => is_written(slot) && !self.retired.contains(&slot),
+            Op::Retire(slot) | Op::Works(slot) => is_written(slot),
             Op::Give(slot) => self.owners.contains_key(&slot),
             Op::Leaving(is) => is != self.is_leaving,
         }
@@ -66,13 +72,17 @@ impl Model {
     fn step(&mut self, slots: &mut Slots, op: Op) {
         match op {
             Op::Take => {
-                let is_free =
-                    |slot| !self.owners.contains_key(&slot) && !self.retired.contains(&slot);
-                let has_room = !self.is_leaving && (0..self.area).any(is_free);
+                let has = |slot, set: &HashSet<u32>| set.contains(&slot);
+                let is_owned = |slot| self.owners.contains_key(&slot);
+                let has_room =
+                    (0..self.area).any(|slot| !is_owned(slot) && !has(slot, &self.retired));
                 let taken = slots.take(Gfn::new_truncate(0), std::iter::empty());
-                assert_eq!(taken.is_some(), has_room);
+                let expected = !self.is_leaving && (has_room || self.is_due);
+                assert_eq!(taken.is_some(), expected);
                 if let Some(Slot(slot)) = taken {
-                    assert!(slot < self.area && is_free(slot), "{slot} is somebody's");
+                    assert!(slot < self.area && !is_owned(slot), "{slot} is somebody's");
+                    assert_eq!(has(slot, &self.retired), self.is_due);
+                    self.is_due = false;
                     self.owners.insert(slot, 1);
                     self.writing.insert(slot);
                 }
@@ -101,14 +111,30 @@ impl Model {
                 self.writing.remove(&slot);
                 if was_last {
                     self.owners.remove(&slot);
+                    self.is_due |= self.retired.contains(&slot);
                 }
                 assert_eq!(slots.give(Slot(slot)), was_last);
             }
             Op::Retire(slot) => {
+                slots.failed(Slot(slot));
                 slots.retire(Slot(slot));
                 self.owners.remove(&slot);
                 self.writing.remove(&slot);
                 self.retired.insert(slot);
+            }
+            Op::Works(slot) => {
+                slots.written(Slot(slot));
+                slots.works(Slot(slot));
+                self.writing.remove(&slot);
+                if self.retired.contains(&slot) {
+                    self.retired.clear();
+                }
+            }
+            Op::Pause => {
+                (0..600).for_each(|_| _ = slots.tick().count());
+                let mut retired = self.retired.iter();
+                let is_tried = retired.any(|slot| self.owners.contains_key(slot));
+                self.is_due = !self.retired.is_empty() && !is_tried;
             }
             Op::Leaving(is) => {
                 slots.set_leaving(self.range(), is);
@@ -131,11 +157,11 @@ fn run(area: u32, ops: &[Op]) -> Model {
 }
 
 fn ops(area: u32) -> Vec<Op> {
-    use Op::{Give, Leaving, Retire, Rewrite, Share, Take, Written};
-    let of_each = [Rewrite, Written, Share, Give, Retire];
+    use Op::{Give, Leaving, Pause, Retire, Rewrite, Share, Take, Works, Written};
+    let of_each = [Rewrite, Written, Share, Give, Retire, Works];
     let of_slots = (0..area).flat_map(|slot| of_each.map(|op| op(slot)));
     of_slots
-        .chain([Take, Leaving(true), Leaving(false)])
+        .chain([Take, Pause, Leaving(true), Leaving(false)])
         .collect()
 }
 

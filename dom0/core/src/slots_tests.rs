@@ -32,6 +32,7 @@ struct Model {
     range: SlotRange,
     free: BTreeSet<u32>,
     failed: bool,
+    reported: bool,
 }
 
 impl Model {
@@ -61,7 +62,7 @@ proptest! {
         for (slots, priority) in areas {
             let first = models.last().map_or(0, |area| area.range.end().next_multiple_of(64));
             let free = (first..first + slots).collect();
-            models.push(Model { range: range(first, slots, priority), free, failed: false });
+            models.push(Model { range: range(first, slots, priority), free, failed: false, reported: false });
         }
         let ranges: Vec<_> = models.iter().map(|area| area.range).collect();
         let mut slots = Slots::new(&ranges);
@@ -79,8 +80,11 @@ proptest! {
                 }
                 11 if !taken.is_empty() => {
                     let (_, slot) = taken[which.index(taken.len())];
-                    let was = std::mem::replace(&mut models[of(slot)].failed, true);
-                    prop_assert_eq!(slots.failed(Slot(slot)), !was);
+                    models[of(slot)].failed = true;
+                    let others = models.iter().any(|area| !area.failed && !area.free.is_empty());
+                    let was = models[of(slot)].reported;
+                    models[of(slot)].reported |= others;
+                    prop_assert_eq!(slots.failed(Slot(slot)), others && !was);
                 }
                 _ if taken.iter().any(|page| page.0 == n) => {}
                 _ => {
@@ -183,15 +187,54 @@ fn after_the_last_slot_there_is_none() {
     assert_eq!(take(&mut slots, 7), Some(SLOTS_END - 1));
 }
 
+fn ticks(slots: &mut Slots, ticks: usize) {
+    (0..ticks).for_each(|_| assert_eq!(slots.tick().count(), 0));
+}
+
 #[test]
-fn a_retired_slot_never_comes_back() {
+fn a_retired_slot_is_tried_after_a_pause_and_all_come_back_when_one_works() {
     let mut slots = one(3);
-    let bad = take(&mut slots, 0).unwrap();
-    slots.retire(Slot(bad));
-    assert_eq!(slots.taken(), 0);
-    assert_eq!(
-        [take(&mut slots, 0), take(&mut slots, 0)],
-        [Some(1), Some(2)]
-    );
-    assert_eq!(take(&mut slots, 0), None);
+    for n in 0..3 {
+        let slot = Slot(take(&mut slots, n).unwrap());
+        slots.failed(slot);
+        slots.retire(slot);
+    }
+    assert_eq!((slots.taken(), take(&mut slots, 0)), (0, None));
+    ticks(&mut slots, 10);
+    // One at a time.
+    assert_eq!((take(&mut slots, 0), take(&mut slots, 0)), (Some(0), None));
+    assert!(!slots.share(Slot(0)), "it is being written");
+    slots.failed(Slot(0));
+    slots.retire(Slot(0));
+    ticks(&mut slots, 19);
+    assert_eq!(take(&mut slots, 0), None, "the pause is longer now");
+    ticks(&mut slots, 1);
+    assert_eq!(take(&mut slots, 0), Some(1));
+    // Its page stayed in the guest, so nothing was learned.
+    assert!(slots.give(Slot(1)));
+    assert_eq!((take(&mut slots, 0), take(&mut slots, 0)), (Some(2), None));
+    slots.written(Slot(2));
+    slots.works(Slot(2));
+    assert_eq!(slots.taken(), 1);
+    assert!(slots.rewrite(Slot(2)) && slots.has_healthy_free_slot());
+    let both: BTreeSet<_> = [take(&mut slots, 0), take(&mut slots, 0)].into();
+    assert_eq!(both, [Some(0), Some(1)].into());
+}
+
+#[test]
+fn c5_an_area_that_failed_is_tried_with_one_page_and_then_as_good_as_before() {
+    let mut slots = Slots::new(&[range(0, 64, 9), range(1024, 64, 1)]);
+    // It was full, so nothing is retired.
+    let full = Slot(take(&mut slots, 0).unwrap());
+    assert!(slots.failed(full));
+    slots.give(full);
+    ticks(&mut slots, 10);
+    let tried = take(&mut slots, 1).unwrap();
+    assert!(tried < 64 && take(&mut slots, 2).unwrap() >= 1024);
+    slots.works(Slot(tried));
+    assert!(take(&mut slots, 3).unwrap() < 64);
+    ticks(&mut slots, 600);
+    assert_eq!(slots.tick().collect::<Vec<_>>(), [Slot(0)], "said once");
+    ticks(&mut slots, 1000);
+    assert!(slots.failed(full), "and the next failure is news");
 }

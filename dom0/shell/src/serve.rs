@@ -333,6 +333,9 @@ fn log_report(report: &Report, control: &Control) {
             let name = control.name(*slot);
             tracing::error!("{name} is used only when no other area has room any more: {error}");
         }
+        Report::AreaRecovered { slot } => {
+            tracing::info!("{} takes pages again", control.name(*slot));
+        }
         Report::StoreRecovered => tracing::info!("{report}"),
         Report::StoreFull { .. } | Report::Delayed { .. } => tracing::warn!("{report}"),
         _ => tracing::error!("{report}"),

@@ -114,7 +114,7 @@ impl Pager {
                 let in_flight = self.flights.len() as u64;
                 self.goal.set_resident(pages, self.out_pages(), in_flight);
             }
-            Event::Tick => self.tick(),
+            Event::Tick => self.tick(actions),
             Event::Scanned(scan) => self.scanned(scan, actions),
             Event::AreaAdded(area) => self.area_added(area, actions),
             Event::Drain(area) => self.drain(area),
@@ -253,12 +253,13 @@ impl Pager {
         self.placement.locations.out_pages()
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, actions: &mut Actions) {
         self.policy.tick();
         self.scanner.tick();
         self.pending.tick();
         self.page_out.tick(self.out_pages());
         self.drains.tick();
+        self.placement.tick(actions);
         self.prefetch.tick();
     }
 

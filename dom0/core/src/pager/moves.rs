@@ -163,7 +163,7 @@ impl Pager {
                     self.placement.give_back(slot, actions);
                     return self.is_moved(page.gfn, Location::Zeros, actions);
                 }
-                self.placement.slots.written(slot);
+                self.placement.saved_in(slot, page.saved);
                 self.note_shared(page.gfn, slot);
                 return self.is_moved(page.gfn, page.location, actions);
             }

@@ -205,7 +205,7 @@ impl Pager {
             (Ok(()), Saved::DedupCandidate(_), _) => _ = self.placement.give_back(slot, actions),
             (Ok(()), saved, _) => {
                 self.progress.written += u64::from(saved == Saved::Written);
-                self.placement.slots.written(slot);
+                self.placement.saved_in(slot, saved);
                 self.placement.free_location(gfn, actions);
                 self.placement.locations.keep(gfn, slot);
             }

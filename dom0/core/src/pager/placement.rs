@@ -11,7 +11,7 @@ use crate::event::{Action, Actions, Report};
 use crate::flight::Flights;
 use crate::locations::Locations;
 use crate::slots::{CLUSTER, Slots};
-use crate::store::{CompareWith, Slot, SlotRange, StoreError};
+use crate::store::{CompareWith, Saved, Slot, SlotRange, StoreError};
 
 /// Copies that are given up together when the store is full.
 const COPIES_AT_ONCE: usize = 512;
@@ -122,6 +122,14 @@ impl Placement {
             .sum()
     }
 
+    /// A page is in this slot, as the store says.
+    pub(super) fn saved_in(&mut self, slot: Slot, saved: Saved) {
+        self.slots.written(slot);
+        if saved == Saved::Written {
+            self.slots.works(slot);
+        }
+    }
+
     /// The store did not take a page into this slot. The slot belongs to nobody now, and its area has
     /// failed.
     pub(super) fn not_written(&mut self, slot: Slot, error: PageError, actions: &mut Actions) {
@@ -129,7 +137,6 @@ impl Placement {
         if error == PageError::Store(StoreError::Full) {
             self.give_back(slot, actions);
         } else {
-            // Taken again, it would fail again.
             self.slots.retire(slot);
             actions.push(Action::Free(slot));
         }
@@ -138,9 +145,15 @@ impl Placement {
     /// The slot's area could not take a page. This is reported once for each area, while another has
     /// slots.
     pub(super) fn area_failed(&mut self, slot: Slot, error: PageError, actions: &mut Actions) {
-        if self.slots.failed(slot) && self.slots.has_healthy_free_slot() {
+        if self.slots.failed(slot) {
             actions.push(Action::Report(Report::AreaFailed { slot, error }));
         }
+    }
+
+    /// Some time passed.
+    pub(super) fn tick(&mut self, actions: &mut Actions) {
+        let sound = self.slots.tick();
+        actions.extend(sound.map(|slot| Action::Report(Report::AreaRecovered { slot })));
     }
 
     /// Memory in use, in bytes.
@@ -228,7 +241,7 @@ mod tests {
         assert_eq!(shared, Some((slots[3], CompareWith::Slot(slots[2]))));
     }
 
-    /// A slot that the device refuses is not taken again; one for which there was no space is.
+    /// A slot that the device refuses is not the next to be taken; one for which there was no space is.
     #[test]
     fn a_slot_that_cannot_be_written_is_out_of_use() {
         let io = |slot| PageError::Store(StoreError::Io { slot, errno: 5 });

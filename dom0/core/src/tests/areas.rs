@@ -103,6 +103,84 @@ fn c5_an_area_that_fails_is_left_alone_while_another_has_room() {
     assert_eq!(sim.finish().unreadable_pages, 0);
 }
 
+/// Some time passes.
+fn ticks(sim: &mut Sim, ticks: usize) {
+    for _ in 0..ticks {
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+}
+
+#[test]
+fn c5_slots_come_back_when_their_device_does() {
+    let area = range(0, 100, 0);
+    let mut sim = guest(&[area]);
+    sim.bad_area = Some(area);
+    target(&mut sim, 0);
+    ticks(&mut sim, 500);
+    assert_eq!((sim.pager.progress().out_pages, sim.store.len()), (0, 0));
+    assert!(
+        matches!(sim.reports[..], [Report::StoreFailed { .. }]),
+        "said once"
+    );
+    assert!(sim.writes < 200, "{} writes", sim.writes);
+    sim.bad_area = None;
+    ticks(&mut sim, 600);
+    assert_eq!(sim.pager.progress().out_pages, 100);
+    assert_eq!(sim.reports.len(), 1);
+    assert_eq!(sim.finish().unreadable_pages, 0);
+}
+
+/// The better of two areas is used again once it works, and each of both is said once.
+#[test]
+fn c5_an_area_that_failed_is_used_again_when_it_works() {
+    let (bad, good) = (range(0, 100, 5), range(128, 100, 0));
+    let mut sim = guest(&[bad, good]);
+    sim.bad_area = Some(bad);
+    target(&mut sim, 60);
+    for pages in (50..60).rev() {
+        target(&mut sim, pages);
+        ticks(&mut sim, 10);
+    }
+    assert_eq!((held(&sim, bad), held(&sim, good)), (0, 50));
+    assert!(matches!(sim.reports[..], [Report::AreaFailed { .. }]));
+    sim.bad_area = None;
+    ticks(&mut sim, 600);
+    // One page is tried, then all go there.
+    target(&mut sim, 45);
+    assert_eq!((held(&sim, bad), held(&sim, good)), (1, 54));
+    target(&mut sim, 20);
+    assert_eq!((held(&sim, bad), held(&sim, good)), (26, 54));
+    ticks(&mut sim, 601);
+    let recovered = Report::AreaRecovered { slot: bad.first };
+    assert_eq!(sim.reports[1..], [recovered]);
+    assert_eq!(sim.finish().unreadable_pages, 0);
+}
+
+/// One place of the device is bad. It costs a page now and then, and no other slot.
+#[test]
+fn c5_a_bad_place_is_tried_ever_less_often() {
+    let area = range(0, 100, 0);
+    let mut sim = guest(&[area]);
+    sim.bad_area = Some(range(7, 1, 0));
+    target(&mut sim, 0);
+    let mut failures = 0;
+    let mut seen = sim.store.len();
+    for round in 0..3000 {
+        let before = sim.writes;
+        ticks(&mut sim, 1);
+        failures += usize::from(sim.writes > before && sim.store.len() == seen);
+        seen = sim.store.len();
+        assert!(sim.store.len() <= 99, "{round}");
+    }
+    assert_eq!(sim.pager.progress().out_pages, 99);
+    assert!(failures < 40, "{failures} writes that failed");
+    assert_eq!(sim.reports.len(), 1, "{:?}", sim.reports);
+    sim.bad_area = None;
+    ticks(&mut sim, 700);
+    assert_eq!(sim.pager.progress().out_pages, 100);
+}
+
 /// Half of a guest of 100 pages is out, all of it in the first of two areas, with copies of some more.
 fn half_out(areas: &[SlotRange; 2]) -> Sim {
     let mut sim = guest(areas);
