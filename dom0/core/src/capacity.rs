@@ -5,6 +5,7 @@ use p2m_paging::Gfn;
 
 use super::batch::PageError;
 use super::event::Report;
+use super::outage::Ticks;
 
 /// What is known of a store that refused a page.
 ///
@@ -23,6 +24,7 @@ struct Limit {
     probe_pages: u64,
     /// What may be tried at the next tick.
     window_pages: u64,
+    ticks: u64,
 }
 
 impl StoreCapacity {
@@ -33,9 +35,9 @@ impl StoreCapacity {
         })
     }
 
-    /// Whether a page was refused, and not as many have fit since.
-    pub(super) fn is_limited(&self) -> bool {
-        self.limit.is_some()
+    /// For how long not as many pages have fit as when one was refused; `None` if they have since.
+    pub(super) fn limited_for(&self) -> Option<Ticks> {
+        self.limit.as_ref().map(|limit| Ticks(limit.ticks))
     }
 
     /// Pages have been written; now the store holds so many.
@@ -50,8 +52,9 @@ impl StoreCapacity {
         if limit.window_pages <= whole_batch {
             return None;
         }
+        let lasted = Ticks(limit.ticks);
         self.limit = None;
-        Some(Report::StoreRecovered)
+        Some(Report::StoreRecovered { lasted })
     }
 
     /// A page could not be written, while the store held so many.
@@ -61,13 +64,14 @@ impl StoreCapacity {
         gfn: Gfn,
         error: PageError,
     ) -> Option<Report> {
-        let first = self.limit.is_none();
+        let before = self.limit.as_ref().map(|limit| limit.ticks);
         self.limit = Some(Limit {
             proven_pages: held_pages,
             probe_pages: 0,
             window_pages: 1,
+            ticks: before.unwrap_or(0),
         });
-        first.then_some(match error {
+        before.is_none().then_some(match error {
             PageError::Store(crate::store::StoreError::Full) => Report::StoreFull {
                 pages_out: held_pages,
             },
@@ -80,6 +84,7 @@ impl StoreCapacity {
         if let Some(limit) = &mut self.limit {
             limit.proven_pages = limit.proven_pages.max(held_pages);
             limit.probe_pages = limit.window_pages;
+            limit.ticks += 1;
         }
     }
 }
@@ -112,7 +117,9 @@ mod tests {
             assert_eq!(room.allowed(1000), held + window);
             held += window;
             let back = room.written(held, 4);
-            assert_eq!(back.is_some(), window == 4);
+            let lasted = Ticks(4);
+            let recovered = Report::StoreRecovered { lasted };
+            assert_eq!(back, (window == 4).then_some(recovered));
         }
         assert_eq!(room.allowed(1000), 1000);
     }

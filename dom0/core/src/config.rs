@@ -86,6 +86,8 @@ pub struct Progress {
     pub wanted_out_pages: u64,
     /// Of those out, the ones that did not read back.
     pub unreadable_pages: u64,
+    /// Pages that are nominated although they are to stay.
+    pub nominated_pages: u64,
     /// Requests that wait for their page.
     pub waiting_requests: u64,
     /// Pages that are in and have a copy in the store (row C7).

@@ -5,6 +5,7 @@ use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::batch::{Batch, PageError};
+use super::outage::Ticks;
 use super::scan::Scan;
 use crate::store::{Slot, SlotRange};
 
@@ -113,33 +114,56 @@ pub enum Report {
     #[error("accessed bits cannot be read, what is paged out is chosen without: {0}")]
     NoScans(Errno),
     /// The store takes pages again.
-    #[error("the page store takes pages again")]
-    StoreRecovered,
-    /// A page did not read back. It is not given to the guest; its slot is kept. Said once until it
-    /// reads back.
-    #[error("{gfn} cannot be read back: {error}")]
+    #[error("the page store takes pages again, after {lasted}")]
+    StoreRecovered {
+        /// How long it did not.
+        lasted: Ticks,
+    },
+    /// A page did not read back. It is not given to the guest; its slot is kept. Said once until all
+    /// pages read back.
+    #[error("{gfn} cannot be read back, and is read again until it can: {error}")]
     Unreadable {
-        /// The page.
+        /// The first page it happened to.
         gfn: Gfn,
         /// What happened.
         error: PageError,
     },
-    /// A page could not be given to the guest, though it was read. It is tried again.
-    #[error("{gfn} cannot be brought in now: {error}")]
+    /// No page is unreadable any more.
+    #[error("every page that could not be read back has been, after {lasted}")]
+    ReadableAgain {
+        /// How long some page was.
+        lasted: Ticks,
+    },
+    /// A page could not be given to the guest, though it was read. It is tried again. Said once until it
+    /// has not happened for a second.
+    #[error("{gfn} cannot be brought in now, and is tried again until it can: {error}")]
     Delayed {
-        /// The page.
+        /// The first page it happened to.
         gfn: Gfn,
         /// What happened.
         error: PageError,
     },
-    /// A nominated page could not be restored. With the crate the guest's next write sends it home; on
-    /// Xen's C that write needs a pager.
+    /// Pages can be given to the guest.
+    #[error("pages can be brought in again, after {lasted}")]
+    DelayOver {
+        /// How long some could not.
+        lasted: Ticks,
+    },
+    /// A nominated page could not be restored. With the crate the guest's next write makes it resident; on
+    /// Xen's C that write needs a pager, so the pager does not end before the page is restored. Said once
+    /// until all are.
     #[error("{gfn} stays nominated: {error}")]
     StaysNominated {
-        /// The page.
+        /// The first page it happened to.
         gfn: Gfn,
         /// What happened.
         error: PageError,
+    },
+    /// No page is nominated any more that should not be.
+    #[error("no page stays nominated any more, after {lasted}")]
+    AllRestored {
+        /// How long some page was.
+        lasted: Ticks,
     },
 }
 
@@ -151,8 +175,6 @@ pub struct Summary {
     /// Pages still out because they cannot be read; [`Pager::unreadable`](super::Pager::unreadable)
     /// names them. While there are any, paging must stay enabled and the pagefile be kept.
     pub unreadable_pages: u64,
-    /// Pages that stayed nominated.
-    pub nominated_pages: u64,
 }
 
 /// The actions of one [`Pager::handle`](super::Pager::handle), in the order to do them.

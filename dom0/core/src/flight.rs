@@ -28,6 +28,9 @@ pub(super) enum FlightOutcome {
     /// Being paged in: the guest gave back what it took for its page. If the page turns out to be removed,
     /// that was its drop; if not, it was one of an earlier life, or of the page once it was resident.
     DropUncertain,
+    /// Resident and still nominated, because it could not be restored before. It is being restored,
+    /// and any request for it can be answered at once.
+    Leftover,
 }
 
 impl FlightOutcome {

@@ -73,7 +73,7 @@
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. In the prefetch lane (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
 //! | a move fails | the page stays where it was, and is tried again at each tick; after some stalled rounds the area stays in use |
-//! | restore fails | reported, counted in the summary |
+//! | restore fails | reported; after a stop it is tried again at each tick, and the pager does not finish before |
 //! | the shell does not get to a page | as if it had not been tried |
 //!
 //! The target may change at any moment. If it is raised while a batch is paged out, pages that are no
@@ -97,6 +97,7 @@ mod event;
 mod flight;
 mod lanes;
 mod locations;
+mod outage;
 mod pager;
 mod pending;
 pub mod policy;
@@ -112,6 +113,7 @@ pub use batch::{Batch, Lane, Page, PageError, Step};
 pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, DrainError, Event, Report, Summary};
 pub use locations::Location;
+pub use outage::Ticks;
 pub use pager::Pager;
 pub use read_ahead::ReadAheadOutcome;
 pub use scan::Scan;

@@ -22,15 +22,15 @@ pub enum ShellError {
         /// The error of this step.
         error: io::Error,
     },
-    /// A worker thread has panicked.
-    #[error("a worker thread has failed")]
-    Worker,
-    /// The machine's events cannot be received any more.
+    /// A thread has panicked. Everything was paged back in.
+    #[error("a thread of the pager has panicked")]
+    Panicked,
+    /// The machine's events could not be received any more. Everything was paged back in.
     #[error("no more events from the machine: {0}")]
     Events(Errno),
-    /// Vcpus kept requesting pages although no page is out.
-    #[error("paging cannot be disabled: vcpus are still queued for a ring slot")]
-    StillQueued,
+    /// Every page is resident, but the calls that disable paging are gone with their thread.
+    #[error("paging stays enabled, because the thread that disables it has panicked")]
+    StaysEnabled,
 }
 
 pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {

@@ -2,6 +2,7 @@
 //! What other threads send to the main thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use bitflags::bitflags;
 use pager_core::{Batch, Scan};
@@ -10,6 +11,9 @@ use parking_lot::Mutex;
 use super::control_request::{ControlClient, Request};
 use super::event_channel::EventChannel;
 use super::machine::MachineEvent;
+
+/// The most signals that wait to be taken.
+const SIGNALS: usize = 8;
 
 bitflags! {
     /// Updates. Each stays set until it is taken; setting it twice has no further effect.
@@ -31,6 +35,10 @@ bitflags! {
         const SCANNED = 1 << 6;
         /// An operator has sent a request.
         const ASKED = 1 << 7;
+        /// A thread has panicked.
+        const PANICKED = 1 << 8;
+        /// A worker has ended, and the batch that it had is lost.
+        const WORKER_LOST = 1 << 9;
     }
 }
 
@@ -43,6 +51,8 @@ pub(super) struct Inbox {
     scanned: Mutex<Option<Scan>>,
     memory: Mutex<GuestMemoryBounds>,
     asked: Mutex<Vec<(Request, ControlClient)>>,
+    /// When an operator sent the signals that have not been taken yet.
+    signals: Mutex<Vec<Instant>>,
     event: EventChannel,
 }
 
@@ -79,6 +89,7 @@ impl Inbox {
             scanned: Mutex::new(None),
             memory: Mutex::default(),
             asked: Mutex::default(),
+            signals: Mutex::default(),
             event,
         }
     }
@@ -147,6 +158,22 @@ impl Inbox {
     pub(super) fn push_request(&self, request: Request, client: ControlClient) {
         self.asked.lock().push((request, client));
         self.notify(Updates::ASKED);
+    }
+
+    /// Passes on an operator's signal.
+    pub(super) fn push_signal(&self) {
+        let mut signals = self.signals.lock();
+        // An operator insists with two. More of them tell the pager nothing.
+        if signals.len() < SIGNALS {
+            signals.push(Instant::now());
+        }
+        drop(signals);
+        self.notify(Updates::STOP);
+    }
+
+    /// Main thread: when an operator sent signals.
+    pub(super) fn signals(&self) -> Vec<Instant> {
+        std::mem::take(&mut *self.signals.lock())
     }
 
     /// Main thread: the next request of an operator.

@@ -29,6 +29,7 @@ pub mod control;
 mod control_request;
 mod cpu;
 mod demand;
+mod end;
 mod error;
 mod event_channel;
 mod inbox;
@@ -38,17 +39,21 @@ pub mod metrics_server;
 mod page_in_progress;
 mod pages;
 pub mod pressure;
+mod repeated;
 mod reporter;
 pub mod sandbox;
 mod serve;
 mod service;
+mod signals;
 pub mod socket;
 mod start;
+mod stop_wait;
 mod worker;
 
 pub use buffers::BufferPlace;
 pub use cpu::pin_to;
 pub use demand::REQUESTS;
+pub use end::Ended;
 pub use error::ShellError;
 pub use event_channel::EventChannel;
 pub use machine::{
@@ -56,6 +61,6 @@ pub use machine::{
     Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
-pub use serve::{Ended, Shell};
+pub use serve::Shell;
 pub use service::SystemdService;
 pub use start::{Options, Ready};

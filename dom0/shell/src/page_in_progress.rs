@@ -13,6 +13,8 @@ const LINE_TICKS: u32 = 20;
 pub(super) struct PageInProgress {
     bar: ProgressBar,
     ticks: u32,
+    /// The number of pages in the last line.
+    said: Option<u64>,
 }
 
 impl PageInProgress {
@@ -37,7 +39,11 @@ impl PageInProgress {
             Ok(style) => bar.with_style(style.with_key("rate", rate)),
             Err(_) => bar,
         };
-        Self { bar, ticks: 0 }
+        Self {
+            bar,
+            ticks: 0,
+            said: None,
+        }
     }
 
     /// Updates the number of pages that are still out.
@@ -46,13 +52,16 @@ impl PageInProgress {
         self.bar.set_position(all.saturating_sub(out_pages));
     }
 
-    /// Counts a tick. Returns the line to print, if one is due and no bar is visible.
+    /// Counts a tick. Returns the line to print, if one is due, says something new, and no bar is
+    /// visible.
     pub(super) fn tick(&mut self) -> Option<String> {
         self.ticks += 1;
         let due = self.bar.is_hidden() && self.ticks.is_multiple_of(LINE_TICKS);
-        due.then(|| {
+        let back = self.bar.position();
+        let is_news = due && self.said.replace(back) != Some(back);
+        is_news.then(|| {
             let all = self.bar.length().unwrap_or_default();
-            format!("paging back in: {} of {all} pages", self.bar.position())
+            format!("paging back in: {back} of {all} pages")
         })
     }
 }
@@ -75,6 +84,11 @@ mod tests {
         let lines: Vec<_> = (0..2 * LINE_TICKS)
             .filter_map(|_| page_in_progress.tick())
             .collect();
-        assert_eq!(lines, ["paging back in: 600 of 1000 pages"; 2]);
+        assert_eq!(lines, ["paging back in: 600 of 1000 pages"]);
+        page_in_progress.left(300);
+        let more: Vec<_> = (0..LINE_TICKS)
+            .filter_map(|_| page_in_progress.tick())
+            .collect();
+        assert_eq!(more, ["paging back in: 700 of 1000 pages"]);
     }
 }

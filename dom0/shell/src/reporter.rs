@@ -111,5 +111,4 @@ pub(super) fn report(
         before = now;
     }
     metrics_cell.give_up_terminal();
-    member.leave();
 }

@@ -1,44 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main thread: passes events to the core and carries out its actions.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
-use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Progress, Report, Step, Summary};
-use pager_store::{IoCounts, PageStore};
+use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Report, Step, Summary};
+use pager_store::PageStore;
 use signal_hook::iterator::Handle;
 
 use super::console::print_error;
 use super::control::{Change, Control};
 use super::demand::DemandLane;
+use super::end::{End, Ended};
 use super::error::ShellError;
 use super::inbox::{Inbox, Updates};
 use super::machine::{Calls, EventPort};
 use super::metrics::{Faults, Metrics};
 use super::page_in_progress::PageInProgress;
+use super::repeated::Repeated;
 use super::reporter::MetricsCell;
 use super::socket::Listener;
 use super::worker::Queues;
 
 /// Ticks between two computations of the quantiles of fault times.
 const QUANTILE_TICKS: u64 = 10;
-/// How often the shell tries to disable paging while vcpus are in the wait queue. A fixed pause
-/// separates the attempts.
-const DISABLE_ATTEMPTS: u32 = 500;
-const DISABLE_PAUSE: Duration = Duration::from_millis(10);
-
-/// How a pager ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// The core's summary.
-    pub summary: Summary,
-    /// The core's metrics.
-    pub progress: Progress,
-    /// The store's metrics.
-    pub store: IoCounts,
-}
+/// What has not happened for so long is over.
+const QUIET: Duration = Duration::from_secs(10);
+/// The pause between two rounds when the machine's events cannot be received.
+const POLL: Duration = Duration::from_millis(1);
 
 /// A running pager.
 pub struct Shell {
@@ -71,15 +63,47 @@ pub struct Shell {
     /// Set while everything is paged back in.
     pub(super) page_in_progress: Option<PageInProgress>,
     /// `None` once it has been joined.
-    pub(super) hypercall_worker: Option<JoinHandle<Box<dyn Calls>>>,
+    pub(super) hypercall_worker: Option<JoinHandle<Option<Box<dyn Calls>>>>,
     /// `None` once it has been joined.
     pub(super) store_worker: Option<JoinHandle<()>>,
+    pub(super) end: End,
+    pub(super) repeated: RepeatedErrors,
+}
+
+/// Errors that may come with every round.
+#[derive(Debug, Default)]
+pub(super) struct RepeatedErrors {
+    requests: Repeated,
+    wakes: Repeated,
+    responses: Repeated,
+    events: Repeated,
+}
+
+impl RepeatedErrors {
+    /// Logs what is over.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for (what, repeated) in [
+            (
+                "requests on the ring that are not valid",
+                &mut self.requests,
+            ),
+            ("failures to wake the machine", &mut self.wakes),
+            ("responses that could not be pushed", &mut self.responses),
+            ("failures to receive the machine's events", &mut self.events),
+        ] {
+            if let Some(over) = repeated.over(now, QUIET).filter(|over| over.times > 1) {
+                tracing::warn!("{} {what} in {:.1?}: that is over", over.times, over.lasted);
+            }
+        }
+    }
 }
 
 /// The threads that may wait for ever. They end with the pager, so that the pagers of other guests
 /// can continue without them.
 pub(super) struct Beside {
     pub(super) inbox: Arc<Inbox>,
+    pub(super) metrics_cell: Arc<MetricsCell>,
     pub(super) signals: Handle,
     pub(super) listener: Option<Arc<Listener>>,
 }
@@ -87,6 +111,7 @@ pub(super) struct Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         self.inbox.end();
+        self.metrics_cell.end();
         self.signals.close();
         if let Some(listener) = &self.listener {
             listener.close();
@@ -95,21 +120,32 @@ impl Drop for Beside {
 }
 
 impl Shell {
-    /// Pages the guest until a signal has brought everything back, or until the guest is gone.
+    /// Pages the guest until a signal or a failure has brought everything back, or until the guest
+    /// is gone.
     pub fn serve(mut self) -> Result<Ended, ShellError> {
-        let summary = loop {
-            self.event_port.wait().map_err(ShellError::Events)?;
-            while self.round() {}
-            if let Some(summary) = self.finished.take() {
-                break summary;
+        loop {
+            if let Err(errno) = self.event_port.wait() {
+                // The ring is polled from here on.
+                if self.repeated.events.happened(Instant::now()) {
+                    self.fail(ShellError::Events(errno));
+                }
+                thread::sleep(POLL);
             }
-        };
-        self.tear_down(summary)
+            while self.round() {}
+            if self.end.is_given_up() {
+                return Ok(self.abandon());
+            }
+            if let Some(summary) = self.finished.take()
+                && self.may_end(&summary)
+            {
+                return self.tear_down(summary);
+            }
+        }
     }
 
     /// Polls every source once. Returns whether any had something. The ring is polled last: only
     /// after the pager has found it empty does the machine send an event for the next request.
-    fn round(&mut self) -> bool {
+    pub(super) fn round(&mut self) -> bool {
         let collected = self.collect_done();
         let updates = self.inbox.take();
         if !updates.is_empty() {
@@ -121,6 +157,7 @@ impl Shell {
         }
         if std::mem::take(&mut self.owed)
             && let Err(errno) = self.event_port.notify()
+            && self.repeated.wakes.happened(Instant::now())
         {
             tracing::error!(%errno, "the machine cannot be woken");
         }
@@ -147,7 +184,9 @@ impl Shell {
                     self.requests.push(request);
                 }
                 Ok(Some(Err(error))) => {
-                    tracing::warn!(%error, "a request on the ring is not valid")
+                    if self.repeated.requests.happened(Instant::now()) {
+                        tracing::warn!(%error, "a request on the ring is not valid");
+                    }
                 }
                 Ok(None) => break,
                 Err(overrun) => {
@@ -194,9 +233,6 @@ impl Shell {
                 self.handle(Event::Done(batch));
             }
         }
-        if updates.contains(Updates::STOP) {
-            self.stop();
-        }
         if updates.contains(Updates::ASKED) {
             while let Some((request, client)) = self.inbox.asked() {
                 let areas = self.pager.areas().collect();
@@ -209,8 +245,10 @@ impl Shell {
         }
         if updates.contains(Updates::TICK) {
             self.handle(Event::Tick);
+            self.repeated.tick();
             self.post_metrics();
         }
+        self.on_end_updates(updates);
         if let Some(page_in_progress) = &mut self.page_in_progress {
             page_in_progress.left(self.pager.progress().out_pages);
             if updates.contains(Updates::TICK)
@@ -222,7 +260,7 @@ impl Shell {
         }
     }
 
-    fn handle(&mut self, event: Event<'_>) {
+    pub(super) fn handle(&mut self, event: Event<'_>) {
         self.pager.handle(event, &mut self.actions);
         self.execute();
     }
@@ -234,7 +272,10 @@ impl Shell {
                 match action {
                     Action::Run(mut batch) => match (batch.lane(), batch.step()) {
                         (Lane::Demand, Step::Load) => {
-                            self.demand.load(&mut batch, &*self.store);
+                            let load = || self.demand.load(&mut batch, &*self.store);
+                            if catch_unwind(AssertUnwindSafe(load)).is_err() {
+                                self.inbox.notify(Updates::PANICKED);
+                            }
                             self.ready.push(batch);
                         }
                         (Lane::Demand, Step::Prep) => {
@@ -246,7 +287,9 @@ impl Shell {
                     Action::Scan(scan) => self.queues.push_scan(scan),
                     Action::Respond(response) => {
                         self.faults.answered(response.gfn);
-                        if let Err(error) = self.back.respond(&response) {
+                        if let Err(error) = self.back.respond(&response)
+                            && self.repeated.responses.happened(Instant::now())
+                        {
                             tracing::error!(%error, gfn = %response.gfn, "a response could not be pushed");
                         }
                     }
@@ -263,21 +306,13 @@ impl Shell {
         }
     }
 
-    fn stop(&mut self) {
-        let out_pages = self.pager.progress().out_pages;
-        tracing::info!(out_pages, "stopping: everything is paged back in");
-        self.metrics_cell.give_up_terminal();
-        self.page_in_progress = Some(PageInProgress::new(out_pages, self.name.is_none()));
-        self.handle(Event::Stop);
-    }
-
     fn post_metrics(&mut self) {
         let metrics = &mut self.metrics;
         if metrics.ticks.is_multiple_of(QUANTILE_TICKS) {
             metrics.fault_p50_us = self.faults.quantile_us(0.5);
             metrics.fault_p99_us = self.faults.quantile_us(0.99);
         }
-        metrics.ticks += 1;
+        metrics.ticks += u64::from(self.end.is_healthy());
         let progress = self.pager.progress();
         let told = self.inbox.resident();
         metrics.resident_pages = told.unwrap_or_else(|| progress.resident_pages());
@@ -285,45 +320,6 @@ impl Shell {
         metrics.progress = progress;
         metrics.store = self.store.counts();
         self.metrics_cell.post(metrics);
-    }
-
-    /// Row B9. Paging is disabled only when no page is out, so that no vcpu is left waiting for a
-    /// page that nobody pages in.
-    fn tear_down(mut self, summary: Summary) -> Result<Ended, ShellError> {
-        let (progress, store) = (self.pager.progress(), self.store.counts());
-        self.page_in_progress = None;
-        for gfn in self.pager.unreadable() {
-            tracing::error!("{gfn} is out and cannot be read from the store");
-        }
-        self.metrics_cell.end();
-        // The published metrics are removed when the reporter ends.
-        let _ = self.reporter.take().map(JoinHandle::join);
-        self.queues.close();
-        let store_worker = self.store_worker.take().map(JoinHandle::join);
-        let hypercall_worker = self.hypercall_worker.take().map(JoinHandle::join);
-        let (Some(Ok(mut calls)), Some(Ok(()))) = (hypercall_worker, store_worker) else {
-            return Err(ShellError::Worker);
-        };
-        if summary.domain_alive && summary.unreadable_pages == 0 {
-            self.disable(&mut *calls)?;
-        }
-        Ok(Ended {
-            summary,
-            progress,
-            store,
-        })
-    }
-
-    /// Disables paging. Requests still arrive while vcpus are in the wait queue.
-    fn disable(&mut self, calls: &mut dyn Calls) -> Result<(), ShellError> {
-        for _ in 0..DISABLE_ATTEMPTS {
-            if calls.disable()? {
-                return Ok(());
-            }
-            while self.round() {}
-            thread::sleep(DISABLE_PAUSE);
-        }
-        Err(ShellError::StillQueued)
     }
 }
 
@@ -336,8 +332,13 @@ fn log_report(report: &Report, control: &Control) {
         Report::AreaRecovered { slot } => {
             tracing::info!("{} takes pages again", control.name(*slot));
         }
-        Report::StoreRecovered => tracing::info!("{report}"),
-        Report::StoreFull { .. } | Report::Delayed { .. } => tracing::warn!("{report}"),
+        // What was said to begin is said to end, at the same level.
+        Report::StoreFull { .. }
+        | Report::StoreRecovered { .. }
+        | Report::ReadableAgain { .. }
+        | Report::AllRestored { .. }
+        | Report::Delayed { .. }
+        | Report::DelayOver { .. } => tracing::warn!("{report}"),
         _ => tracing::error!("{report}"),
     }
 }

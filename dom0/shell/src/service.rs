@@ -2,6 +2,7 @@
 //! What systemd is told of this process, which may be the pager of several guests.
 
 use std::sync::Arc;
+use std::thread;
 
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
@@ -54,7 +55,7 @@ impl ServiceMember {
     }
 
     /// Reports that the guest is not paged any more. The process ends with the last one.
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         self.note(State::Left);
         if self
             .service
@@ -79,6 +80,16 @@ impl ServiceMember {
             *state = State::Quiet;
         }
         all
+    }
+}
+
+/// A guest that is not paged any more does not keep the watchdog from being told. After a panic of the
+/// thread that reports, the guest is still paged.
+impl Drop for ServiceMember {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.leave();
+        }
     }
 }
 

@@ -2,8 +2,7 @@
 //! Start: attaches to the machine, and creates the threads beside the main one.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,13 +12,13 @@ use pager_core::Pager;
 use pager_core::policy::Policy;
 use pager_store::PageStore;
 use pager_store::areas::Areas;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
 use super::control::{Control, listen as listen_to_operators};
 use super::cpu::pin_to;
 use super::demand::{DemandLane, REQUESTS};
+use super::end::End;
 use super::error::{ShellError, at};
 use super::inbox::{Inbox, Updates};
 use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
@@ -27,8 +26,9 @@ use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
 use super::reporter::{MetricsCell, report};
-use super::serve::{Beside, Shell};
+use super::serve::{Beside, RepeatedErrors, Shell};
 use super::service::{ServiceMember, SystemdService};
+use super::signals;
 use super::socket::Listener;
 use super::worker::{HypercallWorker, Queues, StoreWorker};
 
@@ -73,8 +73,9 @@ pub struct Ready {
 impl Ready {
     /// Attaches to the machine as its guest's pager.
     ///
-    /// Signals are handled from here on: SIGTERM, SIGINT, SIGHUP and SIGALRM all page everything of
-    /// every guest of this process back in (row B3). If the machine cannot report which pages are
+    /// Signals are handled from here on: those that would end the process page everything of every
+    /// guest of this process back in, or are ignored (row B3). After an error paging is disabled, as
+    /// it was before. If the machine cannot report which pages are
     /// used, the pager chooses victims by the policy that `blind` makes, if any.
     pub fn attach(
         options: Options,
@@ -84,15 +85,18 @@ impl Ready {
         machine: Box<dyn Machine>,
     ) -> Result<Self, ShellError> {
         // Signals are handled before any page is out, so that no signal ends the pager then.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGALRM]).map_err(at("signals"))?;
-        // With SIGXFSZ handled, a write beyond RLIMIT_FSIZE fails with EFBIG and does not end the
-        // pager.
-        let ignored = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(SIGXFSZ, ignored).map_err(at("signals"))?;
+        let signals = signals::handle_all().map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
         let metrics_cell = Arc::new(MetricsCell::new(options.live));
-        let attached = machine.attach(buffers(&pager))?;
+        let mut attached = machine.attach(buffers(&pager))?;
+        let waker = match attached.event_port.waker() {
+            Ok(waker) => waker,
+            Err(error) => {
+                undo(&mut *attached.calls);
+                return Err(at("event channel")(error));
+            }
+        };
         // The guest has no other pager now that could own the socket.
         let control = options.control.as_deref().and_then(hear);
         tracing::info!(accessed_bits = attached.has_access_bits, "attached");
@@ -102,7 +106,6 @@ impl Ready {
         if let Some(policy) = blind.filter(|_| !attached.has_access_bits) {
             pager = pager.with_policy(policy());
         }
-        let waker = attached.event_port.waker().map_err(at("event channel"))?;
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         Ok(Self {
             pager,
@@ -132,11 +135,12 @@ impl Ready {
     }
 
     /// Creates the other threads. The main thread is the one that calls this and [`Shell::serve`].
+    /// After an error paging is disabled: no page is out yet.
     pub fn start(self) -> Result<Shell, ShellError> {
         let Self {
             pager,
             store,
-            attached,
+            mut attached,
             handle,
             options,
             ..
@@ -147,31 +151,41 @@ impl Ready {
         } = handle;
         let queues = Arc::new(Queues::new(pager.batches()));
         let mut sets = buffer_sets(&pager, attached.buffers);
-        start_ticker(&inbox)?;
-        let signals = self.signals.handle();
-        start_signals(&inbox, self.signals)?;
-        start_watch(&inbox, attached.watch)?;
-        let reporter = start_reporter(&metrics_cell, attached.publish, self.member)?;
-        let listener = self.control.map(Arc::new);
-        if let Some(listener) = &listener {
-            start_control(&inbox, listener)?;
-        }
+        // These end the threads that exist, if a later one cannot be started.
+        let beside = Beside {
+            inbox: Arc::clone(&inbox),
+            metrics_cell: Arc::clone(&metrics_cell),
+            signals: self.signals.handle(),
+            listener: self.control.map(Arc::new),
+        };
+        let sources = Sources {
+            signals: self.signals,
+            watch: attached.watch,
+            publish: attached.publish,
+            member: self.member,
+        };
+        let threads = match start_threads(&beside, &queues, sources) {
+            Ok(threads) => threads,
+            Err(error) => {
+                undo(&mut *attached.calls);
+                return Err(error);
+            }
+        };
         let buffers = sets.iter().map(|set| set.place).collect();
         let demand_sets = sets.drain(..REQUESTS.min(sets.len())).collect::<Vec<_>>();
-        let hypercall_worker = HypercallWorker {
+        // Both threads wait for this, so it is received.
+        let _ = threads.hypercall_worker.1.send(HypercallWorker {
             calls: attached.calls,
             buffers,
             recorder: options.record.clone(),
-        };
-        let store_worker = StoreWorker {
+        });
+        let _ = threads.store_worker.1.send(StoreWorker {
             frames: attached.frames,
             store: Arc::clone(&store),
             first_set: demand_sets.len(),
             sets,
             scratch: Scratch::default(),
-        };
-        let hypercall_worker = start_hypercall_worker(hypercall_worker, &queues, &inbox)?;
-        let store_worker = start_store_worker(store_worker, &queues, &inbox)?;
+        });
         if let Some(cpu) = self.cpu {
             pin_to(cpu);
         }
@@ -184,11 +198,7 @@ impl Ready {
             pager,
             store,
             control: Control::new(options.areas.clone()),
-            _beside: Beside {
-                inbox: Arc::clone(&inbox),
-                signals,
-                listener,
-            },
+            _beside: beside,
             inbox,
             queues,
             event_port: attached.event_port,
@@ -199,58 +209,116 @@ impl Ready {
             metrics: Metrics::default(),
             metrics_cell,
             name: options.name,
-            reporter: Some(reporter),
+            reporter: Some(threads.reporter),
             page_in_progress: None,
-            hypercall_worker: Some(hypercall_worker),
-            store_worker: Some(store_worker),
+            hypercall_worker: Some(threads.hypercall_worker.0),
+            store_worker: Some(threads.store_worker.0),
+            end: End::default(),
+            repeated: RepeatedErrors::default(),
         })
     }
 }
 
+/// Disables paging after an error. No page is out.
+fn undo(calls: &mut dyn Calls) {
+    match calls.disable() {
+        Ok(true) => {}
+        Ok(false) => tracing::error!("paging stays enabled: vcpus are queued for the ring"),
+        Err(error) => tracing::error!("paging stays enabled: {error}"),
+    }
+}
+
+/// What the threads beside the workers use.
+struct Sources {
+    signals: Signals,
+    watch: Box<dyn Watch>,
+    publish: Option<Box<dyn Publish>>,
+    member: ServiceMember,
+}
+
+/// A worker's thread, and where it waits for the worker.
+type Waiting<W, T> = (JoinHandle<T>, mpsc::Sender<W>);
+
+/// The threads that are joined.
+struct Threads {
+    reporter: JoinHandle<()>,
+    hypercall_worker: Waiting<HypercallWorker, Option<Box<dyn Calls>>>,
+    store_worker: Waiting<StoreWorker, ()>,
+}
+
+fn start_threads(
+    beside: &Beside,
+    queues: &Arc<Queues>,
+    sources: Sources,
+) -> Result<Threads, ShellError> {
+    let inbox = &beside.inbox;
+    start_ticker(inbox)?;
+    let (all, told) = (sources.signals, Arc::clone(inbox));
+    let signals = move || signals::pass_on(all, &told);
+    spawn("signals", inbox, Updates::PANICKED, signals)?;
+    start_watch(inbox, sources.watch)?;
+    let metrics_cell = Arc::clone(&beside.metrics_cell);
+    let (publish, member) = (sources.publish, sources.member);
+    let reporter = move || report(&metrics_cell, publish, &member);
+    let reporter = spawn("reporter", inbox, Updates::PANICKED, reporter)?;
+    if let Some(listener) = &beside.listener {
+        start_control(inbox, listener)?;
+    }
+    Ok(Threads {
+        reporter,
+        hypercall_worker: start_hypercall_worker(queues, inbox)?,
+        store_worker: start_store_worker(queues, inbox)?,
+    })
+}
+
+/// Tells the main thread if the thread panics.
+struct OnPanic {
+    inbox: Arc<Inbox>,
+    updates: Updates,
+}
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.inbox.notify(self.updates);
+        }
+    }
+}
+
+/// Starts a thread. If it panics, the main thread gets these updates.
 fn spawn<T: Send + 'static>(
     name: &str,
+    inbox: &Arc<Inbox>,
+    updates: Updates,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, ShellError> {
     let builder = thread::Builder::new().name(name.into());
     let builder = builder.stack_size(STACK_BYTES);
     // Log lines of the thread name the same guest.
     let guest = tracing::Span::current();
-    let work = move || guest.in_scope(work);
+    let inbox = Arc::clone(inbox);
+    let work = move || {
+        let _on_panic = OnPanic { inbox, updates };
+        guest.in_scope(work)
+    };
     builder.spawn(work).map_err(at("thread"))
 }
 
 fn start_ticker(inbox: &Arc<Inbox>) -> Result<(), ShellError> {
-    let inbox = Arc::clone(inbox);
+    let ticked = Arc::clone(inbox);
     let ticks = move || {
-        while !inbox.is_over() {
+        while !ticked.is_over() {
             thread::sleep(TICK);
-            inbox.notify(Updates::TICK);
+            ticked.notify(Updates::TICK);
         }
     };
-    spawn("ticker", ticks).map(drop)
-}
-
-fn start_signals(inbox: &Arc<Inbox>, mut signals: Signals) -> Result<(), ShellError> {
-    let inbox = Arc::clone(inbox);
-    let all = move || signals.forever().for_each(|_| inbox.notify(Updates::STOP));
-    spawn("signals", all).map(drop)
+    spawn("ticker", inbox, Updates::PANICKED, ticks).map(drop)
 }
 
 fn start_watch(inbox: &Arc<Inbox>, watch: Box<dyn Watch>) -> Result<(), ShellError> {
-    let inbox = Arc::clone(inbox);
-    spawn("watch", move || {
-        watch.run(&|event| inbox.on_machine_event(event))
-    })
-    .map(drop)
-}
-
-fn start_reporter(
-    metrics_cell: &Arc<MetricsCell>,
-    publish: Option<Box<dyn Publish>>,
-    member: ServiceMember,
-) -> Result<JoinHandle<()>, ShellError> {
-    let metrics_cell = Arc::clone(metrics_cell);
-    spawn("reporter", move || report(&metrics_cell, publish, &member))
+    let told = Arc::clone(inbox);
+    let watch = move || watch.run(&|event| told.on_machine_event(event));
+    spawn("watch", inbox, Updates::PANICKED, watch).map(drop)
 }
 
 /// A pager without a control socket still works.
@@ -263,24 +331,33 @@ fn hear(name: &str) -> Option<Listener> {
 }
 
 fn start_control(inbox: &Arc<Inbox>, listener: &Arc<Listener>) -> Result<(), ShellError> {
-    let (inbox, listener) = (Arc::clone(inbox), Arc::clone(listener));
-    spawn("control", move || listen_to_operators(&listener, &inbox)).map(drop)
+    let (told, listener) = (Arc::clone(inbox), Arc::clone(listener));
+    let listen = move || listen_to_operators(&listener, &told);
+    spawn("control", inbox, Updates::PANICKED, listen).map(drop)
 }
 
 fn start_hypercall_worker(
-    hypercall_worker: HypercallWorker,
     queues: &Arc<Queues>,
     inbox: &Arc<Inbox>,
-) -> Result<JoinHandle<Box<dyn Calls>>, ShellError> {
-    let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
-    spawn("hypercalls", move || hypercall_worker.run(&queues, &inbox))
+) -> Result<Waiting<HypercallWorker, Option<Box<dyn Calls>>>, ShellError> {
+    let (give, taken) = mpsc::channel::<HypercallWorker>();
+    let (queues, told) = (Arc::clone(queues), Arc::clone(inbox));
+    let work = move || Some(taken.recv().ok()?.run(&queues, &told));
+    let lost = Updates::PANICKED | Updates::WORKER_LOST;
+    Ok((spawn("hypercalls", inbox, lost, work)?, give))
 }
 
 fn start_store_worker(
-    store_worker: StoreWorker,
     queues: &Arc<Queues>,
     inbox: &Arc<Inbox>,
-) -> Result<JoinHandle<()>, ShellError> {
-    let (queues, inbox) = (Arc::clone(queues), Arc::clone(inbox));
-    spawn("store", move || store_worker.run(&queues, &inbox))
+) -> Result<Waiting<StoreWorker, ()>, ShellError> {
+    let (give, taken) = mpsc::channel::<StoreWorker>();
+    let (queues, told) = (Arc::clone(queues), Arc::clone(inbox));
+    let work = move || {
+        if let Ok(worker) = taken.recv() {
+            worker.run(&queues, &told);
+        }
+    };
+    let lost = Updates::PANICKED | Updates::WORKER_LOST;
+    Ok((spawn("store", inbox, lost, work)?, give))
 }

@@ -2,7 +2,10 @@
 //! The two threads for batches that nobody waits for. Each thread takes one step at a time. The
 //! hypercall worker makes calls to the machine; the store worker moves pages to and from the store.
 //! While one batch is saved, another is nominated or evicted.
+//!
+//! A panic in a step ends neither thread: the batch goes back, and the pager pages everything in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use p2m_paging::Errno;
@@ -144,13 +147,22 @@ impl HypercallWorker {
     /// Runs batches until the queue is closed, then returns the calls.
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) -> Box<dyn Calls> {
         while let Some(mut job) = queues.calls.next() {
-            let done = match &mut job {
+            let done = catch_unwind(AssertUnwindSafe(|| match &mut job {
                 Job::Batch(batch) => self.step(batch),
                 Job::Scan(scan) => self.scan(scan),
-            };
-            if let Err(error) = done {
-                tracing::error!("{error}");
-                inbox.notify(Updates::GONE);
+            }));
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!("{error}");
+                    inbox.notify(Updates::GONE);
+                }
+                Err(_) => {
+                    if let Job::Batch(batch) = &mut job {
+                        self.find_out(batch);
+                    }
+                    inbox.notify(Updates::PANICKED);
+                }
             }
             job.return_batch(inbox);
         }
@@ -178,6 +190,31 @@ impl HypercallWorker {
 }
 
 impl HypercallWorker {
+    /// A step has panicked, so it is not known what was done to pages without an outcome.
+    fn find_out(&mut self, batch: &mut Batch) {
+        let step = batch.step();
+        let unknown = |page: &&mut Page| page.outcome == Err(PageError::NotDone);
+        for page in batch.pages_mut().iter_mut().filter(unknown) {
+            page.outcome = match step {
+                // If it is not nominated, it cannot be evicted, and that is found then.
+                Step::Nominate => Ok(()),
+                // A page that is nominated has not been evicted. Any other page is taken for
+                // evicted: its contents are in the store. If it is resident, its prep says so.
+                Step::Evict if self.was_nominated(*page) => Err(PageError::NotDone),
+                Step::Evict => Ok(()),
+                // These are tried again.
+                _ => Err(PageError::NotDone),
+            };
+        }
+    }
+
+    /// Restores a page. Returns whether it was nominated.
+    fn was_nominated(&mut self, page: Page) -> bool {
+        let mut pages = [page];
+        let restored = catch_unwind(AssertUnwindSafe(|| self.calls.restore(&mut pages)));
+        matches!(restored, Ok(Ok(()))) && pages[0].outcome.is_ok()
+    }
+
     /// Nominates. A page that an earlier pager had left nominated is refused like a page in use, so
     /// this restores it and tries again. A page has one flight at most, so nothing else here has
     /// nominated a refused page.
@@ -224,7 +261,11 @@ impl StoreWorker {
     pub(super) fn run(mut self, queues: &Queues, inbox: &Inbox) {
         while let Some(mut job) = queues.store.next() {
             if let Job::Batch(batch) = &mut job {
-                self.step(batch);
+                // Pages without an outcome have not been saved, loaded or moved.
+                let done = catch_unwind(AssertUnwindSafe(|| self.step(batch)));
+                if done.is_err() {
+                    inbox.notify(Updates::PANICKED);
+                }
             }
             job.return_batch(inbox);
         }

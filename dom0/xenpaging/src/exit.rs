@@ -15,7 +15,7 @@ pub enum Exit {
     Usage = 2,
     /// The pager could not start.
     NotStarted = 3,
-    /// Pages are out that could not be brought back.
+    /// Pages are out that were not brought back.
     PagesOut = 4,
 }
 

@@ -3,8 +3,9 @@
 //! ends by itself, and the process ends with the last one.
 
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use anyhow::Context as _;
@@ -50,6 +51,8 @@ struct AttachedPager {
     floor: u64,
     /// The pagefile, if its name is to be removed at the end.
     pagefile: Option<Arc<Pagefile>>,
+    /// Whether pages are in swap areas.
+    has_areas: bool,
     ready: Ready,
 }
 
@@ -129,7 +132,6 @@ impl Pagers {
         let others: Vec<_> = all.map(AttachedPager::serve_beside).collect();
         let exit = first.map_or(Exit::Done, AttachedPager::serve);
         others.into_iter().fold(exit, |all, other| {
-            // A thread that panicked leaves pages out.
             let exit = other.map_or(Exit::NotStarted, |other| {
                 other.join().unwrap_or(Exit::PagesOut)
             });
@@ -242,6 +244,7 @@ impl AttachedPager {
                     share,
                     floor,
                     pagefile,
+                    has_areas: areas.is_some(),
                     ready,
                 })
             }
@@ -274,26 +277,42 @@ impl AttachedPager {
         remove(self.pagefile);
     }
 
-    /// Serves the guest on its own thread, if a thread can be started.
+    /// Serves the guest on its own thread. If no thread can be started, the guest is not paged.
     fn serve_beside(self) -> Option<thread::JoinHandle<Exit>> {
         let builder = thread::Builder::new()
             .name("pager".into())
             .stack_size(STACK_BYTES);
-        let spawned = builder.spawn(move || self.serve());
-        spawned
-            .inspect_err(|error| {
+        let (give, taken) = mpsc::channel::<Self>();
+        let serve = move || taken.recv().map_or(Exit::NotStarted, Self::serve);
+        match builder.spawn(serve) {
+            Ok(thread) => {
+                // The thread waits for it, so it is received.
+                let _ = give.send(self);
+                Some(thread)
+            }
+            Err(error) => {
                 tracing::error!(
                     "a guest is not paged, because its thread cannot be started: {error}"
-                )
-            })
-            .ok()
+                );
+                self.detach();
+                None
+            }
+        }
     }
 
+    /// A panic here leaves pages of this guest out. The process goes on with its other guests.
     fn serve(self) -> Exit {
-        span(self.domain, self.among_others).in_scope(|| self.serve_in_its_name())
+        let (domain, among_others) = (self.domain, self.among_others);
+        let serve = || span(domain, among_others).in_scope(|| self.serve_in_its_name());
+        catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| {
+            let name = domain.map_or_else(|| "the guest".into(), name);
+            tracing::error!("{name} has no pager any more, because its pager has panicked");
+            Exit::PagesOut
+        })
     }
 
     fn serve_in_its_name(self) -> Exit {
+        let whereabouts = self.whereabouts();
         let ended = match self.ready.start() {
             Ok(shell) => shell.serve(),
             Err(error) => {
@@ -303,10 +322,11 @@ impl AttachedPager {
             }
         };
         match ended {
-            Ok(ended) if ended.summary.unreadable_pages > 0 => {
-                let pages = ended.summary.unreadable_pages;
+            Ok(ended) if ended.given_up_pages > 0 => {
+                let pages = ended.given_up_pages;
                 tracing::error!(
-                    "{pages} pages cannot be read from the store: paging stays enabled"
+                    "the pager ends because it was told to, without {pages} pages: the guest \
+                     cannot go on. {whereabouts}"
                 );
                 Exit::PagesOut
             }
@@ -334,14 +354,22 @@ impl AttachedPager {
                 Exit::Done
             }
             Err(error) => {
-                let pages_out = matches!(error, ShellError::Events(_) | ShellError::Worker);
                 print_shell_error(self.domain, self.among_others, error);
-                if pages_out {
-                    return Exit::PagesOut;
-                }
                 remove(self.pagefile);
                 Exit::Failed
             }
+        }
+    }
+}
+
+impl AttachedPager {
+    /// What becomes of pages that are out.
+    fn whereabouts(&self) -> String {
+        let named = self.pagefile.as_deref().and_then(Pagefile::named);
+        match named {
+            Some(file) => format!("{} keeps their contents", file.display()),
+            None if self.has_areas => "The swap areas keep their contents".into(),
+            None => "Their contents are lost".into(),
         }
     }
 }

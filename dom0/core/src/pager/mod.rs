@@ -6,6 +6,7 @@
 
 mod drain;
 mod goal;
+mod leftovers;
 mod moves;
 mod page_in;
 mod page_out;
@@ -160,6 +161,7 @@ impl Pager {
             read_ahead_outcome: self.read_ahead.streams.outcome(),
             wanted_out_pages: self.goal.wanted_out(),
             unreadable_pages: self.problem_pages.unreadable.len(),
+            nominated_pages: self.problem_pages.nominated.len(),
             waiting_requests: self.pending.len() as u64,
             ..self.progress
         }
@@ -254,13 +256,14 @@ impl Pager {
     }
 
     fn tick(&mut self, actions: &mut Actions) {
+        let ended = self.problem_pages.tick().into_iter().flatten();
+        actions.extend(ended.chain(self.prefetch.tick()).map(Action::Report));
         self.policy.tick();
         self.scanner.tick();
         self.pending.tick();
         self.page_out.tick(self.out_pages());
         self.drains.tick();
         self.placement.tick(actions);
-        self.prefetch.tick();
     }
 
     fn stop(&mut self, actions: &mut Actions) {
@@ -277,6 +280,7 @@ impl Pager {
             self.start_prefetch(actions);
             self.start_move(actions);
             self.start_page_out(actions);
+            self.restore_leftovers(actions);
             self.start_scan(actions);
         }
         self.finish_if_done(actions);
@@ -292,6 +296,7 @@ impl Pager {
             }
             Phase::Stopping
                 if idle
+                    && self.problem_pages.nominated.is_empty()
                     && self.out_pages() == unreadable
                     && (unreadable == 0 || self.prefetch.is_stalled(self.config.read_attempts)) =>
             {
@@ -299,10 +304,11 @@ impl Pager {
             }
             _ => return,
         }
+        let ended = self.problem_pages.finish().into_iter().flatten();
+        actions.extend(ended.chain(self.prefetch.finish()).map(Action::Report));
         actions.push(Action::Finished(Summary {
             domain_alive: self.goal.is_alive(),
             unreadable_pages: unreadable,
-            nominated_pages: self.problem_pages.nominated.len(),
         }));
     }
 }

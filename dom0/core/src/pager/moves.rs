@@ -26,9 +26,10 @@ impl Pager {
     pub(super) fn area_added(&mut self, area: SlotRange, actions: &mut Actions) {
         self.placement.slots.add(area);
         let capacity = std::mem::take(&mut self.page_out.capacity);
-        if capacity.is_limited() {
-            actions.push(Action::Report(Report::StoreRecovered));
-        }
+        let recovered = capacity
+            .limited_for()
+            .map(|lasted| Report::StoreRecovered { lasted });
+        actions.extend(recovered.map(Action::Report));
         self.page_out.start_soon();
     }
 

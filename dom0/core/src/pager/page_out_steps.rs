@@ -231,6 +231,7 @@ impl Pager {
                 Ok(()),
                 FlightOutcome::Proceed
                 | FlightOutcome::DropUncertain
+                | FlightOutcome::Leftover
                 | FlightOutcome::Cancelled { .. },
             ) => {
                 self.flights.end(page.gfn);
@@ -264,18 +265,23 @@ impl Pager {
             page.outcome,
             Err(PageError::Refused(Errno::ENOENT) | PageError::Unmapped(Errno::ENOENT))
         );
-        if let Err(error) = page.outcome
-            && !is_removed
-            && self.flights.outcome(page.gfn) != FlightOutcome::Dropped
-        {
-            self.problem_pages.nominated.insert(page.gfn.get(), ());
-            actions.push(Action::Report(Report::StaysNominated {
-                gfn: page.gfn,
-                error,
-            }));
+        match page.outcome {
+            Err(error)
+                if !is_removed && self.flights.outcome(page.gfn) != FlightOutcome::Dropped =>
+            {
+                if self.problem_pages.restore_failed(page.gfn) {
+                    actions.push(Action::Report(Report::StaysNominated {
+                        gfn: page.gfn,
+                        error,
+                    }));
+                }
+            }
+            Ok(()) | Err(_) => self.problem_pages.not_nominated(page.gfn),
         }
         self.pending.answer(page.gfn, actions);
-        self.stays(page, actions);
+        if !self.leftover_restored(page) {
+            self.stays(page, actions);
+        }
     }
 
     /// A page that somebody asked for, or that the target does not want out any more, does not continue.
@@ -320,6 +326,7 @@ impl Pager {
             FlightOutcome::Dropped => self.forget(page.gfn, actions),
             FlightOutcome::Cancelled { again: true }
             | FlightOutcome::Proceed
+            | FlightOutcome::Leftover
             | FlightOutcome::DropUncertain => self.policy.abandoned(page.gfn),
             FlightOutcome::Cancelled { again: false } => self.policy.refused(page.gfn),
         }

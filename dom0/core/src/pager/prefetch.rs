@@ -5,21 +5,31 @@
 use super::Pager;
 use super::rounds::Rounds;
 use crate::batch::{Lane, PageInStep};
-use crate::event::Actions;
+use crate::event::{Actions, Report};
 use crate::flight::Direction;
+use crate::outage::Outage;
 
 /// How far prefetch is. It goes over the pages that are out in rounds.
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
     rounds: Rounds,
-    /// A page that could not be paged in has been reported since the last tick.
-    delay_reported: bool,
+    /// Pages cannot be given to the guest.
+    delay: Outage,
 }
 
 impl Prefetch {
-    pub(super) fn tick(&mut self) {
+    /// Some time passed. Returns what has ended.
+    pub(super) fn tick(&mut self) -> Option<Report> {
         self.rounds.waits = false;
-        self.delay_reported = false;
+        self.delay.tick();
+        let lasted = self.delay.end_if_quiet()?;
+        Some(Report::DelayOver { lasted })
+    }
+
+    /// The pager finishes. Returns what has ended.
+    pub(super) fn finish(&mut self) -> Option<Report> {
+        let lasted = self.delay.end()?;
+        Some(Report::DelayOver { lasted })
     }
 
     /// The target has changed: what waited for a tick is tried now.
@@ -47,7 +57,7 @@ impl Prefetch {
     pub(super) fn delayed(&mut self) -> bool {
         self.rounds.fails();
         self.rounds.waits = true;
-        !std::mem::replace(&mut self.delay_reported, true)
+        self.delay.happens()
     }
 
     /// Whether so many rounds in a row were stalled.
@@ -112,6 +122,7 @@ impl Pager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outage::Ticks;
 
     #[test]
     fn a_round_with_failures_waits_for_a_tick_and_others_do_not() {
@@ -141,13 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_is_reported_once_a_tick() {
+    fn a_delay_is_reported_when_it_begins_and_when_it_ends() {
         let mut prefetch = Prefetch::default();
         assert!(prefetch.delayed());
-        assert!(!prefetch.delayed());
-        prefetch.target_changed();
-        assert!(!prefetch.delayed());
-        prefetch.tick();
+        for _ in 0..30 {
+            assert!(!prefetch.delayed());
+            prefetch.target_changed();
+            assert_eq!(prefetch.tick(), None);
+        }
+        let ended: Vec<_> = (0..30).filter_map(|_| prefetch.tick()).collect();
+        let lasted = Ticks(29);
+        assert_eq!(ended, [Report::DelayOver { lasted }]);
         assert!(prefetch.delayed());
     }
 }

@@ -3,6 +3,8 @@
 
 use p2m_paging::Gfn;
 
+use crate::event::Report;
+use crate::outage::{Outage, Ticks};
 use crate::sparse::SparseSet;
 
 /// Few pages at any time, and usually none.
@@ -14,14 +16,57 @@ pub(super) struct ProblemPages {
     pub(super) maybe_dropped: SparseSet,
     /// Found removed when they were paged in. The guest's drop request has not come yet.
     pub(super) removed: SparseSet,
-    /// Still nominated although told to be restored.
+    /// Still nominated although told to be restored. They are told again before the pager ends.
     pub(super) nominated: SparseSet,
+    /// Since when some page has been unreadable.
+    pub(super) reads_fail: Outage,
+    /// Since when some page has been nominated that should not be.
+    pub(super) restores_fail: Outage,
+    /// They have been told since the last tick.
+    pub(super) restore_waits: bool,
 }
 
 impl ProblemPages {
-    /// The page did not read back. Returns whether that is news.
+    /// The page did not read back. Returns whether this is to be reported.
     pub(super) fn read_failed(&mut self, gfn: Gfn) -> bool {
-        self.unreadable.insert(gfn.get(), ()).is_none()
+        self.unreadable.insert(gfn.get(), ());
+        self.reads_fail.happens()
+    }
+
+    /// The page was not restored. Returns whether this is to be reported.
+    pub(super) fn restore_failed(&mut self, gfn: Gfn) -> bool {
+        self.nominated.insert(gfn.get(), ());
+        self.restores_fail.happens()
+    }
+
+    /// Some time passed. Returns what has ended.
+    pub(super) fn tick(&mut self) -> [Option<Report>; 2] {
+        self.restore_waits = false;
+        self.reads_fail.tick();
+        self.restores_fail.tick();
+        self.ended(Outage::end_if_quiet)
+    }
+
+    /// The pager finishes. Returns what has ended.
+    pub(super) fn finish(&mut self) -> [Option<Report>; 2] {
+        self.ended(Outage::end)
+    }
+
+    fn ended(&mut self, end: impl Fn(&mut Outage) -> Option<Ticks>) -> [Option<Report>; 2] {
+        let readable = if self.unreadable.is_empty() {
+            end(&mut self.reads_fail)
+        } else {
+            None
+        };
+        let restored = if self.nominated.is_empty() {
+            end(&mut self.restores_fail)
+        } else {
+            None
+        };
+        [
+            readable.map(|lasted| Report::ReadableAgain { lasted }),
+            restored.map(|lasted| Report::AllRestored { lasted }),
+        ]
     }
 
     /// The page was read, or is not wanted any more.

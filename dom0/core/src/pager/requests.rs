@@ -67,6 +67,10 @@ impl Pager {
         actions.push(Action::Respond(Response::to(request)));
         self.pending.answer(gfn, actions);
         match self.flights.get(gfn) {
+            Some(Flight {
+                outcome: FlightOutcome::Leftover,
+                ..
+            }) => {}
             Some(_) if was_out => self.flights.set_outcome(gfn, FlightOutcome::Dropped),
             Some(Flight {
                 direction: Direction::Out,

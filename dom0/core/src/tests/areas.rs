@@ -6,7 +6,7 @@ use p2m_paging::Gfn;
 use super::cases::step;
 use super::sim::{Entry, Sim};
 use crate::store::{Slot, SlotRange, StoreError};
-use crate::{Batch, Config, DrainError, Event, Page, PageError, Report, Step};
+use crate::{Batch, Config, DrainError, Event, Page, PageError, Report, Step, Ticks};
 
 pub(super) fn range(first: u32, slots: u32, priority: i32) -> SlotRange {
     SlotRange {
@@ -320,7 +320,8 @@ fn c5_a_full_store_goes_on_once_an_area_is_added() {
     sim.event(Event::AreaAdded(areas[1]));
     sim.settle();
     assert_eq!(sim.pager.progress().out_pages, 90);
-    assert_eq!(sim.reports.last(), Some(&Report::StoreRecovered));
+    let lasted = Ticks(0);
+    assert_eq!(sim.reports.last(), Some(&Report::StoreRecovered { lasted }));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod explore;
 mod full;
 mod guest;
 mod judge;
+mod leftovers;
 mod order;
 mod races;
 mod random;

@@ -129,12 +129,8 @@ fn apply(sim: &mut Sim, op: Op) {
 /// Everything is where it belongs after a stop.
 fn check_home(sim: &Sim) {
     for (n, entry) in sim.entries.iter().enumerate() {
-        let left = sim.reports.iter().any(
-            |report| matches!(report, crate::Report::StaysNominated { gfn, .. } if gfn.get() == n as u64),
-        );
         assert!(
-            matches!(entry, Entry::Ram(_) | Entry::Gone)
-                || left && matches!(entry, Entry::PagingOut(_)),
+            matches!(entry, Entry::Ram(_) | Entry::Gone),
             "page {n} is left as {entry:?}"
         );
     }

@@ -8,10 +8,18 @@ use rustix::process::{Signal, kill_process};
 
 use super::{Finished, host, pager_of, start, wait_for_memory, wait_until_paged};
 
-/// Row B3: each of the four signals has this effect.
+/// Row B3: each of these signals has this effect.
 #[test]
 fn b3_a_signal_to_the_pager_brings_everything_back() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::ALARM] {
+    for signal in [
+        Signal::TERM,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::HUP,
+        Signal::ALARM,
+        Signal::POWER,
+        Signal::XCPU,
+    ] {
         let mut host = start(&["--seconds", "600"]);
         wait_until_paged(&mut host);
         kill_process(pager_of(&host), signal).unwrap();
@@ -23,6 +31,30 @@ fn b3_a_signal_to_the_pager_brings_everything_back() {
         assert_eq!(finished.figure("bad pages"), 0, "{signal:?}");
         assert_eq!(finished.figure("pages verified"), 4096, "{signal:?}");
     }
+}
+
+/// Row B3: these signals would end a program that does not handle them.
+#[test]
+fn b3_other_signals_to_the_pager_are_ignored() {
+    let mut host = start(&["--seconds", "600"]);
+    wait_until_paged(&mut host);
+    let pager = pager_of(&host);
+    for signal in [
+        Signal::USR1,
+        Signal::USR2,
+        Signal::IO,
+        Signal::PROF,
+        Signal::VTALARM,
+        Signal::STKFLT,
+        Signal::XFSZ,
+        Signal::PIPE,
+    ] {
+        // A pager that has ended cannot be signalled, or the host notices its end.
+        kill_process(pager, signal).unwrap();
+    }
+    let host_itself = rustix::process::Pid::from_child(&host);
+    kill_process(host_itself, Signal::INT).unwrap();
+    Finished::from(host.wait_with_output().unwrap()).nothing_was_lost();
 }
 
 #[test]

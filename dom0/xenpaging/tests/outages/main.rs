@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What fails while pages are out: the store, calls, threads. The pager does not give up, and what it
+//! brings back is what went out.
+
+mod rig;
+
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use pager_shell::ShellError;
+use pager_uffd::host::PagerExit;
+use rig::{Panic, Rig, log, logged, signal, wait_for};
+use rustix::process::Signal;
+
+#[test]
+fn b3_a_stopped_pager_waits_for_a_store_that_does_not_read() {
+    let mut rig = Rig::paged();
+    rig.set_unreadable(true);
+    let out = rig.out();
+    signal(Signal::TERM);
+    let waits = "no page has come back for 2.0 s";
+    wait_for("a line about what is waited for", || {
+        logged(waits) > 0 || rig.has_ended()
+    });
+    assert!(!rig.has_ended(), "it ended with {} pages out", rig.out());
+    assert_eq!(rig.out(), out);
+    let why = format!("{out} cannot be read from the page store");
+    assert_eq!(logged(&why), 1, "{}", log());
+    rig.set_unreadable(false);
+    let ended = rig.end().unwrap();
+    assert_eq!(ended.given_up_pages, 0);
+    rig.check();
+    for once in [
+        waits,
+        "pages come back again, after ",
+        "cannot be read back",
+    ] {
+        assert_eq!(logged(once), 1, "{once}: {}", log());
+    }
+}
+
+#[test]
+fn b3_only_an_operator_who_insists_twice_ends_it() {
+    let mut rig = Rig::paged();
+    let out = rig.out();
+    rig.set_unreadable(true);
+    let pair = || {
+        signal(Signal::TERM);
+        signal(Signal::INT);
+    };
+    pair();
+    wait_for("a first answer", || {
+        logged("the pager does not end before") > 0
+    });
+    wait_for("a stall", || logged("no page has come back for") > 0);
+    // A terminal that closes sends more than one signal.
+    (0..2).for_each(|_| signal(Signal::HUP));
+    pair();
+    wait_for("a warning", || {
+        logged("send two signals within a second") > 0
+    });
+    assert!(!rig.has_ended(), "{}", log());
+    wait_for("the end", || {
+        pair();
+        thread::sleep(std::time::Duration::from_millis(50));
+        rig.has_ended()
+    });
+    assert_eq!(rig.end().unwrap().given_up_pages, out);
+    assert!(rig.machine.paging().is_enabled() && rig.out() == out);
+}
+
+#[test]
+fn b7_nothing_is_nominated_when_paging_is_disabled() {
+    let mut rig = Rig::new();
+    rig.faults.evicts.store(1, Ordering::Relaxed);
+    rig.faults.restores.store(3, Ordering::Relaxed);
+    rig.start();
+    wait_for("a refused restore", || logged("stays nominated:") > 0);
+    signal(Signal::TERM);
+    rig.end().unwrap();
+    rig.check();
+    assert_eq!(logged("stays nominated:"), 1, "{}", log());
+    assert_eq!(logged("no page stays nominated any more"), 1, "{}", log());
+}
+
+#[test]
+fn a_panic_in_a_step_brings_everything_back() {
+    for panic in [
+        Panic::BeforeNominate,
+        Panic::AfterNominate,
+        Panic::ReadFrames,
+        Panic::BeforeEvict,
+        Panic::AmidEvict,
+        Panic::AfterEvict,
+    ] {
+        let mut rig = Rig::new();
+        rig.faults.panic_once(panic);
+        rig.start();
+        let ended = rig.end();
+        assert!(matches!(ended, Err(ShellError::Panicked)), "{panic:?}");
+        rig.check();
+    }
+    let mut rig = Rig::paged();
+    rig.faults.panic_once(Panic::BeforePrep);
+    signal(Signal::TERM);
+    assert!(matches!(rig.end(), Err(ShellError::Panicked)));
+    rig.check();
+}
+
+#[test]
+fn without_events_from_the_machine_everything_comes_back() {
+    let mut rig = Rig::paged();
+    rig.faults.events.store(u32::MAX, Ordering::Relaxed);
+    assert!(matches!(rig.end(), Err(ShellError::Events(_))));
+    rig.check();
+    assert_eq!(logged("no more events"), 1, "{}", log());
+}
+
+#[test]
+fn an_error_after_the_attach_leaves_paging_disabled() {
+    let rig = Rig::new();
+    rig.faults.wakers.store(1, Ordering::Relaxed);
+    assert!(matches!(rig.attach(), Err(ShellError::System { .. })));
+    wait_for("detached", || rig.machine.pager_exit().is_some());
+    assert_eq!(rig.machine.pager_exit(), Some(PagerExit::Detached));
+}
