@@ -68,11 +68,12 @@ impl Shell {
         if self.end.wait.is_some() {
             return;
         }
-        let out_pages = self.pager.progress().out_pages;
+        let left = Left::of(&self.pager.progress());
+        let out_pages = left.out;
         tracing::info!(out_pages, "stopping: everything is paged back in");
         self.metrics_cell.give_up_terminal();
         self.page_in_progress = Some(PageInProgress::new(out_pages, self.name.is_none()));
-        self.end.wait = Some(StopWait::default());
+        self.end.wait = Some(StopWait::new(left));
         self.handle(Event::Stop);
     }
 

@@ -2,7 +2,7 @@
 //! What other threads send to the main thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
 use pager_core::{Batch, Scan};
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::control_request::{ControlClient, Request};
 use super::event_channel::EventChannel;
 use super::machine::MachineEvent;
+use super::repeated::Repeated;
 
 /// The most signals that wait to be taken.
 const SIGNALS: usize = 8;
@@ -54,6 +55,8 @@ pub(super) struct Inbox {
     /// When an operator sent the signals that have not been taken yet.
     signals: Mutex<Vec<Instant>>,
     event: EventChannel,
+    is_unwoken: AtomicBool,
+    unwoken: Mutex<Repeated>,
 }
 
 /// The memory that the guest has and may have, as far as it is known.
@@ -91,6 +94,8 @@ impl Inbox {
             asked: Mutex::default(),
             signals: Mutex::default(),
             event,
+            is_unwoken: AtomicBool::new(false),
+            unwoken: Mutex::default(),
         }
     }
 
@@ -98,8 +103,24 @@ impl Inbox {
     pub(super) fn notify(&self, updates: Updates) {
         // The data of an update is stored before its bit: pairs with the swap in `take`.
         self.updates.fetch_or(updates.bits(), Ordering::Release);
-        if let Err(errno) = self.event.kick() {
-            tracing::error!(%errno, "the main thread cannot be woken");
+        match self.event.kick() {
+            Ok(()) if !self.is_unwoken.load(Ordering::Relaxed) => {}
+            Ok(()) => {
+                self.is_unwoken.store(false, Ordering::Relaxed);
+                let over = self.unwoken.lock().over(Instant::now(), Duration::ZERO);
+                if let Some(over) = over {
+                    tracing::warn!(
+                        "the main thread can be woken again, after {:.1?}",
+                        over.lasted
+                    );
+                }
+            }
+            Err(errno) => {
+                self.is_unwoken.store(true, Ordering::Relaxed);
+                if self.unwoken.lock().happened(Instant::now()) {
+                    tracing::error!(%errno, "the main thread cannot be woken");
+                }
+            }
         }
     }
 

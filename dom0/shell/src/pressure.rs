@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pager_core::balance::{Balance, Guest, Pressure};
 
 use super::inbox::Inbox;
 use super::machine::{FreeMemory, MachineError};
 use super::metrics::Metrics;
+use super::repeated::Repeated;
 use super::reporter::MetricsCell;
 
 /// The time between two looks: long enough for a batch to go out.
@@ -99,7 +100,7 @@ impl BalancedGuest {
 /// Balances until none of these guests is paged any more.
 pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<BalancedGuest>) {
     let mut pressure = Pressure::None;
-    let mut fails = false;
+    let mut fails = Repeated::default();
     loop {
         thread::sleep(LOOK);
         guests.retain(|guest| !guest.handle.is_finished());
@@ -113,13 +114,18 @@ pub fn run(mut memory: HostMemory, mut balance: Balance, mut guests: Vec<Balance
         let free = match memory.free_pages(&facts) {
             Ok(free) => free,
             Err(error) => {
-                if !std::mem::replace(&mut fails, true) {
+                if fails.happened(Instant::now()) {
                     tracing::error!("{error}: the guests' limits stay as they are");
                 }
                 continue;
             }
         };
-        fails = false;
+        if let Some(over) = fails.over(Instant::now(), Duration::ZERO) {
+            tracing::warn!(
+                "the host's free memory is known again, after {:.1?}",
+                over.lasted
+            );
+        }
         let allocation = balance.update(free, &facts);
         for (guest, allowed) in known.into_iter().zip(allocation.resident) {
             guest.handle.inbox.allow(allowed);

@@ -76,6 +76,13 @@ pub(super) struct StopWait {
 }
 
 impl StopWait {
+    pub(super) fn new(left: Left) -> Self {
+        Self {
+            left,
+            ..Self::default()
+        }
+    }
+
     /// Some time passed. Returns the line to log, if one is due.
     pub(super) fn tick(&mut self, left: Left) -> Option<String> {
         let before = self.left.pages();

@@ -300,14 +300,10 @@ impl AttachedPager {
         }
     }
 
-    /// A panic here leaves pages of this guest out. The process goes on with its other guests.
     fn serve(self) -> Exit {
         let (domain, among_others) = (self.domain, self.among_others);
-        let serve = || span(domain, among_others).in_scope(|| self.serve_in_its_name());
-        catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| {
-            let name = domain.map_or_else(|| "the guest".into(), name);
-            tracing::error!("{name} has no pager any more, because its pager has panicked");
-            Exit::PagesOut
+        outlive(&domain.map_or_else(|| "the guest".into(), name), || {
+            span(domain, among_others).in_scope(|| self.serve_in_its_name())
         })
     }
 
@@ -374,6 +370,14 @@ impl AttachedPager {
     }
 }
 
+/// Serves a guest. A panic leaves pages of this guest out. The process goes on with its other guests.
+fn outlive(guest: &str, serve: impl FnOnce() -> Exit) -> Exit {
+    catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| {
+        tracing::error!("{guest} has no pager any more, because its pager has panicked");
+        Exit::PagesOut
+    })
+}
+
 /// The span that puts the guest's name on log lines if the process has several guests.
 fn span(domain: Option<u16>, among_others: bool) -> tracing::Span {
     match domain.filter(|_| among_others) {
@@ -397,5 +401,17 @@ fn remove(pagefile: Option<Arc<Pagefile>>) {
     };
     if let Err(error) = pagefile.remove() {
         tracing::warn!("{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panic_of_one_guests_pager_is_its_exit_code_and_no_more() {
+        let exit = outlive("domain 1", || panic!("the test wants it"));
+        assert_eq!(exit, Exit::PagesOut);
+        assert_eq!(outlive("domain 2", || Exit::Done).worst(exit), exit);
     }
 }
