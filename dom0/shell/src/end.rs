@@ -113,11 +113,15 @@ impl Shell {
         }
     }
 
-    fn on_end_tick(&mut self) {
+    fn note_left(&mut self) {
         let left = Left::of(&self.pager.progress());
         if let Some(line) = self.end.wait.as_mut().and_then(|wait| wait.tick(left)) {
             tracing::warn!("{line}");
         }
+    }
+
+    fn on_end_tick(&mut self) {
+        self.note_left();
         match self.end.again {
             Some(0) => {
                 self.end.again = None;
@@ -132,7 +136,10 @@ impl Shell {
     /// gone. Otherwise the core is told to try again, a second later.
     pub(super) fn may_end(&mut self, summary: &Summary) -> bool {
         let may_end = !summary.domain_alive || summary.unreadable_pages == 0;
-        if !may_end {
+        if may_end {
+            // What was waited for may have come since the last tick.
+            self.note_left();
+        } else {
             self.end.again = Some(AGAIN_TICKS);
         }
         may_end
