@@ -176,6 +176,10 @@ impl Shell {
             _ => Err(ShellError::StaysEnabled),
         };
         self.end_reporter();
+        if self.inbox.is_replaced() {
+            let out_pages = progress.out_pages;
+            return Err(ShellError::Replaced { out_pages });
+        }
         disabled?;
         match self.end.failure.take() {
             Some(failure) => Err(failure),

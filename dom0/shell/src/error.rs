@@ -31,6 +31,14 @@ pub enum ShellError {
     /// Every page is resident, but the calls that disable paging are gone with their thread.
     #[error("paging stays enabled, because the thread that disables it has panicked")]
     StaysEnabled,
+    /// The guest has another pager now.
+    #[error(
+        "another pager has attached to the guest: this one ends and changes nothing ({out_pages} pages were out)"
+    )]
+    Replaced {
+        /// The pages that this pager had out.
+        out_pages: u64,
+    },
 }
 
 pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {

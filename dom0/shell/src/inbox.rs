@@ -48,6 +48,7 @@ bitflags! {
 pub(super) struct Inbox {
     updates: AtomicU32,
     over: AtomicBool,
+    replaced: AtomicBool,
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
     memory: Mutex<GuestMemoryBounds>,
@@ -88,6 +89,7 @@ impl Inbox {
         Self {
             updates: AtomicU32::new(0),
             over: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
             memory: Mutex::default(),
@@ -148,6 +150,10 @@ impl Inbox {
                 self.notify(Updates::RESIDENT);
             }
             MachineEvent::DomainGone => self.notify(Updates::GONE),
+            MachineEvent::Replaced => {
+                self.replaced.store(true, Ordering::Relaxed);
+                self.notify(Updates::GONE);
+            }
         }
     }
 
@@ -173,6 +179,11 @@ impl Inbox {
     /// Whether the main thread has ended.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Main thread: whether [`Updates::GONE`] means that the guest has another pager now.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
     }
 
     /// Passes on an operator's request.

@@ -159,6 +159,8 @@ pub enum MachineEvent {
     Resident(u64),
     /// The guest is gone (`@releaseDomain`).
     DomainGone,
+    /// The guest has another pager now. This one must not change anything any more.
+    Replaced,
 }
 
 /// The source of notices.

@@ -3,6 +3,7 @@
 
 use std::mem::offset_of;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use p2m_paging::ring::SharedPage;
 use pager_shell::{Attached, GuestInfo, Machine, MachineError};
@@ -13,14 +14,17 @@ use super::abi::{
     DECREASE_RESERVATION, HVM_OP, HVMOP_GET_PARAM, HvmParam, MAXIMUM_GPFN, MEMORY_OP,
     OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
 };
-use super::calls::{DeviceModel, DomainCalls, DomainFrames, PagingOps};
+use super::calls::{Disabling, DomainCalls, DomainFrames};
+use super::device_model::DeviceModel;
 use super::domain_watch::DomainWatch;
 use super::domctl::DomctlVersion;
-use super::error::{XenError, call};
+use super::error::{XenError, call, device};
 use super::evtchn::XenEventPort;
 use super::memory::locked_pages;
+use super::paging_ops::PagingOps;
 use super::privcmd::{ForeignFrames, Privcmd};
-use super::xenstore::{StatusNode, Xenstore};
+use super::replaced::Replaced;
+use super::xenstore::{Link, StatusNode, Xenstore};
 
 /// The first frame above 4 GiB. Below it is a hole for devices, so a guest of any size may have
 /// memory above it.
@@ -163,14 +167,23 @@ impl Domain {
         let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
         let epoch = ring.epoch();
-        let ops = |xen| PagingOps::new(xen, self.id, epoch, address);
-        let watch = DomainWatch::start(self.xen.another()?, self.domctl, self.id)?;
+        let replaced = Replaced::default();
+        let ops = |xen| PagingOps::new(xen, self.id, epoch, replaced.clone(), address);
+        let link = Link::new(self.id).map_err(device("eventfd"))?;
+        let (mut xen, domctl, id) = (self.xen.another()?, self.domctl, self.id);
+        let watch = DomainWatch {
+            info: Box::new(move || domctl.domain_info(&mut xen, id)),
+            replaced: replaced.clone(),
+            link: Arc::clone(&link),
+            store: Some(Xenstore::connect()?),
+        };
         let mut callers = ops(self.xen.another()?)?;
         let has_access_bits = callers.has_access_bits()?;
         let calls = DomainCalls {
             ops: callers,
             domctl: self.domctl,
-            device_model: DeviceModel::find(Xenstore::connect()?, self.id),
+            disabling: Disabling::default(),
+            device_model: DeviceModel::new(Arc::clone(&link)),
         };
         let frames = DomainFrames {
             ops: ops(self.xen.another()?)?,
@@ -187,7 +200,7 @@ impl Domain {
             frames: Box::new(frames),
             watch: Box::new(watch),
             has_access_bits,
-            publish: Some(Box::new(StatusNode::connect(self.id)?)),
+            publish: Some(Box::new(StatusNode(link))),
         })
     }
 }

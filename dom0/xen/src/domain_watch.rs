@@ -1,112 +1,98 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Watches what changes around the domain: its target, its size, its end.
+//! Watches what changes around the domain: its target, its size, its end, and its pager.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2m_paging::PAGE_SIZE;
 use pager_shell::{MachineEvent, Watch};
+use rustix::io::Errno;
 
-use super::domctl::DomctlVersion;
-use super::privcmd::Privcmd;
-use super::xenstore::{Xenstore, XenstoreError};
+use super::domctl::DomainInfo;
+use super::outage::Outage;
+use super::replaced::Replaced;
+use super::xenstore::{Link, News, Xenstore};
 
 /// The time between two queries to Xen for the domain's size and whether it still exists.
 const LOOK: Duration = Duration::from_millis(100);
 
-const TARGET: &str = "target";
-const RELEASE: &str = "release";
-
-/// Watches xenstore and queries Xen.
+/// Queries Xen, and passes on what the xenstore thread finds. It never waits for xenstore.
 pub(super) struct DomainWatch {
-    xen: Privcmd,
-    domctl: DomctlVersion,
-    domain: u16,
-    store: Xenstore,
+    /// Asks Xen about the domain; `None`: there is no such domain.
+    pub(super) info: Box<dyn FnMut() -> Result<Option<DomainInfo>, Errno> + Send>,
+    pub(super) replaced: Replaced,
+    pub(super) link: Arc<Link>,
+    /// For the xenstore thread, which starts together with this one.
+    pub(super) store: Option<Xenstore>,
 }
 
-impl DomainWatch {
-    pub(super) fn start(
-        xen: Privcmd,
-        domctl: DomctlVersion,
-        domain: u16,
-    ) -> Result<Self, XenstoreError> {
-        let mut store = Xenstore::connect()?;
-        store.watch("@releaseDomain", RELEASE)?;
-        store.watch(&target_path(domain), TARGET)?;
-        Ok(Self {
-            xen,
-            domctl,
-            domain,
-            store,
-        })
-    }
+/// What Xen says of the domain.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Pages(u64),
+    Gone,
+    /// Xen does not answer now. This says nothing of the domain.
+    Unknown(Errno),
+}
 
-    /// The domain's size; `None` once it is dying or gone.
-    fn size(&mut self) -> Option<u64> {
-        match self.domctl.domain_info(&mut self.xen, self.domain) {
-            Ok(Some(info)) if !info.is_dying => Some(info.tot_pages),
-            Ok(_) => None,
-            Err(errno) => {
-                tracing::error!(%errno, "Xen does not report on the domain any more");
-                None
-            }
-        }
-    }
-
-    /// The target, if xenstore has a valid one.
-    fn target(&mut self) -> Result<Option<i64>, XenstoreError> {
-        let path = target_path(self.domain);
-        let Some(text) = self.store.read(&path)? else {
-            return Ok(None);
-        };
-        let pages = parse_target(&text);
-        if pages.is_none() {
-            tracing::warn!("{path}: '{text}' is not a number of KiB");
-        }
-        Ok(pages)
+/// Only a domain that does not exist or is dying is gone. Any other error is Xen's or this dom0's.
+fn look(info: Result<Option<DomainInfo>, Errno>) -> Look {
+    match info {
+        Ok(Some(info)) if !info.is_dying => Look::Pages(info.tot_pages),
+        Ok(_) => Look::Gone,
+        Err(errno) => Look::Unknown(errno),
     }
 }
 
 impl Watch for DomainWatch {
     fn run(mut self: Box<Self>, tell: &dyn Fn(MachineEvent)) {
-        let (mut told_size, mut told_target) = (None, None);
-        let mut store_works = true;
+        if let Some(store) = self.store.take() {
+            self.link.start(store);
+        }
+        let (mut told_size, mut target, mut read) = (None, None, None);
+        let mut outage = Outage::default();
         loop {
-            let fired = if store_works {
-                self.store.fired(LOOK)
-            } else {
-                std::thread::sleep(LOOK);
-                Ok(None)
-            };
-            let Some(size) = self.size() else {
-                return tell(MachineEvent::DomainGone);
-            };
-            // The size is reported first: without it a target has no meaning.
-            if told_size.replace(size) != Some(size) {
-                tell(MachineEvent::Resident(size));
+            match self.link.wait(LOOK) {
+                News::None => {}
+                News::Target(text) => {
+                    if read.as_ref() != Some(&text) {
+                        target = parse_target(&text).or(target);
+                        if parse_target(&text).is_none() {
+                            tracing::warn!("the target '{text}' is not a number of KiB");
+                        }
+                        read = Some(text);
+                    }
+                }
+                News::Over => return,
             }
-            let target = match fired {
-                Ok(Some(token)) if token == TARGET => self.target(),
-                Ok(_) => Ok(None),
-                Err(error) => Err(error),
-            };
-            match target {
-                Ok(Some(target)) if told_target.replace(target) != Some(target) => {
-                    tell(MachineEvent::Target(target));
+            if self.replaced.is_set() {
+                return tell(MachineEvent::Replaced);
+            }
+            match look((self.info)()) {
+                Look::Gone => return tell(MachineEvent::DomainGone),
+                Look::Pages(size) => {
+                    if let Some(length) = outage.ends() {
+                        let seconds = length.as_secs_f64();
+                        tracing::info!("Xen reports on the domain again, after {seconds:.1} s");
+                    }
+                    if told_size.replace(size) != Some(size) {
+                        tell(MachineEvent::Resident(size));
+                    }
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!("{error}: the target stays what it was");
-                    store_works = false;
+                Look::Unknown(errno) => {
+                    if outage.begins() {
+                        tracing::error!(%errno, "Xen does not report on the domain: it is asked again");
+                    }
                 }
+            }
+            // The size is reported first: without it a target has no meaning.
+            if told_size.is_some()
+                && let Some(pages) = target.take()
+            {
+                tell(MachineEvent::Target(pages));
             }
         }
     }
-}
-
-/// The xenstore node of the target.
-pub(super) fn target_path(domain: u16) -> String {
-    format!("/local/domain/{domain}/memory/target-tot_pages")
 }
 
 /// Converts KiB to whole pages. A negative number means the maximum, as does any number above it
@@ -118,7 +104,67 @@ fn parse_target(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    fn info(tot_pages: u64) -> DomainInfo {
+        DomainInfo {
+            is_dying: false,
+            is_hvm: true,
+            tot_pages,
+            max_pages: 1000,
+            paged_pages: 0,
+        }
+    }
+
+    /// What is told while Xen gives these answers.
+    fn told(
+        replaced: Replaced,
+        answers: impl IntoIterator<Item = Result<Option<DomainInfo>, Errno>>,
+    ) -> Vec<MachineEvent> {
+        let answers: Vec<_> = answers.into_iter().collect();
+        let mut answers = answers.into_iter();
+        let watch = DomainWatch {
+            info: Box::new(move || answers.next().expect("it ends before")),
+            replaced,
+            link: Link::new(3).unwrap(),
+            store: None,
+        };
+        let told = Mutex::new(Vec::new());
+        Box::new(watch).run(&|event| told.lock().unwrap().push(event));
+        told.into_inner().unwrap()
+    }
+
+    #[test]
+    fn only_a_domain_that_is_not_there_or_dies_is_gone() {
+        let dying = DomainInfo {
+            is_dying: true,
+            ..info(10)
+        };
+        let resident = MachineEvent::Resident;
+        for end in [None, Some(dying)] {
+            let answers = [
+                Ok(Some(info(10))),
+                Err(Errno::ACCESS),
+                Err(Errno::NOMEM),
+                Err(Errno::PERM),
+                Ok(Some(info(20))),
+                Ok(end),
+            ];
+            assert_eq!(
+                told(Replaced::default(), answers),
+                [resident(10), resident(20), MachineEvent::DomainGone]
+            );
+        }
+    }
+
+    #[test]
+    fn a_pager_that_was_replaced_ends_and_the_domain_is_not_gone() {
+        let replaced = Replaced::default();
+        replaced.set();
+        assert_eq!(told(replaced, []), [MachineEvent::Replaced]);
+    }
 
     #[test]
     fn b1_targets_are_kib() {

@@ -65,6 +65,9 @@ pub enum XenError {
         /// Xen's reason.
         errno: Errno,
     },
+    /// Another pager has attached to the domain.
+    #[error("another pager has attached to the domain: this one changes nothing any more")]
+    Replaced,
     /// Another call failed.
     #[error("{call}: {errno}")]
     Call {

@@ -7,10 +7,14 @@
 //! | `domctl` | control operations; the version of their interface is found by trying |
 //! | `host` | the host's free memory |
 //! | `evtchn` | the event channel |
-//! | [`xenstore`] | a client of xenstore |
+//! | [`xenstore`] | a client of xenstore, and the thread that alone waits for it |
 //! | `attach` | attaches a pager to a domain |
-//! | `calls` | paging operations |
+//! | `paging_ops` | paging operations |
+//! | `calls` | what the pager's threads do with them |
+//! | `replaced` | whether the domain has another pager now |
 //! | `domain_watch` | target, size and end of the domain |
+//! | `device_model` | the device model, which keeps frames mapped |
+//! | `outage` | something that fails for a while |
 //! | [`abi`] | layouts and numbers |
 //!
 //! Xen's own libraries are not used. `libxenctrl` differs between versions of Xen, so a binary
@@ -19,16 +23,24 @@
 pub mod abi;
 mod attach;
 mod calls;
+mod device_model;
 mod domain_watch;
 mod domctl;
 mod error;
 mod evtchn;
 mod host;
 mod memory;
+mod outage;
+mod paging_ops;
 mod privcmd;
+mod replaced;
 pub mod xenstore;
 
 pub use attach::Domain;
 pub use error::XenError;
 pub use host::Host;
 pub use privcmd::calls_made;
+
+/// A limit for waits in tests, far above what they need.
+#[cfg(test)]
+const TEST_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);

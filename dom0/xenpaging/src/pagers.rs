@@ -350,8 +350,17 @@ impl AttachedPager {
                 Exit::Done
             }
             Err(error) => {
+                let replaced = match error {
+                    ShellError::Replaced { out_pages } => Some(out_pages),
+                    _ => None,
+                };
                 print_shell_error(self.domain, self.among_others, error);
-                remove(self.pagefile);
+                match replaced {
+                    Some(1..) => return Exit::PagesOut,
+                    // The pager that is attached now may have a pagefile of the same name.
+                    Some(0) => {}
+                    None => remove(self.pagefile),
+                }
                 Exit::Failed
             }
         }

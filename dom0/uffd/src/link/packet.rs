@@ -66,6 +66,7 @@ pub const fn event_words(event: MachineEvent) -> [u64; 2] {
         MachineEvent::Target(pages) => [1, pages.cast_unsigned()],
         MachineEvent::Resident(pages) => [2, pages],
         MachineEvent::DomainGone => [3, 0],
+        MachineEvent::Replaced => [4, 0],
     }
 }
 
@@ -75,6 +76,7 @@ pub const fn parse_event(words: &[u64]) -> Option<MachineEvent> {
         [1, pages] => Some(MachineEvent::Target(pages.cast_signed())),
         [2, pages] => Some(MachineEvent::Resident(*pages)),
         [3, _] => Some(MachineEvent::DomainGone),
+        [4, _] => Some(MachineEvent::Replaced),
         _ => None,
     }
 }
@@ -89,6 +91,7 @@ mod tests {
             MachineEvent::Target(-5),
             MachineEvent::Resident(7),
             MachineEvent::DomainGone,
+            MachineEvent::Replaced,
         ] {
             assert_eq!(parse_event(&event_words(event)), Some(event));
         }
