@@ -11,12 +11,13 @@
 //! | control | a socket | requests of an operator |
 //! | ticker, signals | a clock, signals | ticks, signals |
 //!
-//! A process has two more threads for the pagers of all its guests:
+//! A process has three more threads for the pagers of all its guests:
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
 //! | metrics | a socket | metrics, for Prometheus |
 //! | balancer | a clock | how much memory each guest may have while the host is short of it |
+//! | output | standard error | writes the log and the progress |
 //!
 //! The other threads leave their messages in the inbox and kick the main thread's event, so the
 //! main thread waits in one place only. On the embedded host a fault costs the main thread two

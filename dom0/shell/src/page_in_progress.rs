@@ -2,11 +2,19 @@
 //! The progress of paging everything back in: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt::Write;
+use std::io::{self, IsTerminal as _};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
+use parking_lot::Mutex;
+
+use super::console;
 
 /// Ticks between two plain lines: two seconds.
 const LINE_TICKS: u32 = 20;
+/// How often the bar is drawn at most, in a second.
+const DRAW_HZ: u8 = 10;
+/// The width of a bar where the terminal does not tell its own.
+const COLUMNS: u16 = 80;
 
 /// The progress. It is shown until it is dropped.
 #[derive(Debug)]
@@ -20,11 +28,12 @@ pub(super) struct PageInProgress {
 impl PageInProgress {
     /// Starts with this many pages out. A terminal has room for the bar of one guest only.
     pub(super) fn new(out_pages: u64, alone: bool) -> Self {
-        let bar = ProgressBar::new(out_pages);
-        if !alone {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        Self::shown_by(bar)
+        let target = if alone && io::stderr().is_terminal() {
+            ProgressDrawTarget::term_like_with_hz(Box::new(Terminal::default()), DRAW_HZ)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self::shown_by(ProgressBar::with_draw_target(Some(out_pages), target))
     }
 
     fn shown_by(bar: ProgressBar) -> Self {
@@ -68,7 +77,77 @@ impl PageInProgress {
 
 impl Drop for PageInProgress {
     fn drop(&mut self) {
+        let was_seen = !self.bar.is_hidden();
         self.bar.finish_and_clear();
+        if was_seen {
+            console::clear();
+        }
+    }
+}
+
+/// The terminal on standard error. What is drawn goes through the output thread, so that the main
+/// thread does not wait for the terminal.
+#[derive(Debug, Default)]
+struct Terminal(Mutex<String>);
+
+impl Terminal {
+    fn add(&self, text: &str) -> io::Result<()> {
+        self.0.lock().push_str(text);
+        Ok(())
+    }
+
+    fn move_by(&self, columns: usize, way: char) -> io::Result<()> {
+        if columns == 0 {
+            return Ok(());
+        }
+        self.add(&format!("\x1b[{columns}{way}"))
+    }
+}
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        rustix::termios::tcgetwinsize(io::stderr())
+            .ok()
+            .map(|size| size.ws_col)
+            .filter(|columns| *columns > 0)
+            .unwrap_or(COLUMNS)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.move_by(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.move_by(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.move_by(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.move_by(n, 'D')
+    }
+
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.add(line)?;
+        self.add("\n")
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.add(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.add(console::CLEAR)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let drawn = std::mem::take(&mut *self.0.lock());
+        if !drawn.is_empty() {
+            console::draw(drawn.as_bytes());
+        }
+        Ok(())
     }
 }
 

@@ -2,12 +2,12 @@
 //! The reporter thread. Once a second it passes the metrics on, so that the main thread waits for
 //! no reader of them.
 
-use std::fmt::Display;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::console::{self, CLEAR};
 use super::machine::Publish;
 use super::metrics::Metrics;
 use super::service::ServiceMember;
@@ -39,7 +39,7 @@ impl MetricsCell {
     pub(super) fn give_up_terminal(&self) {
         let mut state = self.state.lock();
         if std::mem::take(&mut state.live) {
-            draw(CLEAR);
+            console::clear();
         }
     }
 
@@ -47,7 +47,7 @@ impl MetricsCell {
     fn draw(&self, line: &str) -> bool {
         let state = self.state.lock();
         if state.live {
-            draw(format_args!("{CLEAR}{line}"));
+            console::draw(format!("{CLEAR}{line}").as_bytes());
         }
         state.live
     }
@@ -81,14 +81,7 @@ impl MetricsCell {
     }
 }
 
-/// Returns to the start of the line and clears it.
-const CLEAR: &str = "\r\x1b[K";
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Draws and ignores errors: the terminal may be gone.
-fn draw(text: impl Display) {
-    let _ = write!(io::stderr(), "{text}");
-}
 
 /// Passes metrics on until no more follow.
 pub(super) fn report(

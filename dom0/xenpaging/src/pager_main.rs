@@ -12,6 +12,8 @@ use pager_core::policy::PolicyName;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{Cli, Command};
+use pager_shell::console::{self as output, LogWriter};
+
 use crate::console::print_error;
 use crate::exit::Exit;
 use crate::pagers::Pagers;
@@ -39,9 +41,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{}", panic.to_string().replace('\n', " "));
     }));
+    output::hold_output();
     let started = recorder(&cli)
         .and_then(|recorder| Ok((Pagers::attach(&cli, recorder.as_ref())?, recorder)));
-    match started {
+    let exit = match started {
         Ok((pagers, recorder)) => {
             let exit = pagers.serve();
             recorder.map_or(exit, |recorder| complete(&recorder, exit))
@@ -50,15 +53,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             print_error(&error);
             Exit::NotStarted
         }
-    }
-    .into()
+    };
+    output::finish();
+    exit.into()
 }
 
 /// Logs to standard error, from this level on.
 pub fn log_to_stderr(level: LevelFilter) {
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(LogWriter::default)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         // Standard error may be closed. An internal error would be printed there too, and that

@@ -14,6 +14,7 @@ use pager_accesses::Recorder;
 use pager_core::Pager;
 use pager_core::balance::{Balance, Tax};
 use pager_core::policy::{PolicyName, eligible_pages};
+use pager_shell::console::start_output_thread;
 use pager_shell::pressure::{self, BalancedGuest, HostMemory};
 use pager_shell::sandbox::{drop_privileges, protect_memory};
 use pager_shell::{Machine, Options, Ready, ShellError, SystemdService, metrics_server};
@@ -115,6 +116,7 @@ impl Pagers {
         {
             tracing::warn!("not all privileges are given up: {error}");
         }
+        start_output_thread();
         let balanced: Vec<_> = self.all.iter().map(AttachedPager::balanced_guest).collect();
         if let Some(listener) = self.metrics {
             let labels = |one: &AttachedPager| {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
-use pager_shell::console::print_line;
+use pager_shell::console::{print_error, print_line};
 use pager_shell::control::{LIST, OFF, ON, packet, text};
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::area::{self, Header};
@@ -84,7 +84,7 @@ fn said(line: Result<String, impl Display>) -> Exit {
             Exit::Done
         }
         Err(error) => {
-            eprintln!("xenpaging: {error}");
+            print_error(format_args!("xenpaging: {error}"));
             Exit::NotStarted
         }
     }

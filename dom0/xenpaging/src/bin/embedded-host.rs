@@ -14,7 +14,7 @@ use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use pager_accesses::Pattern;
 use pager_core::policy::PolicyName;
-use pager_shell::console::print_line;
+use pager_shell::console::{self, print_error, print_line, start_output_thread};
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
 use xenpaging::cli::{gfns, marks, one_line, policy, swap_area};
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            eprintln!("embedded-host: {}", one_line(&error));
+            print_error(format_args!("embedded-host: {}", one_line(&error)));
             return ExitCode::from(Exit::Usage);
         }
         Err(help) => {
@@ -136,15 +136,18 @@ fn main() -> ExitCode {
         1 => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     });
-    match run(cli) {
+    start_output_thread();
+    let code = match run(cli) {
         Ok(code) => code,
         Err(Failed { message, code }) => {
             if let Some(message) = message {
-                eprintln!("embedded-host: {message}");
+                print_error(format_args!("embedded-host: {message}"));
             }
             ExitCode::from(code)
         }
-    }
+    };
+    console::finish();
+    code
 }
 
 struct Failed {

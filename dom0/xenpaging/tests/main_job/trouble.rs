@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
@@ -133,4 +134,30 @@ fn a_full_disk_stops_page_out_and_loses_nothing() {
     finished.nothing_was_lost();
     assert!(finished.err.contains("store is full"), "{}", finished.err);
     assert!(finished.figure("evicted") > 0, "{}", finished.out);
+}
+
+/// Ctrl-S, a dead ssh or a full pipe: standard error takes nothing, from the start to the end.
+#[test]
+fn a_standard_error_that_takes_nothing_delays_no_page() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let mut command = host(&["-vv"]);
+    let mut host = command
+        .stdout(Stdio::piped())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while host.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_secs(120) {
+            kill_process(pager_of(&host), Signal::KILL).unwrap();
+            host.kill().unwrap();
+            panic!("a line waits for standard error");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Finished::from(host.wait_with_output().unwrap()).nothing_was_lost();
+    drop(reader);
 }
