@@ -176,8 +176,7 @@ impl Shell {
             _ => Err(ShellError::StaysEnabled),
         };
         self.end_reporter();
-        if self.inbox.is_replaced() {
-            let out_pages = progress.out_pages;
+        if let Some(out_pages) = self.replaced {
             return Err(ShellError::Replaced { out_pages });
         }
         disabled?;

@@ -52,6 +52,8 @@ pub struct Shell {
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
+    /// The guest has another pager now; so many pages were out then.
+    pub(super) replaced: Option<u64>,
     pub(super) faults: Faults,
     pub(super) metrics: Metrics,
     /// The name of the pager, if the process has several.
@@ -226,6 +228,11 @@ impl Shell {
             self.handle(Event::Resident(pages));
         }
         if updates.contains(Updates::GONE) {
+            // The core forgets the pages that are out.
+            let out_pages = self.pager.progress().out_pages;
+            if self.inbox.is_replaced() {
+                self.replaced.get_or_insert(out_pages);
+            }
             let mut abandoned = Vec::new();
             self.demand.abandon(|batch| abandoned.push(batch));
             self.handle(Event::DomainGone);

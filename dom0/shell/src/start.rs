@@ -205,6 +205,7 @@ impl Ready {
             owed: false,
             overrun: None,
             finished: None,
+            replaced: None,
             faults: self.faults,
             metrics: Metrics::default(),
             metrics_cell,

@@ -109,10 +109,9 @@ impl PagingOps {
         self.noted(done.map(drop).map_err(xens))
     }
 
-    /// Notes a result that says that the domain has another pager now. A call without an epoch is
-    /// never refused for that reason.
+    /// Notes whether a result says that the domain has another pager now.
     fn noted<T>(&self, done: Result<T, Errno>) -> Result<T, Errno> {
-        if self.epoch.is_some() && matches!(done, Err(Errno::ENOTCONN)) {
+        if says_replaced(self.epoch, done.as_ref().err()) {
             self.replaced.set();
         }
         done
@@ -276,6 +275,12 @@ impl PagingOps {
     }
 }
 
+/// Whether an error says that the domain has another pager now. A call that states no epoch is never
+/// refused for that reason.
+fn says_replaced(epoch: Option<Epoch>, error: Option<&Errno>) -> bool {
+    epoch.is_some() && error == Some(&Errno::ENOTCONN)
+}
+
 /// The result of an item that was sent with the word `sent`. A call that failed has done exactly
 /// the items whose word it has changed.
 fn outcome(all: Result<(), Errno>, sent: u64, word: u64) -> Result<(), Errno> {
@@ -315,6 +320,16 @@ mod tests {
         ] {
             assert_eq!(result(garbage), Err(Errno::EIO), "{garbage:#x}");
         }
+    }
+
+    #[test]
+    fn only_a_call_that_states_an_epoch_can_find_that_the_pager_was_replaced() {
+        let epoch = Some(Epoch::from_raw(1));
+        assert!(says_replaced(epoch, Some(&Errno::ENOTCONN)));
+        for other in [None, Some(&Errno::ESRCH), Some(&Errno::ENODEV)] {
+            assert!(!says_replaced(epoch, other), "{other:?}");
+        }
+        assert!(!says_replaced(None, Some(&Errno::ENOTCONN)));
     }
 
     /// A refused nominate is followed by a restore only if Xen has that operation. A page that is
