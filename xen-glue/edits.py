@@ -198,6 +198,9 @@ EDITS = [
     also(HVM, "case HVMOP_altp2m_get_domain_state:\n        a.u", "ostate = d->arch.altp2m_active;", "before", ALTP2M),
 
     # The domain's state.
+    # In a union that is larger than this structure.
+    Edit("include/public/domctl.h", "struct xen_domctl_vm_event_op {", "uint32_t port;", "after",
+         "                /* OUT: for the pager to state (MemPagingOp::STATES_EPOCH) */\n                uint32_t epoch;\n"),
     # Padding until now: the structure keeps its size.
     Edit("include/public/memory.h", "struct xen_mem_paging_op {", "domid_t     domain;", "after",
          "    /* IN: the caller's epoch, if op states one (MemPagingOp::STATES_EPOCH) */\n    uint32_t    epoch;\n"),

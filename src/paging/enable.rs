@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::Paging;
 use crate::errno::Errno;
 use crate::platform::Platform;
-use crate::ring::{Front, SharedPage};
+use crate::ring::{Epoch, Front, SharedPage};
 
 /// Properties of a domain that decide whether it can be paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +171,7 @@ impl<P: Platform> Paging<'_, P> {
             self.enabled.store(false, Ordering::Release);
             queue.close()
         };
+        self.end_epoch();
         self.wake_all();
         Ok(front.map(Front::into_page))
     }
@@ -189,8 +190,15 @@ impl<P: Platform> Paging<'_, P> {
                 None => break,
             }
         }
+        self.end_epoch();
         self.wake_all();
         front.map(Front::into_page)
+    }
+
+    /// No operation of the pager that was attached is in progress when this returns, and none begins.
+    fn end_epoch(&self) {
+        let _p2m = self.platform.lock_p2m();
+        self.epoch.store(Epoch::NONE.as_raw(), Ordering::Release);
     }
 
     fn wake_all(&self) {

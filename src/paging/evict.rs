@@ -24,7 +24,7 @@ pub enum EvictError {
         /// Typed uses.
         typed: u32,
     },
-    /// The caller is a pager that has been replaced.
+    /// The caller is a pager that is not attached any more.
     Replaced,
     /// The entry could not be changed.
     Platform(Errno),
@@ -48,7 +48,7 @@ impl fmt::Display for EvictError {
             Self::InUse { references, typed } => {
                 write!(f, "in use: {references} references, {typed} typed uses")
             }
-            Self::Replaced => f.write_str("the pager has been replaced"),
+            Self::Replaced => f.write_str("the pager is not attached any more"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -81,7 +81,7 @@ impl<P: Platform> Paging<'_, P> {
     fn evict_chunk<const N: usize>(&self, by: Epoch, chunk: &mut [Job<EvictError>]) {
         let mut p2m = self.platform.lock_p2m();
         let mut owed_flushes: OwedFlushes<_, N> = OwedFlushes::new();
-        let is_current = self.epoch() == by;
+        let is_current = self.is_current(by);
         for job in chunk {
             let outcome = if is_current {
                 evict_one(&mut p2m, job.gfn).map(|owed| owed_flushes.add(owed))

@@ -114,7 +114,7 @@ pub struct Paging<'d, P: Platform> {
     awaiting_response: AtomicU32,
     /// Whether there is a ring, readable without the ring lock.
     enabled: AtomicBool,
-    /// The [`Epoch`] of the pager that attached last.
+    /// The [`Epoch`] of the pager that is attached. Cleared under the p2m lock.
     epoch: AtomicU32,
     wait_queue: Mutex<P::RingLock, WaitQueue>,
     counters: Counters,
@@ -129,7 +129,7 @@ impl<'d, P: Platform> Paging<'d, P> {
             waiting: AtomicU32::new(0),
             awaiting_response: AtomicU32::new(0),
             enabled: AtomicBool::new(false),
-            epoch: AtomicU32::new(Epoch::FIRST.as_raw()),
+            epoch: AtomicU32::new(Epoch::NONE.as_raw()),
             wait_queue: Mutex::new(WaitQueue::new()),
             counters: Counters::default(),
         }
@@ -155,11 +155,17 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.enabled.load(Ordering::Acquire)
     }
 
-    /// The epoch of the pager that attached last. A pager gets it from its ring page, and states it in its
-    /// calls. An embedder passes the current one only for a caller that cannot state its own, as one that
-    /// was written for Xen's C: then two pagers are not told apart.
+    /// The epoch of the pager that is attached, or [`Epoch::NONE`]. The embedder tells it to the pager
+    /// after [`Self::enable`], and passes on what the pager states in its calls. An embedder passes the
+    /// current one only for a caller that cannot state its own, as one that was written for Xen's C: then
+    /// two pagers are not told apart.
     pub fn epoch(&self) -> Epoch {
         Epoch::from_raw(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Whether a pager with this epoch is attached. The answer holds while the p2m is locked.
+    pub fn is_current(&self, epoch: Epoch) -> bool {
+        epoch != Epoch::NONE && epoch == self.epoch()
     }
 
     /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only

@@ -31,7 +31,7 @@ pub enum NominateError {
         /// Typed uses.
         typed: u32,
     },
-    /// The caller is a pager that has been replaced.
+    /// The caller is a pager that is not attached any more.
     Replaced,
     /// The entry could not be changed.
     Platform(Errno),
@@ -59,7 +59,7 @@ impl fmt::Display for NominateError {
             Self::InUse { references, typed } => {
                 write!(f, "in use: {references} references, {typed} typed uses")
             }
-            Self::Replaced => f.write_str("the pager has been replaced"),
+            Self::Replaced => f.write_str("the pager is not attached any more"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -74,7 +74,7 @@ impl<P: Platform> Paging<'_, P> {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
             let mut owed_flushes: OwedFlushes<_, 0> = OwedFlushes::new();
-            let is_current = self.epoch() == by;
+            let is_current = self.is_current(by);
             for job in chunk {
                 let outcome = if is_current {
                     nominate_one(&mut p2m, job.gfn, &mut owed_flushes)

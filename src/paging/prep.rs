@@ -23,7 +23,7 @@ pub enum PrepError {
     InvalidBuffer,
     /// Reading the buffer faulted.
     BufferFault,
-    /// The caller is a pager that has been replaced.
+    /// The caller is a pager that is not attached any more.
     Replaced,
     /// The entry could not be changed.
     Platform(Errno),
@@ -61,7 +61,7 @@ impl fmt::Display for PrepError {
             Self::NoMemory => f.write_str("no memory"),
             Self::InvalidBuffer => f.write_str("not a buffer that a page can be read from"),
             Self::BufferFault => f.write_str("reading the buffer faulted"),
-            Self::Replaced => f.write_str("the pager has been replaced"),
+            Self::Replaced => f.write_str("the pager is not attached any more"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -79,7 +79,7 @@ impl<P: Platform> Paging<'_, P> {
         for chunk in batch.chunks_mut(CHUNK) {
             {
                 let mut p2m = self.platform.lock_p2m();
-                let is_current = self.epoch() == by;
+                let is_current = self.is_current(by);
                 for job in chunk.iter_mut() {
                     let outcome = if is_current {
                         self.prep_one(&mut p2m, job.gfn, job.buffer.as_ref())

@@ -16,7 +16,7 @@ use crate::ring::Epoch;
 pub enum RestoreError {
     /// It is not nominated: it never was, it is out, or it is resident already.
     NotNominated(P2mType),
-    /// The caller is a pager that has been replaced.
+    /// The caller is a pager that is not attached any more.
     Replaced,
     /// The entry could not be changed.
     Platform(Errno),
@@ -37,7 +37,7 @@ impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotNominated(t) => write!(f, "not nominated ({t:?})"),
-            Self::Replaced => f.write_str("the pager has been replaced"),
+            Self::Replaced => f.write_str("the pager is not attached any more"),
             Self::Platform(errno) => write!(f, "the p2m entry could not be changed: {errno}"),
         }
     }
@@ -51,7 +51,7 @@ impl<P: Platform> Paging<'_, P> {
     pub fn restore(&self, by: Epoch, batch: &mut [Job<RestoreError>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let mut p2m = self.platform.lock_p2m();
-            let is_current = self.epoch() == by;
+            let is_current = self.is_current(by);
             for job in chunk {
                 let outcome = if is_current {
                     restore_one(&mut p2m, job.gfn)

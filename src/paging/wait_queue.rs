@@ -86,7 +86,7 @@ impl WaitQueue {
     pub(super) fn new() -> Self {
         Self {
             front: None,
-            epoch: Epoch::FIRST,
+            epoch: Epoch::NONE,
             first: None,
             last: None,
         }

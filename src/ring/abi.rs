@@ -97,9 +97,7 @@ pub struct RingHeader {
     pub rsp_prod: u32,
     /// As `req_event`, for responses.
     pub rsp_event: u32,
-    /// The [`Epoch`](super::Epoch) of this ring. Xen's C leaves the word (`pvt`) alone.
-    pub epoch: u32,
-    _pad: [u32; 11],
+    _pad: [u32; 12],
 }
 
 /// `struct xen_mem_paging_op`, the argument of `XENMEM_paging_op` (`public/memory.h`).
@@ -145,7 +143,8 @@ impl MemPagingOp {
     pub const MANY: u8 = 16;
 
     /// Added to an operation whose `epoch` is set: a pager that has been replaced is refused with
-    /// `ENOTCONN`. Only for a ring that has an epoch.
+    /// `ENOTCONN`. Only if the hypervisor told the pager an epoch. Once a pager has stated its epoch,
+    /// operations that state none are refused too.
     pub const STATES_EPOCH: u8 = 64;
 
     /// An operation on one page.
@@ -186,7 +185,6 @@ const_assert_eq!(offset_of!(RawPaging, p2mt), 8);
 const_assert_eq!(offset_of!(RawPaging, flags), 12);
 const_assert_eq!(size_of::<RingHeader>(), 64);
 const_assert_eq!(offset_of!(RingHeader, rsp_event), 12);
-const_assert_eq!(offset_of!(RingHeader, epoch), 16);
 const_assert_eq!(SLOTS, 8);
 const_assert_eq!(size_of::<MemPagingOp>(), 24);
 const_assert_eq!(offset_of!(MemPagingOp, domain), 2);

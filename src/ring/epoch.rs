@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which attachment of a pager something belongs to.
 
-/// One attachment of a pager to a domain. Each enable starts the next epoch. The hypervisor writes it to
-/// the ring page, and the pager states it in its calls. So a call of a pager that was replaced, while it
+/// One attachment of a pager to a domain: from one enable to the next disable. The hypervisor tells the
+/// pager its epoch, and the pager states it in its calls. So a call of a pager that was replaced, while it
 /// was stopped for example, is told from one of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u32);
 
 impl Epoch {
-    /// No pager has ever been attached.
-    pub(crate) const FIRST: Self = Self(0);
+    /// No pager is attached. No call is made in this epoch.
+    pub const NONE: Self = Self(0);
 
     /// The number that somebody states. Any number is a claim: comparison with the current epoch decides.
     pub const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
 
-    /// The number on the wire. It is 0 only before the first pager, and on a ring of Xen's C.
+    /// The number on the wire. It is 0 only for [`Self::NONE`].
     pub const fn as_raw(self) -> u32 {
         self.0
     }
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn an_epoch_of_a_pager_is_never_zero() {
-        assert_eq!(Epoch::FIRST.next().as_raw(), 1);
+        assert_eq!(Epoch::NONE.next().as_raw(), 1);
         assert_eq!(Epoch::from_raw(u32::MAX).next().as_raw(), 1);
     }
 }

@@ -72,7 +72,6 @@ impl Front {
     /// Initialises the page. `epoch` must differ from one ring of a domain to the next.
     pub fn new(page: SharedPage, epoch: Epoch) -> Self {
         page.initialise();
-        page.set_epoch(epoch);
         Self {
             page,
             epoch,

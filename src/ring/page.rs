@@ -13,7 +13,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use static_assertions::const_assert;
 
 use super::abi::{RawEntry, RingHeader, SLOTS};
-use super::epoch::Epoch;
 use crate::frame::PAGE_SIZE;
 
 const ENTRY_WORDS: usize = size_of::<RawEntry>() / size_of::<u64>();
@@ -68,21 +67,6 @@ impl SharedPage {
         // The former contents of the page do not reach the other side.
         for word in offset_of!(RingHeader, rsp_event) / 4 + 1..PAGE_SIZE / 4 {
             self.word32(word * 4).store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Writes the epoch, for the pager.
-    pub(super) fn set_epoch(&self, epoch: Epoch) {
-        self.word32(offset_of!(RingHeader, epoch))
-            .store(epoch.as_raw(), Ordering::Relaxed);
-    }
-
-    /// The epoch that the hypervisor has written. `None`: the hypervisor knows no epochs.
-    pub fn epoch(&self) -> Option<Epoch> {
-        let word = self.word32(offset_of!(RingHeader, epoch));
-        match word.load(Ordering::Relaxed) {
-            0 => None,
-            raw => Some(Epoch::from_raw(raw)),
         }
     }
 

@@ -440,9 +440,15 @@ fn a10_a_replaced_pager_can_do_nothing() {
     let mut d = Domain::new(1, 4);
     d.nominate(1).unwrap();
     d.out([2]);
-    let old = d.page.map().epoch().unwrap();
-    assert_eq!(old, d.paging.epoch());
+    let old = d.paging.epoch();
+    assert!(d.paging.is_current(old));
     let _ = d.paging.disable().unwrap();
+    // Detached, it can do nothing either.
+    let mut evict = [Job::new(gfn(1))];
+    d.paging.evict(old, &mut evict);
+    assert_eq!(evict[0].outcome, Some(Err(EvictError::Replaced)));
+    d.paging.evict(d.paging.epoch(), &mut evict);
+    assert_eq!(evict[0].outcome, Some(Err(EvictError::Replaced)));
     let page = &d.page;
     let attached = d.paging.enable(&PAGEABLE_DOMAIN, || Some(page.map()));
     assert_eq!(attached, Ok(()));

@@ -44,17 +44,26 @@ int p2m_rs_disable(struct p2m_rs *state);
  */
 void p2m_rs_shut_down(struct p2m_rs *state);
 /*
+ * The epoch of the pager that is attached; 0 without one. Domctl lock held,
+ * so that it stays.
+ */
+uint32_t p2m_rs_epoch(struct p2m_rs *state);
+/*
+ * The epoch of an operation that states this one, or none (0): yields 0 if
+ * the caller is not attached. Any locks; the operation itself asks again.
+ */
+uint32_t p2m_rs_caller_epoch(struct p2m_rs *state, uint32_t stated);
+/*
  * One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager.
- * `epoch`: what the caller states, or 0 for whoever is attached. No locks
- * held.
+ * `epoch` is of p2m_rs_caller_epoch. No locks held.
  */
 int p2m_rs_memop(struct p2m_rs *state, uint8_t op, uint32_t epoch, uint64_t gfn, uint64_t buffer);
 /*
  * One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for
  * one page. `items` are `count` pairs of words in Xen's own memory: the page,
- * and its buffer, which is replaced by 0 or a negative errno. `epoch` as in
- * p2m_rs_memop. Yields 0, or a negative errno if nothing was done. No locks
- * held.
+ * and its buffer, which is replaced by 0 or a negative errno. `epoch` is of
+ * p2m_rs_caller_epoch. Yields 0, or a negative errno if nothing was done. No
+ * locks held.
  */
 int p2m_rs_memop_many(struct p2m_rs *state, uint8_t op, uint32_t epoch, uint64_t *items, uint32_t count);
 /*

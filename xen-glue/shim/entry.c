@@ -22,6 +22,9 @@
 
 #include "../mm-locks.h"
 
+/* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
+#define STATES_EPOCH 64
+
 /*
  * Whether an entry of each paging type gives the guest the rights that the
  * crate expects, and whether no other type is a paging type.
@@ -119,6 +122,7 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
     if ( rc >= 0 )
     {
         vec->u.enable.port = rc;
+        vec->u.enable.epoch = p2m_rs_epoch(d->p2m_rs);
         mem_paging_pin(d, true);
         mem_paging_track_access_bits(d);
     }
@@ -137,6 +141,11 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     case XEN_VM_EVENT_ENABLE:
         return enable(d, vec);
 
+    case XEN_VM_EVENT_DISABLE | STATES_EPOCH:
+        if ( !d->p2m_rs || !vec->u.enable.epoch ||
+             vec->u.enable.epoch != p2m_rs_epoch(d->p2m_rs) )
+            return -ENOTCONN;
+        /* Fall through. */
     case XEN_VM_EVENT_DISABLE:
         if ( mem_paging_active(d) )
         {
@@ -170,14 +179,12 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 #define RESTORE 9
 /* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
 #define ACCESS_BITS 32
-/* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
-#define STATES_EPOCH 64
 /* Pages between two checks whether somebody else wants the CPU. */
 #define CHUNK 64
 
 /*
  * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
- * are at mpo->buffer. op is without STATES_EPOCH, epoch is 0 if none is stated. Both fields advance by what has been done. -ERESTART:
+ * are at mpo->buffer. op is without STATES_EPOCH. Both fields advance by what has been done. -ERESTART:
  * call again for what is left.
  */
 static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
@@ -258,8 +265,14 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
     if ( rc )
         goto out;
 
-    epoch = mpo.op & STATES_EPOCH ? mpo.epoch : 0;
+    rc = -ENOTCONN;
     op = mpo.op & ~STATES_EPOCH;
+    if ( op != mpo.op && !mpo.epoch )
+        goto out;
+    epoch = p2m_rs_caller_epoch(d->p2m_rs, op != mpo.op ? mpo.epoch : 0);
+    if ( !epoch && mem_paging_active(d) )
+        goto out;
+
     if ( op >= MANY &&
          (op <= MANY + XENMEM_paging_op_prep || op == MANY + READ ||
           op == MANY + RESTORE || op == ACCESS_BITS) )

@@ -73,12 +73,25 @@ pub extern "C" fn p2m_rs_shut_down(state: &State) {
     state.shut_down();
 }
 
-/// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. `epoch`: what the caller
-/// states, or 0 for whoever is attached. No locks held.
+/// The epoch of the pager that is attached; 0 without one. Domctl lock held, so that it stays.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2m_rs_epoch(state: &State) -> u32 {
+    state.paging.epoch().as_raw()
+}
+
+/// The epoch of an operation that states this one, or none (0): yields 0 if the caller is not
+/// attached. Any locks; the operation itself asks again.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2m_rs_caller_epoch(state: &State, stated: u32) -> u32 {
+    state.caller_epoch(stated).as_raw()
+}
+
+/// One `XENMEM_paging_op`: 0 or a negative errno, -ENODEV without a pager. `epoch` is of
+/// p2m_rs_caller_epoch. No locks held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_memop(state: &State, op: u8, epoch: u32, gfn: u64, buffer: u64) -> i32 {
     let gfn = gfn_of(gfn);
-    let by = epoch_of(state, epoch);
+    let by = Epoch::from_raw(epoch);
     let paging = &state.paging;
     if !paging.is_enabled() {
         return Errno::ENODEV.as_return();
@@ -113,7 +126,7 @@ pub extern "C" fn p2m_rs_memop(state: &State, op: u8, epoch: u32, gfn: u64, buff
 
 /// One chunk of a `XENMEM_paging_op` for many pages. `op` is the operation for one page. `items`
 /// are `count` pairs of words in Xen's own memory: the page, and its buffer, which is replaced by 0
-/// or a negative errno. `epoch` as in p2m_rs_memop. Yields 0, or a negative errno if nothing was
+/// or a negative errno. `epoch` is of p2m_rs_caller_epoch. Yields 0, or a negative errno if nothing was
 /// done. No locks held.
 ///
 /// # Safety
@@ -132,7 +145,7 @@ pub unsafe extern "C" fn p2m_rs_memop_many(
     }
     // SAFETY: the caller's promise; an item is two words.
     let items = unsafe { core::slice::from_raw_parts_mut(items.cast(), count as usize) };
-    let by = epoch_of(state, epoch);
+    let by = Epoch::from_raw(epoch);
     match op {
         MemPagingOp::OP_NOMINATE => {
             many(
@@ -250,14 +263,6 @@ fn read_many(state: &State, items: &mut [PagingItem]) {
 /// An address that is no gfn is treated as the last gfn, which no guest has.
 fn gfn_of(raw: u64) -> Gfn {
     Gfn::try_new(raw).unwrap_or(Gfn::MAX)
-}
-
-/// The epoch that a caller states: 0 is that of whoever is attached.
-fn epoch_of(state: &State, stated: u32) -> Epoch {
-    match stated {
-        0 => state.paging.epoch(),
-        raw => Epoch::from_raw(raw),
-    }
 }
 
 fn errno_of(done: Option<Result<(), Errno>>) -> Result<(), Errno> {

@@ -3,11 +3,11 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use p2m_paging::paging::{DropError, EnableError};
 use p2m_paging::pause::VcpuCell;
-use p2m_paging::ring::SharedPage;
+use p2m_paging::ring::{Epoch, SharedPage};
 use p2m_paging::{Errno, Gfn, Paging};
 
 use crate::platform::Xen;
@@ -20,6 +20,8 @@ pub struct State {
     /// calls one at a time for a domain.
     page: AtomicPtr<PageInfo>,
     va: AtomicPtr<c_void>,
+    /// The pager that is attached has stated its epoch.
+    states_epoch: AtomicBool,
 }
 
 impl State {
@@ -53,6 +55,7 @@ impl State {
             paging: Paging::new(platform, cells),
             page: AtomicPtr::new(core::ptr::null_mut()),
             va: AtomicPtr::new(core::ptr::null_mut()),
+            states_epoch: AtomicBool::new(false),
         };
         // The first use of the ring lock initialises it, while nobody else has it.
         let _ = state.paging.disable();
@@ -80,6 +83,7 @@ impl State {
         if rc < 0 {
             return Err(rc);
         }
+        self.states_epoch.store(false, Ordering::Relaxed);
         self.page.store(page, Ordering::Relaxed);
         self.va.store(va, Ordering::Relaxed);
         // SAFETY: a live domain.
@@ -131,6 +135,22 @@ impl State {
         let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: the mapping that `xen_shim_ring_map` has yielded; nothing refers to it any more.
         unsafe { shim::xen_shim_ring_unmap(page, va) };
+    }
+
+    /// The epoch of a caller that states this one, or none (0). [`Epoch::NONE`] for one that is not
+    /// attached. A caller that states none is taken for the pager that is attached, until that
+    /// pager states its epoch.
+    pub(crate) fn caller_epoch(&self, stated: u32) -> Epoch {
+        let current = self.paging.epoch();
+        match stated {
+            0 if self.states_epoch.load(Ordering::Relaxed) => Epoch::NONE,
+            0 => current,
+            raw if raw == current.as_raw() => {
+                self.states_epoch.store(true, Ordering::Relaxed);
+                current
+            }
+            _ => Epoch::NONE,
+        }
     }
 
     /// The pager has sent an event.

@@ -81,7 +81,9 @@ static inline void open_everything(void)
 }
 
 /* Each of these returns 0 or an errno. */
-static inline int vm_event(uint32_t id, uint32_t op, uint32_t *port)
+
+/* As a pager that knows epochs: behind the port, where Xen's C writes nothing. */
+static inline int vm_event_by(uint32_t *epoch, uint32_t id, uint32_t op, uint32_t *port)
 {
     struct xen_domctl *c = xencall_alloc_buffer(xcall, sizeof *c);
     int error;
@@ -92,11 +94,20 @@ static inline int vm_event(uint32_t id, uint32_t op, uint32_t *port)
     c->domain = id;
     c->u.vm_event_op.op = op;
     c->u.vm_event_op.mode = XEN_DOMCTL_VM_EVENT_OP_PAGING;
+    memcpy(&c->u.vm_event_op.u.enable.port + 1, epoch, sizeof *epoch);
     error = xencall1(xcall, __HYPERVISOR_domctl, (uintptr_t)c) < 0 ? errno : 0;
     if (port)
         *port = c->u.vm_event_op.u.enable.port;
+    memcpy(epoch, &c->u.vm_event_op.u.enable.port + 1, sizeof *epoch);
     xencall_free_buffer(xcall, c);
     return error;
+}
+
+static inline int vm_event(uint32_t id, uint32_t op, uint32_t *port)
+{
+    uint32_t none = 0;
+
+    return vm_event_by(&none, id, op, port);
 }
 
 /* As a pager that states its epoch, in padding of Xen's own structure. */
@@ -198,11 +209,9 @@ static inline void attach_to(struct dummy *d, xen_pfn_t gfn)
 
     if (map_page(d->id, gfn, &page))
         stop("cannot map the ring");
-    if ((errno = vm_event(d->id, XEN_VM_EVENT_ENABLE, &d->remote_port)))
+    if ((errno = vm_event_by(&d->epoch, d->id, XEN_VM_EVENT_ENABLE, &d->remote_port)))
         stop("cannot enable paging");
     d->sring = page;
-    /* SHARED_RING_INIT clears it. */
-    memcpy(&d->epoch, &d->sring->pvt, sizeof d->epoch);
     SHARED_RING_INIT(d->sring);
     BACK_RING_INIT(&d->ring, d->sring, XC_PAGE_SIZE);
     d->events = xenevtchn_open(NULL, 0);

@@ -305,7 +305,7 @@ static void debugger(void)
 
 /*
  * A pager that was replaced while it was stopped, and its successor. Each
- * states the epoch on its ring (64 is added to the operation).
+ * states its epoch (64 is added to the operation).
  */
 static void replaced(void)
 {
@@ -314,22 +314,31 @@ static void replaced(void)
     uint64_t gfn = 1;
 
     attach(&dom);
-    const uint32_t old = dom.epoch;
+    uint32_t old = dom.epoch;
     munmap(dom.sring, XC_PAGE_SIZE);
     xenevtchn_close(dom.events);
+    must(memop(dom.id, XENMEM_paging_op_nominate, gfn, NULL), 0, "nominate");
     must(vm_event(dom.id, XEN_VM_EVENT_DISABLE, NULL), 0, "disable");
     populate(dom.id, RING_GFN, 1, 0);
     attach_to(&dom, RING_GFN);
     const uint32_t new = dom.epoch;
-    printf("replaced pager: nominate = %s", errno_name(memop_by(old, dom.id, NOMINATE_OP, gfn, NULL)));
-    printf(", successor: %s\n", errno_name(memop_by(new, dom.id, NOMINATE_OP, gfn, NULL)));
+    printf("replaced pager: nominate = %s", errno_name(memop_by(old, dom.id, NOMINATE_OP, gfn + 1, NULL)));
+    printf(", states 0: %s", errno_name(memop_by(0, dom.id, NOMINATE_OP, gfn + 1, NULL)));
+    printf(", states none: %s", errno_name(memop(dom.id, XENMEM_paging_op_nominate, gfn + 1, NULL)));
+    printf(", successor: %s", errno_name(memop_by(new, dom.id, NOMINATE_OP, gfn + 2, NULL)));
+    printf(", states none now: %s\n", errno_name(memop(dom.id, XENMEM_paging_op_nominate, gfn + 3, NULL)));
     printf("replaced pager: evict = %s", errno_name(memop_by(old, dom.id, EVICT_OP, gfn, NULL)));
     printf(", many: %s", errno_name(one_of_many_by(old, EVICT_OP, gfn, NULL)));
     printf(", restore: %s", errno_name(one_of_many_by(old, 64 + 9, gfn, NULL)));
+    printf(", read: %s", errno_name(one_of_many_by(old, 64 + 8, gfn, buffer)));
+    printf(", none: %s", errno_name(memop_by(old, dom.id, 64 + 16, 0, NULL)));
     printf(", successor: %s\n", errno_name(memop_by(new, dom.id, EVICT_OP, gfn, NULL)));
     printf("replaced pager: prep = %s", errno_name(memop_by(old, dom.id, PREP_OP, gfn, buffer)));
     printf(", many: %s", errno_name(one_of_many_by(old, PREP_OP, gfn, buffer)));
     printf(", successor, many: %s\n", errno_name(one_of_many_by(new, PREP_OP, gfn, buffer)));
+    printf("replaced pager: disable = %s", errno_name(vm_event_by(&old, dom.id, 64 + XEN_VM_EVENT_DISABLE, NULL)));
+    uint32_t mine = new;
+    printf(", successor: %s\n", errno_name(vm_event_by(&mine, dom.id, 64 + XEN_VM_EVENT_DISABLE, NULL)));
     if ((errno = detach(&dom)))
         stop("cannot destroy the domain");
     dom = kept;

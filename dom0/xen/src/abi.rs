@@ -145,6 +145,9 @@ pub struct VmEventOp {
     pub mode: u32,
     /// `u.enable.port`, an output.
     pub port: u32,
+    /// Behind it, where Xen's C writes nothing: out, the pager's epoch; in, the epoch that disables
+    /// ([`MemPagingOp::STATES_EPOCH`](p2m_paging::ring::abi::MemPagingOp::STATES_EPOCH)).
+    pub epoch: u32,
 }
 
 /// `struct xen_hvm_param`.
@@ -279,7 +282,7 @@ const_assert_eq!(offset_of!(DomainInfoHead, paged_pages), 40);
 const_assert_eq!(size_of::<Sysctl>(), 136);
 const_assert_eq!(offset_of!(Sysctl, u), 8);
 const_assert_eq!(offset_of!(PhysInfoHead, free_pages), 48);
-const_assert_eq!(size_of::<VmEventOp>(), 12);
+const_assert_eq!(size_of::<VmEventOp>(), 16);
 const_assert_eq!(size_of::<HvmParam>(), 16);
 const_assert_eq!(offset_of!(OneReservation, domid), 24);
 const_assert_eq!(offset_of!(OneReservation, gfn), 32);

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use p2m_paging::ring::SharedPage;
+use p2m_paging::ring::{Epoch, SharedPage};
 use pager_shell::{Attached, GuestInfo, Machine, MachineError};
 use rustix::io::Errno;
 use rustix::mm::ProtFlags;
@@ -143,11 +143,12 @@ impl Domain {
         ring.initialise();
         let domain = self.id;
         let enabled = self.domctl.enable_paging(&mut self.xen, domain);
-        let port = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
-        self.connect(ring, ring_gfn, port, buffers)
+        let (port, epoch) = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
+        self.connect(ring, ring_gfn, port, epoch, buffers)
             .inspect_err(|_| {
-                // No page is out, so nothing can be lost.
-                if let Err(errno) = self.domctl.disable_paging(&mut self.xen, domain) {
+                // This pager has no page out.
+                let disabled = self.domctl.disable_paging(&mut self.xen, domain, epoch);
+                if let Err(errno) = disabled {
                     tracing::error!(%errno, "paging stays enabled");
                 }
             })
@@ -159,6 +160,7 @@ impl Domain {
         ring: SharedPage,
         ring_gfn: u64,
         port: u32,
+        epoch: Option<Epoch>,
         buffers: usize,
     ) -> Result<Attached, XenError> {
         let event_port = XenEventPort::bind(self.id, port)?;
@@ -166,7 +168,6 @@ impl Domain {
         self.reserve(DECREASE_RESERVATION, ring_gfn)?;
         let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
-        let epoch = ring.epoch();
         let replaced = Replaced::default();
         let ops = |xen| PagingOps::new(xen, self.id, epoch, replaced.clone(), address);
         let link = Link::new(self.id).map_err(device("eventfd"))?;

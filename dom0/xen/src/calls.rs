@@ -103,13 +103,14 @@ impl Calls for DomainCalls {
         Ok(())
     }
 
-    /// The call does not state an epoch, so Xen is asked before whether this is still the pager.
     fn disable(&mut self) -> Result<bool, MachineError> {
-        if self.ops.is_replaced() {
+        let PagingOps {
+            xen, domain, epoch, ..
+        } = &mut self.ops;
+        let called = self.domctl.disable_paging(xen, *domain, *epoch);
+        if epoch.is_some() && called == Err(rustix::io::Errno::NOTCONN) {
             return Err(XenError::Replaced.into());
         }
-        let PagingOps { xen, domain, .. } = &mut self.ops;
-        let called = self.domctl.disable_paging(xen, *domain);
         let disabled = self.disabling.is_done(called);
         disabled.map_err(|errno| call("disabling paging")(errno).into())
     }

@@ -2,6 +2,8 @@
 //! Control operations. The version of their interface differs between versions of Xen. It is found
 //! by trying each known version.
 
+use p2m_paging::ring::Epoch;
+use p2m_paging::ring::abi::MemPagingOp;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -70,26 +72,54 @@ impl DomctlVersion {
         }))
     }
 
-    /// Enables paging. Returns the port at Xen's end of the event channel.
-    pub(super) fn enable_paging(self, xen: &mut Privcmd, domain: u16) -> Result<u32, Errno> {
-        self.vm_event(xen, domain, VM_EVENT_ENABLE)
+    /// Enables paging. Returns the port at Xen's end of the event channel, and the pager's epoch if
+    /// this Xen knows epochs.
+    pub(super) fn enable_paging(
+        self,
+        xen: &mut Privcmd,
+        domain: u16,
+    ) -> Result<(u32, Option<Epoch>), Errno> {
+        let answer = self.vm_event(xen, domain, VM_EVENT_ENABLE, Epoch::NONE)?;
+        let epoch = Some(Epoch::from_raw(answer.epoch)).filter(|epoch| *epoch != Epoch::NONE);
+        Ok((answer.port, epoch))
     }
 
-    pub(super) fn disable_paging(self, xen: &mut Privcmd, domain: u16) -> Result<(), Errno> {
-        self.vm_event(xen, domain, VM_EVENT_DISABLE).map(drop)
+    /// Disables the paging that was enabled with this epoch. ENOTCONN: the domain has another pager
+    /// now. Without an epoch (Xen's C), disables whatever paging there is.
+    pub(super) fn disable_paging(
+        self,
+        xen: &mut Privcmd,
+        domain: u16,
+        epoch: Option<Epoch>,
+    ) -> Result<(), Errno> {
+        let (op, epoch) = match epoch {
+            Some(epoch) => (
+                VM_EVENT_DISABLE | u32::from(MemPagingOp::STATES_EPOCH),
+                epoch,
+            ),
+            None => (VM_EVENT_DISABLE, Epoch::NONE),
+        };
+        self.vm_event(xen, domain, op, epoch).map(drop)
     }
 
-    fn vm_event(self, xen: &mut Privcmd, domain: u16, op: u32) -> Result<u32, Errno> {
+    fn vm_event(
+        self,
+        xen: &mut Privcmd,
+        domain: u16,
+        op: u32,
+        epoch: Epoch,
+    ) -> Result<VmEventOp, Errno> {
         let mut domctl = Domctl::new(VM_EVENT_OP, self.0, domain);
         let argument = VmEventOp {
             op,
             mode: VM_EVENT_PAGING,
             port: 0,
+            epoch: epoch.as_raw(),
         };
         let _ = argument.write_to_prefix(domctl.u.as_mut_bytes());
         xen.call(DOMCTL, None, &mut domctl)?;
         let (answer, _) =
             VmEventOp::read_from_prefix(domctl.u.as_bytes()).map_err(|_| Errno::IO)?;
-        Ok(answer.port)
+        Ok(answer)
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct PagingOps {
     pub(super) domain: u16,
     /// The epoch of this pager, if Xen knows epochs. Stated in each call: Xen refuses a pager that was
     /// replaced while it was stopped.
-    epoch: Option<Epoch>,
+    pub(super) epoch: Option<Epoch>,
     /// Set once Xen has refused a call because of its epoch.
     replaced: Replaced,
     /// The address of the first buffer.
@@ -115,21 +115,6 @@ impl PagingOps {
             self.replaced.set();
         }
         done
-    }
-
-    /// Whether the domain has another pager now. Xen is asked if no call was refused until now.
-    pub(super) fn is_replaced(&mut self) -> bool {
-        if self.restores && !self.replaced.is_set() {
-            // Xen compares epochs before it looks at the page, and no page is nominated any more.
-            let (all, items) = self.many(MemPagingOp::OP_RESTORE, [[0, NOT_DONE]].into_iter());
-            let restored = outcome(
-                all,
-                NOT_DONE,
-                items.first().map_or(NOT_DONE, |item| item[1]),
-            );
-            let _ = self.noted(restored);
-        }
-        self.replaced.is_set()
     }
 
     /// Makes an operation on each page, with the address of its buffer if it has one.
