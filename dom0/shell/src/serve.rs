@@ -228,7 +228,6 @@ impl Shell {
             self.handle(Event::Resident(pages));
         }
         if updates.contains(Updates::GONE) {
-            // The core forgets the pages that are out.
             let out_pages = self.pager.progress().out_pages;
             if self.inbox.is_replaced() {
                 self.replaced.get_or_insert(out_pages);

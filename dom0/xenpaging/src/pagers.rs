@@ -352,17 +352,13 @@ impl AttachedPager {
                 Exit::Done
             }
             Err(error) => {
-                let replaced = match error {
-                    ShellError::Replaced { out_pages } => Some(out_pages),
-                    _ => None,
-                };
+                let was_replaced = matches!(error, ShellError::Replaced { .. });
                 print_shell_error(self.domain, self.among_others, error);
-                match replaced {
-                    Some(1..) => return Exit::PagesOut,
+                if was_replaced {
                     // The pager that is attached now may have a pagefile of the same name.
-                    Some(0) => {}
-                    None => remove(self.pagefile),
+                    return Exit::PagesOut;
                 }
+                remove(self.pagefile);
                 Exit::Failed
             }
         }

@@ -121,9 +121,10 @@ fn a_pager_that_was_replaced_ends_with_an_error_and_never_disables_paging() {
     let store = Arc::new(MemoryStore::new());
     let blind = None::<fn() -> _>;
     let ready = Ready::attach(Options::default(), pager, blind, store, replacing).unwrap();
+    let handle = ready.handle().clone();
     let pager = thread::spawn(|| ready.start()?.serve());
     let begun = Instant::now();
-    while machine.counts().paged < PAGES / 2 {
+    while handle.metrics().progress.out_pages < PAGES / 2 {
         assert!(begun.elapsed() < LIMIT, "{:?}", machine.counts());
         thread::sleep(Duration::from_millis(2));
     }
