@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
 use common::{Domain, gfn};
 use p2m_paging::paging::{Caller, PopulateError, Populated};
 use p2m_paging::ring::{Back, PagingFlags, Request, Response};
@@ -165,6 +168,26 @@ fn a_page_that_could_not_be_sent_home_is_asked_for_again() {
     assert_eq!(d.p2mt(2), P2mType::RamRw);
 }
 
+/// Runs this on another thread when the next vcpu is stopped. The vcpu continues when there is no ring
+/// any more. The p2m is locked until then, so the disable itself returns later. Receives one value when
+/// all is done.
+fn while_a_vcpu_is_being_stopped(
+    d: &'static Domain,
+    meanwhile: impl FnOnce() + Send + 'static,
+) -> Receiver<()> {
+    let (done, is_done) = mpsc::channel();
+    d.machine().on_next_pause(move || {
+        thread::spawn(move || {
+            meanwhile();
+            done.send(()).expect("the test waits for it");
+        });
+        while d.paging.is_enabled() {
+            thread::yield_now();
+        }
+    });
+    is_done
+}
+
 /// The pager is replaced after the vcpu has seen that there is one, and before the vcpu waits. On
 /// the new ring nobody has requested the page.
 #[test]
@@ -178,12 +201,13 @@ fn a_pager_replaced_while_a_vcpu_is_being_stopped() {
         }
         let new_page: &'static RingPage = Box::leak(Box::new(RingPage::new()));
         let d: &'static Domain = d;
-        d.machine().on_next_pause(|| {
+        let replaced = while_a_vcpu_is_being_stopped(d, || {
             let _ = d.paging.disable().unwrap();
             let attached = d.paging.enable(&PAGEABLE_DOMAIN, || Some(new_page.map()));
             attached.unwrap();
         });
         let got = d.fault(0, 1);
+        replaced.recv().expect("the pager is replaced");
         let mut back = Back::new(new_page.map());
         match got {
             Ok(Populated::Paused) => {
@@ -204,10 +228,11 @@ fn a_pager_that_leaves_while_a_vcpu_is_being_stopped() {
     let d: &'static mut Domain = Box::leak(Box::new(Domain::new(1, 4)));
     d.out([1]);
     let d: &'static Domain = d;
-    d.machine().on_next_pause(|| {
+    let left = while_a_vcpu_is_being_stopped(d, || {
         let _ = d.paging.disable().unwrap();
     });
     assert_eq!(d.fault(0, 1), Ok(Populated::InFlight));
+    left.recv().expect("the pager is gone");
     assert!(!d.is_waiting(0) && !d.machine().is_stopped(VcpuId(0)));
     assert_eq!(d.paging.vcpus().pauses(VcpuId(0)), 0);
     assert_eq!(d.fault(0, 1), Err(PopulateError::NoRing));

@@ -201,12 +201,12 @@ fn ticks(from_ns: u64, to_ns: u64) -> impl Iterator<Item = u64> {
 }
 
 /// The number of the legend's entries of this width in a row.
-const fn per_row(width: u64) -> usize {
-    (WIDTH / width) as usize
+fn per_row(width: u64) -> usize {
+    usize::try_from(WIDTH / width).unwrap_or(usize::MAX)
 }
 
 /// The number of rows for these entries.
-const fn rows(entries: usize, width: u64) -> usize {
+fn rows(entries: usize, width: u64) -> usize {
     entries.div_ceil(per_row(width))
 }
 
