@@ -139,11 +139,13 @@ impl Domain {
         ring_gfn: u64,
         buffers: usize,
     ) -> Result<Attached, XenError> {
-        // Xen's C leaves this to the pager. The crate does it again.
-        ring.initialise();
         let domain = self.id;
         let enabled = self.domctl.enable_paging(&mut self.xen, domain);
         let (port, epoch) = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
+        if epoch.is_none() {
+            // Xen's C leaves this to the pager. It is done when no other pager can have this ring.
+            ring.initialise();
+        }
         self.connect(ring, ring_gfn, port, epoch, buffers)
             .inspect_err(|_| {
                 // This pager has no page out.

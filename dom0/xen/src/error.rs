@@ -19,7 +19,7 @@ pub enum XenError {
     NoXen,
     /// There is no memory for the arguments of hypercalls that Linux never moves.
     #[error(
-        "there is no /dev/xen/hypercall: the pager needs Linux 4.18 or later, with xen-privcmd loaded"
+        "there is no /dev/xen/hypercall: is xen-privcmd loaded? (The pager needs Linux 4.18 or later)"
     )]
     NoCallMemory,
     /// A device could not be opened or mapped.
