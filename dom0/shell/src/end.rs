@@ -202,6 +202,7 @@ impl Shell {
     fn disable(&mut self, calls: &mut dyn Calls) -> Result<(), ShellError> {
         let began = Instant::now();
         let mut attempts: u32 = 0;
+        let mut errors_in_a_row: u32 = 0;
         loop {
             let refused = match calls.disable() {
                 Ok(true) => {
@@ -214,10 +215,10 @@ impl Shell {
                 Err(error) => Some(error),
             };
             attempts = attempts.saturating_add(1);
-            if attempts >= DISABLE_ATTEMPTS
-                && let Some(error) = refused
-            {
-                return Err(error.into());
+            match refused {
+                Some(error) if errors_in_a_row >= DISABLE_ATTEMPTS => return Err(error.into()),
+                Some(_) => errors_in_a_row += 1,
+                None => errors_in_a_row = 0,
             }
             if attempts == DISABLE_ATTEMPTS {
                 tracing::warn!(

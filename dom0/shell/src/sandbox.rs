@@ -95,7 +95,7 @@ fn restrict_calls() -> Result<(), HardenError> {
 }
 
 /// The system calls that a serving pager makes, grouped by purpose.
-const NEEDED: [libc::c_long; 61] = [
+const NEEDED: [libc::c_long; 62] = [
     // Xen's devices, the pagefile, xenstore, logs.
     libc::SYS_read,
     libc::SYS_write,
@@ -115,6 +115,7 @@ const NEEDED: [libc::c_long; 61] = [
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
+    libc::SYS_fadvise64,
     libc::SYS_close,
     libc::SYS_unlink,
     libc::SYS_unlinkat,

@@ -29,12 +29,22 @@ const IGNORED: [i32; 7] = [
     libc::SIGSTKFLT,
 ];
 
+/// Signals of a terminal's job control, which would stop all threads. They are ignored rather than
+/// handled: a thread that writes to the terminal would get SIGTTOU again and again.
+const JOB_CONTROL: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+
 /// Handles all of them from here on. Returns those that stop the pager.
 pub(super) fn handle_all() -> io::Result<Signals> {
     let signals = Signals::new(OPERATORS.iter().chain(&STOPS))?;
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     for signal in IGNORED.into_iter().chain(real_time) {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    for signal in JOB_CONTROL {
+        // SAFETY: `SIG_IGN` runs no code, and nothing else changes what these signals do.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(signals)
 }

@@ -16,11 +16,12 @@
 //! passes once in 16 million.
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -215,7 +216,19 @@ impl Pagefile {
             if outcome.is_ok() {
                 *outcome = self.checksums.check(slot, page);
             }
+            if matches!(outcome, Err(StoreError::Corrupt { .. })) {
+                self.read_from_device_next(slot);
+            }
         }
+    }
+
+    /// Linux keeps what it has read. Drops it, so that the next read asks the device, which may have
+    /// returned wrong data once only. An error changes nothing.
+    fn read_from_device_next(&self, slot: Slot) {
+        #[cfg(test)]
+        self.device.note_dropped();
+        let page = NonZeroU64::new(PAGE_SIZE as u64);
+        let _ = rustix::fs::fadvise(&self.file, self.offset_bytes(slot), page, Advice::DontNeed);
     }
 
     /// Finds the pages that need not be written.

@@ -13,9 +13,16 @@ pub(crate) struct Device {
     pub(crate) error: Mutex<Option<Errno>>,
     /// How often it was waited for.
     pub(crate) syncs: std::sync::atomic::AtomicU64,
+    /// How often Linux was told to forget a page that it had read.
+    pub(crate) dropped: std::sync::atomic::AtomicU64,
 }
 
 impl Device {
+    pub(super) fn note_dropped(&self) {
+        self.dropped
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Reports an error once, as Linux does.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         self.syncs
@@ -206,6 +213,22 @@ fn a_full_device_and_a_refusing_one_are_told_apart() {
         write(&refusing, &[slot]),
         [Err(StoreError::Io { slot, errno })]
     );
+}
+
+/// Linux keeps wrong data that a device returned once. The next read must not be served from there.
+#[test]
+fn a_corrupt_page_is_read_from_the_device_next() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    let slots = [3, 4].map(Slot);
+    write(&file, &slots);
+    file.lose(&slots[..1], Errno::IO);
+    let (_, found) = read(&file, &slots);
+    assert!(matches!(
+        found[..],
+        [Err(StoreError::Corrupt { .. }), Ok(())]
+    ));
+    let dropped = &file.device.dropped;
+    assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 /// Writes pages, lets the device lose some, and flushes.

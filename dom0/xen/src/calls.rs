@@ -109,6 +109,7 @@ impl Calls for DomainCalls {
         } = &mut self.ops;
         let called = self.domctl.disable_paging(xen, *domain, *epoch);
         if epoch.is_some() && called == Err(rustix::io::Errno::NOTCONN) {
+            self.ops.replaced.set();
             return Err(XenError::Replaced.into());
         }
         let disabled = self.disabling.is_done(called);
@@ -132,7 +133,10 @@ impl Disabling {
             // The domain is gone, and the paging of it too.
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(true),
             // Vcpus are in the wait queue.
-            Err(rustix::io::Errno::BUSY) => Ok(false),
+            Err(rustix::io::Errno::BUSY) => {
+                self.errors = 0;
+                Ok(false)
+            }
             Err(errno) if self.errors < DISABLE_ERRORS => {
                 if self.errors == 0 {
                     tracing::warn!(%errno, "paging cannot be disabled now: it is tried again");

@@ -28,7 +28,7 @@ pub(super) struct PagingOps {
     /// replaced while it was stopped.
     pub(super) epoch: Option<Epoch>,
     /// Set once Xen has refused a call because of its epoch.
-    replaced: Replaced,
+    pub(super) replaced: Replaced,
     /// The address of the first buffer.
     buffers: u64,
     /// The memory for the pages of a call, if Xen takes many pages in one call.

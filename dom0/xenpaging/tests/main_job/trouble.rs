@@ -49,10 +49,16 @@ fn b3_other_signals_to_the_pager_are_ignored() {
         Signal::STKFLT,
         Signal::XFSZ,
         Signal::PIPE,
+        Signal::TSTP,
+        Signal::TTIN,
+        Signal::TTOU,
     ] {
         // A pager that has ended cannot be signalled, or the host notices its end.
         kill_process(pager, signal).unwrap();
     }
+    let stat = format!("/proc/{}/stat", pager.as_raw_nonzero());
+    let stat = std::fs::read_to_string(stat).unwrap();
+    assert!(!stat.contains(") T "), "the pager is stopped: {stat}");
     let host_itself = rustix::process::Pid::from_child(&host);
     kill_process(host_itself, Signal::INT).unwrap();
     Finished::from(host.wait_with_output().unwrap()).nothing_was_lost();
