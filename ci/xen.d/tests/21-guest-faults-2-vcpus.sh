@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Two vcpus fault at once, both on every page (alternate words), in a guest of 128 MiB that uses
-# 75: pattern intact, exit 0.
+# 56: pattern intact, exit 0.
 # deadline: 1200
 # own-boot: C can hang the host here
 # c-defect-sometimes: a vcpu that is woken for a ring slot and finds none waits again, which crashes its domain (common/wait.c), and destroying that domain hangs the host
-guest_create c 128 2 "mib=75 threads=2 share=1"
+guest_create c 128 2 "mib=56 threads=2 share=1"
 guest_ready c
 guest_passes c 2
 target "$domid" 102400
