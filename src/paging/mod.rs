@@ -163,9 +163,9 @@ impl<'d, P: Platform> Paging<'d, P> {
         Epoch::from_raw(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Whether a pager with this epoch is attached. The answer holds while the p2m is locked.
+    /// Whether this is the current epoch. The answer holds while the p2m is locked.
     pub fn is_current(&self, epoch: Epoch) -> bool {
-        epoch != Epoch::NONE && epoch == self.epoch()
+        epoch == self.epoch()
     }
 
     /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only

@@ -8,7 +8,7 @@
 pub struct Epoch(u32);
 
 impl Epoch {
-    /// No pager is attached. No call is made in this epoch.
+    /// No pager is attached. No pager states this epoch.
     pub const NONE: Self = Self(0);
 
     /// The number that somebody states. Any number is a claim: comparison with the current epoch decides.

@@ -107,7 +107,8 @@ fn pagers_layout() -> Vec<(&'static str, usize)> {
             "phys_outstanding_pages",
             offset_of!(PhysInfoHead, outstanding_pages),
         ),
-        ("vm_event_size", size_of::<VmEventOp>()),
+        // The epoch is behind it.
+        ("vm_event_size", offset_of!(VmEventOp, epoch)),
         ("vm_event_mode", offset_of!(VmEventOp, mode)),
         ("vm_event_port", offset_of!(VmEventOp, port)),
         ("param_size", size_of::<HvmParam>()),
