@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # A hunted guest, all of whose memory may go out: its stacks, page tables, IDT and per-cpu pages go
 # out over and over while it makes hypercalls all the time, and so do the arguments of these
-# hypercalls. 200 cycles out and in (4 where the machine is slow). At the end the guest is alive
+# hypercalls. 200 cycles out and in (10 where the machine is slow). At the end the guest is alive
 # and intact.
 # deadline: 900
 # own-boot: C can hang the host here
 # c-defect: a hypercall whose argument is paged out fails with EFAULT (hvm_translate_get_page, copy_from_user_hvm); the guest's kernel dies of it
 cycles=200
-[ "$(cat /test/machine)" = qemu ] || cycles=4
+[ "$(cat /test/machine)" = qemu ] || cycles=10
 guest_create h 96 1 "mib=16 naps=1 asks=1 rest=20"
 guest_ready h
 asked() { local n; n=$(guest_number h asks); [ "${n:-0}" -ge 20 ]; }
