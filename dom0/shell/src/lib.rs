@@ -62,6 +62,7 @@ pub use machine::{
     Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
+pub use repeated::Repeated;
 pub use serve::Shell;
 pub use service::SystemdService;
 pub use start::{Options, Ready};

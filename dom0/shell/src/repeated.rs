@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-/// See the [module](self).
+/// Something that may fail any number of times. [`Self::happened`] says when to log that it begins.
 #[derive(Debug, Default)]
-pub(super) struct Repeated(Option<Since>);
+pub struct Repeated(Option<Since>);
 
 #[derive(Debug)]
 struct Since {
@@ -25,7 +25,7 @@ pub(super) struct Over {
 
 impl Repeated {
     /// It happened. Returns whether this is news.
-    pub(super) fn happened(&mut self, now: Instant) -> bool {
+    pub fn happened(&mut self, now: Instant) -> bool {
         match &mut self.0 {
             Some(since) => {
                 since.last = now;
@@ -40,6 +40,12 @@ impl Repeated {
         }
     }
 
+    /// It is over, because it has worked. Returns how long ago it began, if it had.
+    pub fn ended(&mut self, now: Instant) -> Option<Duration> {
+        let since = self.0.take()?;
+        Some(now.saturating_duration_since(since.first))
+    }
+
     /// It is over if it has not happened for this long.
     pub(super) fn over(&mut self, now: Instant, quiet: Duration) -> Option<Over> {
         let is_quiet = |since: &mut Since| now.saturating_duration_since(since.last) >= quiet;
@@ -52,6 +58,18 @@ impl Repeated {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outage_begins_and_ends_once() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        let mut repeated = Repeated::default();
+        assert_eq!(repeated.ended(start), None);
+        assert!(repeated.happened(start) && !repeated.happened(start + ms(1)));
+        assert_eq!(repeated.ended(start + ms(5)), Some(ms(5)));
+        assert_eq!(repeated.ended(start + ms(5)), None);
+        assert!(repeated.happened(start + ms(6)), "the next one");
+    }
 
     #[test]
     fn a_thousand_times_are_two_lines() {

@@ -108,8 +108,7 @@ impl Calls for DomainCalls {
             xen, domain, epoch, ..
         } = &mut self.ops;
         let called = self.domctl.disable_paging(xen, *domain, *epoch);
-        if epoch.is_some() && called == Err(rustix::io::Errno::NOTCONN) {
-            self.ops.replaced.set();
+        if self.ops.note_error(called.err().map(xens)) {
             return Err(XenError::Replaced.into());
         }
         let disabled = self.disabling.is_done(called);

@@ -2,14 +2,13 @@
 //! Watches what changes around the domain: its target, its size, its end, and its pager.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2m_paging::PAGE_SIZE;
-use pager_shell::{MachineEvent, Watch};
+use pager_shell::{MachineEvent, Repeated, Watch};
 use rustix::io::Errno;
 
 use super::domctl::DomainInfo;
-use super::outage::Outage;
 use super::replaced::Replaced;
 use super::xenstore::{Link, News, Xenstore};
 
@@ -50,15 +49,15 @@ impl Watch for DomainWatch {
             self.link.start(store);
         }
         let (mut told_size, mut target, mut read) = (None, None, None);
-        let mut outage = Outage::default();
+        let mut outage = Repeated::default();
         loop {
             match self.link.wait(LOOK) {
                 News::None => {}
                 News::Target(text) => {
                     if read.as_ref() != Some(&text) {
-                        target = parse_target(&text).or(target);
-                        if parse_target(&text).is_none() {
-                            tracing::warn!("the target '{text}' is not a number of KiB");
+                        match parse_target(&text) {
+                            Some(pages) => target = Some(pages),
+                            None => tracing::warn!("the target '{text}' is not a number of KiB"),
                         }
                         read = Some(text);
                     }
@@ -71,7 +70,7 @@ impl Watch for DomainWatch {
             match look((self.info)()) {
                 Look::Gone => return tell(MachineEvent::DomainGone),
                 Look::Pages(size) => {
-                    if let Some(length) = outage.ends() {
+                    if let Some(length) = outage.ended(Instant::now()) {
                         let seconds = length.as_secs_f64();
                         tracing::info!("Xen reports on the domain again, after {seconds:.1} s");
                     }
@@ -80,7 +79,7 @@ impl Watch for DomainWatch {
                     }
                 }
                 Look::Unknown(errno) => {
-                    if outage.begins() {
+                    if outage.happened(Instant::now()) {
                         tracing::error!(%errno, "Xen does not report on the domain: it is asked again");
                     }
                 }

@@ -14,7 +14,6 @@
 //! | `replaced` | whether the domain has another pager now |
 //! | `domain_watch` | target, size and end of the domain |
 //! | `device_model` | the device model, which keeps frames mapped |
-//! | `outage` | something that fails for a while |
 //! | [`abi`] | layouts and numbers |
 //!
 //! Xen's own libraries are not used. `libxenctrl` differs between versions of Xen, so a binary
@@ -30,7 +29,6 @@ mod error;
 mod evtchn;
 mod host;
 mod memory;
-mod outage;
 mod paging_ops;
 mod privcmd;
 mod replaced;

@@ -28,7 +28,7 @@ pub(super) struct PagingOps {
     /// replaced while it was stopped.
     pub(super) epoch: Option<Epoch>,
     /// Set once Xen has refused a call because of its epoch.
-    pub(super) replaced: Replaced,
+    replaced: Replaced,
     /// The address of the first buffer.
     buffers: u64,
     /// The memory for the pages of a call, if Xen takes many pages in one call.
@@ -106,15 +106,18 @@ impl PagingOps {
         let first = u64::from(op | states) | u64::from(self.domain) << 16 | u64::from(epoch) << 32;
         let mut argument = Argument([first, buffer, gfn]);
         let done = self.xen.call(MEMORY_OP, Some(PAGING_OP), &mut argument);
-        self.noted(done.map(drop).map_err(xens))
+        let done = done.map(drop).map_err(xens);
+        self.note_error(done.err());
+        done
     }
 
-    /// Notes whether a result says that the domain has another pager now.
-    fn noted<T>(&self, done: Result<T, Errno>) -> Result<T, Errno> {
-        if says_replaced(self.epoch, done.as_ref().err()) {
+    /// Notes whether an error says that the domain has another pager now, and returns it.
+    pub(super) fn note_error(&self, error: Option<Errno>) -> bool {
+        let is_replaced = says_replaced(self.epoch, error.as_ref());
+        if is_replaced {
             self.replaced.set();
         }
-        done
+        is_replaced
     }
 
     /// Makes an operation on each page, with the address of its buffer if it has one.
@@ -147,7 +150,7 @@ impl PagingOps {
     fn note_outcomes(&self, pages: &[Page]) {
         let replaced = Err(PageError::Refused(Errno::ENOTCONN));
         if pages.iter().any(|page| page.outcome == replaced) {
-            let _ = self.noted::<()>(Err(Errno::ENOTCONN));
+            self.note_error(Some(Errno::ENOTCONN));
         }
     }
 

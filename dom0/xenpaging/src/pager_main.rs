@@ -37,10 +37,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Swapoff { pager, file }) => return swaps::off(pager, file).into(),
         None => {}
     }
-    // A panic is a line of the log like others.
-    std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("{}", panic.to_string().replace('\n', " "));
-    }));
     output::hold_output();
     let started = recorder(&cli)
         .and_then(|recorder| Ok((Pagers::attach(&cli, recorder.as_ref())?, recorder)));

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pager_shell::{EventChannel, Publish};
+use pager_shell::{EventChannel, Publish, Repeated};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::super::outage::Outage;
 use super::{Xenstore, XenstoreError, at, status_path};
 
 /// The pause before the next attempt to connect.
@@ -155,7 +154,7 @@ impl Link {
     }
 
     fn run(&self, first: Xenstore, connect: &mut dyn FnMut() -> Result<Xenstore, XenstoreError>) {
-        let mut outage = Outage::default();
+        let mut outage = Repeated::default();
         let mut connected = Ok(first);
         while let Err(error) = connected.and_then(|store| self.serve(store, &mut outage)) {
             log_failure(&mut outage, &error);
@@ -174,7 +173,7 @@ impl Link {
     }
 
     /// Serves until the pager ends or the connection breaks.
-    fn serve(&self, store: Xenstore, outage: &mut Outage) -> Result<(), XenstoreError> {
+    fn serve(&self, store: Xenstore, outage: &mut Repeated) -> Result<(), XenstoreError> {
         let mut session = Session {
             store,
             is_watching: false,
@@ -183,7 +182,7 @@ impl Link {
         while !self.state.lock().ends {
             match self.round(&mut session) {
                 Ok(()) => {
-                    if let Some(length) = outage.ends() {
+                    if let Some(length) = outage.ended(Instant::now()) {
                         let seconds = length.as_secs_f64();
                         tracing::info!("xenstore answers again, after {seconds:.1} s");
                     }
@@ -280,8 +279,8 @@ fn if_not_refused(done: Result<(), XenstoreError>) -> Result<(), XenstoreError> 
     }
 }
 
-fn log_failure(outage: &mut Outage, error: &XenstoreError) {
-    if outage.begins() {
+fn log_failure(outage: &mut Repeated, error: &XenstoreError) {
+    if outage.happened(Instant::now()) {
         tracing::warn!(
             "{error}: the target stays what it is, and no metrics are published there, until it answers"
         );

@@ -9,7 +9,7 @@ use std::thread;
 
 use pager_shell::ShellError;
 use pager_uffd::host::PagerExit;
-use rig::{Panic, Rig, log, logged, signal, wait_for};
+use rig::{Panic, Rig, TARGET, log, logged, signal, wait_for};
 use rustix::process::Signal;
 
 #[test]
@@ -123,4 +123,24 @@ fn an_error_after_the_attach_leaves_paging_disabled() {
     assert!(matches!(rig.attach(), Err(ShellError::System { .. })));
     wait_for("detached", || rig.machine.pager_exit().is_some());
     assert_eq!(rig.machine.pager_exit(), Some(PagerExit::Detached));
+}
+
+#[test]
+fn a_pager_that_was_replaced_ends_with_an_error_and_never_disables_paging() {
+    let mut rig = Rig::new();
+    let ready = rig.attach().unwrap();
+    let handle = ready.handle().clone();
+    rig.run(ready);
+    // A batch in flight is not counted here.
+    wait_for("page-out", || handle.metrics().progress.out_pages >= TARGET);
+    rig.faults.replaced.store(true, Ordering::Relaxed);
+    // The machine says something.
+    rig.machine.set_target(0);
+    let ended = rig.end();
+    let Err(ShellError::Replaced { out_pages }) = ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(out_pages, TARGET);
+    let disables = rig.faults.disables.load(Ordering::Relaxed);
+    assert_eq!(disables, 0, "paging was disabled");
 }

@@ -3,7 +3,7 @@
 //! fail as a test says.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Config, Page, PageError, Pager, Scan};
 use pager_shell::{
     Attached, BufferPlace, Calls, Ended, EventChannel, EventPort, Frames, GuestInfo, MachineError,
-    Options, Ready, ShellError,
+    MachineEvent, Options, Ready, ShellError, Watch,
 };
 use pager_store::faulty::{FaultyStore, Plan};
 use pager_store::memory::MemoryStore;
@@ -25,7 +25,7 @@ use pager_uffd::pager_side::EmbeddedMachine;
 use rustix::process::{Signal, getpid, kill_process};
 
 pub(super) const PAGES: u64 = 1024;
-const TARGET: u64 = PAGES / 2;
+pub(super) const TARGET: u64 = PAGES / 2;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the pager panics.
@@ -52,6 +52,10 @@ pub(super) struct Faults {
     pub(super) events: AtomicU32,
     /// The channel of the main thread cannot be duplicated.
     pub(super) wakers: AtomicU32,
+    /// What the machine says next is that the guest has another pager.
+    pub(super) replaced: AtomicBool,
+    /// So many calls have disabled paging.
+    pub(super) disables: AtomicU32,
 }
 
 fn take(fault: &AtomicU32) -> bool {
@@ -96,7 +100,8 @@ impl pager_shell::Machine for FaultyMachine {
         Ok(Attached {
             calls: Box::new(FaultyCalls(attached.calls, Arc::clone(&faults))),
             frames: Box::new(FaultyFrames(attached.frames, Arc::clone(&faults))),
-            event_port: Box::new(FaultyPort(attached.event_port, faults)),
+            event_port: Box::new(FaultyPort(attached.event_port, Arc::clone(&faults))),
+            watch: Box::new(FaultyWatch(attached.watch, faults)),
             ..attached
         })
     }
@@ -158,7 +163,24 @@ impl Calls for FaultyCalls {
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {
+        self.1.disables.fetch_add(1, Ordering::Relaxed);
         self.0.disable()
+    }
+}
+
+struct FaultyWatch(Box<dyn Watch>, Arc<Faults>);
+
+impl Watch for FaultyWatch {
+    fn run(self: Box<Self>, tell: &dyn Fn(MachineEvent)) {
+        let Self(watch, faults) = *self;
+        watch.run(&|event| {
+            let is_replaced = faults.replaced.load(Ordering::Relaxed);
+            tell(if is_replaced {
+                MachineEvent::Replaced
+            } else {
+                event
+            });
+        });
     }
 }
 
@@ -301,9 +323,14 @@ impl Rig {
         Ready::attach(Options::default(), pager, blind, store, machine)
     }
 
-    /// Starts the pager, which pages half of the guest out.
+    /// Starts a pager, which pages half of the guest out.
     pub(super) fn start(&mut self) {
         let ready = self.attach().unwrap();
+        self.run(ready);
+    }
+
+    /// Starts this pager, which pages half of the guest out.
+    pub(super) fn run(&mut self, ready: Ready) {
         self.machine.set_target(TARGET.cast_signed());
         self.pager = Some(thread::spawn(|| ready.start()?.serve()));
     }
