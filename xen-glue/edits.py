@@ -238,6 +238,11 @@ EDITS = [
     Edit("common/memory.c", "int check_get_page_from_gfn(", "if ( p2m_is_paging(p2mt) )", "before", ON + NO_MAP + ELSE),
     Edit("common/memory.c", "int check_get_page_from_gfn(", "#endif\n#ifdef CONFIG_MEM_SHARING", "before", "#endif /* !MEM_PAGING_RUST */\n"),
 
+    # A page that is out has contents. Who saves the domain maps the page, and waits for it.
+    *instead("arch/x86/domctl.c", "case XEN_DOMCTL_getpageframeinfo3:", "type = XEN_DOMCTL_PFINFO_XTAB;",
+             "                    type = p2m_is_paging(t) ? XEN_DOMCTL_PFINFO_NOTAB\n"
+             "                                            : XEN_DOMCTL_PFINFO_XTAB;\n"),
+
     include("arch/x86/gdbsx.c", "#include <asm/p2m.h>"),
     also("arch/x86/gdbsx.c", "dbg_hvm_va2mfn(", "if ( p2m_is_readonly(gfntype) && toaddr )", "before", DEBUGGER),
 

@@ -11,7 +11,7 @@ images=$cache/images
 modules=(xen-privcmd xenfs xen-evtchn xen-gntdev xen-gntalloc)
 # Loaded by the tests that need a failing disk.
 modules+=(crc16 mbcache jbd2 crc32c_generic ext4 brd dm-mod dm-flakey)
-programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx} usr/bin/xenstore sbin/dmsetup)
+programs=(usr/lib/xen-4.17/bin/{xl,xenstored,xenconsoled,xen-init-dom0,xenpaging,xenctx,libxl-save-helper} usr/bin/xenstore sbin/dmsetup)
 
 stamp() {
     { cat "$cache/fetched" "$cache/source-version"
@@ -125,6 +125,9 @@ build_dom0() {
     ln -s ../run/lock "$dir/var/lock"
     cp "$(debroot)/bin/busybox" "$dir/bin/busybox"
     for p in "${programs[@]}"; do cp -L "$(debroot)/$p" "$dir/usr/bin/"; done
+    # xl runs this one from where Debian installs it.
+    mkdir -p "$dir/usr/lib/xen-4.17/bin"
+    ln -s /usr/bin/libxl-save-helper "$dir/usr/lib/xen-4.17/bin/"
     for p in read write ls list exists rm; do ln -s xenstore "$dir/usr/bin/xenstore-$p"; done
     for m in "${modules[@]}"; do
         p=$(find "$(debroot)/lib/modules" -path '*-amd64/*' ! -path '*cloud*' -name "$m.ko" -print -quit)

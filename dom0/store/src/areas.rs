@@ -127,6 +127,17 @@ impl Areas {
         areas.find(|area| area.range.contains(slot)).cloned()
     }
 
+    /// The areas in which these writes are. No other area is kept open: one that has been removed is free
+    /// for others at once.
+    fn written(&self, writes: &[Write]) -> Vec<Arc<Area>> {
+        let list = self.list.read();
+        let is_written = |area: &&Arc<Area>| {
+            let mut slots = writes.iter().map(|write| write.slot);
+            slots.any(|slot| area.range.contains(slot))
+        };
+        list.areas.iter().filter(is_written).cloned().collect()
+    }
+
     /// Splits a list into the stretches that lie in one area each, or in no area.
     fn runs(
         &self,
@@ -201,8 +212,7 @@ impl PageStore for Areas {
     /// a second flush would succeed, and its pages be taken for saved.
     fn flush(&self, writes: &[Write], outcomes: &mut [SaveOutcome]) {
         // No lock is held while a device is waited for.
-        let areas = self.list.read().areas.clone();
-        for area in areas {
+        for area in self.written(writes) {
             let is_in = |n: &usize| area.range.contains(writes[*n].slot);
             let places: Vec<_> = (0..writes.len()).filter(is_in).collect();
             let writes: Vec<_> = places.iter().map(|n| writes[*n]).collect();
@@ -328,6 +338,20 @@ mod tests {
         let syncs = list.areas.iter().map(|area| &area.pages.device.syncs);
         let syncs: Vec<_> = syncs.map(|syncs| syncs.load(Ordering::Relaxed)).collect();
         assert_eq!(syncs, [1, 1, 0]);
+    }
+
+    /// The store worker flushes another area, which may take long, while an area is removed.
+    #[test]
+    fn c5_a_removed_area_is_free_while_another_is_flushed() {
+        let (dir, areas) = areas(&[64, 64]);
+        let [first, _] = areas.ranges()[..] else {
+            panic!("two")
+        };
+        let flushed = areas.written(&writes(&[Slot(64), Slot(65)]));
+        areas.remove(first);
+        let (_, used) = area::look(&dir.path().join("area0")).unwrap();
+        assert!(!used, "the area that was removed is in use");
+        assert_eq!(flushed.len(), 1);
     }
 
     /// The headers must be intact, and the files no longer than they were made.
