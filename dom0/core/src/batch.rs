@@ -112,6 +112,8 @@ pub(super) enum PageOutStep {
     Save,
     Evict,
     Restore,
+    /// The same, for pages that could not be restored before.
+    RestoreLeftovers,
 }
 
 impl LaneStep for PageInStep {
@@ -152,7 +154,7 @@ impl LaneStep for PageOutStep {
             Self::Nominate => Step::Nominate,
             Self::Save => Step::Save,
             Self::Evict => Step::Evict,
-            Self::Restore => Step::Restore,
+            Self::Restore | Self::RestoreLeftovers => Step::Restore,
         }
     }
 
@@ -166,7 +168,7 @@ impl PageOutStep {
     pub(super) fn evicts(self) -> bool {
         match self {
             Self::Nominate | Self::Save | Self::Evict => true,
-            Self::Restore => false,
+            Self::Restore | Self::RestoreLeftovers => false,
         }
     }
 }

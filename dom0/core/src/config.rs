@@ -88,6 +88,8 @@ pub struct Progress {
     pub unreadable_pages: u64,
     /// Pages that are nominated although they are to stay.
     pub nominated_pages: u64,
+    /// Pages on their way out that may be nominated: their batch has not come back yet.
+    pub paging_out_pages: u64,
     /// Requests that wait for their page.
     pub waiting_requests: u64,
     /// Pages that are in and have a copy in the store (row C7).

@@ -81,7 +81,13 @@ impl Lanes {
         self.page_out.pages_in_flight(PageOutStep::evicts)
     }
 
-    /// Of these, the ones that the store has.
+    /// Pages in page-out batches that may be nominated. Leftovers are not counted here.
+    pub(super) fn paging_out_pages(&self) -> u64 {
+        self.page_out
+            .pages_in_flight(|step| step != PageOutStep::RestoreLeftovers)
+    }
+
+    /// Of the pages that are to be evicted, the ones that the store has.
     pub(super) fn saved_pages(&self) -> u64 {
         self.page_out
             .pages_in_flight(|step| step == PageOutStep::Evict)
@@ -189,19 +195,23 @@ mod tests {
         for gfn in 0..3 {
             batch.add(Gfn::new_truncate(gfn), Location::Zeros);
         }
-        let counted = |lanes: &Lanes| (lanes.evicting_pages(), lanes.saved_pages());
-        assert_eq!(counted(&lanes), (0, 0));
+        let counted = |lanes: &Lanes| {
+            let paging_out = lanes.paging_out_pages();
+            (lanes.evicting_pages(), lanes.saved_pages(), paging_out)
+        };
+        assert_eq!(counted(&lanes), (0, 0, 0));
         for (step, expected) in [
-            (PageOutStep::Nominate, (3, 0)),
-            (PageOutStep::Save, (3, 0)),
-            (PageOutStep::Evict, (3, 3)),
-            (PageOutStep::Restore, (0, 0)),
+            (PageOutStep::Nominate, (3, 0, 3)),
+            (PageOutStep::Save, (3, 0, 3)),
+            (PageOutStep::Evict, (3, 3, 3)),
+            (PageOutStep::Restore, (0, 0, 3)),
+            (PageOutStep::RestoreLeftovers, (0, 0, 0)),
         ] {
             lanes.page_out.run(batch, step, &mut actions);
             assert_eq!(counted(&lanes), expected, "{step:?}");
             assert!(!lanes.are_idle());
             batch = hand_back(&mut lanes, &mut actions);
-            assert_eq!(counted(&lanes), (0, 0), "handed back after {step:?}");
+            assert_eq!(counted(&lanes), (0, 0, 0), "handed back after {step:?}");
         }
         lanes.page_out.park(batch);
         assert!(lanes.are_idle());

@@ -30,6 +30,8 @@ pub struct Ended {
     pub summary: Summary,
     /// Pages that the guest lacks, because an operator insisted.
     pub given_up_pages: u64,
+    /// Pages that may stay nominated, because an operator insisted. Their contents are in the guest.
+    pub nominated_pages: u64,
     /// The core's metrics.
     pub progress: Progress,
     /// The store's metrics.
@@ -148,6 +150,7 @@ impl Shell {
     /// An operator insists. Workers may hang in the store, so they are not waited for.
     pub(super) fn abandon(mut self) -> Ended {
         let progress = self.pager.progress();
+        let left = Left::of(&progress);
         self.page_in_progress = None;
         self.end_reporter();
         Ended {
@@ -155,7 +158,8 @@ impl Shell {
                 domain_alive: true,
                 unreadable_pages: progress.unreadable_pages,
             },
-            given_up_pages: progress.out_pages + progress.nominated_pages,
+            given_up_pages: left.out,
+            nominated_pages: left.stay_nominated(),
             progress,
             store: self.store.counts(),
         }
@@ -185,6 +189,7 @@ impl Shell {
             None => Ok(Ended {
                 summary,
                 given_up_pages: 0,
+                nominated_pages: 0,
                 progress,
                 store,
             }),

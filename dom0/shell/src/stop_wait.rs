@@ -23,8 +23,10 @@ pub(super) struct Left {
     pub(super) out: u64,
     /// Of these, pages that the store did not return.
     pub(super) unreadable: u64,
-    /// Pages that are nominated.
+    /// Pages that are nominated because they could not be restored.
     pub(super) nominated: u64,
+    /// Pages that were on their way out, and whose batch has not come back.
+    pub(super) paging_out: u64,
 }
 
 impl Left {
@@ -33,11 +35,35 @@ impl Left {
             out: progress.out_pages,
             unreadable: progress.unreadable_pages,
             nominated: progress.nominated_pages,
+            paging_out: progress.paging_out_pages,
         }
     }
 
+    /// All of them.
     fn pages(self) -> u64 {
-        self.out + self.nominated
+        self.out + self.stay_nominated()
+    }
+
+    /// Pages whose contents are in the guest, and that are nominated if the pager ends now.
+    pub(super) fn stay_nominated(self) -> u64 {
+        self.nominated + self.paging_out
+    }
+
+    /// What it means for the guest if the pager ends now.
+    fn consequences(self) -> String {
+        let mut consequences = Vec::new();
+        if self.out > 0 {
+            let out = self.out;
+            consequences.push(format!("the guest cannot go on without {out} pages"));
+        }
+        if self.stay_nominated() > 0 {
+            consequences.push(format!(
+                "{} pages stay nominated (with Xen's own code, a vcpu that writes one of them waits \
+                 for ever)",
+                self.stay_nominated()
+            ));
+        }
+        consequences.join(", and ")
     }
 
     /// What is waited for.
@@ -47,6 +73,10 @@ impl Left {
             (self.unreadable, "cannot be read from the page store"),
             (others, "are waited for"),
             (self.nominated, "cannot be restored"),
+            (
+                self.paging_out,
+                "are nominated and on their way to the page store",
+            ),
         ];
         let reasons = reasons.iter().filter(|(pages, _)| *pages > 0);
         let reasons: Vec<_> = reasons.map(|(n, why)| format!("{n} {why}")).collect();
@@ -115,8 +145,8 @@ impl StopWait {
         }
         // A third signal begins another pair.
         self.last_signal = None;
-        let pages = self.left.pages();
         if self.still < SAID_TICKS {
+            let pages = self.left.pages();
             return Insists::Told(format!(
                 "{pages} pages come back: the pager does not end before"
             ));
@@ -129,10 +159,10 @@ impl StopWait {
             return Insists::Yes;
         }
         Insists::Told(format!(
-            "{} ({}). If the pager ends now, the guest cannot go on without these {pages} pages. To \
-             end it all the same, send two signals within a second once more",
-            "pages are missing",
-            self.left.reasons()
+            "{}. If the pager ends now, {}. To end it all the same, send two signals within a second \
+             once more",
+            self.left.reasons(),
+            self.left.consequences()
         ))
     }
 }
@@ -145,7 +175,7 @@ mod tests {
         Left {
             out,
             unreadable: out,
-            nominated: 0,
+            ..Left::default()
         }
     }
 

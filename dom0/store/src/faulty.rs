@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Fill, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
@@ -31,6 +31,9 @@ pub struct FaultyStore<S> {
     writes: AtomicU64,
     reads: AtomicU64,
     held: Mutex<pager_core::sparse::SparseSet>,
+    /// Writes hang.
+    hangs: Mutex<bool>,
+    continues: Condvar,
 }
 
 impl<S: PageStore> FaultyStore<S> {
@@ -42,7 +45,15 @@ impl<S: PageStore> FaultyStore<S> {
             writes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             held: Mutex::default(),
+            hangs: Mutex::new(false),
+            continues: Condvar::new(),
         }
+    }
+
+    /// From now on writes hang, or continue.
+    pub fn hang_writes(&self, hang: bool) {
+        *self.hangs.lock() = hang;
+        self.continues.notify_all();
     }
 
     /// Replaces the plan. The counts continue.
@@ -91,6 +102,8 @@ impl<S: PageStore> FaultyStore<S> {
 
 impl<S: PageStore> PageStore for FaultyStore<S> {
     fn write(&self, writes: &[Write], fill: &mut Fill<'_>, outcomes: &mut [SaveOutcome]) {
+        self.continues
+            .wait_while(&mut self.hangs.lock(), |hangs| *hangs);
         for (n, (write, outcome)) in writes.iter().zip(outcomes).enumerate() {
             if let Err(error) = self.write_fault(write.slot) {
                 self.free(write.slot);

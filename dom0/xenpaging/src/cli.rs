@@ -43,7 +43,8 @@ Exit codes:
   1  an error stopped the pager after it had started; every page is resident
   2  bad arguments; nothing was done
   3  the domain, the pagefile or Xen refused; nothing was paged out
-  4  the operator insisted, or the pager panicked, while pages were out: paging stays enabled
+  4  the operator insisted while pages were out or nominated, or the pager panicked or was replaced
+     while pages were out: paging stays enabled
 With several guests, the worst one counts: 4, then 1, then 3.";
 
 /// Keeps guests at their memory targets, and their host from running short of memory: pages guests'

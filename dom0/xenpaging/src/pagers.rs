@@ -320,12 +320,20 @@ impl AttachedPager {
             }
         };
         match ended {
-            Ok(ended) if ended.given_up_pages > 0 => {
-                let pages = ended.given_up_pages;
-                tracing::error!(
-                    "the pager ends because it was told to, without {pages} pages: the guest \
-                     cannot go on. {whereabouts}"
-                );
+            Ok(ended) if ended.given_up_pages > 0 || ended.nominated_pages > 0 => {
+                let (pages, nominated) = (ended.given_up_pages, ended.nominated_pages);
+                if pages > 0 {
+                    tracing::error!(
+                        "the pager ends because it was told to, without {pages} pages: the guest \
+                         cannot go on. {whereabouts}"
+                    );
+                }
+                if nominated > 0 {
+                    tracing::error!(
+                        "the pager ends because it was told to, and {nominated} pages stay \
+                         nominated: their contents are in the guest"
+                    );
+                }
                 Exit::PagesOut
             }
             Ok(ended) => {

@@ -41,7 +41,7 @@ impl Pager {
         self.problem_pages.restore_waits = true;
         self.lanes
             .page_out
-            .run(batch, PageOutStep::Restore, actions);
+            .run(batch, PageOutStep::RestoreLeftovers, actions);
     }
 
     /// A leftover is not in flight any more. The policy has not heard of its flight.

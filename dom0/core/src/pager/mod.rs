@@ -162,6 +162,7 @@ impl Pager {
             wanted_out_pages: self.goal.wanted_out(),
             unreadable_pages: self.problem_pages.unreadable.len(),
             nominated_pages: self.problem_pages.nominated.len(),
+            paging_out_pages: self.lanes.paging_out_pages() + self.page_out.to_restore.len() as u64,
             waiting_requests: self.pending.len() as u64,
             ..self.progress
         }

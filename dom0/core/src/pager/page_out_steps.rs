@@ -102,7 +102,7 @@ impl Pager {
                 self.pending.memory_freed();
                 PageOutStep::Restore
             }
-            PageOutStep::Restore => {
+            PageOutStep::Restore | PageOutStep::RestoreLeftovers => {
                 pages
                     .drain(..)
                     .for_each(|page| self.restored(&page, actions));

@@ -69,6 +69,38 @@ fn b3_only_an_operator_who_insists_twice_ends_it() {
     assert!(rig.machine.paging().is_enabled() && rig.out() == out);
 }
 
+/// Pages that are being saved are nominated, and not out.
+#[test]
+fn b3_a_stopped_pager_waits_for_a_store_that_hangs_while_pages_are_saved() {
+    for insists in [false, true] {
+        let mut rig = Rig::new();
+        rig.store.hang_writes(true);
+        rig.start();
+        wait_for("a batch that is saved", || rig.nominated() == TARGET);
+        signal(Signal::TERM);
+        let waits = "no page has come back for 2.0 s";
+        wait_for("a line about what is waited for", || logged(waits) > 0);
+        let why = format!("{TARGET} are nominated and on their way to the page store");
+        assert_eq!(logged(&why), 1, "{}", log());
+        if insists {
+            wait_for("the end", || {
+                signal(Signal::TERM);
+                signal(Signal::INT);
+                thread::sleep(std::time::Duration::from_millis(50));
+                rig.has_ended()
+            });
+            let ended = rig.end().unwrap();
+            assert_eq!((ended.given_up_pages, ended.nominated_pages), (0, TARGET));
+            assert!(rig.machine.paging().is_enabled());
+        }
+        rig.store.hang_writes(false);
+        if !insists {
+            assert_eq!(rig.end().unwrap().nominated_pages, 0);
+            rig.check();
+        }
+    }
+}
+
 #[test]
 fn b7_nothing_is_nominated_when_paging_is_disabled() {
     let mut rig = Rig::new();

@@ -362,6 +362,16 @@ impl Rig {
         self.machine.counts().paged
     }
 
+    fn p2m_type(&self, page: u64) -> P2mType {
+        let gfn = Gfn::new_truncate(page);
+        self.machine.paging().platform().lock_p2m().get(gfn).p2mt
+    }
+
+    pub(super) fn nominated(&self) -> u64 {
+        let nominated = |page: &u64| self.p2m_type(*page) == P2mType::RamPagingOut;
+        (0..PAGES).filter(nominated).count() as u64
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.pager.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -385,8 +395,7 @@ impl Rig {
         assert!(!self.machine.paging().is_enabled(), "paging is enabled");
         for page in 0..PAGES {
             let gfn = Gfn::new_truncate(page);
-            let entry = self.machine.paging().platform().lock_p2m().get(gfn);
-            assert_eq!(entry.p2mt, P2mType::RamRw, "{gfn}");
+            assert_eq!(self.p2m_type(page), P2mType::RamRw, "{gfn}");
             let mut found = [0; PAGE_SIZE];
             self.machine.memory().load(gfn, &mut found).unwrap();
             assert_eq!(found, contents(page), "{gfn}");
