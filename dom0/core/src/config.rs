@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use p2m_paging::Gfn;
 use p2m_paging::ring::abi::SLOTS;
 
 use super::read_ahead::ReadAheadOutcome;
@@ -56,6 +57,12 @@ impl Config {
             takes_over: false,
             read_attempts: 5,
         }
+    }
+
+    /// Whether the guest may have memory at this page.
+    pub(super) fn has(&self, gfn: Gfn) -> bool {
+        let mut memory = self.memory.iter();
+        memory.any(|range| range.contains(&gfn.get()))
     }
 
     /// The same with sizes of zero, or far too large, clamped to what works.

@@ -39,6 +39,7 @@
 //! | request | page | what happens |
 //! |---|---|---|
 //! | any but drop | resident | answered at once, no I/O |
+//! | `EVICT_FAIL`, no vcpu is paused | resident | answered, and restored: on Xen's C the answer alone does not make it resident |
 //! | any but drop | out | loaded, prepped, answered; a second request waits for the same load |
 //! | any but drop | being paged in, asked for or not | waits for that prep |
 //! | `EVICT_FAIL` | being paged out, any step | answered at once: the contents are in place, and an evict already given out will fail; no further step but restore |
@@ -73,7 +74,7 @@
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. In the prefetch lane (stop, raised target) it is read once a round |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
 //! | a move fails | the page stays where it was, and is tried again at each tick; after some stalled rounds the area stays in use |
-//! | restore fails | reported; after a stop it is tried again at each tick, and the pager does not finish before |
+//! | restore fails | reported; after a request for the page, and after a stop, it is tried again at each tick, and the pager does not finish before |
 //! | the shell does not get to a page | as if it had not been tried |
 //!
 //! The target may change at any moment. If it is raised while a batch is paged out, pages that are no

@@ -22,6 +22,8 @@ pub(super) struct ProblemPages {
     pub(super) reads_fail: Outage,
     /// Since when some page has been nominated that should not be.
     pub(super) restores_fail: Outage,
+    /// One of them has been requested: they are restored now, and not only before the pager ends.
+    pub(super) restore_soon: bool,
     /// They have been told since the last tick.
     pub(super) restore_waits: bool,
 }
@@ -82,6 +84,9 @@ impl ProblemPages {
     /// The page has left the state `paging_out`, or is about to.
     pub(super) fn not_nominated(&mut self, gfn: Gfn) {
         self.nominated.remove(gfn.get());
+        if self.nominated.is_empty() {
+            self.restore_soon = false;
+        }
     }
 
     /// Memory in use, in bytes.

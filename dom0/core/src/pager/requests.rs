@@ -11,8 +11,7 @@ use crate::flight::{Direction, Flight, FlightOutcome};
 impl Pager {
     pub(super) fn request(&mut self, request: &Request, actions: &mut Actions) {
         let gfn = request.gfn;
-        // Whatever it asks: the answer makes a page that was left nominated resident.
-        self.problem_pages.not_nominated(gfn);
+        self.note_leftover(request);
         if request.paging.contains(PagingFlags::DROP_PAGE) {
             return self.guest_dropped(request, actions);
         }

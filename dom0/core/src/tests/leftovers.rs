@@ -56,6 +56,42 @@ fn b7_a_write_to_a_leftover_and_a_late_drop_of_one_are_answered() {
     assert_eq!(nominated(&sim), []);
 }
 
+/// On Xen's C, the answer to a request of another domain leaves such a page as it was.
+#[test]
+fn b7_a_leftover_that_another_domain_requests_is_restored_at_once() {
+    let mut sim = with_leftovers(3);
+    sim.answers_need_vcpu = true;
+    let left = nominated(&sim);
+    sim.foreign(left[0]);
+    sim.settle();
+    sim.event(Event::Tick);
+    sim.settle();
+    assert_eq!(sim.unanswered, []);
+    let entry = sim.entries[left[0]];
+    assert!(matches!(entry, Entry::Ram(_)), "the domain waits: {entry:?}");
+    assert_eq!(sim.pager.progress().nominated_pages, 0);
+    assert_eq!(nominated(&sim), [], "the others");
+}
+
+/// As before, but the pager that nominated the page was killed, so this pager does not know.
+#[test]
+fn b7_a_leftover_of_an_earlier_pager_that_another_domain_requests_is_restored_at_once() {
+    let mut sim = paged(100, 80);
+    sim.answers_need_vcpu = true;
+    let pages = 0..sim.entries.len();
+    let mut resident = pages.filter(|page| matches!(sim.entries[*page], Entry::Ram(_)));
+    let page = resident.next().unwrap();
+    drop(resident);
+    sim.entries[page] = Entry::PagingOut(sim.truth[page].unwrap());
+    sim.foreign(page);
+    sim.settle();
+    assert_eq!(sim.unanswered, []);
+    let entry = sim.entries[page];
+    assert!(matches!(entry, Entry::Ram(_)), "the domain waits: {entry:?}");
+    assert_eq!(sim.pager.progress().nominated_pages, 0);
+    assert_eq!(sim.reports, []);
+}
+
 /// A device that does not read for a while: one line when it begins and one when it ends, whatever
 /// the number of pages.
 #[test]

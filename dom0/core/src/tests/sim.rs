@@ -70,6 +70,9 @@ pub(super) struct Sim {
     pub(super) faults: Faults,
     /// Whether restoring asks through the ring, as Xen does.
     pub(super) restore_asks: bool,
+    /// The answer to a request makes a page with contents resident only if a vcpu was paused for it, as
+    /// on Xen's C.
+    pub(super) answers_need_vcpu: bool,
     pub(super) reports: Vec<Report>,
     /// Areas that are to go.
     pub(super) draining: Vec<SlotRange>,
@@ -125,6 +128,7 @@ impl Sim {
             bad_area: None,
             faults: Faults::default(),
             restore_asks: true,
+            answers_need_vcpu: false,
             reports: Vec::new(),
             draining: Vec::new(),
             drained: Vec::new(),
@@ -194,7 +198,11 @@ impl Sim {
         let page = usize::try_from(request.gfn.get()).unwrap();
         if !request.paging.contains(PagingFlags::DROP_PAGE) && page < self.entries.len() {
             match self.entries[page] {
-                Entry::InStart(Some(value)) => self.entries[page] = Entry::Ram(value),
+                Entry::InStart(Some(value)) => {
+                    if !self.answers_need_vcpu || request.flags.contains(EntryFlags::VCPU_PAUSED) {
+                        self.entries[page] = Entry::Ram(value);
+                    }
+                }
                 Entry::Paged | Entry::InStart(None) => {
                     let unreadable = self.pager.unreadable().any(|gfn| gfn == request.gfn);
                     assert!(unreadable, "{request:?} answered too early");
@@ -317,6 +325,13 @@ impl Sim {
             }
             (Step::Nominate | Step::Evict, _) => refused(Errno::EBUSY),
             (Step::Restore, _) if take(&mut self.faults.restore) => refused(Errno::EAGAIN),
+            // Not by a request: by a prep without contents.
+            (Step::Restore, Entry::PagingOut(value) | Entry::InStart(Some(value)))
+                if self.answers_need_vcpu =>
+            {
+                self.entries[n] = Entry::Ram(value);
+                Ok(())
+            }
             (Step::Restore, Entry::PagingOut(_)) if self.restore_asks => {
                 self.foreign(n);
                 Ok(())
