@@ -28,6 +28,9 @@ pub enum Step {
     /// foreign page makes Xen ask for it, and the answer to that request does so. A page that is
     /// resident already is no error; `ENOENT` says that the guest gave it back.
     Restore,
+    /// Hypervisor: nominate, to see whether the page is resident. It is taken for paged out. An error
+    /// says nothing.
+    Probe,
     /// Read each slot into the page's buffer; zeros for a page without one.
     Load,
     /// Write the page's buffer to its slot, which is another one than it was loaded from. Done when the
@@ -114,6 +117,8 @@ pub(super) enum PageOutStep {
     Restore,
     /// The same, for pages that could not be restored before.
     RestoreLeftovers,
+    /// Tries whether pages that are taken for unreadable are resident.
+    Probe,
 }
 
 impl LaneStep for PageInStep {
@@ -155,6 +160,7 @@ impl LaneStep for PageOutStep {
             Self::Save => Step::Save,
             Self::Evict => Step::Evict,
             Self::Restore | Self::RestoreLeftovers => Step::Restore,
+            Self::Probe => Step::Probe,
         }
     }
 
@@ -168,7 +174,15 @@ impl PageOutStep {
     pub(super) fn evicts(self) -> bool {
         match self {
             Self::Nominate | Self::Save | Self::Evict => true,
-            Self::Restore | Self::RestoreLeftovers => false,
+            Self::Restore | Self::RestoreLeftovers | Self::Probe => false,
+        }
+    }
+
+    /// Whether a page in this step is neither out nor a leftover.
+    pub(super) fn pages_out(self) -> bool {
+        match self {
+            Self::Nominate | Self::Save | Self::Evict | Self::Restore => true,
+            Self::RestoreLeftovers | Self::Probe => false,
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum FlightOutcome {
     /// Resident and still nominated, because it could not be restored before. It is being restored,
     /// and any request for it can be answered at once.
     Leftover,
+    /// Out and unreadable. It is being probed; requests wait for the end of that.
+    Probe,
 }
 
 impl FlightOutcome {

@@ -81,10 +81,10 @@ impl Lanes {
         self.page_out.pages_in_flight(PageOutStep::evicts)
     }
 
-    /// Pages in page-out batches that may be nominated. Leftovers are not counted here.
+    /// Pages in page-out batches that may be nominated. Leftovers are not counted here, nor are pages
+    /// that count as out.
     pub(super) fn paging_out_pages(&self) -> u64 {
-        self.page_out
-            .pages_in_flight(|step| step != PageOutStep::RestoreLeftovers)
+        self.page_out.pages_in_flight(PageOutStep::pages_out)
     }
 
     /// Of the pages that are to be evicted, the ones that the store has.
@@ -206,6 +206,7 @@ mod tests {
             (PageOutStep::Evict, (3, 3, 3)),
             (PageOutStep::Restore, (0, 0, 3)),
             (PageOutStep::RestoreLeftovers, (0, 0, 0)),
+            (PageOutStep::Probe, (0, 0, 0)),
         ] {
             lanes.page_out.run(batch, step, &mut actions);
             assert_eq!(counted(&lanes), expected, "{step:?}");

@@ -16,7 +16,7 @@
 //! | demand | as many as there are requests | load, prep |
 //! | prefetch | 1 | load, prep |
 //! | move | 1 | load, write elsewhere |
-//! | page-out | 2 | nominate, save, evict; restore for those that were nominated and stay |
+//! | page-out | 2 | nominate, save, evict; restore for those that were nominated and stay; probe for those that stay unreadable |
 //!
 //! A batch is a value that goes out in an action and comes back in an event, so each ends exactly once.
 //! In a batch of demand, pages that are asked for come together with those that will be, if memory is
@@ -72,6 +72,7 @@
 //! | a dedup candidate differs from the page, or its slot cannot be shared | the page is written |
 //! | store full, or a write fails | the page stays; page-out goes on within what the store is known to hold, and tries a little more at each tick; said once |
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. In the prefetch lane (stop, raised target) it is read once a round |
+//! | load fails for a long time | the page is probed now and then: if it can be nominated, it is resident again, and its location is forgotten |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
 //! | a move fails | the page stays where it was, and is tried again at each tick; after some stalled rounds the area stays in use |
 //! | restore fails | reported; after a request for the page, and after a stop, it is tried again at each tick, and the pager does not finish before |

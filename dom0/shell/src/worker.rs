@@ -116,7 +116,7 @@ impl Queues {
     pub(super) fn push(&self, batch: Batch) {
         match batch.step() {
             Step::Save | Step::Load | Step::Move => self.store.push(Job::Batch(batch)),
-            Step::Nominate | Step::Evict | Step::Restore | Step::Prep => {
+            Step::Nominate | Step::Evict | Step::Restore | Step::Probe | Step::Prep => {
                 self.calls.push(Job::Batch(batch));
             }
         }
@@ -180,7 +180,7 @@ impl HypercallWorker {
     fn step(&mut self, batch: &mut Batch) -> Result<(), MachineError> {
         let buffers = self.buffers.get(batch.index());
         match (batch.step(), buffers) {
-            (Step::Nominate, _) => self.nominate(batch.pages_mut()),
+            (Step::Nominate | Step::Probe, _) => self.nominate(batch.pages_mut()),
             (Step::Evict, _) => self.calls.evict(batch.pages_mut()),
             (Step::Restore, _) => self.calls.restore(batch.pages_mut()),
             (Step::Prep, Some(&buffers)) => self.calls.prep(batch.pages_mut(), buffers),

@@ -295,23 +295,8 @@ impl World<'_> {
             }
             let is_home = |page: &usize| world.state(*page).p2mt().is_pageable();
             let resident = (0..world.pages()).filter(is_home).count();
-            resident <= world.scenario.get(Knob::Mru) as usize + world.unknown_pages()
+            resident <= world.scenario.get(Knob::Mru) as usize
         });
-    }
-
-    /// Resident pages that the pager takes for unreadable ones: the slot is lost, and the guest has
-    /// dropped the page meanwhile and taken it again. The pager cannot find that out, because a prep
-    /// needs contents.
-    fn unknown_pages(&self) -> usize {
-        let pager = self.pager.borrow();
-        let Some(process) = pager.as_ref() else {
-            return 0;
-        };
-        let is_home = |gfn: &p2m_paging::Gfn| {
-            (0..self.pages())
-                .any(|page| self.gfn(page) == *gfn && self.state(page).p2mt().is_pageable())
-        };
-        process.core.unreadable().filter(is_home).count()
     }
 
     pub(super) fn anybody_stopped(&self) -> bool {
@@ -352,7 +337,7 @@ impl World<'_> {
         let taken = process.core.slots_taken();
         let copies = process.core.progress().copies;
         assert!(
-            taken <= lost + copies + self.unknown_pages() as u64,
+            taken <= lost + copies,
             "{taken} slots are taken with {lost} pages lost and {copies} copies kept"
         );
         for vcpu in 0..self.vcpus() {

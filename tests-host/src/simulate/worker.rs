@@ -27,7 +27,7 @@ impl World<'_> {
         // The pager that had this batch was killed.
         let Some(mut running) = taken else { return };
         match running.batch.step() {
-            Step::Nominate | Step::Evict => self.call(&mut running),
+            Step::Nominate | Step::Probe | Step::Evict => self.call(&mut running),
             Step::Save => self.save(&mut running),
             Step::Restore => self.restore(&mut running),
             Step::Load => self.load(&mut running),

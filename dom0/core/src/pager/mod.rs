@@ -13,6 +13,7 @@ mod page_out;
 mod page_out_steps;
 mod placement;
 mod prefetch;
+mod probe;
 mod problem_pages;
 mod read_ahead_lane;
 mod requests;
@@ -35,6 +36,7 @@ use goal::{Goal, Phase};
 use page_out::PageOut;
 use placement::Placement;
 use prefetch::Prefetch;
+use probe::Probe;
 use problem_pages::ProblemPages;
 use read_ahead_lane::ReadAheadLane;
 
@@ -51,6 +53,7 @@ pub struct Pager {
     pub(super) placement: Placement,
     page_out: PageOut,
     prefetch: Prefetch,
+    probe: Probe,
     read_ahead: ReadAheadLane,
     drains: Drains,
     problem_pages: ProblemPages,
@@ -72,6 +75,7 @@ impl Pager {
             placement: Placement::new(&config.areas),
             page_out: PageOut::with_room_for(Lanes::pages_to_restore(&config)),
             prefetch: Prefetch::default(),
+            probe: Probe::default(),
             read_ahead: ReadAheadLane::new(config.read_ahead, config.requests),
             drains: Drains::default(),
             problem_pages: ProblemPages::default(),
@@ -263,6 +267,7 @@ impl Pager {
         self.scanner.tick();
         self.pending.tick();
         self.page_out.tick(self.out_pages());
+        self.probe.tick(!self.problem_pages.unreadable.is_empty());
         self.drains.tick();
         self.placement.tick(actions);
     }
@@ -282,6 +287,7 @@ impl Pager {
             self.start_move(actions);
             self.start_page_out(actions);
             self.restore_leftovers(actions);
+            self.start_probe(actions);
             self.start_scan(actions);
         }
         self.finish_if_done(actions);

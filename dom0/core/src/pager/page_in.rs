@@ -111,12 +111,23 @@ impl Pager {
         match page.outcome {
             Ok(()) => self.paged_in(gfn, lane, actions),
             Err(_) if outcome == FlightOutcome::Dropped => self.forget(gfn, actions),
-            Err(PageError::Refused(Errno::ENOENT)) if self.drop_was_heard(gfn, outcome) => {
-                self.pending.answer(gfn, actions);
-                self.forget(gfn, actions);
-            }
-            Err(PageError::Refused(Errno::ENOENT)) => self.removed_by_guest(gfn, actions),
+            Err(PageError::Refused(Errno::ENOENT)) => self.found_removed(gfn, outcome, actions),
             Err(error) => self.delayed(gfn, error, actions),
+        }
+    }
+
+    /// It turns out that the guest gave a page back, which was in flight with this outcome.
+    pub(super) fn found_removed(
+        &mut self,
+        gfn: Gfn,
+        outcome: FlightOutcome,
+        actions: &mut Actions,
+    ) {
+        if self.drop_was_heard(gfn, outcome) {
+            self.pending.answer(gfn, actions);
+            self.forget(gfn, actions);
+        } else {
+            self.removed_by_guest(gfn, actions);
         }
     }
 
@@ -129,8 +140,10 @@ impl Pager {
     /// once more after a failed prep; if none were, a pager that takes over would forget pages that it
     /// has evicted itself.
     fn drop_was_heard(&self, gfn: Gfn, outcome: FlightOutcome) -> bool {
-        outcome == FlightOutcome::DropUncertain
-            || self.pending.has_drop(gfn)
+        matches!(
+            outcome,
+            FlightOutcome::DropUncertain | FlightOutcome::Dropped
+        ) || self.pending.has_drop(gfn)
             || self.problem_pages.maybe_dropped.contains(gfn.get())
     }
 

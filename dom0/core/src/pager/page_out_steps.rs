@@ -37,6 +37,11 @@ impl Pager {
                 self.page_out.no_victim = true;
                 break;
             };
+            if self.flights.outcome(gfn) == FlightOutcome::Leftover {
+                // It is being restored.
+                self.policy.refused(gfn);
+                continue;
+            }
             // A page is in one batch only: from a second one it would be evicted with the copy of the
             // first.
             if self.flights.contains(gfn) || self.placement.locations.is_out(gfn) {
@@ -106,6 +111,10 @@ impl Pager {
                 pages
                     .drain(..)
                     .for_each(|page| self.restored(&page, actions));
+                PageOutStep::Restore
+            }
+            PageOutStep::Probe => {
+                pages.drain(..).for_each(|page| self.probed(&page, actions));
                 PageOutStep::Restore
             }
         };
@@ -232,6 +241,7 @@ impl Pager {
                 FlightOutcome::Proceed
                 | FlightOutcome::DropUncertain
                 | FlightOutcome::Leftover
+                | FlightOutcome::Probe
                 | FlightOutcome::Cancelled { .. },
             ) => {
                 self.flights.end(page.gfn);
@@ -327,6 +337,7 @@ impl Pager {
             FlightOutcome::Cancelled { again: true }
             | FlightOutcome::Proceed
             | FlightOutcome::Leftover
+            | FlightOutcome::Probe
             | FlightOutcome::DropUncertain => self.policy.abandoned(page.gfn),
             FlightOutcome::Cancelled { again: false } => self.policy.refused(page.gfn),
         }

@@ -24,6 +24,10 @@ impl Pager {
                 return self.pending.push(*request);
             }
             Some(Flight {
+                outcome: FlightOutcome::Probe,
+                ..
+            }) => return self.pending.push(*request),
+            Some(Flight {
                 direction: Direction::In,
                 outcome,
             }) if outcome.goes_in() => {
@@ -58,6 +62,11 @@ impl Pager {
         // Asked for or not: what had no frame was out, and has not been paged in since.
         let was_out = !request.paging.contains(PagingFlags::EVICT_FAIL)
             && request.p2mt != P2mType::RamPagingOut;
+        if self.problem_pages.removed.remove(gfn.get()).is_some() {
+            self.policy.dropped(gfn);
+            self.pending.answer(gfn, actions);
+            return actions.push(Action::Respond(Response::to(request)));
+        }
         let is_away = self.flights.contains(gfn) || self.placement.locations.is_out(gfn);
         if self.config.takes_over && was_out && is_away {
             // Which page was out, the one known or one that was taken out by another pager? Prep will say.
@@ -85,9 +94,6 @@ impl Pager {
                 self.flights.set_outcome(gfn, FlightOutcome::DropUncertain);
             }
             Some(_) => {}
-            None if self.problem_pages.removed.remove(gfn.get()).is_some() => {
-                self.policy.dropped(gfn)
-            }
             None if was_out && self.placement.locations.is_out(gfn) => self.forget(gfn, actions),
             None => {}
         }

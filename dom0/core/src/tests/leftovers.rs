@@ -2,10 +2,12 @@
 //! Pages that were nominated, were to stay, and could not be restored at first; and what is said of
 //! things that fail again and again.
 
+use p2m_paging::Gfn;
+
 use super::cases::{guest, paged};
 use super::sim::{Entry, Sim};
 use crate::store::Slot;
-use crate::{Event, Report};
+use crate::{Config, Event, Location, Report};
 
 /// Three pages stay nominated.
 fn with_leftovers(restore_faults: u32) -> Sim {
@@ -68,7 +70,10 @@ fn b7_a_leftover_that_another_domain_requests_is_restored_at_once() {
     sim.settle();
     assert_eq!(sim.unanswered, []);
     let entry = sim.entries[left[0]];
-    assert!(matches!(entry, Entry::Ram(_)), "the domain waits: {entry:?}");
+    assert!(
+        matches!(entry, Entry::Ram(_)),
+        "the domain waits: {entry:?}"
+    );
     assert_eq!(sim.pager.progress().nominated_pages, 0);
     assert_eq!(nominated(&sim), [], "the others");
 }
@@ -87,9 +92,57 @@ fn b7_a_leftover_of_an_earlier_pager_that_another_domain_requests_is_restored_at
     sim.settle();
     assert_eq!(sim.unanswered, []);
     let entry = sim.entries[page];
-    assert!(matches!(entry, Entry::Ram(_)), "the domain waits: {entry:?}");
+    assert!(
+        matches!(entry, Entry::Ram(_)),
+        "the domain waits: {entry:?}"
+    );
     assert_eq!(sim.pager.progress().nominated_pages, 0);
     assert_eq!(sim.reports, []);
+}
+
+/// The slot of a page is lost, and the guest gives the page back and takes it again. The pager has taken
+/// over from another one, so it does not know whose page the drop was about.
+#[test]
+fn b10_an_unreadable_page_that_is_resident_again_is_found_by_a_probe() {
+    for is_probed_while_out in [false, true] {
+        let config = Config {
+            takes_over: true,
+            ..Config::new(100)
+        };
+        let mut sim = Sim::new(100, 16, config, 0);
+        sim.event(Event::Target(20));
+        sim.settle();
+        let mut pages = 0..sim.entries.len();
+        let page = pages.find(|n| sim.entries[*n] == Entry::Paged).unwrap();
+        let location = sim.pager.location_of(Gfn::new_truncate(page as u64));
+        sim.bad_slots = location.and_then(Location::slot).into_iter().collect();
+        let ticks = |sim: &mut Sim, ticks| {
+            for _ in 0..ticks {
+                sim.event(Event::Tick);
+                sim.settle();
+            }
+        };
+        if is_probed_while_out {
+            sim.access(0, page, false);
+            ticks(&mut sim, 200);
+            assert_eq!(sim.pager.progress().unreadable_pages, 1, "it is out");
+            assert_eq!(sim.pager.progress().out_pages, 80);
+        }
+        sim.balloon(page);
+        ticks(&mut sim, 10);
+        assert_eq!(sim.unanswered, []);
+        sim.balloon(page);
+        assert!(matches!(sim.entries[page], Entry::Ram(_)));
+        assert_eq!(sim.pager.progress().unreadable_pages, 1);
+        ticks(&mut sim, 100);
+        assert_eq!(sim.pager.progress().unreadable_pages, 0, "taken for out");
+        assert!(matches!(sim.entries[page], Entry::Ram(_)), "nominated");
+        sim.event(Event::Target(0));
+        ticks(&mut sim, 10);
+        assert_eq!(sim.pager.progress().out_pages, 100, "it goes out again");
+        assert_eq!(sim.finish().unreadable_pages, 0);
+        sim.check_owners();
+    }
 }
 
 /// A device that does not read for a while: one line when it begins and one when it ends, whatever

@@ -314,7 +314,7 @@ impl Sim {
         let buffer = (index, page.buffer());
         match (step, self.entries[n]) {
             (Step::Nominate, _) if take(&mut self.faults.nominate) => refused(Errno::EBUSY),
-            (Step::Nominate, Entry::Ram(value)) => {
+            (Step::Nominate | Step::Probe, Entry::Ram(value)) => {
                 self.entries[n] = Entry::PagingOut(value);
                 Ok(())
             }
@@ -323,7 +323,7 @@ impl Sim {
                 self.entries[n] = Entry::Paged;
                 Ok(())
             }
-            (Step::Nominate | Step::Evict, _) => refused(Errno::EBUSY),
+            (Step::Nominate | Step::Probe | Step::Evict, _) => refused(Errno::EBUSY),
             (Step::Restore, _) if take(&mut self.faults.restore) => refused(Errno::EAGAIN),
             // Not by a request: by a prep without contents.
             (Step::Restore, Entry::PagingOut(value) | Entry::InStart(Some(value)))
