@@ -180,8 +180,8 @@ impl Shell {
             _ => Err(ShellError::StaysEnabled),
         };
         self.end_reporter();
-        if let Some(out_pages) = self.replaced {
-            return Err(ShellError::Replaced { out_pages });
+        if let Some((how, out_pages)) = self.lost {
+            return Err(how.error(out_pages));
         }
         disabled?;
         match self.end.failure.take() {

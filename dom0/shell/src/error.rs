@@ -39,6 +39,15 @@ pub enum ShellError {
         /// The pages that this pager had out.
         out_pages: u64,
     },
+    /// Paging was disabled, and not by this pager.
+    #[error(
+        "paging of the guest was disabled, and not by this pager: it cannot serve the guest any more, and \
+         ends ({out_pages} pages were out)"
+    )]
+    Disabled {
+        /// The pages that this pager had out.
+        out_pages: u64,
+    },
 }
 
 pub(super) fn at(step: &'static str) -> impl Fn(io::Error) -> ShellError {

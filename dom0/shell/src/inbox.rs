@@ -9,6 +9,7 @@ use pager_core::{Batch, Scan};
 use parking_lot::Mutex;
 
 use super::control_request::{ControlClient, Request};
+use super::error::ShellError;
 use super::event_channel::EventChannel;
 use super::machine::MachineEvent;
 use super::repeated::Repeated;
@@ -48,7 +49,7 @@ bitflags! {
 pub(super) struct Inbox {
     updates: AtomicU32,
     over: AtomicBool,
-    replaced: AtomicBool,
+    lost: Mutex<Option<Lost>>,
     done: Mutex<Vec<Batch>>,
     scanned: Mutex<Option<Scan>>,
     memory: Mutex<GuestMemoryBounds>,
@@ -58,6 +59,25 @@ pub(super) struct Inbox {
     event: EventChannel,
     is_unwoken: AtomicBool,
     unwoken: Mutex<Repeated>,
+}
+
+/// How a pager loses a guest that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// The guest has another pager now.
+    Replaced,
+    /// Paging was disabled.
+    Disabled,
+}
+
+impl Lost {
+    /// The error with which a pager ends that had so many pages out.
+    pub(super) fn error(self, out_pages: u64) -> ShellError {
+        match self {
+            Self::Replaced => ShellError::Replaced { out_pages },
+            Self::Disabled => ShellError::Disabled { out_pages },
+        }
+    }
 }
 
 /// The memory that the guest has and may have, as far as it is known.
@@ -89,7 +109,7 @@ impl Inbox {
         Self {
             updates: AtomicU32::new(0),
             over: AtomicBool::new(false),
-            replaced: AtomicBool::new(false),
+            lost: Mutex::default(),
             done: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
             memory: Mutex::default(),
@@ -150,11 +170,14 @@ impl Inbox {
                 self.notify(Updates::RESIDENT);
             }
             MachineEvent::DomainGone => self.notify(Updates::GONE),
-            MachineEvent::Replaced => {
-                self.replaced.store(true, Ordering::Relaxed);
-                self.notify(Updates::GONE);
-            }
+            MachineEvent::Replaced => self.lose(Lost::Replaced),
+            MachineEvent::Disabled => self.lose(Lost::Disabled),
         }
+    }
+
+    fn lose(&self, how: Lost) {
+        self.lost.lock().get_or_insert(how);
+        self.notify(Updates::GONE);
     }
 
     /// Sets how many pages the guest may have resident. `None`: the host is not short of memory.
@@ -181,9 +204,10 @@ impl Inbox {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Main thread: whether [`Updates::GONE`] means that the guest has another pager now.
-    pub(super) fn is_replaced(&self) -> bool {
-        self.replaced.load(Ordering::Relaxed)
+    /// Main thread: whether [`Updates::GONE`] means that the guest lives and is not paged by this pager
+    /// any more.
+    pub(super) fn lost(&self) -> Option<Lost> {
+        *self.lost.lock()
     }
 
     /// Passes on an operator's request.

@@ -161,6 +161,8 @@ pub enum MachineEvent {
     DomainGone,
     /// The guest has another pager now. This one must not change anything any more.
     Replaced,
+    /// Paging was disabled, not by this pager, and the guest lives. It has no pager.
+    Disabled,
 }
 
 /// The source of notices.

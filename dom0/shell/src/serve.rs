@@ -16,7 +16,7 @@ use super::control::{Change, Control};
 use super::demand::DemandLane;
 use super::end::{End, Ended};
 use super::error::ShellError;
-use super::inbox::{Inbox, Updates};
+use super::inbox::{Inbox, Lost, Updates};
 use super::machine::{Calls, EventPort};
 use super::metrics::{Faults, Metrics};
 use super::page_in_progress::PageInProgress;
@@ -52,8 +52,8 @@ pub struct Shell {
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
-    /// The guest has another pager now; so many pages were out then.
-    pub(super) replaced: Option<u64>,
+    /// The guest lives, and is not paged by this pager any more. So many pages were out then.
+    pub(super) lost: Option<(Lost, u64)>,
     pub(super) faults: Faults,
     pub(super) metrics: Metrics,
     /// The name of the pager, if the process has several.
@@ -229,8 +229,8 @@ impl Shell {
         }
         if updates.contains(Updates::GONE) {
             let out_pages = self.pager.progress().out_pages;
-            if self.inbox.is_replaced() {
-                self.replaced.get_or_insert(out_pages);
+            if let Some(how) = self.inbox.lost() {
+                self.lost.get_or_insert((how, out_pages));
             }
             let mut abandoned = Vec::new();
             self.demand.abandon(|batch| abandoned.push(batch));

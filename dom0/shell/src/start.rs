@@ -205,7 +205,7 @@ impl Ready {
             owed: false,
             overrun: None,
             finished: None,
-            replaced: None,
+            lost: None,
             faults: self.faults,
             metrics: Metrics::default(),
             metrics_cell,

@@ -14,6 +14,7 @@ use super::abi::{
     DECREASE_RESERVATION, HVM_OP, HVMOP_GET_PARAM, HvmParam, MAXIMUM_GPFN, MEMORY_OP,
     OneReservation, PARAM_PAGING_RING_PFN, POPULATE_PHYSMAP,
 };
+use super::attachment::Attachment;
 use super::calls::{Disabling, DomainCalls, DomainFrames};
 use super::device_model::DeviceModel;
 use super::domain_watch::DomainWatch;
@@ -23,7 +24,6 @@ use super::evtchn::XenEventPort;
 use super::memory::locked_pages;
 use super::paging_ops::PagingOps;
 use super::privcmd::{ForeignFrames, Privcmd};
-use super::replaced::Replaced;
 use super::xenstore::{Link, StatusNode, Xenstore};
 
 /// The first frame above 4 GiB. Below it is a hole for devices, so a guest of any size may have
@@ -170,13 +170,13 @@ impl Domain {
         self.reserve(DECREASE_RESERVATION, ring_gfn)?;
         let buffers = locked_pages(buffers)?;
         let address = buffers.as_ptr() as u64;
-        let replaced = Replaced::default();
-        let ops = |xen| PagingOps::new(xen, self.id, epoch, replaced.clone(), address);
+        let attachment = Attachment::default();
+        let ops = |xen| PagingOps::new(xen, self.id, epoch, attachment.clone(), address);
         let link = Link::new(self.id).map_err(device("eventfd"))?;
         let (mut xen, domctl, id) = (self.xen.another()?, self.domctl, self.id);
         let watch = DomainWatch {
             info: Box::new(move || domctl.domain_info(&mut xen, id)),
-            replaced: replaced.clone(),
+            attachment: attachment.clone(),
             link: Arc::clone(&link),
             store: Some(Xenstore::connect()?),
         };

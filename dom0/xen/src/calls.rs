@@ -11,6 +11,7 @@ use pager_shell::{BufferPlace, Calls, Frames, MachineError, Preps};
 use pager_store::PageBuf;
 use rustix::mm::ProtFlags;
 
+use super::attachment::Lost;
 use super::device_model::DeviceModel;
 use super::domctl::DomctlVersion;
 use super::error::{XenError, call};
@@ -108,7 +109,7 @@ impl Calls for DomainCalls {
             xen, domain, epoch, ..
         } = &mut self.ops;
         let called = self.domctl.disable_paging(xen, *domain, *epoch);
-        if self.ops.note_error(called.err().map(xens)) {
+        if self.ops.note_error(called.err().map(xens)) == Some(Lost::Replaced) {
             return Err(XenError::Replaced.into());
         }
         let disabled = self.disabling.is_done(called);

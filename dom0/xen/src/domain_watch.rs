@@ -8,8 +8,8 @@ use p2m_paging::PAGE_SIZE;
 use pager_shell::{MachineEvent, Repeated, Watch};
 use rustix::io::Errno;
 
+use super::attachment::{Attachment, Lost};
 use super::domctl::DomainInfo;
-use super::replaced::Replaced;
 use super::xenstore::{Link, News, Xenstore};
 
 /// The time between two queries to Xen for the domain's size and whether it still exists.
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct DomainWatch {
     /// Asks Xen about the domain; `None`: there is no such domain.
     pub(super) info: Box<dyn FnMut() -> Result<Option<DomainInfo>, Errno> + Send>,
-    pub(super) replaced: Replaced,
+    pub(super) attachment: Attachment,
     pub(super) link: Arc<Link>,
     /// For the xenstore thread, which starts together with this one.
     pub(super) store: Option<Xenstore>,
@@ -64,11 +64,14 @@ impl Watch for DomainWatch {
                 }
                 News::Over => return,
             }
-            if self.replaced.is_set() {
+            let lost = self.attachment.lost();
+            if lost == Some(Lost::Replaced) {
                 return tell(MachineEvent::Replaced);
             }
             match look((self.info)()) {
                 Look::Gone => return tell(MachineEvent::DomainGone),
+                // Xen also ends the paging of a domain that it destroys. That domain is dying before.
+                Look::Pages(_) if lost.is_some() => return tell(MachineEvent::Disabled),
                 Look::Pages(size) => {
                     if let Some(length) = outage.ended(Instant::now()) {
                         let seconds = length.as_secs_f64();
@@ -119,14 +122,14 @@ mod tests {
 
     /// What is told while Xen gives these answers.
     fn told(
-        replaced: Replaced,
+        attachment: Attachment,
         answers: impl IntoIterator<Item = Result<Option<DomainInfo>, Errno>>,
     ) -> Vec<MachineEvent> {
         let answers: Vec<_> = answers.into_iter().collect();
         let mut answers = answers.into_iter();
         let watch = DomainWatch {
             info: Box::new(move || answers.next().expect("it ends before")),
-            replaced,
+            attachment,
             link: Link::new(3).unwrap(),
             store: None,
         };
@@ -152,7 +155,7 @@ mod tests {
                 Ok(end),
             ];
             assert_eq!(
-                told(Replaced::default(), answers),
+                told(Attachment::default(), answers),
                 [resident(10), resident(20), MachineEvent::DomainGone]
             );
         }
@@ -160,9 +163,27 @@ mod tests {
 
     #[test]
     fn a_pager_that_was_replaced_ends_and_the_domain_is_not_gone() {
-        let replaced = Replaced::default();
-        replaced.set();
-        assert_eq!(told(replaced, []), [MachineEvent::Replaced]);
+        let attachment = Attachment::default();
+        attachment.lose(Lost::Replaced);
+        assert_eq!(told(attachment, []), [MachineEvent::Replaced]);
+    }
+
+    #[test]
+    fn a_live_domain_whose_paging_was_disabled_is_not_gone() {
+        let dying = DomainInfo {
+            is_dying: true,
+            ..info(10)
+        };
+        for (last, event) in [
+            (Some(info(10)), MachineEvent::Disabled),
+            (Some(dying), MachineEvent::DomainGone),
+            (None, MachineEvent::DomainGone),
+        ] {
+            let attachment = Attachment::default();
+            attachment.lose(Lost::Disabled);
+            let answers = [Err(Errno::NOMEM), Ok(last)];
+            assert_eq!(told(attachment, answers), [event]);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! | `attach` | attaches a pager to a domain |
 //! | `paging_ops` | paging operations |
 //! | `calls` | what the pager's threads do with them |
-//! | `replaced` | whether the domain has another pager now |
+//! | `attachment` | whether this pager is still the domain's pager |
 //! | `domain_watch` | target, size and end of the domain |
 //! | `device_model` | the device model, which keeps frames mapped |
 //! | [`abi`] | layouts and numbers |
@@ -21,6 +21,7 @@
 
 pub mod abi;
 mod attach;
+mod attachment;
 mod calls;
 mod device_model;
 mod domain_watch;
@@ -31,7 +32,6 @@ mod host;
 mod memory;
 mod paging_ops;
 mod privcmd;
-mod replaced;
 pub mod xenstore;
 
 pub use attach::Domain;

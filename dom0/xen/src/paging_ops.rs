@@ -11,10 +11,10 @@ use pager_store::PageBuf;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::abi::{MEMORY_OP, PAGING_OP};
+use super::attachment::{Attachment, Lost};
 use super::error::XenError;
 use super::memory::locked_pages;
 use super::privcmd::Privcmd;
-use super::replaced::Replaced;
 
 // One call covers one part.
 const _: () = assert!(PART_PAGES as u64 == MemPagingOp::ACCESS_BITS_GFNS);
@@ -27,8 +27,8 @@ pub(super) struct PagingOps {
     /// The epoch of this pager, if Xen knows epochs. Stated in each call: Xen refuses a pager that was
     /// replaced while it was stopped.
     pub(super) epoch: Option<Epoch>,
-    /// Set once Xen has refused a call because of its epoch.
-    replaced: Replaced,
+    /// Lost once Xen has refused a call because the caller is not the domain's pager.
+    attachment: Attachment,
     /// The address of the first buffer.
     buffers: u64,
     /// The memory for the pages of a call, if Xen takes many pages in one call.
@@ -76,14 +76,14 @@ impl PagingOps {
         xen: Privcmd,
         domain: u16,
         epoch: Option<Epoch>,
-        replaced: Replaced,
+        attachment: Attachment,
         buffers: u64,
     ) -> Result<Self, XenError> {
         let mut ops = Self {
             xen,
             domain,
             epoch,
-            replaced,
+            attachment,
             buffers,
             items: None,
             restores: false,
@@ -111,13 +111,13 @@ impl PagingOps {
         done
     }
 
-    /// Notes whether an error says that the domain has another pager now, and returns it.
-    pub(super) fn note_error(&self, error: Option<Errno>) -> bool {
-        let is_replaced = says_replaced(self.epoch, error.as_ref());
-        if is_replaced {
-            self.replaced.set();
+    /// Notes whether an error says that this pager has lost its domain, and returns it.
+    pub(super) fn note_error(&self, error: Option<Errno>) -> Option<Lost> {
+        let lost = says_lost(self.epoch, error);
+        if let Some(how) = lost {
+            self.attachment.lose(how);
         }
-        is_replaced
+        lost
     }
 
     /// Makes an operation on each page, with the address of its buffer if it has one.
@@ -243,7 +243,8 @@ impl PagingOps {
         });
     }
 
-    /// Makes Xen's C request a nominated page. `Ok(true)`: the page is resident.
+    /// Makes Xen's C request a nominated page. `Ok(true)`: the page is resident. ENOENT: it is out, or
+    /// the guest gave it back.
     ///
     /// In 4.17's C the response to such a request does not make the page resident, because no vcpu
     /// was paused for it. A prep without contents does, because the page still has its frame.
@@ -251,10 +252,7 @@ impl PagingOps {
         match self.xen.set_ram(self.domain, gfn.get()) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::AGAIN) => {
-                // The prep is refused if the page has not been requested yet (the ring is full), or
-                // is resident already. The next round shows which.
-                let _ = self.call(MemPagingOp::OP_PREP, gfn.get(), 0);
-                Ok(false)
+                after_empty_prep(self.call(MemPagingOp::OP_PREP, gfn.get(), 0))
             }
             // There is no memory at this frame: the guest gave it back.
             Err(rustix::io::Errno::INVAL) => Err(Errno::ENOENT),
@@ -263,10 +261,24 @@ impl PagingOps {
     }
 }
 
-/// Whether an error says that the domain has another pager now. A call that states no epoch is never
-/// refused for that reason.
-fn says_replaced(epoch: Option<Epoch>, error: Option<&Errno>) -> bool {
-    epoch.is_some() && error == Some(&Errno::ENOTCONN)
+/// What a prep without contents says of a page that has been requested. It is refused if the request
+/// has not been made (the ring is full), or if the page is resident already: the next round shows
+/// which. EINVAL means that the page has no frame.
+fn after_empty_prep(prepped: Result<(), Errno>) -> Result<bool, Errno> {
+    match prepped {
+        Err(Errno::EINVAL) => Err(Errno::ENOENT),
+        Ok(()) | Err(_) => Ok(false),
+    }
+}
+
+/// Whether an error says that the caller is not the domain's pager. A call that states no epoch is never
+/// refused because the domain has another pager.
+fn says_lost(epoch: Option<Epoch>, error: Option<Errno>) -> Option<Lost> {
+    match error {
+        Some(Errno::ENOTCONN) if epoch.is_some() => Some(Lost::Replaced),
+        Some(Errno::ENODEV) => Some(Lost::Disabled),
+        _ => None,
+    }
 }
 
 /// The result of an item that was sent with the word `sent`. A call that failed has done exactly
@@ -313,11 +325,26 @@ mod tests {
     #[test]
     fn only_a_call_that_states_an_epoch_can_find_that_the_pager_was_replaced() {
         let epoch = Some(Epoch::from_raw(1));
-        assert!(says_replaced(epoch, Some(&Errno::ENOTCONN)));
-        for other in [None, Some(&Errno::ESRCH), Some(&Errno::ENODEV)] {
-            assert!(!says_replaced(epoch, other), "{other:?}");
+        let replaced = Some(Lost::Replaced);
+        assert_eq!(says_lost(epoch, Some(Errno::ENOTCONN)), replaced);
+        assert_eq!(says_lost(None, Some(Errno::ENOTCONN)), None);
+        for epoch in [epoch, None] {
+            for other in [None, Some(Errno::ESRCH), Some(Errno::EBUSY)] {
+                assert_eq!(says_lost(epoch, other), None, "{other:?}");
+            }
+            let disabled = Some(Lost::Disabled);
+            assert_eq!(says_lost(epoch, Some(Errno::ENODEV)), disabled);
         }
-        assert!(!says_replaced(None, Some(&Errno::ENOTCONN)));
+    }
+
+    /// A page that is out stays out, and the restore has to say so: it may have been evicted by a call
+    /// that has panicked.
+    #[test]
+    fn a_prep_without_contents_shows_that_a_page_is_out() {
+        assert_eq!(after_empty_prep(Err(Errno::EINVAL)), Err(Errno::ENOENT));
+        for other in [Ok(()), Err(Errno::ENOENT), Err(Errno::ENOMEM)] {
+            assert_eq!(after_empty_prep(other), Ok(false), "{other:?}");
+        }
     }
 
     /// A refused nominate is followed by a restore only if Xen has that operation. A page that is

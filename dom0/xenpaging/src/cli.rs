@@ -10,7 +10,7 @@
 //! | 1 | `Failed` | an error stopped the pager after it had started; every page is resident |
 //! | 2 | `Usage` | bad arguments; nothing was done |
 //! | 3 | `NotStarted` | the domain, the pagefile or Xen refused; nothing was paged out |
-//! | 4 | `PagesOut` | the operator insisted, or the pager panicked, while pages were out: paging stays enabled |
+//! | 4 | `PagesOut` | pages are out: the operator insisted, the pager panicked, another pager attached, or paging was disabled by somebody else; or the operator insisted while pages were nominated |
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,8 +43,8 @@ Exit codes:
   1  an error stopped the pager after it had started; every page is resident
   2  bad arguments; nothing was done
   3  the domain, the pagefile or Xen refused; nothing was paged out
-  4  the operator insisted while pages were out or nominated, or the pager panicked or was replaced
-     while pages were out: paging stays enabled
+  4  pages are out: the operator insisted, the pager panicked, another pager attached, or paging was
+     disabled by somebody else; or the operator insisted while pages were nominated
 With several guests, the worst one counts: 4, then 1, then 3.";
 
 /// Keeps guests at their memory targets, and their host from running short of memory: pages guests'

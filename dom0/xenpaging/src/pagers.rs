@@ -360,10 +360,17 @@ impl AttachedPager {
                 Exit::Done
             }
             Err(error) => {
-                let was_replaced = matches!(error, ShellError::Replaced { .. });
-                print_shell_error(self.domain, self.among_others, error);
-                if was_replaced {
+                let (keeps, disabled) = match error {
                     // The pager that is attached now may have a pagefile of the same name.
+                    ShellError::Replaced { .. } => (true, false),
+                    ShellError::Disabled { out_pages } => (out_pages > 0, out_pages > 0),
+                    _ => (false, false),
+                };
+                print_shell_error(self.domain, self.among_others, error);
+                if disabled {
+                    tracing::error!("the guest cannot go on. {whereabouts}");
+                }
+                if keeps {
                     return Exit::PagesOut;
                 }
                 remove(self.pagefile);

@@ -7,7 +7,7 @@ mod rig;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use pager_shell::ShellError;
+use pager_shell::{MachineEvent, ShellError};
 use pager_uffd::host::PagerExit;
 use rig::{Panic, Rig, TARGET, log, logged, signal, wait_for};
 use rustix::process::Signal;
@@ -158,21 +158,30 @@ fn an_error_after_the_attach_leaves_paging_disabled() {
 }
 
 #[test]
-fn a_pager_that_was_replaced_ends_with_an_error_and_never_disables_paging() {
+fn a_pager_that_lost_its_guest_ends_with_an_error_and_never_disables_paging() {
+    assert!(matches!(
+        ends_after(MachineEvent::Replaced),
+        ShellError::Replaced { out_pages: TARGET }
+    ));
+    assert!(matches!(
+        ends_after(MachineEvent::Disabled),
+        ShellError::Disabled { out_pages: TARGET }
+    ));
+}
+
+/// The error with which a pager ends when the machine has said this.
+fn ends_after(event: MachineEvent) -> ShellError {
     let mut rig = Rig::new();
     let ready = rig.attach().unwrap();
     let handle = ready.handle().clone();
     rig.run(ready);
     // A batch in flight is not counted here.
     wait_for("page-out", || handle.metrics().progress.out_pages >= TARGET);
-    rig.faults.replaced.store(true, Ordering::Relaxed);
+    rig.faults.say(event);
     // The machine says something.
     rig.machine.set_target(0);
-    let ended = rig.end();
-    let Err(ShellError::Replaced { out_pages }) = ended else {
-        panic!("{ended:?}");
-    };
-    assert_eq!(out_pages, TARGET);
+    let error = rig.end().expect_err("the pager lost its guest");
     let disables = rig.faults.disables.load(Ordering::Relaxed);
     assert_eq!(disables, 0, "paging was disabled");
+    error
 }

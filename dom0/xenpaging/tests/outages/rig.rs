@@ -3,7 +3,7 @@
 //! fail as a test says.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -52,8 +52,8 @@ pub(super) struct Faults {
     pub(super) events: AtomicU32,
     /// The channel of the main thread cannot be duplicated.
     pub(super) wakers: AtomicU32,
-    /// What the machine says next is that the guest has another pager.
-    pub(super) replaced: AtomicBool,
+    /// The machine says this in place of what it says next.
+    says: Mutex<Option<MachineEvent>>,
     /// So many calls have disabled paging.
     pub(super) disables: AtomicU32,
 }
@@ -70,6 +70,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Faults {
+    pub(super) fn say(&self, event: MachineEvent) {
+        *locked(&self.says) = Some(event);
+    }
+
     pub(super) fn panic_once(&self, at: Panic) {
         *locked(&self.panic) = Some(at);
     }
@@ -174,12 +178,8 @@ impl Watch for FaultyWatch {
     fn run(self: Box<Self>, tell: &dyn Fn(MachineEvent)) {
         let Self(watch, faults) = *self;
         watch.run(&|event| {
-            let is_replaced = faults.replaced.load(Ordering::Relaxed);
-            tell(if is_replaced {
-                MachineEvent::Replaced
-            } else {
-                event
-            });
+            let says = *locked(&faults.says);
+            tell(says.unwrap_or(event));
         });
     }
 }
