@@ -332,4 +332,7 @@ pub enum PageError {
     /// The shell did not get to it.
     #[error("not done")]
     NotDone,
+    /// Evict only: it is not known whether the page is out or still nominated.
+    #[error("it is not known whether the page was evicted")]
+    Uncertain,
 }

@@ -149,7 +149,7 @@ pub enum Report {
         /// How long some could not.
         lasted: Ticks,
     },
-    /// A nominated page could not be restored. With the crate the guest's next write makes it resident; on
+    /// A nominated page could not be restored, or may be nominated. With the crate the guest's next write makes it resident; on
     /// Xen's C that write needs a pager, so the pager does not end before the page is restored. Said once
     /// until all are.
     #[error("{gfn} stays nominated: {error}")]

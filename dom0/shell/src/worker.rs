@@ -198,21 +198,25 @@ impl HypercallWorker {
             page.outcome = match step {
                 // If it is not nominated, it cannot be evicted, and that is found then.
                 Step::Nominate => Ok(()),
-                // A page that is nominated has not been evicted. Any other page is taken for
-                // evicted: its contents are in the store. If it is resident, its prep says so.
-                Step::Evict if self.was_nominated(*page) => Err(PageError::NotDone),
-                Step::Evict => Ok(()),
+                Step::Evict => self.find_out_evicted(*page),
                 // These are tried again.
                 _ => Err(PageError::NotDone),
             };
         }
     }
 
-    /// Restores a page. Returns whether it was nominated.
-    fn was_nominated(&mut self, page: Page) -> bool {
+    /// Restores a page, to find out whether it was evicted.
+    fn find_out_evicted(&mut self, page: Page) -> Result<(), PageError> {
         let mut pages = [page];
         let restored = catch_unwind(AssertUnwindSafe(|| self.calls.restore(&mut pages)));
-        matches!(restored, Ok(Ok(()))) && pages[0].outcome.is_ok()
+        match (restored, pages[0].outcome) {
+            // A page that was nominated has not been evicted.
+            (Ok(Ok(())), Ok(())) => Err(PageError::NotDone),
+            // A page that was not nominated is taken for evicted: its contents are in the store. If it
+            // is resident, its prep says so.
+            (Ok(Ok(())), Err(PageError::Refused(Errno::ENOENT))) => Ok(()),
+            _ => Err(PageError::Uncertain),
+        }
     }
 
     /// Nominates. A page that an earlier pager had left nominated is refused like a page in use, so

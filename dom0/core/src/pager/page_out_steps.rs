@@ -237,7 +237,7 @@ impl Pager {
             (Ok(()), FlightOutcome::Dropped) => self.stays(page, actions),
             // Whatever was requested meanwhile: the slot is the page's only location.
             (
-                Ok(()),
+                Ok(()) | Err(PageError::Uncertain),
                 FlightOutcome::Proceed
                 | FlightOutcome::DropUncertain
                 | FlightOutcome::Leftover
@@ -257,6 +257,10 @@ impl Pager {
                 self.progress.unchanged += u64::from(is_unwritten && page.had_copy);
                 self.progress.deduplicated += u64::from(is_unwritten && !page.had_copy);
                 self.progress.zeros += u64::from(page.saved == Saved::Zeros);
+                if page.outcome.is_err() {
+                    // A prep finds it if it is not out, and a restore if it is nominated.
+                    self.stays_in_books(page, actions);
+                }
             }
             (Err(error), outcome) => {
                 self.mark_unmoved(page, error);
@@ -276,21 +280,27 @@ impl Pager {
             Err(PageError::Refused(Errno::ENOENT) | PageError::Unmapped(Errno::ENOENT))
         );
         match page.outcome {
-            Err(error)
-                if !is_removed && self.flights.outcome(page.gfn) != FlightOutcome::Dropped =>
-            {
-                if self.problem_pages.restore_failed(page.gfn) {
-                    actions.push(Action::Report(Report::StaysNominated {
-                        gfn: page.gfn,
-                        error,
-                    }));
-                }
+            Err(_) if !is_removed && self.flights.outcome(page.gfn) != FlightOutcome::Dropped => {
+                self.stays_in_books(page, actions);
             }
             Ok(()) | Err(_) => self.problem_pages.not_nominated(page.gfn),
         }
-        self.pending.answer(page.gfn, actions);
+        // If it was not known whether the page is out, its requests wait for the prep.
+        if !self.placement.locations.is_out(page.gfn) {
+            self.pending.answer(page.gfn, actions);
+        }
         if !self.leftover_restored(page) {
             self.stays(page, actions);
+        }
+    }
+
+    /// The page may be nominated although it is not to be: it is restored before the pager ends.
+    fn stays_in_books(&mut self, page: &Page, actions: &mut Actions) {
+        let (gfn, is_news) = (page.gfn, self.problem_pages.restore_failed(page.gfn));
+        if let Err(error) = page.outcome
+            && is_news
+        {
+            actions.push(Action::Report(Report::StaysNominated { gfn, error }));
         }
     }
 

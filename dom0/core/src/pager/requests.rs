@@ -24,9 +24,9 @@ impl Pager {
                 return self.pending.push(*request);
             }
             Some(Flight {
-                outcome: FlightOutcome::Probe,
+                outcome: FlightOutcome::Probe | FlightOutcome::Leftover,
                 ..
-            }) => return self.pending.push(*request),
+            }) if self.placement.locations.is_out(gfn) => return self.pending.push(*request),
             Some(Flight {
                 direction: Direction::In,
                 outcome,

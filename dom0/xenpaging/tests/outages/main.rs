@@ -139,6 +139,19 @@ fn a_panic_in_a_step_brings_everything_back() {
     rig.check();
 }
 
+/// The restore that shows whether a page was evicted fails too.
+#[test]
+fn b7_after_a_panic_amid_an_evict_no_page_stays_nominated() {
+    let mut rig = Rig::new();
+    rig.faults.panic_once(Panic::AmidEvict);
+    let pages = u32::try_from(TARGET).unwrap();
+    rig.faults.restores.store(pages + 3, Ordering::Relaxed);
+    rig.start();
+    assert!(matches!(rig.end(), Err(ShellError::Panicked)));
+    rig.check();
+    assert_eq!(logged("stays nominated:"), 1, "{}", log());
+}
+
 #[test]
 fn without_events_from_the_machine_everything_comes_back() {
     let mut rig = Rig::paged();
