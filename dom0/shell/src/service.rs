@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What systemd is told of this process, which may be the pager of several guests.
 
+use std::cell::Cell;
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
+
+/// How long a message waits for systemd to take it. A systemd that hangs takes none.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// All pagers of this process.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +36,8 @@ enum State {
 pub(super) struct ServiceMember {
     service: SystemdService,
     place: usize,
+    /// systemd has heard that it pages.
+    is_ready: Cell<bool>,
 }
 
 impl SystemdService {
@@ -33,6 +47,7 @@ impl SystemdService {
         ServiceMember {
             service: self.clone(),
             place: states.len() - 1,
+            is_ready: Cell::new(false),
         }
     }
 }
@@ -40,7 +55,7 @@ impl SystemdService {
 impl ServiceMember {
     /// Reports that it pages. All pagers attach before the first of them pages.
     pub(super) fn begin(&self) {
-        tell(&[NotifyState::Ready]);
+        self.tell(&[]);
     }
 
     /// Reports a status line, and whether the main thread makes progress. The watchdog is told once
@@ -48,9 +63,23 @@ impl ServiceMember {
     pub(super) fn report(&self, line: &str, lives: bool) {
         let status = NotifyState::Status(line);
         if lives && self.note(State::Lives) {
-            tell(&[status, NotifyState::Watchdog]);
+            self.tell(&[status, NotifyState::Watchdog]);
         } else {
-            tell(&[status]);
+            self.tell(&[status]);
+        }
+    }
+
+    /// Tells systemd this, and that the pager pages if systemd has not heard of that.
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        let is_told = if self.is_ready.get() {
+            tell(state)
+        } else {
+            let ready = std::iter::once(&NotifyState::Ready);
+            let all: Vec<_> = ready.chain(state).cloned().collect();
+            tell(&all)
+        };
+        if is_told {
+            self.is_ready.set(true);
         }
     }
 
@@ -93,16 +122,72 @@ impl Drop for ServiceMember {
     }
 }
 
-/// Tells systemd. Without systemd this does nothing.
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+/// Tells systemd. Without systemd this does nothing. Returns whether there is nobody left to tell.
+fn tell(state: &[NotifyState<'_>]) -> bool {
+    let Some(socket) = env::var_os("NOTIFY_SOCKET") else {
+        return true;
+    };
+    let sent = send(&socket, state);
+    if let Err(error) = &sent {
         tracing::debug!(%error, "systemd is not told");
     }
+    sent.is_ok()
+}
+
+/// Sends a message to systemd's socket, and waits no longer than [`LIMIT`].
+fn send(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
+    let address = match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(socket)?,
+    };
+    let mut message = String::new();
+    for state in state {
+        let _ = writeln!(message, "{state}");
+    }
+    let from = UnixDatagram::unbound()?;
+    from.set_write_timeout(Some(LIMIT))?;
+    from.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+
+    /// A socket that takes messages, and what is sent to it.
+    #[test]
+    fn systemd_gets_the_message_at_a_path_and_at_an_abstract_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let name = format!("p2m-paging-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        for (socket, name) in [
+            (UnixDatagram::bind(&path), path.into_os_string()),
+            (UnixDatagram::bind_addr(&address), format!("@{name}").into()),
+        ] {
+            let states = [NotifyState::Status("paging"), NotifyState::Watchdog];
+            send(&name, &states).unwrap();
+            let mut message = [0; 100];
+            let bytes = socket.unwrap().recv(&mut message).unwrap();
+            assert_eq!(&message[..bytes], b"STATUS=paging\nWATCHDOG=1\n");
+        }
+    }
+
+    #[test]
+    fn a_systemd_that_takes_no_messages_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let _hangs = UnixDatagram::bind(&path).unwrap();
+        let (ends, ended) = mpsc::channel();
+        thread::spawn(move || {
+            // Until its queue is full.
+            while send(path.as_os_str(), &[NotifyState::Ready]).is_ok() {}
+            ends.send(())
+        });
+        let ended = ended.recv_timeout(Duration::from_secs(60));
+        assert_eq!(ended, Ok(()), "the pager waits for systemd");
+    }
 
     #[test]
     fn the_watchdog_hears_of_all_or_not_at_all() {
