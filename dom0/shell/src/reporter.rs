@@ -3,6 +3,7 @@
 //! no reader of them.
 
 use std::io::{self, IsTerminal as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -83,10 +84,25 @@ impl MetricsCell {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Passes metrics on until no more follow.
+/// Passes metrics on until no more follow. After a panic, `publish` is kept until then: what publishes
+/// may also serve other threads of the pager, and ends when it is dropped.
 pub(super) fn report(
     metrics_cell: &MetricsCell,
     mut publish: Option<Box<dyn Publish>>,
+    member: &ServiceMember,
+    on_panic: impl FnOnce(),
+) {
+    let pass_on = || pass_on(metrics_cell, publish.as_deref_mut(), member);
+    if catch_unwind(AssertUnwindSafe(pass_on)).is_err() {
+        on_panic();
+        while metrics_cell.next().is_some() {}
+    }
+    metrics_cell.give_up_terminal();
+}
+
+fn pass_on(
+    metrics_cell: &MetricsCell,
+    mut publish: Option<&mut (dyn Publish + 'static)>,
     member: &ServiceMember,
 ) {
     let mut before = metrics_cell.metrics();
@@ -103,5 +119,4 @@ pub(super) fn report(
         member.report(&line, now.ticks != before.ticks);
         before = now;
     }
-    metrics_cell.give_up_terminal();
 }

@@ -10,7 +10,6 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -112,13 +111,10 @@ impl ServiceMember {
     }
 }
 
-/// A guest that is not paged any more does not keep the watchdog from being told. After a panic of the
-/// thread that reports, the guest is still paged.
+/// A guest that is not paged any more does not keep the watchdog from being told.
 impl Drop for ServiceMember {
     fn drop(&mut self) {
-        if !thread::panicking() {
-            self.leave();
-        }
+        self.leave();
     }
 }
 
@@ -152,6 +148,7 @@ fn send(socket: &OsStr, state: &[NotifyState<'_>]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::thread;
 
     use super::*;
 

@@ -260,7 +260,9 @@ fn start_threads(
     start_watch(inbox, sources.watch)?;
     let metrics_cell = Arc::clone(&beside.metrics_cell);
     let (publish, member) = (sources.publish, sources.member);
-    let reporter = move || report(&metrics_cell, publish, &member);
+    let told = Arc::clone(inbox);
+    let on_panic = move || told.notify(Updates::PANICKED);
+    let reporter = move || report(&metrics_cell, publish, &member, on_panic);
     let reporter = spawn("reporter", inbox, Updates::PANICKED, reporter)?;
     if let Some(listener) = &beside.listener {
         start_control(inbox, listener)?;

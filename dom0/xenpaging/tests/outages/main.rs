@@ -152,6 +152,22 @@ fn b7_after_a_panic_amid_an_evict_no_page_stays_nominated() {
     assert_eq!(logged("stays nominated:"), 1, "{}", log());
 }
 
+/// With Xen, the thread that publishes metrics shares its link with the thread that watches the domain,
+/// and dropping the link ends both.
+#[test]
+fn after_a_panic_of_the_reporter_the_metrics_stay_published_until_the_end() {
+    let mut rig = Rig::paged();
+    rig.set_unreadable(true);
+    rig.faults.panic_once(Panic::Publish);
+    wait_for("a stall", || logged("no page has come back for") > 0);
+    let unpublished = |rig: &Rig| rig.faults.unpublished.load(Ordering::Relaxed);
+    assert!(!unpublished(&rig), "the watch has ended too");
+    rig.set_unreadable(false);
+    assert!(matches!(rig.end(), Err(ShellError::Panicked)));
+    assert!(unpublished(&rig));
+    rig.check();
+}
+
 #[test]
 fn without_events_from_the_machine_everything_comes_back() {
     let mut rig = Rig::paged();

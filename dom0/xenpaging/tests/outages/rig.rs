@@ -3,7 +3,7 @@
 //! fail as a test says.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Config, Page, PageError, Pager, Scan};
 use pager_shell::{
     Attached, BufferPlace, Calls, Ended, EventChannel, EventPort, Frames, GuestInfo, MachineError,
-    MachineEvent, Options, Ready, ShellError, Watch,
+    MachineEvent, Options, Publish, Ready, ShellError, Watch,
 };
 use pager_store::faulty::{FaultyStore, Plan};
 use pager_store::memory::MemoryStore;
@@ -39,6 +39,7 @@ pub(super) enum Panic {
     AfterEvict,
     ReadFrames,
     BeforePrep,
+    Publish,
 }
 
 /// What goes wrong.
@@ -54,6 +55,8 @@ pub(super) struct Faults {
     pub(super) wakers: AtomicU32,
     /// The machine says this in place of what it says next.
     says: Mutex<Option<MachineEvent>>,
+    /// No metrics are published any more.
+    pub(super) unpublished: AtomicBool,
     /// So many calls have disabled paging.
     pub(super) disables: AtomicU32,
 }
@@ -105,9 +108,25 @@ impl pager_shell::Machine for FaultyMachine {
             calls: Box::new(FaultyCalls(attached.calls, Arc::clone(&faults))),
             frames: Box::new(FaultyFrames(attached.frames, Arc::clone(&faults))),
             event_port: Box::new(FaultyPort(attached.event_port, Arc::clone(&faults))),
-            watch: Box::new(FaultyWatch(attached.watch, faults)),
+            watch: Box::new(FaultyWatch(attached.watch, Arc::clone(&faults))),
+            publish: Some(Box::new(FaultyPublish(faults))),
             ..attached
         })
+    }
+}
+
+/// Publishes nothing.
+struct FaultyPublish(Arc<Faults>);
+
+impl Publish for FaultyPublish {
+    fn publish(&mut self, _line: &str) {
+        self.0.may_panic(Panic::Publish);
+    }
+}
+
+impl Drop for FaultyPublish {
+    fn drop(&mut self) {
+        self.0.unpublished.store(true, Ordering::Relaxed);
     }
 }
 
