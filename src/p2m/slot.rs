@@ -314,6 +314,25 @@ impl<'g, M: P2m> Slot<'g, M, PagingInStart> {
 }
 
 impl<'g, M: P2m> Slot<'g, M, PagingIn> {
+    /// `paging_in → paging_in_start`: the frame, which the pager has not filled, is taken out again. Nobody
+    /// but the pager has seen it.
+    pub fn detach_frame(self) -> MovedOwing<'g, M, PagingInStart, PagingIn, TakeError> {
+        let mfn = self.state.mfn;
+        match self.p2m.take(
+            Permit(()),
+            self.gfn,
+            mfn,
+            P2mType::RamPagingInStart,
+            TakeCondition::Any,
+        ) {
+            Ok(frame) => {
+                self.p2m.count_out();
+                Ok((self.into_state(PagingInStart), FlushOwed::with_frame(frame)))
+            }
+            Err(e) => Err((self, e)),
+        }
+    }
+
     /// `paging_in → ram_rw`.
     pub fn resume(self) -> Moved<'g, M, Ram, PagingIn, Errno> {
         let mfn = self.state.mfn;

@@ -170,7 +170,7 @@ pub const fn transition(state: State, event: Event, log_dirty: bool) -> Outcome 
         }
         (_, E::GuestRead | E::GuestWrite | E::ForeignPopulate) => Ignored,
         // Row A4.
-        (S::Paged | S::PagingInStart, E::PrepFilled) => To(resident),
+        (S::Paged | S::PagingInStart | S::PagingIn, E::PrepFilled) => To(resident),
         (S::Paged | S::PagingInStart, E::PrepEmpty) => To(S::PagingIn),
         (_, E::PrepFilled | E::PrepEmpty) => Refused,
         // Row A5.

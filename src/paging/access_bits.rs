@@ -48,6 +48,24 @@ impl fmt::Display for AccessBitsError {
 
 impl core::error::Error for AccessBitsError {}
 
+pub(super) enum RangeError {
+    Unaligned,
+    Beyond,
+}
+
+/// Whether elements for [`ACCESS_BITS_GFNS`] gfns each, so many of them, may stand for gfns from `first` on.
+pub(super) fn check_range(first: Gfn, elements: usize) -> Result<(), RangeError> {
+    if !first.get().is_multiple_of(ACCESS_BITS_GFNS) {
+        return Err(RangeError::Unaligned);
+    }
+    let gfns = (elements as u64).checked_mul(ACCESS_BITS_GFNS);
+    let last = gfns.and_then(|gfns| first.get().checked_add(gfns.saturating_sub(1)));
+    if last.is_none_or(|last| last > Gfn::MAX.get()) {
+        return Err(RangeError::Beyond);
+    }
+    Ok(())
+}
+
 impl<P: Platform> Paging<'_, P> {
     /// Reads and clears the accessed and dirty bits of 64 gfns for each element of `bits`. The first
     /// element starts at `first`, a multiple of 64. After an error, the bits up to some gfn have been read
@@ -61,14 +79,10 @@ impl<P: Platform> Paging<'_, P> {
         bits: &mut [AccessBits],
         clear: ClearBits,
     ) -> Result<(), AccessBitsError> {
-        if !first.get().is_multiple_of(ACCESS_BITS_GFNS) {
-            return Err(AccessBitsError::Unaligned(first));
-        }
-        let gfns = (bits.len() as u64).checked_mul(ACCESS_BITS_GFNS);
-        let last = gfns.and_then(|gfns| first.get().checked_add(gfns.saturating_sub(1)));
-        if last.is_none_or(|last| last > Gfn::MAX.get()) {
-            return Err(AccessBitsError::Beyond);
-        }
+        check_range(first, bits.len()).map_err(|e| match e {
+            RangeError::Unaligned => AccessBitsError::Unaligned(first),
+            RangeError::Beyond => AccessBitsError::Beyond,
+        })?;
         bits.fill(AccessBits::default());
         let mut at = first.get();
         for chunk in bits.chunks_mut(ACCESS_BITS_CHUNK) {

@@ -52,7 +52,7 @@ counts! {
     Woken = "vcpus-woken",
     /// Vcpus that entered the wait queue for a ring slot.
     Queued = "vcpus-queued",
-    /// Foreign callers refused because the ring was full.
+    /// Foreign callers refused because the ring was full, or because no pager was attached for a while.
     RingFull = "ring-full",
     /// Requests pushed.
     Requests = "requests",

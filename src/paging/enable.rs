@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Row A10: a pager attaches and detaches.
+//! Row A10: paging begins, and ends.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use super::Paging;
+use super::wait_queue::WaitQueue;
+use super::{Attachment, Paging};
 use crate::errno::Errno;
 use crate::platform::Platform;
 use crate::ring::{Epoch, Front, SharedPage};
@@ -45,6 +46,9 @@ pub enum EnableError {
     AlternateP2ms,
     /// A pager is attached already.
     Enabled,
+    /// The domain waits for a pager that takes over ([`Paging::take_over`]): the contents of its pages are
+    /// with the pager that is gone.
+    Detached,
     /// No page is reserved for the ring.
     NoRingPage,
 }
@@ -60,7 +64,7 @@ impl EnableError {
             Self::NoHap => Errno::ENODEV,
             Self::Iommu => Errno::EMLINK,
             Self::PopulateOnDemand => Errno::EXDEV,
-            Self::Enabled => Errno::EBUSY,
+            Self::Enabled | Self::Detached => Errno::EBUSY,
         }
     }
 }
@@ -75,6 +79,7 @@ impl fmt::Display for EnableError {
             Self::NestedVirt => "the guest may run guests of its own",
             Self::AlternateP2ms => "the guest runs on alternate p2ms",
             Self::Enabled => "a pager is attached already",
+            Self::Detached => "the domain waits for a pager that takes over",
             Self::NoRingPage => "no page has been set aside for the ring",
         })
     }
@@ -141,7 +146,10 @@ impl DomainProperties {
 
 impl<P: Platform> Paging<'_, P> {
     /// Attaches a pager. `ring` returns the mapped ring page, or `None` if none is reserved; it is called
-    /// only if all other checks pass. No locks held.
+    /// with the ring locked, and only if all other checks pass.
+    ///
+    /// For one domain, calls of `enable`, [`take_over`](Self::take_over), [`detach`](Self::detach) and
+    /// [`disable`](Self::disable) come one at a time. No locks held.
     pub fn enable(
         &self,
         properties: &DomainProperties,
@@ -149,30 +157,40 @@ impl<P: Platform> Paging<'_, P> {
     ) -> Result<(), EnableError> {
         properties.check()?;
         let mut queue = self.wait_queue.lock();
-        let epoch = queue.next_epoch().ok_or(EnableError::Enabled)?;
+        match queue.attachment() {
+            Attachment::None => {}
+            Attachment::Detached => return Err(EnableError::Detached),
+            Attachment::Attached => return Err(EnableError::Enabled),
+        }
         let page = ring().ok_or(EnableError::NoRingPage)?;
-        queue.open(Front::new(page, epoch));
-        self.epoch.store(epoch.as_raw(), Ordering::Release);
+        self.open_ring(&mut queue, page);
         self.enabled.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Detaches the pager. Responses on the ring are taken first. Vcpus that wait for a page are woken:
-    /// they fault again and get [`PopulateError::NoRing`](super::PopulateError::NoRing). Returns the ring
-    /// page, which the caller unmaps. Refused while vcpus are in the wait queue. No locks held.
+    /// Opens a ring, and begins its epoch.
+    pub(super) fn open_ring(&self, queue: &mut WaitQueue, page: SharedPage) {
+        let epoch = queue.next_epoch();
+        queue.open(Front::new(page, epoch));
+        self.epoch.store(epoch.as_raw(), Ordering::Release);
+    }
+
+    /// Ends paging: the pager is detached, and no other one will take over. Responses on the ring are taken
+    /// first. Vcpus that wait for a page are woken: they fault again and get
+    /// [`PopulateError::NoRing`](super::PopulateError::NoRing). Returns the ring page, which the caller
+    /// unmaps. Refused while a pager is attached and vcpus are in the wait queue. No locks held.
     pub fn disable(&self) -> Result<Option<SharedPage>, DisableError> {
         // If more responses are left than one call takes, the pager is broken and they do not matter.
         let _ = self.on_event();
         let front = {
             let mut queue = self.wait_queue.lock();
-            if !queue.is_empty() {
+            if queue.attachment() == Attachment::Attached && !queue.is_empty() {
                 return Err(DisableError::VcpusQueued);
             }
             self.enabled.store(false, Ordering::Release);
             queue.close()
         };
-        self.end_epoch();
-        self.wake_all();
+        self.let_everybody_go();
         Ok(front.map(Front::into_page))
     }
 
@@ -183,6 +201,12 @@ impl<P: Platform> Paging<'_, P> {
             self.enabled.store(false, Ordering::Release);
             queue.close()
         };
+        self.let_everybody_go();
+        front.map(Front::into_page)
+    }
+
+    /// There is no ring any more. Nobody waits when this returns.
+    fn let_everybody_go(&self) {
         loop {
             let drained = self.wait_queue.lock().drain_one(self.vcpus());
             match drained {
@@ -191,19 +215,14 @@ impl<P: Platform> Paging<'_, P> {
             }
         }
         self.end_epoch();
-        self.wake_all();
-        front.map(Front::into_page)
-    }
-
-    /// No operation of the pager that was attached is in progress when this returns, and none begins.
-    fn end_epoch(&self) {
-        let _p2m = self.platform.lock_p2m();
-        self.epoch.store(Epoch::NONE.as_raw(), Ordering::Release);
-    }
-
-    fn wake_all(&self) {
         for paused in self.vcpus().take_all_waiters() {
             self.unpause(paused);
         }
+    }
+
+    /// No operation of the pager that was attached is in progress when this returns, and none begins.
+    pub(super) fn end_epoch(&self) {
+        let _p2m = self.platform.lock_p2m();
+        self.epoch.store(Epoch::NONE.as_raw(), Ordering::Release);
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! | operation | who calls it |
 //! |---|---|
-//! | [`Paging::enable`], [`Paging::disable`], [`Paging::shut_down`] | the toolstack: a pager attaches, detaches, the domain dies |
+//! | [`Paging::enable`], [`Paging::disable`], [`Paging::shut_down`] | the toolstack: a pager attaches, paging ends, the domain dies |
+//! | [`Paging::take_over`], [`Paging::detach`] | the toolstack: the pager is gone, and another one attaches in its place, at once or later |
+//! | [`Paging::paging_states`] | a pager that has taken over: which pages are out, and which nominated |
 //! | [`Paging::nominate`], [`Paging::evict`], [`Paging::restore`], [`Paging::prep`] | the pager, in batches |
 //! | [`Paging::nested_fault`] | the fault handler |
 //! | [`Paging::populate`] | any other code that needs a page |
@@ -28,11 +30,14 @@ mod drop_page;
 mod enable;
 mod evict;
 mod nominate;
+mod paging_states;
 mod populate;
 mod prep;
 mod reserved_ring_slot;
 mod respond;
 mod restore;
+mod take_over;
+mod vcpu_list;
 mod wait_queue;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -45,10 +50,12 @@ pub use drop_page::DropError;
 pub use enable::{DisableError, DomainProperties, EnableError};
 pub use evict::EvictError;
 pub use nominate::NominateError;
+pub use paging_states::{PagingStates, PagingStatesError};
 pub use populate::{Caller, PopulateError, Populated};
 pub use prep::PrepError;
 pub use respond::{EVENT_RESPONSES, EventOutcome, Ignored, RingState};
 pub use restore::RestoreError;
+pub use take_over::TakeOverError;
 
 use crate::frame::{Gfn, VcpuId};
 use crate::pause::{PauseEdge, VcpuCell, VcpuPaused, Vcpus};
@@ -101,6 +108,17 @@ impl<E, B> Job<E, Option<B>> {
     }
 }
 
+/// Whether a domain has a pager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// No. An access to a page that is out fails.
+    None,
+    /// The pager is gone, and another one will take over: who needs a page waits.
+    Detached,
+    /// Yes.
+    Attached,
+}
+
 /// A paged domain. The [front page](crate) has an example.
 #[derive(Debug)]
 pub struct Paging<'d, P: Platform> {
@@ -112,9 +130,10 @@ pub struct Paging<'d, P: Platform> {
     /// incremented before anybody can respond for the page. If another subsystem removes the page, the
     /// number stays too high; the only cost is one extra lookup for each response.
     awaiting_response: AtomicU32,
-    /// Whether there is a ring, readable without the ring lock.
+    /// Whether a pager is attached or will take over, readable without the ring lock.
     enabled: AtomicBool,
-    /// The [`Epoch`] of the pager that is attached. Cleared under the p2m lock.
+    /// The [`Epoch`] of the pager that is attached. It begins under the ring lock, and ends under the p2m
+    /// lock.
     epoch: AtomicU32,
     wait_queue: Mutex<P::RingLock, WaitQueue>,
     counters: Counters,
@@ -150,9 +169,19 @@ impl<'d, P: Platform> Paging<'d, P> {
         Vcpus::new(self.cells, &self.waiting)
     }
 
-    /// Whether a pager is attached.
+    /// Whether a vcpu that needs a page waits for it: a pager is attached, or another one will take over.
+    /// While this is true, no access fails for want of a pager.
     pub fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Whether a pager is attached. During [`Self::take_over`] the answer may be [`Attachment::Detached`].
+    pub fn attachment(&self) -> Attachment {
+        match (self.is_enabled(), self.epoch()) {
+            (false, _) => Attachment::None,
+            (true, Epoch::NONE) => Attachment::Detached,
+            (true, _) => Attachment::Attached,
+        }
     }
 
     /// The epoch of the pager that is attached, or [`Epoch::NONE`]. The embedder tells it to the pager
@@ -163,9 +192,17 @@ impl<'d, P: Platform> Paging<'d, P> {
         Epoch::from_raw(self.epoch.load(Ordering::Acquire))
     }
 
-    /// Whether this is the current epoch. The answer holds while the p2m is locked.
+    /// Whether this is the epoch of the pager that is attached. [`Epoch::NONE`] never is. The answer holds
+    /// while the p2m is locked.
     pub fn is_current(&self, epoch: Epoch) -> bool {
-        epoch == self.epoch()
+        epoch != Epoch::NONE && epoch == self.epoch()
+    }
+
+    /// Whether a pager has attached since the ring of this epoch was there. The answer "no" holds for all
+    /// that is done under the same hold of the p2m lock: a pager that attaches meanwhile sees it.
+    fn is_replaced(&self, epoch: Epoch) -> bool {
+        let current = self.epoch();
+        current != Epoch::NONE && current != epoch
     }
 
     /// Ring slots in use: claimed, or with a pending request. A vcpu of the guest is in the wait queue only

@@ -57,9 +57,10 @@ pub enum Populated {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PopulateError {
-    /// No pager is attached, so nobody can bring the page. For a vcpu of the guest this is fatal.
+    /// Paging is not enabled, so nobody can bring the page. For a vcpu of the guest this is fatal.
     NoRing,
-    /// No ring slot for this caller now: retry later. A vcpu of the guest enters the wait queue instead.
+    /// No ring slot for this caller now, or the pager is gone and another one will take over: retry later.
+    /// A vcpu of the guest enters the wait queue instead.
     RingFull,
     /// The entry contradicts itself ([`Entry::is_inconsistent`]): the page cannot be brought back.
     InconsistentEntry(Entry),
@@ -207,7 +208,7 @@ impl<'d, P: Platform> Paging<'d, P> {
                 let _ = reserved.push(page_in_request(gfn, entry), caller);
                 Ok(Populated::InFlight)
             }
-            Err(ClaimError::RingFull(_)) => {
+            Err(ClaimError::RingFull(_) | ClaimError::Detached(_)) => {
                 self.counters.add(Count::RingFull, 1);
                 Err(PopulateError::RingFull)
             }

@@ -8,7 +8,7 @@ use super::{CHUNK, Count, Job, Paging};
 use crate::errno::Errno;
 use crate::frame::Gfn;
 use crate::p2m::{AttachFrameError, Found, P2mType, lookup};
-use crate::platform::{AllocError, Platform};
+use crate::platform::{AllocError, Platform, TakeError};
 use crate::ring::Epoch;
 
 /// Why a page was not brought in. Nothing has changed, and the pager may retry.
@@ -43,6 +43,15 @@ impl PrepError {
     }
 }
 
+impl From<TakeError> for PrepError {
+    fn from(e: TakeError) -> Self {
+        match e {
+            TakeError::InUse { .. } => Self::Platform(Errno::EBUSY),
+            TakeError::Platform(errno) => Self::Platform(errno),
+        }
+    }
+}
+
 impl From<AttachFrameError> for PrepError {
     fn from(e: AttachFrameError) -> Self {
         match e {
@@ -73,8 +82,10 @@ impl<P: Platform> Paging<'_, P> {
     /// Brings pages in, requested or not. A page with a buffer becomes resident in one step, and the vcpus
     /// that wait for it are woken before this returns: the pager's response is not needed for that.
     /// Contents are in place before anybody can see the page. A page without a buffer gets a zeroed frame
-    /// that only the pager may map; it becomes resident, and its vcpus wake, with the pager's response. No
-    /// locks held.
+    /// that only the pager may map; it becomes resident, and its vcpus wake, with the pager's response.
+    ///
+    /// A pager may have got an empty frame and been killed before it filled it. A prep with a buffer replaces
+    /// such a frame. No locks held.
     pub fn prep(&self, by: Epoch, batch: &mut [Job<PrepError, Option<P::Buffer>>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             {
@@ -133,9 +144,22 @@ impl<P: Platform> Paging<'_, P> {
                 self.awaiting_response.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
+            (Found::PagingIn(slot), Some(buffer)) => {
+                let (_, owed) = slot.detach_frame().map_err(|(_, e)| PrepError::from(e))?;
+                self.awaiting_response.fetch_sub(1, Ordering::AcqRel);
+                owed.flush_and_free(p2m);
+                // If this fails, the page is requested, as it was before.
+                match lookup(p2m, gfn) {
+                    Found::PagingInStart(slot) => slot
+                        .prep_filled(buffer)
+                        .map(drop)
+                        .map_err(|(_, e)| PrepError::from(e)),
+                    _ => Err(PrepError::NotOut(P2mType::RamPagingIn)),
+                }
+            }
             (Found::Ram(_), _) => Err(PrepError::NotOut(P2mType::RamRw)),
             (Found::PagingOut(_), _) => Err(PrepError::NotOut(P2mType::RamPagingOut)),
-            (Found::PagingIn(_), _) => Err(PrepError::NotOut(P2mType::RamPagingIn)),
+            (Found::PagingIn(_), None) => Err(PrepError::NotOut(P2mType::RamPagingIn)),
             (Found::Other(entry), _) => Err(PrepError::NotOut(entry.p2mt)),
         }
     }

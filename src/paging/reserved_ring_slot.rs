@@ -5,7 +5,7 @@ use super::populate::Caller;
 use super::wait_queue::{ClaimError, QueuedRequest, Sent};
 use super::{Count, Paging};
 use crate::platform::Platform;
-use crate::ring::{Claim, Requester};
+use crate::ring::{Claim, Epoch, Requester};
 
 /// A claimed slot. If it is dropped unused, it is released and offered to the wait queue. No locks held.
 #[must_use = "the slot is released unless a request is pushed"]
@@ -26,6 +26,11 @@ impl<'d, P: Platform> Paging<'d, P> {
 }
 
 impl<P: Platform> Reserved<'_, '_, P> {
+    /// The ring on which the slot was claimed.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.claim.as_ref().map_or(Epoch::NONE, Claim::epoch)
+    }
+
     /// Pushes the request, unless one for its page is pending. No locks held.
     pub(super) fn push(mut self, request: QueuedRequest, caller: Caller) -> Sent {
         let Some(claim) = self.claim.take() else {

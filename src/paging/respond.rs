@@ -8,7 +8,7 @@ use super::{Count, Paging};
 use crate::frame::Gfn;
 use crate::p2m::{Found, lookup};
 use crate::platform::{InvariantViolation, Platform};
-use crate::ring::{Claim, EntryError, EntryFlags, Overrun, PagingFlags, Response, SLOTS};
+use crate::ring::{Claim, EntryError, EntryFlags, Epoch, Overrun, PagingFlags, Response, SLOTS};
 
 /// The largest number of responses that one call of [`Paging::on_event`] takes, unless the platform
 /// chooses another one. More than [`SLOTS`] can come only from a pager that responds to new requests as
@@ -50,6 +50,8 @@ pub enum Ignored {
     NotInFlight,
     /// A later request for the page is pending, so the pager may not have filled it yet.
     RequestPending,
+    /// Another pager has attached since, and may not have filled the page yet.
+    Replaced,
     /// The entry could not be changed.
     Platform,
 }
@@ -63,7 +65,7 @@ impl<'d, P: Platform> Paging<'d, P> {
     /// [`Platform::defer_event`]. No locks held.
     pub fn on_event(&self) -> EventOutcome {
         for responses in 0..P::EVENT_RESPONSES {
-            let (taken, request_pending, served, broken) = {
+            let (taken, ring, request_pending, served, broken) = {
                 let mut queue = self.wait_queue.lock();
                 let taken = match queue.front().map(|front| front.take()) {
                     Some(Ok(Some(taken))) => taken,
@@ -90,7 +92,8 @@ impl<'d, P: Platform> Paging<'d, P> {
                 let answers = taken.response.ok().map(|response| response.gfn);
                 let request_pending = answers.is_some_and(|gfn| queue.has_pending(gfn));
                 let served = (!queue.is_empty()).then(|| queue.serve(self.vcpus()));
-                (taken, request_pending, served, queue.counts_inconsistent())
+                let broken = queue.counts_inconsistent();
+                (taken, queue.epoch(), request_pending, served, broken)
             };
             if broken {
                 self.platform
@@ -100,7 +103,9 @@ impl<'d, P: Platform> Paging<'d, P> {
             if taken
                 .response
                 .map_err(Ignored::Entry)
-                .and_then(|response| self.resume(&response, taken.request_gfn, request_pending))
+                .and_then(|response| {
+                    self.resume(&response, taken.request_gfn, request_pending, ring)
+                })
                 .is_err()
             {
                 self.counters.add(Count::Ignored, 1);
@@ -141,7 +146,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         self.after_serving(served);
     }
 
-    fn after_serving(&self, served: Served<'d>) {
+    pub(super) fn after_serving(&self, served: Served<'d>) {
         self.counters.add(Count::Requests, served.pushed.into());
         self.notify(served.notify);
         served
@@ -159,6 +164,7 @@ impl<'d, P: Platform> Paging<'d, P> {
         response: &Response,
         request_gfn: Option<Gfn>,
         request_pending: bool,
+        ring: Epoch,
     ) -> Result<(), Ignored> {
         if response.flags.contains(EntryFlags::VCPU_PAUSED) && !self.vcpus().contains(response.vcpu)
         {
@@ -174,15 +180,16 @@ impl<'d, P: Platform> Paging<'d, P> {
                 Err(Ignored::NotInFlight)
             };
         }
-        self.resume_gfn(response.gfn, request_pending)?;
+        self.resume_gfn(response.gfn, request_pending, ring)?;
         self.wake(response.gfn);
         Ok(())
     }
 
-    fn resume_gfn(&self, gfn: Gfn, request_pending: bool) -> Result<(), Ignored> {
+    fn resume_gfn(&self, gfn: Gfn, request_pending: bool, ring: Epoch) -> Result<(), Ignored> {
         let mut p2m = self.platform.lock_p2m();
         match lookup(&mut p2m, gfn) {
             Found::PagingIn(_) if request_pending => return Err(Ignored::RequestPending),
+            Found::PagingIn(_) if self.is_replaced(ring) => return Err(Ignored::Replaced),
             Found::PagingIn(slot) => match slot.resume() {
                 Ok(_) => {}
                 Err(_) => return Err(Ignored::Platform),
@@ -202,7 +209,7 @@ mod tests {
     use super::*;
     use crate::pause::VcpuCell;
     use crate::ring::testing::{TestPage, request};
-    use crate::ring::{Back, Epoch, Front, Requester};
+    use crate::ring::{Back, Front, Requester};
     use crate::testing::Machine;
 
     /// Domains cannot get such a claim: of another ring that passes for this one.

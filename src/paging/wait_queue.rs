@@ -5,10 +5,15 @@
 //! When a slot is freed, the request of the first vcpu in the queue is pushed. The order is first come,
 //! first served: no vcpu starves, and none runs again only to find the ring full (defect 15 of Xen's own
 //! paging). The queue is linked through the cells of the vcpus, so a vcpu is in it at most once.
+//!
+//! When the pager is gone, its ring is closed and the queue stays. The pages that were requested on the ring
+//! are requested again from the next pager, before those of the vcpus that are in the queue.
 
 use core::sync::atomic::Ordering;
 
+use super::Attachment;
 use super::populate::Caller;
+use super::vcpu_list::VcpuList;
 use crate::frame::{Gfn, VcpuId};
 use crate::p2m::P2mType;
 use crate::pause::{VcpuPaused, Vcpus};
@@ -19,10 +24,22 @@ use crate::ring::{
 /// The ring of a domain, if it has one, and the wait queue for its slots.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
-    front: Option<Front>,
+    ring: Ring,
+    /// Of the ring, or of the last one.
     epoch: Epoch,
-    first: Option<VcpuId>,
-    last: Option<VcpuId>,
+    queue: VcpuList,
+    /// Vcpus that were in the queue with a drop request for a pager that is gone. They are about to be
+    /// unpaused.
+    withdrawn: VcpuList,
+}
+
+/// As [`Attachment`], with the ring.
+#[allow(clippy::large_enum_variant)] // There is one for each domain.
+#[derive(Debug)]
+enum Ring {
+    None,
+    Detached,
+    Attached(Front),
 }
 
 /// What a request is about.
@@ -69,79 +86,133 @@ pub(super) enum Sent {
     Refused,
 }
 
-/// Why a request was not sent.
+/// Why no slot was claimed. The epoch is that of the ring, or of the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimError {
     NoRing,
-    RingFull(FullRing),
-}
-
-/// A ring that had no free slot: not the one that is opened after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FullRing {
-    epoch: Epoch,
+    /// The pager is gone, and another one will take over.
+    Detached(Epoch),
+    RingFull(Epoch),
 }
 
 impl WaitQueue {
     pub(super) fn new() -> Self {
         Self {
-            front: None,
+            ring: Ring::None,
             epoch: Epoch::NONE,
-            first: None,
-            last: None,
+            queue: VcpuList::new(),
+            withdrawn: VcpuList::new(),
         }
     }
 
     pub(super) fn front(&mut self) -> Option<&mut Front> {
-        self.front.as_mut()
+        match &mut self.ring {
+            Ring::Attached(front) => Some(front),
+            Ring::None | Ring::Detached => None,
+        }
+    }
+
+    pub(super) fn attachment(&self) -> Attachment {
+        match self.ring {
+            Ring::None => Attachment::None,
+            Ring::Detached => Attachment::Detached,
+            Ring::Attached(_) => Attachment::Attached,
+        }
     }
 
     /// Whether the ring's counts of slots have been found inconsistent.
     pub(super) fn counts_inconsistent(&self) -> bool {
-        self.front.as_ref().is_some_and(Front::counts_inconsistent)
+        matches!(&self.ring, Ring::Attached(front) if front.counts_inconsistent())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.queue.is_empty()
     }
 
-    /// The epoch of the next ring; `None` while there is one.
-    pub(super) fn next_epoch(&mut self) -> Option<Epoch> {
-        if self.front.is_some() {
-            return None;
-        }
+    /// The epoch of the ring, or of the last one.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Begins the epoch of the ring that is opened next.
+    pub(super) fn next_epoch(&mut self) -> Epoch {
         self.epoch = self.epoch.next();
-        Some(self.epoch)
+        self.epoch
     }
 
     pub(super) fn open(&mut self, front: Front) {
-        self.front = Some(front);
+        self.ring = Ring::Attached(front);
     }
 
+    /// No pager is there any more, and none is expected.
     pub(super) fn close(&mut self) -> Option<Front> {
-        self.front.take()
-    }
-
-    pub(super) fn claim(&mut self, requester: Requester) -> Result<Claim, ClaimError> {
-        let full = self.full();
-        let front = self.front.as_mut().ok_or(ClaimError::NoRing)?;
-        front.claim(requester).map_err(|Full| full)
-    }
-
-    /// As [`Self::claim`], but a vcpu of the guest does not overtake the wait queue.
-    pub(super) fn claim_behind_queue(&mut self, requester: Requester) -> Result<Claim, ClaimError> {
-        if requester == Requester::Guest && self.front.is_some() && !self.is_empty() {
-            return Err(self.full());
+        match core::mem::replace(&mut self.ring, Ring::None) {
+            Ring::Attached(front) => Some(front),
+            Ring::None | Ring::Detached => None,
         }
-        self.claim(requester)
     }
 
-    fn full(&self) -> ClaimError {
-        ClaimError::RingFull(FullRing { epoch: self.epoch })
+    /// The pager is gone, and another one will take over. Each page that was requested on the ring, and for
+    /// which a vcpu waits, is requested from the next pager: one of these vcpus enters the wait queue. They
+    /// come before all others, in the order in which the requests were pushed.
+    ///
+    /// Drop requests are withdrawn. The next pager sees that their pages are gone when it lists the states.
+    /// To it they could be about a page that it has evicted itself. [`Self::take_withdrawn`] returns their
+    /// vcpus.
+    pub(super) fn detach(&mut self, vcpus: Vcpus<'_, '_>) -> Option<Front> {
+        let Ring::Attached(front) = core::mem::replace(&mut self.ring, Ring::Detached) else {
+            return None;
+        };
+        let mut queue = VcpuList::new();
+        for gfn in front.pending_gfns() {
+            let waits = |(vcpu, awaited): &(VcpuId, Gfn)| {
+                *awaited == gfn && queued_request(vcpus, *vcpu).is_none()
+            };
+            // Without such a vcpu nobody waits, or all who do are in the wait queue already.
+            if let Some((vcpu, _)) = vcpus.waiting().find(waits) {
+                let request = QueuedRequest {
+                    gfn,
+                    p2mt: P2mType::RamPagingInStart,
+                    kind: RequestKind::PageIn,
+                    contents_resident: false,
+                };
+                queue_request(vcpus, vcpu, Some(request));
+                queue.push(vcpus, vcpu);
+            }
+        }
+        while let Some(vcpu) = self.queue.pop(vcpus) {
+            if Self::is_queued_for_drop(vcpus, vcpu) {
+                self.withdrawn.push(vcpus, vcpu);
+            } else {
+                queue.push(vcpus, vcpu);
+            }
+        }
+        self.queue = queue;
+        Some(front)
+    }
+
+    /// The pause of a vcpu whose drop request was withdrawn.
+    pub(super) fn take_withdrawn<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<VcpuPaused<'d>> {
+        let vcpu = self.withdrawn.pop(vcpus)?;
+        queue_request(vcpus, vcpu, None);
+        vcpus.take_queued_pause(vcpu)
+    }
+
+    /// Claims a slot. A vcpu of the guest does not overtake the wait queue.
+    pub(super) fn claim_behind_queue(&mut self, requester: Requester) -> Result<Claim, ClaimError> {
+        let behind = requester == Requester::Guest && !self.queue.is_empty();
+        match &mut self.ring {
+            Ring::None => Err(ClaimError::NoRing),
+            Ring::Detached => Err(ClaimError::Detached(self.epoch)),
+            Ring::Attached(_) if behind => Err(ClaimError::RingFull(self.epoch)),
+            Ring::Attached(front) => front
+                .claim(requester)
+                .map_err(|Full| ClaimError::RingFull(self.epoch)),
+        }
     }
 
     pub(super) fn cancel(&mut self, claim: Claim) {
-        if let Some(front) = &mut self.front {
+        if let Some(front) = self.front() {
             front.cancel(claim);
         }
     }
@@ -154,29 +225,29 @@ impl WaitQueue {
             return Sent::AlreadyPending;
         }
         let ring_request = request.to_ring(caller, false);
-        match self
-            .front
-            .as_mut()
-            .map(|front| front.push(claim, &ring_request))
-        {
+        match self.front().map(|front| front.push(claim, &ring_request)) {
             Some(Ok(notify)) => Sent::Pushed(notify),
             Some(Err(Stale)) | None => Sent::Refused,
         }
     }
 
     /// Sends the request of a vcpu that is paused for it: pushes it, or enqueues the vcpu. The wait queue
-    /// goes first: a later vcpu does not get the slot that others wait for.
+    /// goes first: a later vcpu does not get the slot that others wait for. While no pager is attached and
+    /// one will take over, the vcpu is enqueued.
     pub(super) fn send(
         &mut self,
         vcpus: Vcpus<'_, '_>,
         vcpu: VcpuId,
         request: QueuedRequest,
     ) -> Sent {
-        let may_push = self.first.is_none();
-        let Some(front) = &mut self.front else {
+        let may_push = self.queue.is_empty();
+        if let Ring::None = self.ring {
             return Sent::Refused;
-        };
-        if may_push && let Ok(claim) = front.claim(Requester::Guest) {
+        }
+        if may_push
+            && let Some(front) = self.front()
+            && let Ok(claim) = front.claim(Requester::Guest)
+        {
             return match front.push(claim, &request.to_ring(Caller::Guest(vcpu), true)) {
                 Ok(notify) => Sent::Pushed(notify),
                 Err(Stale) => Sent::Refused,
@@ -186,16 +257,17 @@ impl WaitQueue {
     }
 
     /// As [`Self::send`], for the drop request of a vcpu that found this ring full and is paused until the
-    /// request has been pushed. Nothing is sent on a ring that was opened since: its pager may have evicted
-    /// a new page of the gfn. The pause is returned unless the wait queue stores it.
+    /// request has been pushed. Nothing is sent if the ring, that of epoch `full`, is gone: the next pager
+    /// sees that the page is gone, and may have evicted a new page of the gfn. The pause is returned unless
+    /// the wait queue stores it.
     pub(super) fn send_drop<'d>(
         &mut self,
         vcpus: Vcpus<'_, 'd>,
         paused: VcpuPaused<'d>,
         request: QueuedRequest,
-        full: FullRing,
+        full: Epoch,
     ) -> (Sent, Option<VcpuPaused<'d>>) {
-        if full.epoch != self.epoch {
+        if full != self.epoch || self.attachment() != Attachment::Attached {
             return (Sent::Refused, Some(paused));
         }
         let sent = self.send(vcpus, paused.vcpu(), request);
@@ -224,9 +296,7 @@ impl WaitQueue {
 
     /// Whether a request for this page is pending on this ring.
     pub(super) fn has_pending(&self, gfn: Gfn) -> bool {
-        self.front
-            .as_ref()
-            .is_some_and(|front| front.has_pending(gfn))
+        matches!(&self.ring, Ring::Attached(front) if front.has_pending(gfn))
     }
 
     /// Pushes requests from the wait queue while there are free slots.
@@ -236,7 +306,7 @@ impl WaitQueue {
             woken: [const { None }; SLOTS as usize],
             pushed: 0,
         };
-        while let (Some(front), Some(vcpu)) = (&mut self.front, self.first) {
+        while let (Ring::Attached(front), Some(vcpu)) = (&mut self.ring, self.queue.first()) {
             let request = queued_request(vcpus, vcpu);
             let outdated = match request {
                 Some(QueuedRequest {
@@ -277,7 +347,7 @@ impl WaitQueue {
     /// Takes one vcpu out of the wait queue of a ring that is gone. Returns its pause if it waited only
     /// until its request was pushed; `None` if the queue is empty.
     pub(super) fn drain_one<'d>(&mut self, vcpus: Vcpus<'_, 'd>) -> Option<Option<VcpuPaused<'d>>> {
-        let vcpu = self.first?;
+        let vcpu = self.queue.first()?;
         let dropping = Self::is_queued_for_drop(vcpus, vcpu);
         self.dequeue(vcpus);
         Some(if dropping {
@@ -299,10 +369,10 @@ impl WaitQueue {
     }
 
     fn enqueue(&mut self, vcpus: Vcpus<'_, '_>, vcpu: VcpuId, request: QueuedRequest) -> Sent {
-        let Some(cell) = vcpus.cell(vcpu) else {
+        if !vcpus.contains(vcpu) {
             return Sent::Refused;
-        };
-        let before = QueuedRequest::unpack(cell.queued_request.load(Ordering::Relaxed));
+        }
+        let before = queued_request(vcpus, vcpu);
         let still_wanted = match before {
             Some(QueuedRequest {
                 kind: RequestKind::PageIn,
@@ -318,41 +388,32 @@ impl WaitQueue {
         if still_wanted {
             return Sent::Refused;
         }
-        cell.queued_request.store(request.pack(), Ordering::Relaxed);
-        if before.is_some() {
-            // The page of its former request is resident by now: the vcpu keeps its place.
-            return Sent::Queued;
+        queue_request(vcpus, vcpu, Some(request));
+        // The page of a former request is resident by now: the vcpu keeps its place.
+        if before.is_none() {
+            self.queue.push(vcpus, vcpu);
         }
-        cell.next_queued.store(0, Ordering::Relaxed);
-        match self.last.and_then(|last| vcpus.cell(last)) {
-            Some(last) => last
-                .next_queued
-                .store(vcpu.0.wrapping_add(1), Ordering::Relaxed),
-            None => self.first = Some(vcpu),
-        }
-        self.last = Some(vcpu);
         Sent::Queued
     }
 
     /// Takes the first vcpu out of the queue.
     fn dequeue(&mut self, vcpus: Vcpus<'_, '_>) {
-        let Some(cell) = self.first.and_then(|first| vcpus.cell(first)) else {
-            return;
-        };
-        cell.queued_request.store(0, Ordering::Relaxed);
-        self.first = cell
-            .next_queued
-            .swap(0, Ordering::Relaxed)
-            .checked_sub(1)
-            .map(VcpuId);
-        if self.first.is_none() {
-            self.last = None;
+        if let Some(vcpu) = self.queue.pop(vcpus) {
+            queue_request(vcpus, vcpu, None);
         }
     }
 }
 
+/// The request with which the vcpu is in the queue.
 fn queued_request(vcpus: Vcpus<'_, '_>, vcpu: VcpuId) -> Option<QueuedRequest> {
     QueuedRequest::unpack(vcpus.cell(vcpu)?.queued_request.load(Ordering::Relaxed))
+}
+
+fn queue_request(vcpus: Vcpus<'_, '_>, vcpu: VcpuId, request: Option<QueuedRequest>) {
+    if let Some(cell) = vcpus.cell(vcpu) {
+        let packed = request.map_or(0, QueuedRequest::pack);
+        cell.queued_request.store(packed, Ordering::Relaxed);
+    }
 }
 
 const OCCUPIED: u64 = 1 << 63;

@@ -69,7 +69,7 @@ fn a_drop_that_found_one_ring_full_is_not_sent_on_the_next() {
         contents_resident: false,
     };
     let attach = |queue: &mut WaitQueue| {
-        let epoch = queue.next_epoch().unwrap();
+        let epoch = queue.next_epoch();
         queue.open(Front::new(TestPage::new().map(), epoch));
     };
     let fill = |queue: &mut WaitQueue| loop {
@@ -79,7 +79,7 @@ fn a_drop_that_found_one_ring_full_is_not_sent_on_the_next() {
                 assert!(matches!(sent, Sent::Pushed(_)));
             }
             Err(ClaimError::RingFull(full)) => break full,
-            Err(ClaimError::NoRing) => panic!("a pager is attached"),
+            Err(ClaimError::NoRing | ClaimError::Detached(_)) => panic!("a pager is attached"),
         }
     };
 

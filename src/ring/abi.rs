@@ -131,6 +131,16 @@ impl MemPagingOp {
     pub const OP_ACCESS_BITS: u8 = 32;
     /// The largest number of gfns of one [`OP_ACCESS_BITS`](Self::OP_ACCESS_BITS): 64 MiB of the guest, 256 words.
     pub const ACCESS_BITS_GFNS: u64 = 16_384;
+    /// Lists which pages are out, and which are nominated ([`PagingStates`](crate::paging::PagingStates)).
+    /// `gfn` is the first gfn, a multiple of 64. `buffer` is the address of the pairs of words to fill, one
+    /// pair for every 64 gfns up to the next multiple of [`PAGING_STATES_GFNS`](Self::PAGING_STATES_GFNS).
+    /// The first word of a pair is the set of pages that are out, the second that of the nominated ones. Both
+    /// fields may have changed when the call returns. Xen's C returns `ENOSYS`. `ENOTCONN`: the caller is not
+    /// the pager that is attached.
+    pub const OP_PAGING_STATES: u8 = 33;
+    /// The largest number of gfns of one [`OP_PAGING_STATES`](Self::OP_PAGING_STATES): 64 MiB of the guest,
+    /// 256 pairs of words.
+    pub const PAGING_STATES_GFNS: u64 = 16_384;
     /// Copies a nominated page to `buffer`, in place of mapping it. `EBUSY` for any other page. With
     /// [`MANY`](Self::MANY) only.
     pub const OP_READ: u8 = 8;
@@ -159,6 +169,14 @@ impl MemPagingOp {
         }
     }
 }
+
+/// Added to `XEN_VM_EVENT_ENABLE` in the control operation's `op`: the caller attaches in the place of a pager
+/// that is gone ([`Paging::take_over`](crate::Paging::take_over)). `ENOENT`: paging is not enabled. Xen's C
+/// returns `ENOSYS`.
+pub const ENABLE_TAKE_OVER: u32 = 128;
+/// Added to `XEN_VM_EVENT_DISABLE` in the control operation's `op`: the pager is gone, and another one will
+/// take over ([`Paging::detach`](crate::Paging::detach)). Xen's C returns `ENOSYS`.
+pub const DISABLE_DETACH: u32 = 256;
 
 /// One page of a [`MemPagingOp::MANY`] call.
 #[repr(C)]

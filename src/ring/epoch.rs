@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which attachment of a pager something belongs to.
 
-/// One attachment of a pager to a domain: from one enable to the next disable. The hypervisor tells the
+/// One attachment of a pager to a domain: from enable or take-over until another pager takes over, or until
+/// detach or disable. The hypervisor tells the
 /// pager its epoch, and the pager states it in its calls. So a call of a pager that was replaced, while it
 /// was stopped for example, is told from one of its successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,13 @@ pub struct Claim {
     epoch: Epoch,
 }
 
+impl Claim {
+    /// The ring on which it was made.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}
+
 /// What was taken off the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -62,7 +69,7 @@ pub struct Front {
     /// Slots in use, by requester: claims that were not pushed yet, and pending requests.
     guest: u32,
     foreign: u32,
-    /// The pending requests.
+    /// The pending requests, in the order in which they were pushed, without gaps.
     pending_requests: [Option<(Gfn, Requester)>; SLOTS as usize],
     /// More slots were released than were in use: the counts are not trusted any more.
     counts_inconsistent: bool,
@@ -110,6 +117,11 @@ impl Front {
             .iter()
             .flatten()
             .any(|(asked, _)| *asked == gfn)
+    }
+
+    /// The pages of the pending requests, in the order in which they were pushed.
+    pub(crate) fn pending_gfns(&self) -> impl Iterator<Item = Gfn> {
+        self.pending_requests.iter().flatten().map(|(gfn, _)| *gfn)
     }
 
     /// Claims a slot.
@@ -211,7 +223,9 @@ impl Front {
         let by_gfn = |a: &Option<(Gfn, Requester)>| a.is_some_and(|(asked, _)| Some(asked) == gfn);
         let slot = self.pending_requests.iter().position(by_gfn);
         let slot = slot.or_else(|| self.pending_requests.iter().position(Option::is_some));
-        let (asked, requester) = self.pending_requests.get_mut(slot?)?.take()?;
+        let from_here = self.pending_requests.get_mut(slot?..)?;
+        let (asked, requester) = from_here.first_mut()?.take()?;
+        from_here.rotate_left(1);
         self.release_slot(requester);
         Some(asked)
     }
@@ -320,6 +334,26 @@ mod tests {
             Ok(None),
             "a pager that mends its index is served again"
         );
+    }
+
+    #[test]
+    fn pending_requests_keep_their_order_whichever_is_answered() {
+        let page = TestPage::new();
+        let mut front = Front::new(page.map(), Epoch::from_raw(0));
+        let mut back = super::super::Back::new(page.map());
+        let push = |front: &mut Front, gfn| {
+            let claim = front.claim(Requester::Foreign).unwrap();
+            let _ = front.push(claim, &request(gfn)).unwrap();
+        };
+        (1..=4).for_each(|gfn| push(&mut front, gfn));
+        let requests = [(); 4].map(|()| back.take().unwrap().unwrap().unwrap());
+        for nth in [1, 3] {
+            back.respond(&Response::to(&requests[nth])).unwrap();
+            let _ = back.publish();
+            assert!(front.take().unwrap().is_some());
+        }
+        (5..=6).for_each(|gfn| push(&mut front, gfn));
+        assert!(front.pending_gfns().map(Gfn::get).eq([1, 3, 5, 6]));
     }
 
     /// Answered out of turn, so that the slot is not merely the first one in use: what remains asked
