@@ -48,7 +48,7 @@ fn pages_that_a_killed_pager_had_nominated_go_out() {
     killed.batch(Op::Nominate, all, count).unwrap();
     assert_eq!(nominated, PAGES);
     drop(killed);
-    let died = Some(PagerExit::Died { lost_pages: 0 });
+    let died = Some(PagerExit::Died { out_pages: 0 });
     wait_for("the first pager's end", || machine.pager_exit() == died);
 
     let target = PAGES / 2;

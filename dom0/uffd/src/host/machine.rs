@@ -83,10 +83,11 @@ pub enum UffdMachineError {
 pub enum PagerExit {
     /// It disabled paging: no page is out.
     Detached,
-    /// It died, and with it the only copy of this many pages.
+    /// It died. Vcpus that need a page wait until another pager takes over, or until
+    /// [`Machine::give_up`].
     Died {
         /// Pages that were out.
-        lost_pages: u64,
+        out_pages: u64,
     },
 }
 
@@ -270,6 +271,11 @@ impl Machine {
     /// How the last pager ended; `None` while a pager is attached, or before the first.
     pub fn pager_exit(&self) -> Option<PagerExit> {
         self.watch.lock().pager_exit
+    }
+
+    /// No pager will take over: vcpus that need a page fail.
+    pub fn give_up(&self) {
+        self.paging.shut_down();
     }
 
     /// The error after which the machine cannot continue, if there was one.

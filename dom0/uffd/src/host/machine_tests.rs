@@ -114,7 +114,7 @@ fn a_pager_is_told_of_pages_that_the_one_before_it_left_out() {
             .unwrap();
     }
     drop(calls);
-    wait_for(|| machine.pager_exit() == Some(PagerExit::Died { lost_pages: 2 }));
+    wait_for(|| machine.pager_exit() == Some(PagerExit::Died { out_pages: 2 }));
     let next = EmbeddedMachine::connect(&name).unwrap();
     assert_eq!(next.guest().out_pages, 2);
 }

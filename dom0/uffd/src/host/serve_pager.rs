@@ -6,7 +6,8 @@ use std::os::fd::AsFd as _;
 
 use p2m_paging::p2m::{AccessBits, ClearBits};
 use p2m_paging::paging::{
-    AccessBitsError, DomainProperties, EvictError, Job, NominateError, PrepError, RestoreError,
+    AccessBitsError, Attachment, DomainProperties, EvictError, Job, NominateError, PagingStates,
+    PagingStatesError, PrepError, RestoreError, TakeOverError,
 };
 use p2m_paging::{Errno, Gfn};
 use pager_shell::socket::{Connection, Listener, PACKET_WORDS, Received};
@@ -82,12 +83,7 @@ impl Machine {
                 call.reply.extend(sizes);
                 Ok(())
             }
-            Some(Op::Enable) => self
-                .paging()
-                .enable(&DomainProperties::PAGEABLE, || {
-                    Some(self.shared.ring_page())
-                })
-                .map_err(|e| e.errno()),
+            Some(Op::Enable) => self.enable(),
             Some(Op::Disable) => self.disable(),
             Some(op) => self.batch(op, arguments, &mut call.reply),
             None => Err(Errno::ENOSYS),
@@ -109,7 +105,7 @@ impl Machine {
         let &[pages] = arguments else {
             return refuse(Errno::EINVAL);
         };
-        if self.paging().is_enabled() {
+        if self.paging().attachment() == Attachment::Attached {
             return refuse(Errno::EBUSY);
         }
         let buffers = match (received.fds.pop(), usize::try_from(pages)) {
@@ -137,6 +133,17 @@ impl Machine {
         connection.send(&[0], &fds)?;
         self.attached(watch);
         Ok(())
+    }
+
+    /// A pager that follows one that died takes over its pages.
+    fn enable(&self) -> Result<(), Errno> {
+        let ring = || Some(self.shared.ring_page());
+        if self.paging().attachment() == Attachment::Detached {
+            let taken = self.paging().take_over(ring);
+            return taken.map(drop).map_err(TakeOverError::errno);
+        }
+        let enabled = self.paging().enable(&DomainProperties::PAGEABLE, ring);
+        enabled.map_err(|error| error.errno())
     }
 
     fn disable(&self) -> Result<(), Errno> {
@@ -192,6 +199,7 @@ impl Machine {
                 gfns().map(|gfn| number(gfn.ok_or(Errno::EINVAL).and_then(|gfn| self.unmap(gfn)))),
             ),
             Op::AccessBits => self.uses(arguments, reply)?,
+            Op::PagingStates => self.states(arguments, reply)?,
             Op::Attach | Op::Enable | Op::Disable | Op::Info => return Err(Errno::ENOSYS),
         }
         Ok(())
@@ -215,13 +223,33 @@ impl Machine {
         Ok(())
     }
 
+    fn states(&self, arguments: &[u64], reply: &mut Vec<u64>) -> Result<(), Errno> {
+        let &[first, groups] = arguments else {
+            return Err(Errno::EINVAL);
+        };
+        let first = Gfn::try_new(first).ok_or(Errno::EINVAL)?;
+        let groups = usize::try_from(groups).unwrap_or(usize::MAX);
+        if groups > MAX_BATCH / 2 {
+            return Err(Errno::EINVAL);
+        }
+        let mut states = [PagingStates::default(); MAX_BATCH / 2];
+        let states = &mut states[..groups];
+        let listed = self
+            .paging()
+            .paging_states(self.paging().epoch(), first, states);
+        listed.map_err(PagingStatesError::errno)?;
+        for states in states {
+            reply.extend(states.out.into_inner());
+            reply.extend(states.nominated.into_inner());
+        }
+        Ok(())
+    }
+
     fn pager_left(&self) {
-        if self.paging().is_enabled() {
-            let lost_pages = self.counts().paged;
-            // This comes first, so that the reason is known before a vcpu finds that there is no
-            // pager.
-            self.detached(PagerExit::Died { lost_pages });
-            self.paging().shut_down();
+        if self.paging().attachment() == Attachment::Attached {
+            self.paging().detach();
+            let out_pages = self.counts().paged;
+            self.detached(PagerExit::Died { out_pages });
         } else if self.is_watched() {
             // It had attached, and left before it enabled paging.
             self.detached(PagerExit::Detached);

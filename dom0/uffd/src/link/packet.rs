@@ -6,7 +6,7 @@ use pager_shell::MachineEvent;
 use pager_shell::socket::PACKET_WORDS;
 
 /// The version of the protocol. Both sides must have the same: [`Op::Info`] checks it.
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
 /// The most pages of a batch.
 pub const MAX_BATCH: usize = 1024;
 
@@ -35,7 +35,7 @@ numbered! {
         /// `[pages of buffers]` with the buffers' memory → `[]` with guest memory, shared pages,
         /// events, doorbell, and a socket for notices.
         Attach = 1,
-        /// `[]` → `[]`
+        /// `[]` → `[]`: takes over if the pager before this one died.
         Enable = 2,
         /// `[]` → `[]`
         Disable = 3,
@@ -57,6 +57,9 @@ numbered! {
         /// `[gfn, words]` → `[bits…]`: reads and clears the accessed bits of 64 gfns for each word,
         /// from a multiple of 64 on. EOPNOTSUPP: this host cannot read them.
         AccessBits = 11,
+        /// `[gfn, groups]` → `[out, nominated…]`: which of 64 gfns are out, and which are nominated, for
+        /// each group, from a multiple of 64 on.
+        PagingStates = 12,
     }
 }
 
@@ -67,6 +70,7 @@ pub const fn event_words(event: MachineEvent) -> [u64; 2] {
         MachineEvent::Resident(pages) => [2, pages],
         MachineEvent::DomainGone => [3, 0],
         MachineEvent::Replaced => [4, 0],
+        MachineEvent::Disabled => [5, 0],
     }
 }
 
@@ -77,6 +81,7 @@ pub const fn parse_event(words: &[u64]) -> Option<MachineEvent> {
         [2, pages] => Some(MachineEvent::Resident(*pages)),
         [3, _] => Some(MachineEvent::DomainGone),
         [4, _] => Some(MachineEvent::Replaced),
+        [5, _] => Some(MachineEvent::Disabled),
         _ => None,
     }
 }
@@ -92,6 +97,7 @@ mod tests {
             MachineEvent::Resident(7),
             MachineEvent::DomainGone,
             MachineEvent::Replaced,
+            MachineEvent::Disabled,
         ] {
             assert_eq!(parse_event(&event_words(event)), Some(event));
         }

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's side of the socket and the mailbox.
 
-use p2m_paging::{Errno, PAGE_SIZE};
+use std::thread;
+
+use p2m_paging::paging::{Attachment, PagingStates};
+use p2m_paging::{Errno, PAGE_SIZE, VcpuId};
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::PageBuf;
 use pager_uffd::host::PagerExit;
@@ -81,7 +84,7 @@ fn a_second_pager_and_one_that_leaves_pages_out_are_refused() {
     drop(first);
     drop(pager(&name));
     let pager_exit = wait_for(|| machine.pager_exit());
-    assert_eq!(pager_exit, PagerExit::Died { lost_pages: 0 });
+    assert_eq!(pager_exit, PagerExit::Died { out_pages: 0 });
 }
 
 #[test]
@@ -97,8 +100,43 @@ fn a_pager_that_is_gone_is_noticed_and_what_it_took_is_counted() {
     assert!(pager.batch(Op::Evict, &[1, 2]).iter().all(Result::is_ok));
     drop(pager);
     let pager_exit = wait_for(|| machine.pager_exit());
-    assert_eq!(pager_exit, PagerExit::Died { lost_pages: 2 });
-    assert!(!machine.paging().is_enabled());
+    assert_eq!(pager_exit, PagerExit::Died { out_pages: 2 });
+    assert_eq!(machine.paging().attachment(), Attachment::Detached);
+    machine.give_up();
+    assert_eq!(machine.paging().attachment(), Attachment::None);
+}
+
+/// A vcpu needs a page while there is no pager. It waits, and the next pager is asked for the page.
+#[test]
+fn a_pager_that_follows_one_that_died_takes_over_its_pages() {
+    let (machine, name) = machine("follows");
+    let mut first = pager(&name);
+    assert!(
+        first
+            .batch(Op::Nominate, &[1, 2, 3])
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert!(first.batch(Op::Evict, &[1, 2]).iter().all(Result::is_ok));
+    drop(first);
+    wait_for(|| machine.pager_exit());
+    let vcpu = thread::spawn(move || {
+        machine.become_vcpu(VcpuId(0));
+        let mut page = [0; PAGE_SIZE];
+        machine.memory().load(gfn(1), &mut page).unwrap();
+        page
+    });
+    wait_for(|| machine.paging().vcpus().waiting().next());
+
+    let mut next = pager(&name);
+    let mut states = [PagingStates::default()];
+    next.calls.states(gfn(0), &mut states).unwrap().unwrap();
+    assert_eq!(states[0].out.into_inner(), [0b110]);
+    assert_eq!(states[0].nominated.into_inner(), [0b1000]);
+    assert_eq!(next.batch(Op::Restore, &[3]), [Ok(())]);
+    next.buffers[0] = PageBuf([1; PAGE_SIZE]);
+    assert_eq!(next.prep(&[(1, 0)]), [Ok(())]);
+    assert_eq!(vcpu.join().unwrap(), [1; PAGE_SIZE]);
 }
 
 #[test]
