@@ -160,6 +160,9 @@ impl WaitQueue {
     /// To it they could be about a page that it has evicted itself. [`Self::take_withdrawn`] returns their
     /// vcpus.
     pub(super) fn detach(&mut self, vcpus: Vcpus<'_, '_>) -> Option<Front> {
+        if let Ring::None = self.ring {
+            return None;
+        }
         let Ring::Attached(front) = core::mem::replace(&mut self.ring, Ring::Detached) else {
             return None;
         };

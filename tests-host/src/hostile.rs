@@ -99,6 +99,8 @@ impl<'c> Hostile<'c> {
             Op::Disable => ignore(self.paging.disable()),
             Op::ShutDown => ignore(self.paging.shut_down()),
             Op::Enable => self.attach(),
+            Op::Detach => ignore(self.paging.detach()),
+            Op::TakeOver => self.take_over(),
             Op::LogDirty(on) => self.paging.platform().with(|core| core.log_dirty = on),
         }
         self.check();
@@ -125,6 +127,13 @@ impl<'c> Hostile<'c> {
             outcome: None,
         }];
         self.paging.prep(self.paging.epoch(), &mut batch);
+    }
+
+    fn take_over(&mut self) {
+        let page = &self.page;
+        if self.paging.take_over(|| Some(page.map())).is_ok() {
+            self.back = Back::new(self.page.map());
+        }
     }
 
     fn attach(&mut self) {

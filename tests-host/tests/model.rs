@@ -48,7 +48,7 @@ proptest! {
 }
 
 /// Operations on one page and two vcpus.
-const ALPHABET: [Op; 16] = [
+const ALPHABET: [Op; 18] = [
     Op::Nominate(0),
     Op::Evict(0),
     Op::Read(0, 0),
@@ -64,11 +64,13 @@ const ALPHABET: [Op; 16] = [
     Op::Give(0),
     Op::Disable,
     Op::Enable,
+    Op::Detach,
+    Op::TakeOver,
     Op::Fail(Failure::SetType),
 ];
 
 /// With the ring full and its pages out: which vcpus are in the wait queue, and for which pages.
-const BUSY_ALPHABET: [Op; 12] = [
+const BUSY_ALPHABET: [Op; 14] = [
     Op::Write(8, 0),
     Op::Write(9, 0),
     Op::Write(9, 8),
@@ -81,6 +83,8 @@ const BUSY_ALPHABET: [Op; 12] = [
     Op::Event,
     Op::Foreign(0),
     Op::ShutDown,
+    Op::Detach,
+    Op::TakeOver,
 ];
 
 /// Runs every sequence of `depth` operations after `start`; yields how many.

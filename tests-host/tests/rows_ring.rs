@@ -139,8 +139,12 @@ fn a3_a_nominated_page_goes_home_when_it_is_written() {
         for n in [1, 2, 3] {
             assert_eq!(d.p2mt(n), P2mType::RamRw);
             assert_eq!(d.machine().contents(gfn(n)), Some(n));
-            let refused = Err(EvictError::NotNominated(P2mType::RamRw));
-            assert_eq!(d.evict(n), refused, "which tells the pager");
+            let refused = if with_pager {
+                EvictError::NotNominated(P2mType::RamRw)
+            } else {
+                EvictError::Replaced
+            };
+            assert_eq!(d.evict(n), Err(refused), "which tells the pager");
         }
         if with_pager {
             assert_eq!(d.take(), None);

@@ -58,6 +58,9 @@ impl Lockstep<'_> {
         if !self.model.enabled() {
             self.enable();
         }
+        if !self.model.attached() {
+            self.take_over();
+        }
         self.pager_works_on();
         self.assert_nobody_waits();
         for gfn in 0..self.model.pages.len() {

@@ -11,7 +11,7 @@ mod op;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use p2m_paging::paging::{Caller, Job, Paging, RingState};
+use p2m_paging::paging::{Caller, Job, Paging, PagingStates, RingState, TakeOverError};
 use p2m_paging::pause::{VcpuCell, VcpuPaused};
 use p2m_paging::platform::AllocError;
 use p2m_paging::ring::{Back, EntryFlags, PagingFlags, Request, Response};
@@ -166,7 +166,6 @@ impl<'c> Lockstep<'c> {
     }
 
     fn prep(&mut self, gfn: usize, buffer: Option<Buffer>) -> Result<(), Errno> {
-        let had_frame = self.machine().contents(number(gfn)).is_some();
         let memory = self.machine().with(|core| core.free_frames() > 0);
         let mut batch = [Job {
             gfn: number(gfn),
@@ -184,9 +183,7 @@ impl<'c> Lockstep<'c> {
         assert_eq!(got, expected, "prep {gfn} with {buffer:?}");
         if got.is_ok() {
             self.out.remove(&gfn);
-            if !had_frame {
-                self.filled(gfn, buffer);
-            }
+            self.filled(gfn, buffer);
         }
         got
     }
@@ -264,7 +261,7 @@ impl<'c> Lockstep<'c> {
         let handled = self.paging.on_event();
         let expected = self.answers_are_taken();
         assert_eq!(handled.responses as usize, expected, "responses taken");
-        let expected = if self.model.enabled() {
+        let expected = if self.model.attached() {
             RingState::Empty
         } else {
             RingState::NoRing
@@ -323,6 +320,53 @@ impl<'c> Lockstep<'c> {
         }
     }
 
+    /// The pager is killed, and the hypervisor knows it. Its responses count.
+    fn detach(&mut self) {
+        let page = self.paging.detach();
+        assert_eq!(page.is_some(), self.model.attached());
+        self.answers_are_taken();
+        self.model.detach();
+        self.pager_is_gone();
+    }
+
+    fn pager_is_gone(&mut self) {
+        self.back = None;
+        self.taken.clear();
+        self.answers.clear();
+    }
+
+    /// Another pager, which has the copies of the last one, takes over. It lists the states.
+    pub(super) fn take_over(&mut self) {
+        let page = &self.page;
+        let got = self.paging.take_over(|| Some(page.map()));
+        let was_attached = self.model.attached();
+        self.answers_are_taken();
+        if !self.model.take_over() {
+            assert_eq!(got.map(drop), Err(TakeOverError::NotEnabled));
+            return;
+        }
+        assert_eq!(got.map(|page| page.is_some()), Ok(was_attached));
+        self.pager_is_gone();
+        self.back = Some(Back::new(self.page.map()));
+        let mut states = vec![PagingStates::default(); self.model.pages.len().div_ceil(64)];
+        let listed = self
+            .paging
+            .paging_states(self.paging.epoch(), number(0), &mut states);
+        assert_eq!(listed, Ok(()));
+        self.out.clear();
+        for (gfn, is) in self.model.pages.iter().enumerate() {
+            let states = &states[gfn / 64];
+            let out = matches!(is, Is::Paged | Is::Start | Is::In);
+            assert_eq!(states.out[gfn % 64], out, "page {gfn} is out");
+            assert_eq!(states.nominated[gfn % 64], *is == Is::Out, "page {gfn}");
+            if out {
+                self.out.insert(gfn);
+            } else {
+                self.copies.remove(&gfn);
+            }
+        }
+    }
+
     fn disable(&mut self, by_force: bool) {
         if by_force {
             let _ = self.paging.shut_down();
@@ -336,9 +380,7 @@ impl<'c> Lockstep<'c> {
                 return;
             }
         }
-        self.back = None;
-        self.taken.clear();
-        self.answers.clear();
+        self.pager_is_gone();
     }
 
     /// The pager does all that it can: it takes, serves and answers every request.
@@ -357,9 +399,13 @@ impl<'c> Lockstep<'c> {
             }
             while let Some(request) = self.taken.first().copied() {
                 let gfn = index(request.gfn);
-                if !request.paging.contains(PagingFlags::DROP_PAGE)
-                    && matches!(self.model.pages[gfn], Is::Start | Is::Paged)
-                {
+                let out = match self.model.pages[gfn] {
+                    Is::Start | Is::Paged => true,
+                    // A pager before this one has asked for the frame.
+                    Is::In => self.out.contains(&gfn),
+                    Is::Home { .. } | Is::Out | Is::Gone => false,
+                };
+                if out && !request.paging.contains(PagingFlags::DROP_PAGE) {
                     let _ = self.prep(gfn, Some(Buffer::Page(self.copy_of(gfn))));
                 }
                 self.answer(0, Manner::Honest);

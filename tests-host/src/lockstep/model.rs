@@ -55,12 +55,29 @@ pub struct Model {
     /// Pauses for other reasons.
     pub pauses: Vec<u32>,
     line: VecDeque<(usize, Ask)>,
-    /// Pending requests, each in a place of its own, and whether they are the guest's.
-    ring: Option<[Option<(usize, bool)>; SLOTS]>,
+    ring: Ring,
     /// Sent, and not taken by the pager yet.
     pub sent: VecDeque<Ask>,
     pub failures: Failures,
     pub log_dirty: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Ring {
+    None,
+    /// The pager is gone, and another one will take over.
+    Detached,
+    /// Pending requests in their order, and whether they are the guest's.
+    Open(Vec<(usize, bool)>),
+}
+
+impl Ring {
+    fn pending(&self) -> &[(usize, bool)] {
+        match self {
+            Self::Open(pending) => pending,
+            Self::None | Self::Detached => &[],
+        }
+    }
 }
 
 impl Model {
@@ -70,7 +87,7 @@ impl Model {
             waits: vec![None; vcpus],
             pauses: vec![0; vcpus],
             line: VecDeque::new(),
-            ring: None,
+            ring: Ring::None,
             sent: VecDeque::new(),
             failures: Failures::default(),
             log_dirty: false,
@@ -78,13 +95,52 @@ impl Model {
     }
 
     pub fn enable(&mut self) -> bool {
-        let fresh = self.ring.is_none();
-        self.ring.get_or_insert([None; SLOTS]);
+        let fresh = self.ring == Ring::None;
+        if fresh {
+            self.ring = Ring::Open(Vec::new());
+        }
         fresh
     }
 
+    /// The pager is gone. What was requested comes first in the wait queue, and nobody waits any more to
+    /// say that a page is gone.
+    pub fn detach(&mut self) -> bool {
+        if !self.enabled() {
+            return false;
+        }
+        let ring = std::mem::replace(&mut self.ring, Ring::Detached);
+        let mut line = VecDeque::new();
+        for (gfn, _) in ring.pending() {
+            let in_line = |v| self.line.iter().chain(&line).any(|(w, _)| *w == v);
+            let waits = |v: &usize| self.waits[*v] == Some(*gfn) && !in_line(*v);
+            if let Some(vcpu) = (0..self.waits.len()).find(waits) {
+                let ask = Ask {
+                    gfn: *gfn,
+                    vcpu: Some(vcpu),
+                    paused: true,
+                    drop: false,
+                    evict_fail: false,
+                };
+                line.push_back((vcpu, ask));
+            }
+        }
+        line.extend(self.line.iter().filter(|(_, ask)| !ask.drop));
+        self.line = line;
+        self.sent.clear();
+        true
+    }
+
+    pub fn take_over(&mut self) -> bool {
+        let gone = self.detach();
+        if gone {
+            self.ring = Ring::Open(Vec::new());
+            self.serve();
+        }
+        gone
+    }
+
     pub fn disable(&mut self) -> Result<(), DisableError> {
-        if !self.line.is_empty() {
+        if self.attached() && !self.line.is_empty() {
             return Err(DisableError::VcpusQueued);
         }
         self.shut_down();
@@ -92,18 +148,26 @@ impl Model {
     }
 
     pub fn shut_down(&mut self) {
-        self.ring = None;
+        self.ring = Ring::None;
         self.line.clear();
         self.sent.clear();
         self.waits.fill(None);
     }
 
     pub fn enabled(&self) -> bool {
-        self.ring.is_some()
+        self.ring != Ring::None
+    }
+
+    pub fn attached(&self) -> bool {
+        matches!(self.ring, Ring::Open(_))
+    }
+
+    fn must_be_attached(&self) -> Result<(), Errno> {
+        self.attached().then_some(()).ok_or(Errno::ENOTCONN)
     }
 
     pub fn held(&self) -> usize {
-        self.ring.iter().flatten().flatten().count()
+        self.ring.pending().len()
     }
 
     /// Whether the vcpu is in the wait queue only to say that a page is gone.
@@ -112,6 +176,7 @@ impl Model {
     }
 
     pub fn nominate(&mut self, gfn: usize, users: bool) -> Result<(), Errno> {
+        self.must_be_attached()?;
         if !matches!(self.pages[gfn], Is::Home { .. }) || users {
             return Err(Errno::EBUSY);
         }
@@ -119,6 +184,7 @@ impl Model {
     }
 
     pub fn evict(&mut self, gfn: usize, users: bool) -> Result<(), Errno> {
+        self.must_be_attached()?;
         if self.pages[gfn] != Is::Out || users {
             return Err(Errno::EBUSY);
         }
@@ -128,6 +194,7 @@ impl Model {
     }
 
     pub fn restore(&mut self, gfn: usize) -> Result<(), Errno> {
+        self.must_be_attached()?;
         if self.pages[gfn] != Is::Out {
             return Err(Errno::ENOENT);
         }
@@ -216,10 +283,16 @@ impl Model {
         &mut self,
         gfn: usize,
         buffer: Option<Result<(), AllocError>>,
-        memory: bool,
+        mut memory: bool,
     ) -> Result<(), Errno> {
-        let is = self.pages[gfn];
-        if !matches!(is, Is::Paged | Is::Start) {
+        self.must_be_attached()?;
+        if self.pages[gfn] == Is::In && buffer.is_some() {
+            // Its frame, which may not be filled, is replaced.
+            self.failures.take.take().map_or(Ok(()), Err)?;
+            self.pages[gfn] = Is::Start;
+            memory = true;
+        }
+        if !matches!(self.pages[gfn], Is::Paged | Is::Start) {
             return Err(Errno::ENOENT);
         }
         let to = buffer.map_or(Is::In, |_| self.home());
@@ -243,14 +316,16 @@ impl Model {
 
     /// The pager's response has been taken off the ring.
     pub fn answered(&mut self, gfn: usize, nonsense: bool, dropped: bool) {
-        let Some(ring) = &mut self.ring else { return };
-        let exact = ring.iter().position(|a| a.is_some_and(|(g, _)| g == gfn));
-        let at = exact.or_else(|| ring.iter().position(Option::is_some));
-        let over = at.and_then(|at| ring[at].take());
+        let Ring::Open(ring) = &mut self.ring else {
+            return;
+        };
+        let exact = ring.iter().position(|(asked, _)| *asked == gfn);
+        let at = exact.or((!ring.is_empty()).then_some(0));
+        let over = at.map(|at| ring.remove(at));
         // A response to an earlier request does not make a page resident that may not be filled
         // yet.
-        let is_early = self.pages.get(gfn) == Some(&Is::In)
-            && ring.iter().flatten().any(|(asked, _)| *asked == gfn);
+        let is_early =
+            self.pages.get(gfn) == Some(&Is::In) && ring.iter().any(|(asked, _)| *asked == gfn);
         self.serve();
         self.comes_home(gfn, nonsense || is_early, dropped);
         if let Some((asked, _)) = over {
@@ -280,8 +355,9 @@ impl Model {
             return Err(DropError::NoRing);
         }
         let slot = self.has_slot(vcpu.is_some(), true);
+        let told = self.attached();
         let may_stand = vcpu.is_some_and(|v| self.waits[v].is_none() && !self.dropping(v));
-        if !slot && !may_stand {
+        if told && !slot && !may_stand {
             return Err(DropError::RingFull);
         }
         let is = self.pages[gfn];
@@ -307,6 +383,8 @@ impl Model {
             evict_fail: matches!(is, Is::Out | Is::In),
         };
         match vcpu {
+            // The next pager sees that the page is gone.
+            _ if !told => {}
             Some(vcpu) if !slot => self.send(vcpu, ask),
             _ => self.push(ask),
         }
@@ -334,14 +412,14 @@ impl Model {
         if guest && in_turn && !self.line.is_empty() {
             return false;
         }
-        let mine = self.ring.iter().flatten().flatten();
+        let mine = self.ring.pending().iter();
         let mine = mine.filter(|(_, g)| *g == guest).count();
-        self.held() < SLOTS && mine < if guest { GUEST } else { FOREIGN }
+        self.attached() && self.held() < SLOTS && mine < if guest { GUEST } else { FOREIGN }
     }
 
     /// Whether a request for this page is pending.
     fn asked(&self, gfn: usize) -> bool {
-        self.ring.iter().flatten().flatten().any(|(g, _)| *g == gfn)
+        self.ring.pending().iter().any(|(g, _)| *g == gfn)
     }
 
     /// Whether the response to a request will wake this vcpu, or it will make a request in its
@@ -355,10 +433,8 @@ impl Model {
     }
 
     fn push(&mut self, ask: Ask) {
-        if let Some(ring) = &mut self.ring
-            && let Some(place) = ring.iter_mut().find(|p| p.is_none())
-        {
-            *place = Some((ask.gfn, ask.vcpu.is_some()));
+        if let Ring::Open(ring) = &mut self.ring {
+            ring.push((ask.gfn, ask.vcpu.is_some()));
             self.sent.push_back(ask);
         }
     }

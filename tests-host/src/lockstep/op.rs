@@ -79,6 +79,10 @@ pub enum Op {
     ShutDown,
     /// A pager attaches.
     Enable,
+    /// The pager is gone, and another one will take over.
+    Detach,
+    /// Another pager takes over.
+    TakeOver,
     /// The domain begins or ends to log its writes.
     LogDirty(bool),
     /// The next such call on the platform fails.
@@ -112,9 +116,11 @@ impl Op {
                 0 => Self::Unpause,
                 _ => Self::Pause(arg()),
             },
-            29 => match arg() % 4 {
-                0 => Self::Disable,
-                1 => Self::ShutDown,
+            29 => match arg() % 8 {
+                0 | 1 => Self::Disable,
+                2 => Self::ShutDown,
+                3 => Self::Detach,
+                4 | 5 => Self::TakeOver,
                 _ => Self::Enable,
             },
             30 => Self::LogDirty(arg() % 2 == 0),
@@ -187,6 +193,8 @@ impl Lockstep<'_> {
             Op::Disable => self.disable(false),
             Op::ShutDown => self.disable(true),
             Op::Enable => self.enable(),
+            Op::Detach => self.detach(),
+            Op::TakeOver => self.take_over(),
             Op::LogDirty(on) => {
                 self.model.log_dirty = on;
                 self.machine().with(|core| core.log_dirty = on);
