@@ -73,6 +73,14 @@ pub enum StoreError {
         /// As computed from what was read.
         found: u32,
     },
+    /// What a pager before this one has noted of the slot cannot be.
+    #[error("slot {} has no page with checksum {checksum:#x}", slot.0)]
+    NotAdopted {
+        /// The slot.
+        slot: Slot,
+        /// As noted.
+        checksum: u64,
+    },
     /// Nothing was ever written there, or it was freed.
     #[error("slot {} holds no page", slot.0)]
     Empty {

@@ -12,6 +12,7 @@ mod bytes_per_page_tests;
 mod checksums;
 pub mod dedup;
 pub mod faulty;
+pub mod index;
 pub mod memory;
 pub mod pagefile;
 #[cfg(test)]
@@ -21,8 +22,10 @@ use std::ops::{Add, Range};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
+use rustix::fs::{FileType, Stat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use index::StoreIdentity;
 pub use pager_core::store::{CompareWith, SLOTS_END, Saved, Slot, SlotRange, StoreError};
 
 /// The bytes of one page, aligned as a page.
@@ -128,11 +131,36 @@ pub trait PageStore: Send + Sync {
 
     /// The counts so far.
     fn counts(&self) -> IoCounts;
+
+    /// What an index calls this store. `None`: its contents do not survive the pager, so there can be
+    /// no index of it.
+    fn identity(&self) -> Option<StoreIdentity> {
+        None
+    }
+
+    /// The checksum of the page in a slot, for the index.
+    fn checksum(&self, slot: Slot) -> Option<u64> {
+        let _ = slot;
+        None
+    }
+
+    /// A pager before this one has left a page in a slot, with this checksum. To be called before
+    /// anything is written. After an error nothing is known of the slot that was not known before.
+    fn adopt(&self, slot: Slot, checksum: u64) -> Outcome {
+        Err(StoreError::NotAdopted { slot, checksum })
+    }
 }
 
 /// Whether a page is all zeros.
 pub fn is_zeros(page: &PageBuf) -> bool {
     page.0 == [0; PAGE_SIZE]
+}
+
+/// Whether only one user can change this file: it is the user's, and others may not open it or cannot,
+/// because it has no name.
+fn is_private_file(stat: &Stat, user: u32) -> bool {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file && stat.st_uid == user && (stat.st_nlink == 0 || stat.st_mode & 0o077 == 0)
 }
 
 /// Splits a list into stretches whose pages are of one kind and lie in neighbouring slots.
