@@ -22,8 +22,11 @@ pub(super) struct Checksums {
 
 impl Checksums {
     pub(super) fn set(&self, slot: Slot, page: &PageBuf) {
+        self.set_sum(slot, checksum(page));
+    }
+
+    fn set_sum(&self, slot: Slot, sum: u32) {
         let (chunk, at) = place(slot);
-        let sum = checksum(page);
         let mut chunks = self.chunks.lock();
         if chunks.len() <= chunk {
             chunks.resize_with(chunk + 1, || None);
@@ -36,6 +39,25 @@ impl Checksums {
         let (chunk, at) = place(slot);
         if let Some(Some(chunk)) = self.chunks.lock().get_mut(chunk) {
             chunk[at] = bytes(NONE);
+        }
+    }
+
+    /// The checksum of the page in a slot, as the index keeps it.
+    pub(super) fn get(&self, slot: Slot) -> Option<u64> {
+        self.expected(slot).ok().map(u64::from)
+    }
+
+    /// A pager before this one has left a page in a slot, with this checksum. It is an error if that
+    /// cannot be, or if the slot holds another.
+    pub(super) fn adopt(&self, slot: Slot, checksum: u64) -> Outcome {
+        let sum = u32::try_from(checksum).ok().filter(|sum| *sum < NONE);
+        let known = self.expected(slot).ok();
+        match sum.filter(|sum| known.is_none_or(|known| known == *sum)) {
+            Some(sum) => {
+                self.set_sum(slot, sum);
+                Ok(())
+            }
+            None => Err(StoreError::NotAdopted { slot, checksum }),
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::index::StoreIdentity;
 use super::{
     CompareWith, Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot,
     Write, is_zeros, stretches,
@@ -165,6 +166,18 @@ impl PageStore for Dedup {
             pages_compared: all.pages_compared + own.pages_compared,
             ..all
         }
+    }
+
+    fn identity(&self) -> Option<StoreIdentity> {
+        self.inner.identity()
+    }
+
+    fn checksum(&self, slot: Slot) -> Option<u64> {
+        self.inner.checksum(slot)
+    }
+
+    fn adopt(&self, slot: Slot, checksum: u64) -> Outcome {
+        self.inner.adopt(slot, checksum)
     }
 }
 

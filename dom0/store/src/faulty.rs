@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2m_paging::PAGE_SIZE;
 use parking_lot::{Condvar, Mutex};
 
+use super::index::StoreIdentity;
 use super::{Fill, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 /// The faults to inject, counted in pages since the store was made.
@@ -139,6 +140,18 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
 
     fn counts(&self) -> IoCounts {
         self.inner.counts()
+    }
+
+    fn identity(&self) -> Option<StoreIdentity> {
+        self.inner.identity()
+    }
+
+    fn checksum(&self, slot: Slot) -> Option<u64> {
+        self.inner.checksum(slot)
+    }
+
+    fn adopt(&self, slot: Slot, checksum: u64) -> Outcome {
+        self.inner.adopt(slot, checksum)
     }
 }
 

@@ -4,7 +4,9 @@
 //! The file is created with mode 0600. A link is never followed, and a file that exists is never
 //! replaced: it may be somebody's data, or the only copy of a guest's pages. The file is unlinked
 //! at once ([`Keep::Unlinked`]: nothing is left behind however the pager ends), or it stays until
-//! it is removed ([`Keep::Named`]). It grows when it is written. Slots are handed out by clusters,
+//! it is removed ([`Keep::Named`]). A named file outlives a pager that is killed. The next one opens
+//! it again, with what it holds ([`Pagefile::open_again`]). A lock on it (`flock`) says whether a pager
+//! has it. The file grows when it is written. Slots are handed out by clusters,
 //! the lowest first. So the file is as long as the clusters that were in use at the same time, with
 //! holes for their unused slots.
 //!
@@ -21,14 +23,17 @@ use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
 use parking_lot::Mutex;
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+pub use error::PagefileError;
+
 use super::checksums::Checksums;
+use super::index::{StoreIdentity, StoreKind};
 use super::{
     Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError,
-    Write, is_zeros, stretches,
+    Write, is_private_file, is_zeros, stretches,
 };
 
 /// The most pages of one call. At 512 KiB a long write delays a read that a fault waits for only
@@ -44,33 +49,6 @@ pub enum Keep {
     Named,
 }
 
-/// Why a pagefile could not be created or removed.
-#[derive(Debug, thiserror::Error)]
-pub enum PagefileError {
-    /// Something with that name exists: a file, a link, anything.
-    #[error("{} exists already; remove it, if no other pager uses it", path.display())]
-    Exists {
-        /// The path that was given.
-        path: PathBuf,
-    },
-    /// The file could not be created.
-    #[error("{} cannot be created: {errno}", path.display())]
-    Create {
-        /// The path that was given.
-        path: PathBuf,
-        /// The error.
-        errno: Errno,
-    },
-    /// The file could not be unlinked.
-    #[error("{} cannot be unlinked: {errno}", path.display())]
-    Unlink {
-        /// The path that was given.
-        path: PathBuf,
-        /// The error.
-        errno: Errno,
-    },
-}
-
 /// Slots in a file. See the [module](self).
 #[derive(Debug)]
 pub struct Pagefile {
@@ -80,6 +58,8 @@ pub struct Pagefile {
     /// The first slot, and the page of the file in which it lies.
     first: (Slot, u64),
     checksums: Checksums,
+    /// The size of the file when it was opened again. What lies there may be adopted.
+    left_bytes: u64,
     tally: IoCounters,
     /// Only one thread writes at a time.
     staging: Mutex<Staging>,
@@ -106,12 +86,51 @@ impl Pagefile {
             Err(Errno::EXIST | Errno::LOOP) => return Err(PagefileError::Exists { path }),
             Err(errno) => return Err(PagefileError::Create { path, errno }),
         };
-        if keep == Keep::Unlinked
-            && let Err(errno) = rustix::fs::unlink(&path)
-        {
-            return Err(PagefileError::Unlink { path, errno });
+        match keep {
+            Keep::Unlinked => {
+                if let Err(errno) = rustix::fs::unlink(&path) {
+                    return Err(PagefileError::Unlink { path, errno });
+                }
+            }
+            Keep::Named => lock(&file, &path)?,
         }
         Ok(Self::on(file, path, keep))
+    }
+
+    /// Opens the file of a pager that was killed, with what it holds. A link is not followed.
+    pub fn open_again(path: &Path) -> Result<Self, PagefileError> {
+        let flags = OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => Self::in_file(File::from(fd), path, Keep::Named),
+            Err(errno) => Err(PagefileError::Open {
+                path: path.to_owned(),
+                errno,
+            }),
+        }
+    }
+
+    /// A file that is open already, with what it holds: another process keeps it for the pagers of a
+    /// guest. With [`Keep::Unlinked`] it has no name; `path` is for messages only.
+    pub fn in_file(file: File, path: &Path, keep: Keep) -> Result<Self, PagefileError> {
+        let open = |errno| PagefileError::Open {
+            path: path.to_owned(),
+            errno,
+        };
+        lock(&file, path)?;
+        let stat = rustix::fs::fstat(&file).map_err(open)?;
+        let user = rustix::process::geteuid().as_raw();
+        if !is_private_file(&stat, user) {
+            return Err(PagefileError::Exposed {
+                path: path.to_owned(),
+                user,
+                owner: stat.st_uid,
+                mode: stat.st_mode,
+            });
+        }
+        Ok(Self {
+            left_bytes: stat.st_size.cast_unsigned(),
+            ..Self::on(file, path.to_owned(), keep)
+        })
     }
 
     /// Removes the file's name, if it still has one.
@@ -161,6 +180,7 @@ impl Pagefile {
             keep,
             first: (Slot(0), 0),
             checksums: Checksums::default(),
+            left_bytes: 0,
             tally: IoCounters::default(),
             staging: Mutex::new(Staging {
                 pages: vec![PageBuf::ZERO; RUN_PAGES],
@@ -339,6 +359,40 @@ impl PageStore for Pagefile {
     fn counts(&self) -> IoCounts {
         self.tally.counts()
     }
+
+    /// Of a pagefile. A swap area has none: what an earlier pager left in it has no meaning.
+    fn identity(&self) -> Option<StoreIdentity> {
+        let stat = rustix::fs::fstat(&self.file).ok()?;
+        let is_pagefile = self.first == (Slot(0), 0);
+        is_pagefile.then_some(StoreIdentity {
+            kind: StoreKind::PAGEFILE,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+
+    fn checksum(&self, slot: Slot) -> Option<u64> {
+        self.checksums.get(slot)
+    }
+
+    fn adopt(&self, slot: Slot, checksum: u64) -> Outcome {
+        if self.offset_bytes(slot).saturating_add(PAGE_SIZE as u64) > self.left_bytes {
+            return Err(StoreError::NotAdopted { slot, checksum });
+        }
+        self.checksums.adopt(slot, checksum)
+    }
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), PagefileError> {
+    let path = || path.to_owned();
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(PagefileError::InUse { path: path() }),
+        Err(errno) => Err(PagefileError::Open {
+            path: path(),
+            errno,
+        }),
+    }
 }
 
 /// Moves this many bytes, in as many calls as needed. Returns how many were moved, and the error
@@ -401,6 +455,8 @@ fn settle<T: Clone>(
     whole + 1
 }
 
+#[path = "pagefile_error.rs"]
+mod error;
 #[cfg(test)]
 #[path = "pagefile_tests.rs"]
 mod tests;

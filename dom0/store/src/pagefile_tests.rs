@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 use crate::testing::{
@@ -289,4 +289,115 @@ fn a_write_that_is_refused_fails_the_pages_written_before_it() {
     (outcomes[0], outcomes[3]) = (Ok(Saved::Unchanged), short);
     file.flush(&writes(&slots), &mut outcomes);
     assert_eq!(outcomes, [Ok(Saved::Unchanged), written, written, short]);
+}
+
+fn checksums(file: &Pagefile, slots: &[Slot]) -> Vec<u64> {
+    let sums = slots.iter().map(|slot| file.checksum(*slot).unwrap());
+    sums.collect()
+}
+
+/// A pager is killed; the next one opens its file, and is told what lies where.
+#[test]
+fn a_file_that_is_opened_again_holds_what_it_held() {
+    let (dir, file) = pagefile(Keep::Named);
+    let path = dir.path().join("p");
+    let slots = [0, 1, 5].map(Slot);
+    write(&file, &slots);
+    let (sums, identity) = (checksums(&file, &slots), file.identity());
+    let error = Pagefile::open_again(&path).unwrap_err();
+    assert!(matches!(error, PagefileError::InUse { .. }), "{error}");
+    drop(file);
+    let file = Pagefile::open_again(&path).unwrap();
+    assert!(identity.is_some() && file.identity() == identity);
+    let empty = |slot| Err(StoreError::Empty { slot });
+    assert_eq!(read(&file, &slots).1, slots.map(empty), "nobody vouches");
+    for (slot, sum) in slots.iter().zip(&sums) {
+        assert_eq!(file.adopt(*slot, *sum), Ok(()));
+        // Several pages may share it.
+        assert_eq!(file.adopt(*slot, *sum), Ok(()));
+    }
+    let (pages, outcomes) = read(&file, &slots);
+    for (slot, (found, outcome)) in slots.iter().zip(pages.iter().zip(outcomes)) {
+        assert!(outcome == Ok(()) && found.0 == page(slot.0).0, "{slot:?}");
+    }
+    assert_eq!(checksums(&file, &slots), sums);
+    // What is written from now on is as always.
+    let again = write_pages(&file, &[Slot(1)], &[page(9)], true);
+    assert_eq!(again, [Ok(Saved::Written)]);
+    assert_eq!(file.named(), Some(&*path));
+    file.remove().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_cannot_be_in_a_file_is_not_adopted_and_what_is_wrong_is_not_read() {
+    let (dir, file) = pagefile(Keep::Named);
+    write(&file, &[0, 1].map(Slot));
+    let sums = checksums(&file, &[0, 1].map(Slot));
+    drop(file);
+    let file = Pagefile::open_again(&dir.path().join("p")).unwrap();
+    let refused = |slot, checksum| Err(StoreError::NotAdopted { slot, checksum });
+    for (slot, checksum) in [
+        (Slot(0), 0x00ff_ffff),
+        (Slot(0), 1 << 32),
+        (Slot(0), u64::MAX),
+        (Slot(2), sums[0]),
+        (Slot(u32::MAX), sums[0]),
+    ] {
+        assert_eq!(file.adopt(slot, checksum), refused(slot, checksum));
+        assert_eq!(file.checksum(slot), None);
+    }
+    // The entries of two pages contradict each other: the first counts, if it is right.
+    assert_eq!(file.adopt(Slot(0), sums[0]), Ok(()));
+    assert_eq!(file.adopt(Slot(0), sums[1]), refused(Slot(0), sums[1]));
+    assert_eq!(file.adopt(Slot(1), sums[0]), Ok(()));
+    let (_, outcomes) = read(&file, &[0, 1].map(Slot));
+    assert_eq!(outcomes[0], Ok(()));
+    assert!(matches!(outcomes[1], Err(StoreError::Corrupt { .. })));
+    // A file that is new has nothing to adopt.
+    let (_dir, new) = pagefile(Keep::Unlinked);
+    write(&new, &[Slot(0)]);
+    assert!(new.adopt(Slot(0), sums[0]).is_err());
+}
+
+#[test]
+fn a_file_that_others_could_have_written_is_not_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p");
+    let open = |path: &Path| Pagefile::open_again(path).unwrap_err();
+    assert!(matches!(
+        open(&path),
+        PagefileError::Open {
+            errno: Errno::NOENT,
+            ..
+        }
+    ));
+    std::fs::write(&path, [1; 4096]).unwrap();
+    for mode in [0o660, 0o604, 0o700 | 0o010] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let error = open(&path);
+        assert!(matches!(error, PagefileError::Exposed { .. }), "{error}");
+    }
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let link = dir.path().join("link");
+    symlink(&path, &link).unwrap();
+    assert!(matches!(
+        open(&link),
+        PagefileError::Open {
+            errno: Errno::LOOP,
+            ..
+        }
+    ));
+    assert!(Pagefile::open_again(&path).is_ok());
+    assert_eq!(std::fs::read(&path).unwrap(), [1; 4096], "it is not cut");
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        Mode::RUSR | Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    assert!(matches!(open(&fifo), PagefileError::Exposed { .. }));
 }
