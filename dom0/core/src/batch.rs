@@ -329,6 +329,12 @@ pub enum PageError {
     /// The store could not write or read it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its location could not be noted for a pager that comes after this one.
+    #[error("not noted in the index: error {errno:?}")]
+    NotNoted {
+        /// Linux's number, if a system call failed.
+        errno: Option<i32>,
+    },
     /// The shell did not get to it.
     #[error("not done")]
     NotDone,

@@ -93,6 +93,9 @@ pub struct Progress {
     pub wanted_out_pages: u64,
     /// Of those out, the ones that did not read back.
     pub unreadable_pages: u64,
+    /// Of those out, the ones that are lost: a pager before this one took them out, and nothing says
+    /// where they lie.
+    pub lost_pages: u64,
     /// Pages that are nominated although they are to stay.
     pub nominated_pages: u64,
     /// Pages on their way out that may be nominated: their batch has not come back yet.
@@ -101,6 +104,8 @@ pub struct Progress {
     pub waiting_requests: u64,
     /// Pages that are in and have a copy in the store (row C7).
     pub copies: u64,
+    /// Pages that were out when the pager came, and whose contents it has.
+    pub adopted: u64,
     /// Pages evicted since the start.
     pub evicted: u64,
     /// Pages written to the store.

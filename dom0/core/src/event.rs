@@ -5,6 +5,7 @@ use p2m_paging::ring::abi::{Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::batch::{Batch, PageError};
+use super::locations::Location;
 use super::outage::Ticks;
 use super::scan::Scan;
 use crate::store::{Slot, SlotRange};
@@ -49,6 +50,9 @@ pub enum Action {
     Scan(Scan),
     /// Put this answer on the ring. One notification after all answers of a call is enough.
     Respond(Response),
+    /// The contents of a page that is out lie there now, durable, and not where they were. For an
+    /// index, which is to name the new location before a later [`Action::Free`] gives the old slot up.
+    Moved(Gfn, Location),
     /// The slot's contents are not needed any more (`PageStore::free`). To be done before any
     /// later [`Action::Run`], which may write the same slot.
     Free(Slot),
@@ -149,6 +153,15 @@ pub enum Report {
         /// How long some could not.
         lasted: Ticks,
     },
+    /// A pager before this one took pages out, and nothing says where they lie. Whoever needs one waits.
+    /// Said once.
+    #[error("{pages} pages are lost, {first} first: they are out, and nothing says where they lie")]
+    Lost {
+        /// How many.
+        pages: u64,
+        /// The first of them.
+        first: Gfn,
+    },
     /// A nominated page could not be restored, or may be nominated. With the crate the guest's next write makes it resident; on
     /// Xen's C that write needs a pager, so the pager does not end before the page is restored. Said once
     /// until all are.
@@ -172,8 +185,9 @@ pub enum Report {
 pub struct Summary {
     /// False if the guest was gone.
     pub domain_alive: bool,
-    /// Pages still out because they cannot be read; [`Pager::unreadable`](super::Pager::unreadable)
-    /// names them. While there are any, paging must stay enabled and the pagefile be kept.
+    /// Pages still out because they cannot be read, or are lost;
+    /// [`Pager::unreadable`](super::Pager::unreadable) and [`Pager::lost`](super::Pager::lost) name
+    /// them. While there are any, paging must stay enabled and the pagefile be kept.
     pub unreadable_pages: u64,
 }
 

@@ -74,6 +74,7 @@
 //! | load fails | never prepped; slot kept, reported; read again at each tick. After some attempts the request is answered without its page, which the hypervisor sees: the vcpu asks again, and the ring slot serves others. In the prefetch lane (stop, raised target) it is read once a round |
 //! | load fails for a long time | the page is probed now and then: if it can be nominated, it is resident again, and its location is forgotten |
 //! | prep: `ENOMEM` or anything but `ENOENT` | loaded and prepped again at the next tick, or when an evict may have freed memory; nobody sleeps, the request is kept |
+//! | a page is out that nothing says where it lies (lost) | never prepped; reported once. Its requests wait like those of an unreadable page, and a drop ends that |
 //! | a move fails | the page stays where it was, and is tried again at each tick; after some stalled rounds the area stays in use |
 //! | restore fails | reported; after a request for the page, and after a stop, it is tried again at each tick, and the pager does not finish before |
 //! | the shell does not get to a page | as if it had not been tried |
@@ -81,6 +82,14 @@
 //! The target may change at any moment. If it is raised while a batch is paged out, pages that are no
 //! longer wanted out are restored instead of evicted. If it is lowered while a batch is paged in, the batch
 //! is paged in all the same. A stop is a target of everything, and page-out ends at the next step.
+//!
+//! # The pager may die
+//!
+//! A pager that is killed leaves a p2m, a store, and an index that its shell keeps beside them: where the
+//! pages lie that are out. The next pager adopts them ([`Adoption`]) before it hears of any event. For
+//! this the core promises an order: a batch is to be evicted only after its pages were saved; a page that
+//! moved is said to have ([`Action::Moved`]) before its old slot is free; a slot is free only when every
+//! page that it was for is resident, gone, or elsewhere.
 //!
 //! # Memory
 //!
@@ -116,7 +125,7 @@ pub use config::{Config, Progress, clamp_num_pages};
 pub use event::{Action, Actions, DrainError, Event, Report, Summary};
 pub use locations::Location;
 pub use outage::Ticks;
-pub use pager::Pager;
+pub use pager::{Adoption, Pager};
 pub use read_ahead::ReadAheadOutcome;
 pub use scan::Scan;
 pub use slots::AreaFigures;

@@ -76,6 +76,13 @@ struct Area {
     leaving: bool,
 }
 
+/// Which owner of a slot a page is that lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Adopted {
+    First,
+    Further,
+}
+
 impl Slots {
     /// Slots in these areas, which do not overlap. Numbers from [`SLOTS_END`] on are not used.
     pub(super) fn new(areas: &[SlotRange]) -> Self {
@@ -132,6 +139,16 @@ impl Slots {
         let slot = tried.or_else(|| self.find(gfn, neighbours))?;
         self.writing.insert(slot);
         Some(slot)
+    }
+
+    /// A page lies in this slot since before there were these tables. Whether there is such a slot.
+    pub(super) fn adopt(&mut self, slot: Slot) -> bool {
+        let adopted = self.area(slot).map(|area| area.adopt(slot));
+        match adopted {
+            Some(Adopted::First) => true,
+            Some(Adopted::Further) => self.share(slot),
+            None => false,
+        }
     }
 
     /// Its one owner may write the slot again; not if there are more.
@@ -337,6 +354,26 @@ impl Area {
         let rest = self.range.slots - self.range.slots % CLUSTER;
         let begun = index < self.next.into() || index >= rest.into();
         begun && !self.free.contains(index)
+    }
+
+    /// A page lies in this slot. Clusters below it have been begun, and are free unless pages lie there.
+    fn adopt(&mut self, slot: Slot) -> Adopted {
+        let end = self.range.slots - self.range.slots % CLUSTER;
+        let place = slot.0 - self.range.first.0;
+        if (self.next..end).contains(&place) {
+            let next = place - place % CLUSTER + CLUSTER;
+            self.free
+                .insert_range(self.next.into()..=(next - 1).into(), ());
+            let clusters = self.next / CLUSTER..=(next - 1) / CLUSTER;
+            self.whole
+                .insert_range((*clusters.start()).into()..=(*clusters.end()).into(), ());
+            self.next = next;
+        }
+        if self.take_exactly(slot) {
+            Adopted::First
+        } else {
+            Adopted::Further
+        }
     }
 
     /// A free slot of an area that has room; whether it was free.

@@ -466,7 +466,7 @@ impl Process {
                 Action::Drained(area, outcome) => {
                     drained(world, &mut self.areas, self.id == 1, area, outcome);
                 }
-                Action::Report(_) => {}
+                Action::Moved(..) | Action::Report(_) => {}
                 Action::Finished(summary) => {
                     let is_idle = self.running.iter().all(Option::is_none);
                     assert!(is_idle, "finished with batches under way");

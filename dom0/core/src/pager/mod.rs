@@ -4,6 +4,7 @@
 //! What changes together is a part with rules of its own; what a request or a batch does to several
 //! parts is in `requests`, `page_in`, `page_out_steps` and `moves`.
 
+mod adopt;
 mod drain;
 mod goal;
 mod leftovers;
@@ -19,6 +20,8 @@ mod read_ahead_lane;
 mod requests;
 mod rounds;
 
+use std::ops::RangeInclusive;
+
 use p2m_paging::Gfn;
 
 use super::batch::{AnyLane, Batch};
@@ -31,6 +34,7 @@ use super::pending::PendingRequests;
 use super::policy::Policy;
 use super::scan::{Scan, Scanner};
 use super::slots::AreaFigures;
+pub use adopt::Adoption;
 use drain::Drains;
 use goal::{Goal, Phase};
 use page_out::PageOut;
@@ -57,6 +61,8 @@ pub struct Pager {
     read_ahead: ReadAheadLane,
     drains: Drains,
     problem_pages: ProblemPages,
+    /// To be reported with the first event.
+    adoption_report: Option<Report>,
     /// What has been counted. Figures that can be derived are filled in by [`Self::progress`].
     progress: Progress,
 }
@@ -79,6 +85,7 @@ impl Pager {
             read_ahead: ReadAheadLane::new(config.read_ahead, config.requests),
             drains: Drains::default(),
             problem_pages: ProblemPages::default(),
+            adoption_report: None,
             progress: Progress::default(),
             config,
         }
@@ -94,6 +101,11 @@ impl Pager {
         }
     }
 
+    /// Where the guest has memory.
+    pub fn memory(&self) -> &[RangeInclusive<u64>] {
+        &self.config.memory
+    }
+
     /// A list for the actions, large enough that no fault makes it grow.
     pub fn actions(&self) -> Actions {
         let batch = self.config.out_batch.max(self.config.prefetch_batch);
@@ -102,6 +114,7 @@ impl Pager {
 
     /// Takes one event; what is to be done about it is added to `actions`.
     pub fn handle(&mut self, event: Event<'_>, actions: &mut Actions) {
+        actions.extend(self.adoption_report.take().map(Action::Report));
         match event {
             Event::Requests(requests) if self.goal.is_alive() => {
                 for request in requests {
@@ -165,6 +178,7 @@ impl Pager {
             read_ahead_outcome: self.read_ahead.streams.outcome(),
             wanted_out_pages: self.goal.wanted_out(),
             unreadable_pages: self.problem_pages.unreadable.len(),
+            lost_pages: self.problem_pages.lost.len(),
             nominated_pages: self.problem_pages.nominated.len(),
             paging_out_pages: self.lanes.paging_out_pages() + self.page_out.to_restore.len() as u64,
             waiting_requests: self.pending.len() as u64,
@@ -183,6 +197,13 @@ impl Pager {
             .unreadable
             .iter()
             .filter_map(|(gfn, ())| Gfn::try_new(gfn))
+    }
+
+    /// The pages that are out since before this pager came, and that nothing says where they lie, in
+    /// order.
+    pub fn lost(&self) -> impl Iterator<Item = Gfn> + '_ {
+        let lost = self.problem_pages.lost.iter();
+        lost.filter_map(|(gfn, ())| Gfn::try_new(gfn))
     }
 
     /// Memory in use for what is kept per page, in bytes. The store adds its own.
@@ -255,9 +276,9 @@ impl Pager {
         }
     }
 
-    /// How many pages are out.
+    /// How many pages are out, lost ones included.
     fn out_pages(&self) -> u64 {
-        self.placement.locations.out_pages()
+        self.placement.locations.out_pages() + self.problem_pages.lost.len()
     }
 
     fn tick(&mut self, actions: &mut Actions) {
@@ -304,7 +325,7 @@ impl Pager {
             Phase::Stopping
                 if idle
                     && self.problem_pages.nominated.is_empty()
-                    && self.out_pages() == unreadable
+                    && self.placement.locations.out_pages() == unreadable
                     && (unreadable == 0 || self.prefetch.is_stalled(self.config.read_attempts)) =>
             {
                 self.goal.stopped();
@@ -315,7 +336,7 @@ impl Pager {
         actions.extend(ended.chain(self.prefetch.finish()).map(Action::Report));
         actions.push(Action::Finished(Summary {
             domain_alive: self.goal.is_alive(),
-            unreadable_pages: unreadable,
+            unreadable_pages: unreadable + self.problem_pages.lost.len(),
         }));
     }
 }

@@ -182,8 +182,9 @@ impl Pager {
         }
     }
 
-    /// What is out lies elsewhere now.
+    /// What is out lies elsewhere now. The old slot is given up last.
     fn is_moved(&mut self, gfn: Gfn, location: Location, actions: &mut Actions) {
+        actions.push(Action::Moved(gfn, location));
         self.placement.free_location(gfn, actions);
         self.placement.locations.goes_out(gfn, location);
         self.problem_pages.not_unreadable(gfn);

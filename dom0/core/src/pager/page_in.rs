@@ -20,6 +20,9 @@ impl Pager {
                 continue;
             }
             let Some(location) = self.placement.locations.out(gfn) else {
+                if self.problem_pages.lost.contains(gfn.get()) {
+                    nth = self.lost_is_needed(gfn, nth, actions);
+                }
                 continue;
             };
             let batch = filling.take();

@@ -12,6 +12,8 @@ use crate::sparse::SparseSet;
 pub(super) struct ProblemPages {
     /// Out, and did not read back when last tried.
     pub(super) unreadable: SparseSet,
+    /// Out since before this pager came, and nothing says where they lie.
+    pub(super) lost: SparseSet,
     /// Out, and did not read back while a drop was pending: the prep will say whether it is removed.
     pub(super) maybe_dropped: SparseSet,
     /// Found removed when they were paged in. The guest's drop request has not come yet.
@@ -93,6 +95,7 @@ impl ProblemPages {
     pub(super) fn table_bytes(&self) -> usize {
         let sets = [
             &self.unreadable,
+            &self.lost,
             &self.maybe_dropped,
             &self.removed,
             &self.nominated,

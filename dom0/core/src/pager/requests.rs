@@ -17,6 +17,9 @@ impl Pager {
         }
         let evict_fails = request.paging.contains(PagingFlags::EVICT_FAIL);
         match self.flights.get(gfn) {
+            None if self.problem_pages.lost.contains(gfn.get()) => {
+                return self.pending.push(*request);
+            }
             None if self.placement.locations.is_out(gfn) => {
                 if self.goal.is_running() {
                     self.read_ahead.fault(gfn);
@@ -94,6 +97,9 @@ impl Pager {
                 self.flights.set_outcome(gfn, FlightOutcome::DropUncertain);
             }
             Some(_) => {}
+            None if was_out && self.problem_pages.lost.remove(gfn.get()).is_some() => {
+                self.forget(gfn, actions);
+            }
             None if was_out && self.placement.locations.is_out(gfn) => self.forget(gfn, actions),
             None => {}
         }

@@ -254,6 +254,10 @@ impl Policy for Lru2 {
         Some(gfn)
     }
 
+    fn adopted(&mut self, gfn: Gfn) {
+        self.states.set(gfn.get(), NONE);
+    }
+
     fn paged_out(&mut self, gfn: Gfn) {
         self.retry.went_out(gfn);
     }

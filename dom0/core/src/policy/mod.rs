@@ -79,6 +79,9 @@ pub trait Policy: std::fmt::Debug + Send {
     /// The next page to go out, `None` if there is none at present.
     fn choose(&mut self) -> Option<Gfn>;
 
+    /// It is out already, before anything was chosen: a pager before this one chose it.
+    fn adopted(&mut self, gfn: Gfn);
+
     /// It went out.
     fn paged_out(&mut self, gfn: Gfn);
 

@@ -97,6 +97,10 @@ impl Policy for Sweep {
         Gfn::try_new(gfn)
     }
 
+    fn adopted(&mut self, gfn: Gfn) {
+        self.eligible.remove(gfn.get());
+    }
+
     fn paged_out(&mut self, gfn: Gfn) {
         self.retry.went_out(gfn);
     }

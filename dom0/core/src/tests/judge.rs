@@ -54,6 +54,11 @@ impl Policy for Judge {
         Some(gfn)
     }
 
+    fn adopted(&mut self, gfn: Gfn) {
+        self.step(gfn, &[None], Some(Where::Out));
+        self.inner.adopted(gfn);
+    }
+
     fn paged_out(&mut self, gfn: Gfn) {
         self.step(gfn, &[Some(Where::Chosen)], Some(Where::Out));
         self.inner.paged_out(gfn);

@@ -9,6 +9,7 @@ mod explore;
 mod full;
 mod guest;
 mod judge;
+mod kill;
 mod leftovers;
 mod order;
 mod races;

@@ -12,7 +12,7 @@ const PAGES: usize = 24;
 const VCPUS: usize = 12;
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Access {
         vcpu: usize,
         page: usize,
@@ -36,7 +36,7 @@ enum Op {
     Area(usize),
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => (0..VCPUS, 0..PAGES, any::<bool>())
             .prop_map(|(vcpu, page, write)| Op::Access { vcpu, page, write }),
@@ -60,7 +60,7 @@ fn areas() -> Vec<SlotRange> {
     vec![range(0, 5, 1), range(64, 8, 1), range(128, 1000, 0)]
 }
 
-fn sim(mru_pages: usize, alike: bool) -> Sim {
+pub(super) fn sim(mru_pages: usize, alike: bool) -> Sim {
     let mut config = Config::new(PAGES as u64);
     (
         config.out_batch,
@@ -76,7 +76,7 @@ fn sim(mru_pages: usize, alike: bool) -> Sim {
     sim
 }
 
-fn apply(sim: &mut Sim, op: Op) {
+pub(super) fn apply(sim: &mut Sim, op: Op) {
     match op {
         Op::Access { vcpu, page, write } => sim.access(vcpu, page, write),
         Op::Foreign(page) => sim.foreign(page),
@@ -127,7 +127,7 @@ fn apply(sim: &mut Sim, op: Op) {
 }
 
 /// Everything is where it belongs after a stop.
-fn check_home(sim: &Sim) {
+pub(super) fn check_home(sim: &Sim) {
     for (n, entry) in sim.entries.iter().enumerate() {
         assert!(
             matches!(entry, Entry::Ram(_) | Entry::Gone),

@@ -10,6 +10,7 @@ use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request, Response};
 use p2m_paging::{Errno, Gfn};
 
 use super::judge::Judge;
+use super::kill::Life;
 use crate::store::{CompareWith, Saved, Slot, SlotRange, StoreError};
 use crate::{
     Action, Actions, Batch, Config, DrainError, Event, Location, Page, PageError, Pager, Report,
@@ -41,8 +42,13 @@ pub(super) struct Faults {
 }
 
 pub(super) struct Sim {
+    pub(super) config: Config,
+    pub(super) mru_pages: usize,
+    pub(super) life: Life,
+    /// Where the shell has noted that pages lie.
+    pub(super) index: BTreeMap<usize, Location>,
     pub(super) pager: Pager,
-    actions: Actions,
+    pub(super) actions: Actions,
     pub(super) entries: Vec<Entry>,
     /// What the guest last wrote: the truth. `None`: not its memory now.
     pub(super) truth: Vec<Option<u64>>,
@@ -56,11 +62,11 @@ pub(super) struct Sim {
     pub(super) unanswered: Vec<Request>,
     /// Batches given out, and how many of their pages have been done.
     pub(super) running: Vec<(Batch, usize)>,
-    buffers: BTreeMap<(usize, usize), u64>,
+    pub(super) buffers: BTreeMap<(usize, usize), u64>,
     pub(super) store: BTreeMap<Slot, u64>,
     /// Pages of the guest are alike, and the store looks for those that are. What it finds is often wrong.
     pub(super) alike: bool,
-    seems: BTreeMap<u64, Slot>,
+    pub(super) seems: BTreeMap<u64, Slot>,
     pub(super) store_pages: usize,
     /// Writes tried.
     pub(super) writes: usize,
@@ -107,8 +113,12 @@ fn slots(step: Step, page: &Page) -> (Option<Slot>, [Option<Slot>; 2]) {
 impl Sim {
     pub(super) fn new(pages: usize, vcpus: usize, config: Config, mru_pages: usize) -> Self {
         let judge = Judge::new(pages as u64, mru_pages);
-        let pager = Pager::new(config, Box::new(judge));
+        let pager = Pager::new(config.clone(), Box::new(judge));
         Self {
+            config,
+            mru_pages,
+            life: Life::default(),
+            index: BTreeMap::new(),
             actions: pager.actions(),
             pager,
             entries: (1..=pages as u64).map(Entry::Ram).collect(),
@@ -161,13 +171,20 @@ impl Sim {
 
     /// Feeds one event, does what is to be done at once, and checks everything.
     pub(super) fn event(&mut self, event: Event<'_>) {
+        if self.life.is_over() {
+            return;
+        }
         self.pager.handle(event, &mut self.actions);
         let mut actions = std::mem::replace(&mut self.actions, Actions::with_capacity(0));
         for action in actions.drain() {
+            if !self.life.goes_on() {
+                continue;
+            }
             match action {
                 Action::Run(batch) => self.accept(batch),
                 Action::Scan(scan) => panic!("the judge has no use for {scan:?}"),
                 Action::Respond(response) => self.respond(&response),
+                Action::Moved(gfn, location) => self.note_moved(gfn, location),
                 Action::Free(slot) => self.free(slot),
                 Action::Drained(area, outcome) => self.drained(area, outcome),
                 Action::Report(report) => self.reports.push(report),
@@ -183,6 +200,9 @@ impl Sim {
 
     /// The pager looks at the ring.
     pub(super) fn drain_ring(&mut self) {
+        if self.life.is_over() {
+            return;
+        }
         let take = self.ring.len().min(self.pager.room());
         let requests: Vec<_> = self.ring.drain(..take).collect();
         self.event(Event::Requests(&requests));
@@ -204,7 +224,8 @@ impl Sim {
                     }
                 }
                 Entry::Paged | Entry::InStart(None) => {
-                    let unreadable = self.pager.unreadable().any(|gfn| gfn == request.gfn);
+                    let mut unreadable = self.pager.unreadable().chain(self.pager.lost());
+                    let unreadable = unreadable.any(|gfn| gfn == request.gfn);
                     assert!(unreadable, "{request:?} answered too early");
                 }
                 Entry::Ram(_) | Entry::PagingOut(_) | Entry::Gone => {}
@@ -284,7 +305,7 @@ impl Sim {
 
     /// Does the next pages of a batch that is under way; hands it back once all are done.
     pub(super) fn execute(&mut self, which: usize, pages: usize) {
-        if self.running.is_empty() {
+        if self.running.is_empty() || self.life.is_over() {
             return;
         }
         let which = which % self.running.len();
@@ -297,11 +318,12 @@ impl Sim {
             let Some(page) = batch.pages_mut().get_mut(done) else {
                 break;
             };
-            if !take(&mut self.faults.not_done) {
+            if !take(&mut self.faults.not_done) && self.life.goes_on() && self.note(step, page) {
                 page.outcome = match step {
                     Step::Save => self.save(page).map(|saved| page.saved = saved),
                     _ => self.execute_page(index, step, page),
                 };
+                self.note_done(step, page);
             }
             done += 1;
         }
@@ -435,12 +457,18 @@ impl Sim {
         if self.guest_gone {
             return;
         }
+        self.check_index();
+        if self.life.is_over() {
+            return;
+        }
+        let is_lost = |gfn: Gfn| self.pager.lost().any(|lost| lost == gfn);
         for (n, (&entry, &truth)) in self.entries.iter().zip(&self.truth).enumerate() {
             let gfn = Gfn::new_truncate(n as u64);
             match entry {
                 Entry::Ram(value) | Entry::PagingOut(value) | Entry::InStart(Some(value)) => {
                     assert_eq!(Some(value), truth, "{gfn} is wrong in the guest");
                 }
+                Entry::Paged | Entry::InStart(None) if is_lost(gfn) => {}
                 Entry::Paged | Entry::InStart(None) => {
                     let home = self.pager.location_of(gfn).or_else(|| self.evicting(gfn));
                     let value = home.and_then(|home| match home {

@@ -210,6 +210,10 @@ impl Policy for Reuse {
         Some(gfn)
     }
 
+    fn adopted(&mut self, gfn: Gfn) {
+        self.states.set(gfn.get(), UNKNOWN_OUT);
+    }
+
     fn paged_out(&mut self, gfn: Gfn) {
         self.retry.went_out(gfn);
     }
