@@ -3,6 +3,7 @@
 
 use std::io;
 
+use pager_store::index::StoreIdentity;
 use rustix::io::Errno;
 
 use super::machine::MachineError;
@@ -21,6 +22,14 @@ pub enum ShellError {
         step: &'static str,
         /// The error of this step.
         error: io::Error,
+    },
+    /// The index is about another store, or the store is one that does not survive its pager.
+    #[error("the index is about another store than the pager has: {index}, not {store:?}")]
+    OtherStore {
+        /// The store that the index is about.
+        index: StoreIdentity,
+        /// The store of the pager. `None`: memory, or swap areas.
+        store: Option<StoreIdentity>,
     },
     /// A thread has panicked. Everything was paged back in.
     #[error("a thread of the pager has panicked")]

@@ -34,6 +34,7 @@ mod end;
 mod error;
 mod event_channel;
 mod inbox;
+mod indexed;
 mod machine;
 mod metrics;
 pub mod metrics_server;
@@ -49,6 +50,7 @@ mod signals;
 pub mod socket;
 mod start;
 mod stop_wait;
+mod take_over;
 mod worker;
 
 pub use buffers::BufferPlace;
@@ -59,7 +61,7 @@ pub use error::ShellError;
 pub use event_channel::EventChannel;
 pub use machine::{
     Attached, Calls, EventPort, Frames, FreeMemory, GuestInfo, Machine, MachineError, MachineEvent,
-    Preps, Publish, Watch,
+    NoPagingStates, PagingStates, Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
 pub use repeated::Repeated;

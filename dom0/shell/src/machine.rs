@@ -9,8 +9,8 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
-use p2m_paging::Errno;
 use p2m_paging::ring::SharedPage;
+use p2m_paging::{Errno, Gfn};
 use pager_core::{Batch, Page, Scan};
 use pager_store::PageBuf;
 
@@ -123,10 +123,35 @@ pub trait Calls: Send {
     /// Reads and clears accessed bits. A scan that cannot be carried out is left unchanged.
     fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError>;
 
+    /// Lists the states of pages, 64 in each entry, from `first` on, which is a multiple of 64. For a
+    /// pager that takes over from one that was killed.
+    fn paging_states(
+        &mut self,
+        first: Gfn,
+        states: &mut [PagingStates],
+    ) -> Result<(), MachineError> {
+        let _ = (first, states);
+        Err(MachineError::new(NoPagingStates))
+    }
+
     /// Detaches. No page may be out. `false`: vcpus are in the wait queue. Answer them and try
     /// again.
     fn disable(&mut self) -> Result<bool, MachineError>;
 }
+
+/// The states of 64 pages. Bit n stands for the nth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagingStates {
+    /// Pages without a frame, requested or not.
+    pub out: u64,
+    /// Pages that are nominated.
+    pub nominated: u64,
+}
+
+/// The machine does not say which pages are out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this hypervisor does not list which pages are out: no pager can take over from another")]
+pub struct NoPagingStates;
 
 /// Where metrics are published.
 pub trait Publish: Send {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use p2m_paging::ring::{Back, Notify, Overrun, Request};
 use pager_core::{Action, Actions, Batch, Event, Lane, Pager, Report, Step, Summary};
 use pager_store::PageStore;
+use pager_store::index::Index;
 use signal_hook::iterator::Handle;
 
 use super::console::print_error;
@@ -42,6 +43,7 @@ pub struct Shell {
     pub(super) back: Back,
     pub(super) requests: Vec<Request>,
     pub(super) store: Arc<dyn PageStore>,
+    pub(super) index: Option<Arc<Index>>,
     pub(super) control: Control,
     /// Dropped together with the shell.
     pub(super) _beside: Beside,
@@ -297,6 +299,15 @@ impl Shell {
                             && self.repeated.responses.happened(Instant::now())
                         {
                             tracing::error!(%error, gfn = %response.gfn, "a response could not be pushed");
+                        }
+                    }
+                    Action::Moved(gfn, location) => {
+                        let moved = self
+                            .index
+                            .as_ref()
+                            .map(|index| index.move_to(gfn, location));
+                        if let Some(Err(error)) = moved {
+                            tracing::error!("the index does not know where a page is now: {error}");
                         }
                     }
                     Action::Free(slot) => self.store.free(slot),

@@ -12,6 +12,7 @@ use pager_core::Pager;
 use pager_core::policy::Policy;
 use pager_store::PageStore;
 use pager_store::areas::Areas;
+use pager_store::index::Index;
 use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
@@ -21,15 +22,18 @@ use super::demand::{DemandLane, REQUESTS};
 use super::end::End;
 use super::error::{ShellError, at};
 use super::inbox::{Inbox, Updates};
+use super::indexed::Indexed;
 use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
+use super::repeated::Repeated;
 use super::reporter::{MetricsCell, report};
 use super::serve::{Beside, RepeatedErrors, Shell};
 use super::service::{ServiceMember, SystemdService};
 use super::signals;
 use super::socket::Listener;
+use super::take_over::take_over;
 use super::worker::{HypercallWorker, Queues, StoreWorker};
 
 /// The stack size of a thread. All of it is locked in memory, so it is less than the usual 2 MiB.
@@ -51,6 +55,9 @@ pub struct Options {
     pub record: Option<Arc<Recorder>>,
     /// The store's swap areas, if the store consists of them.
     pub areas: Option<Arc<Areas>>,
+    /// Where it is noted what lies where, for the next pager if this one is killed. The store must be
+    /// the one that the index is about. If another pager has left the index, its pages are adopted.
+    pub index: Option<Arc<Index>>,
     /// The name of the socket on which the pager listens for operators.
     pub control: Option<String>,
 }
@@ -75,7 +82,7 @@ impl Ready {
     ///
     /// Signals are handled from here on: those that would end the process page everything of every
     /// guest of this process back in, or are ignored (row B3). After an error paging is disabled, as
-    /// it was before. If the machine cannot report which pages are
+    /// it was before, unless pages are out. If the machine cannot report which pages are
     /// used, the pager chooses victims by the policy that `blind` makes, if any.
     pub fn attach(
         options: Options,
@@ -84,16 +91,22 @@ impl Ready {
         store: Arc<dyn PageStore>,
         machine: Box<dyn Machine>,
     ) -> Result<Self, ShellError> {
+        if let Some(index) = &options.index {
+            check_store(index, &*store)?;
+        }
         // Signals are handled before any page is out, so that no signal ends the pager then.
         let signals = signals::handle_all().map_err(at("signals"))?;
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
         let metrics_cell = Arc::new(MetricsCell::new(options.live));
         let mut attached = machine.attach(buffers(&pager))?;
+        let takes_over = options.index.as_ref().is_some_and(|index| !index.is_new());
         let waker = match attached.event_port.waker() {
             Ok(waker) => waker,
             Err(error) => {
-                undo(&mut *attached.calls);
+                if !takes_over {
+                    undo(&mut *attached.calls);
+                }
                 return Err(at("event channel")(error));
             }
         };
@@ -105,6 +118,10 @@ impl Ready {
         }
         if let Some(policy) = blind.filter(|_| !attached.has_access_bits) {
             pager = pager.with_policy(policy());
+        }
+        if let Some(index) = options.index.as_ref().filter(|_| takes_over) {
+            // Paging stays enabled after an error: pages are out.
+            pager = take_over(pager, &mut *attached.calls, index, &*store)?;
         }
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         Ok(Self {
@@ -129,13 +146,17 @@ impl Ready {
         &self.handle
     }
 
-    /// Detaches, because another pager of this process could not attach. No page is out.
+    /// Detaches, because another pager of this process could not attach. If pages are out, paging stays
+    /// enabled, and the next pager can take over.
     pub fn detach(mut self) -> Result<bool, MachineError> {
+        if has_pages(&self.pager) {
+            return Ok(true);
+        }
         self.attached.calls.disable()
     }
 
     /// Creates the other threads. The main thread is the one that calls this and [`Shell::serve`].
-    /// After an error paging is disabled: no page is out yet.
+    /// After an error paging is disabled, unless pages were out when this pager attached.
     pub fn start(self) -> Result<Shell, ShellError> {
         let Self {
             pager,
@@ -167,7 +188,9 @@ impl Ready {
         let threads = match start_threads(&beside, &queues, sources) {
             Ok(threads) => threads,
             Err(error) => {
-                undo(&mut *attached.calls);
+                if !has_pages(&pager) {
+                    undo(&mut *attached.calls);
+                }
                 return Err(error);
             }
         };
@@ -178,6 +201,11 @@ impl Ready {
             calls: attached.calls,
             buffers,
             recorder: options.record.clone(),
+            indexed: options.index.clone().map(|index| Indexed {
+                index,
+                store: Arc::clone(&store),
+                failures: Repeated::default(),
+            }),
         });
         let _ = threads.store_worker.1.send(StoreWorker {
             frames: attached.frames,
@@ -191,12 +219,13 @@ impl Ready {
         }
         Ok(Shell {
             actions: pager.actions(),
-            demand: DemandLane::new(attached.preps, demand_sets),
+            demand: DemandLane::new(attached.preps, demand_sets, options.index.clone()),
             back: Back::new(attached.ring),
             ready: Vec::with_capacity(pager.batches()),
             requests: Vec::with_capacity(REQUESTS),
             pager,
             store,
+            index: options.index,
             control: Control::new(options.areas.clone()),
             _beside: beside,
             inbox,
@@ -217,6 +246,22 @@ impl Ready {
             end: End::default(),
             repeated: RepeatedErrors::default(),
         })
+    }
+}
+
+/// Whether another pager has left pages that are out or nominated.
+fn has_pages(pager: &Pager) -> bool {
+    let progress = pager.progress();
+    progress.out_pages + progress.nominated_pages > 0
+}
+
+/// An index of another store would be misread.
+pub(super) fn check_store(index: &Index, store: &dyn PageStore) -> Result<(), ShellError> {
+    let (index, store) = (index.identity().store, store.identity());
+    if store == Some(index) {
+        Ok(())
+    } else {
+        Err(ShellError::OtherStore { index, store })
     }
 }
 

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, Updates};
+use super::indexed::{Indexed, clear_resident};
 use super::machine::{Calls, Frames, MachineError};
 use super::pages::{Scratch, load, save, write_back};
 
@@ -141,6 +142,8 @@ pub(super) struct HypercallWorker {
     pub(super) buffers: Vec<BufferPlace>,
     /// Records what scans find.
     pub(super) recorder: Option<Arc<Recorder>>,
+    /// Where it is noted what lies where.
+    pub(super) indexed: Option<Indexed>,
 }
 
 impl HypercallWorker {
@@ -181,10 +184,22 @@ impl HypercallWorker {
         let buffers = self.buffers.get(batch.index());
         match (batch.step(), buffers) {
             (Step::Nominate | Step::Probe, _) => self.nominate(batch.pages_mut()),
-            (Step::Evict, _) => self.calls.evict(batch.pages_mut()),
+            (Step::Evict, _) => self.evict(batch.pages_mut()),
             (Step::Restore, _) => self.calls.restore(batch.pages_mut()),
-            (Step::Prep, Some(&buffers)) => self.calls.prep(batch.pages_mut(), buffers),
+            (Step::Prep, Some(&buffers)) => {
+                let prepped = self.calls.prep(batch.pages_mut(), buffers);
+                let index = self.indexed.as_ref().map(|indexed| &*indexed.index);
+                clear_resident(index, batch.pages());
+                prepped
+            }
             (Step::Prep, None) | (Step::Save | Step::Load | Step::Move, _) => Ok(()),
+        }
+    }
+
+    fn evict(&mut self, pages: &mut [Page]) -> Result<(), MachineError> {
+        match &mut self.indexed {
+            Some(indexed) => indexed.evict(&mut *self.calls, pages),
+            None => self.calls.evict(pages),
         }
     }
 }
