@@ -30,7 +30,19 @@ void p2m_rs_state_init(void *memory, struct domain *d, uint32_t max_vcpus);
  */
 int p2m_rs_enable(struct p2m_rs *state);
 /*
- * Whether a pager is attached. Any locks.
+ * Attaches a pager in the place of one that is gone: vcpus that wait go on
+ * waiting, and their pages are requested from the new pager. Yields the port
+ * of its event channel, or a negative errno: -ENOENT if paging is not
+ * enabled. Domctl lock held.
+ */
+int p2m_rs_take_over(struct p2m_rs *state);
+/*
+ * The pager is gone, and another one will take over: until then, whoever
+ * needs a page waits. Domctl lock held.
+ */
+void p2m_rs_detach(struct p2m_rs *state);
+/*
+ * Whether a pager is attached, or will take over. Any locks.
  */
 bool p2m_rs_is_enabled(struct p2m_rs *state);
 /*
@@ -44,7 +56,7 @@ int p2m_rs_disable(struct p2m_rs *state);
  */
 void p2m_rs_shut_down(struct p2m_rs *state);
 /*
- * The epoch of the pager that is attached; 0 without one. Domctl lock held,
+ * The epoch of the pager that is attached; 0 while none is. Domctl lock held,
  * so that it stays.
  */
 uint32_t p2m_rs_epoch(struct p2m_rs *state);
@@ -72,6 +84,13 @@ int p2m_rs_memop_many(struct p2m_rs *state, uint8_t op, uint32_t epoch, uint64_t
  * -EOPNOTSUPP where the p2m has none. No locks held.
  */
 int p2m_rs_access_bits(struct p2m_rs *state, uint64_t gfn, uint64_t *words, uint32_t count);
+/*
+ * Lists the states of pages: two of `2 * count` words in Xen's own memory for
+ * every 64 gfns, from `gfn` on. The first says which pages are out, the
+ * second which are nominated. `epoch` is of p2m_rs_caller_epoch. Yields 0, or
+ * a negative errno. No locks held.
+ */
+int p2m_rs_paging_states(struct p2m_rs *state, uint32_t epoch, uint64_t gfn, uint64_t *words, uint32_t count);
 /*
  * The running vcpu (of this domain or another) needs a page with all rights.
  * Yields 0 if it shall try again, -EOPNOTSUPP if no pager can bring the page.

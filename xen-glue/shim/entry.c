@@ -24,6 +24,10 @@
 
 /* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
 #define STATES_EPOCH 64
+/* Added to XEN_VM_EVENT_ENABLE (ENABLE_TAKE_OVER). */
+#define TAKE_OVER 128
+/* Added to XEN_VM_EVENT_DISABLE (DISABLE_DETACH). */
+#define DETACH 256
 
 /*
  * Whether an entry of each paging type gives the guest the rights that the
@@ -131,6 +135,31 @@ static int enable(struct domain *d, struct xen_domctl_vm_event_op *vec)
     return min(rc, 0);
 }
 
+/*
+ * Caller holds: the domctl lock. The pages of running hypercalls are pinned
+ * already.
+ */
+static int take_over(struct domain *d, struct xen_domctl_vm_event_op *vec)
+{
+    int rc = d->p2m_rs ? p2m_rs_take_over(d->p2m_rs) : -ENOENT;
+
+    if ( rc >= 0 )
+    {
+        vec->u.enable.port = rc;
+        vec->u.enable.epoch = p2m_rs_epoch(d->p2m_rs);
+    }
+
+    return min(rc, 0);
+}
+
+/* Caller holds: the domctl lock. */
+static bool is_attached(const struct domain *d,
+                        const struct xen_domctl_vm_event_op *vec)
+{
+    return d->p2m_rs && vec->u.enable.epoch &&
+           vec->u.enable.epoch == p2m_rs_epoch(d->p2m_rs);
+}
+
 /* Caller holds: the domctl lock. */
 int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 {
@@ -141,9 +170,21 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     case XEN_VM_EVENT_ENABLE:
         return enable(d, vec);
 
+    case XEN_VM_EVENT_ENABLE | TAKE_OVER:
+        return take_over(d, vec);
+
+    case XEN_VM_EVENT_DISABLE | DETACH | STATES_EPOCH:
+        if ( !is_attached(d, vec) )
+            return -ENOTCONN;
+        /* Fall through. */
+    case XEN_VM_EVENT_DISABLE | DETACH:
+        if ( !mem_paging_active(d) )
+            return -ENOENT;
+        p2m_rs_detach(d->p2m_rs);
+        return 0;
+
     case XEN_VM_EVENT_DISABLE | STATES_EPOCH:
-        if ( !d->p2m_rs || !vec->u.enable.epoch ||
-             vec->u.enable.epoch != p2m_rs_epoch(d->p2m_rs) )
+        if ( !is_attached(d, vec) )
             return -ENOTCONN;
         /* Fall through. */
     case XEN_VM_EVENT_DISABLE:
@@ -179,6 +220,11 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
 #define RESTORE 9
 /* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
 #define ACCESS_BITS 32
+/* Another operation: which pages are out (MemPagingOp::OP_PAGING_STATES). */
+#define PAGING_STATES 33
+/* Gfns that two words of it are about, and of one call, at most. */
+#define WORD_GFNS 64
+#define CALL_GFNS 16384
 /* Pages between two checks whether somebody else wants the CPU. */
 #define CHUNK 64
 
@@ -224,13 +270,48 @@ static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
     return 0;
 }
 
+/*
+ * Caller holds: a reference to the domain. Copies two words for every 64 gfns
+ * from mpo->gfn to the next multiple of CALL_GFNS to mpo->buffer. Both fields
+ * advance by what has been done. -ERESTART: call again for what is left.
+ */
+static int memop_states(struct domain *d, xen_mem_paging_op_t *mpo,
+                        uint32_t epoch)
+{
+    uint64_t words[2 * CHUNK];
+
+    for ( ; ; )
+    {
+        uint64_t left = CALL_GFNS - mpo->gfn % CALL_GFNS;
+        unsigned int n = min_t(uint64_t, left / WORD_GFNS, CHUNK);
+        int rc = p2m_rs_paging_states(d->p2m_rs, epoch, mpo->gfn, words, n);
+
+        if ( rc )
+            return rc;
+
+        if ( copy_to_guest(guest_handle_from_ptr((void *)mpo->buffer.p,
+                                                 uint64_t), words, 2 * n) )
+            return -EFAULT;
+
+        if ( left == n * WORD_GFNS )
+            return 0;
+
+        mpo->gfn += n * WORD_GFNS;
+        mpo->buffer.p += 2 * n * sizeof(*words);
+
+        if ( hypercall_preempt_check() )
+            return -ERESTART;
+    }
+}
+
 /* Caller holds: a reference to the domain. Operations that may be preempted. */
 static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
                       uint32_t epoch,
                       XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 {
-    int rc = op == ACCESS_BITS ? mem_paging_access_bits(d, mpo)
-                               : memop_many(d, mpo, op, epoch);
+    int rc = op == ACCESS_BITS   ? mem_paging_access_bits(d, mpo)
+             : op == PAGING_STATES ? memop_states(d, mpo, epoch)
+                                   : memop_many(d, mpo, op, epoch);
 
     if ( rc != -ERESTART )
         return rc;
@@ -275,7 +356,7 @@ int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
 
     if ( op >= MANY &&
          (op <= MANY + XENMEM_paging_op_prep || op == MANY + READ ||
-          op == MANY + RESTORE || op == ACCESS_BITS) )
+          op == MANY + RESTORE || op == ACCESS_BITS || op == PAGING_STATES) )
         rc = memop_long(d, &mpo, op, epoch, arg);
     else
         rc = p2m_rs_memop(d->p2m_rs, op, epoch, mpo.gfn,

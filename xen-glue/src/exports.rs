@@ -11,8 +11,8 @@ use core::ptr::NonNull;
 use p2m_paging::fault::{ExitQualification, Mapper, NestedFault, NpfErrorCode, decide_map};
 use p2m_paging::p2m::{AccessBits, ClearBits, P2mType};
 use p2m_paging::paging::{
-    ACCESS_BITS_CHUNK, CHUNK, Caller, EvictError, Job, NominateError, PopulateError, Populated,
-    PrepError, RestoreError,
+    ACCESS_BITS_CHUNK, Attachment, CHUNK, Caller, EvictError, Job, NominateError, PopulateError,
+    Populated, PrepError, RestoreError,
 };
 use p2m_paging::ring::Epoch;
 use p2m_paging::ring::abi::{MemPagingOp, PagingItem};
@@ -53,7 +53,25 @@ pub extern "C" fn p2m_rs_enable(state: &State) -> i32 {
     }
 }
 
-/// Whether a pager is attached. Any locks.
+/// Attaches a pager in the place of one that is gone: vcpus that wait go on waiting, and their
+/// pages are requested from the new pager. Yields the port of its event channel, or a negative errno:
+/// -ENOENT if paging is not enabled. Domctl lock held.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2m_rs_take_over(state: &State) -> i32 {
+    match state.take_over() {
+        Ok(port) => i32::try_from(port).unwrap_or(Errno::EIO.as_return()),
+        Err(rc) => rc,
+    }
+}
+
+/// The pager is gone, and another one will take over: until then, whoever needs a page waits. Domctl
+/// lock held.
+#[unsafe(no_mangle)]
+pub extern "C" fn p2m_rs_detach(state: &State) {
+    state.detach();
+}
+
+/// Whether a pager is attached, or will take over. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_is_enabled(state: &State) -> bool {
     state.paging.is_enabled()
@@ -73,7 +91,7 @@ pub extern "C" fn p2m_rs_shut_down(state: &State) {
     state.shut_down();
 }
 
-/// The epoch of the pager that is attached; 0 without one. Domctl lock held, so that it stays.
+/// The epoch of the pager that is attached; 0 while none is. Domctl lock held, so that it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_epoch(state: &State) -> u32 {
     state.paging.epoch().as_raw()
@@ -222,6 +240,33 @@ pub unsafe extern "C" fn p2m_rs_access_bits(
     taken.map_or_else(|e| e.errno().as_return(), |()| 0)
 }
 
+/// Lists the states of pages: two of `2 * count` words in Xen's own memory for every 64 gfns, from
+/// `gfn` on. The first says which pages are out, the second which are nominated. `epoch` is of
+/// p2m_rs_caller_epoch. Yields 0, or a negative errno. No locks held.
+///
+/// # Safety
+///
+/// `words` must be `2 * count` words that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2m_rs_paging_states(
+    state: &State,
+    epoch: u32,
+    gfn: u64,
+    words: *mut u64,
+    count: u32,
+) -> i32 {
+    let Some(first) = Gfn::try_new(gfn).filter(|_| !words.is_null()) else {
+        return Errno::EINVAL.as_return();
+    };
+    // SAFETY: the caller's promise; an element is two words, and every word is a valid set.
+    let states = unsafe { core::slice::from_raw_parts_mut(words.cast(), count as usize) };
+    let by = Epoch::from_raw(epoch);
+    let listed = state.paging.paging_states(by, first, states);
+    listed
+        .map_err(|e| e.errno())
+        .map_or_else(Errno::as_return, |()| 0)
+}
+
 /// Each instance has its array in a stack frame of its own. `buffer` makes a job's buffer of an
 /// item's word.
 #[inline(never)]
@@ -361,13 +406,13 @@ pub extern "C" fn p2m_rs_on_event(state: &State) {
 /// Prints counters of what has happened so far, and which vcpus wait. Any locks.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_print(state: &State) {
-    let enabled = if state.paging.is_enabled() {
-        "attached"
-    } else {
-        "none"
+    let pager = match state.paging.attachment() {
+        Attachment::None => "none",
+        Attachment::Detached => "detached",
+        Attachment::Attached => "attached",
     };
     let counters = state.paging.counters();
-    let _ = writeln!(Console, "    paging: pager {enabled}, {counters}");
+    let _ = writeln!(Console, "    paging: pager {pager}, {counters}");
     let leaked = state.paging.vcpus().leaked_pauses();
     if leaked > 0 {
         let _ = writeln!(Console, "    paging: {leaked} vcpu pauses are leaked");

@@ -49,9 +49,9 @@ impl Xen {
         self.domain
     }
 
-    /// Sets the port: events go there from now on.
-    pub(crate) fn set_port(&self, port: u32) {
-        *self.channel.lock() = Some(port);
+    /// Sets the port: events go there from now on. Returns the port before, for the caller to close.
+    pub(crate) fn set_port(&self, port: u32) -> Option<u32> {
+        self.channel.lock().replace(port)
     }
 
     /// Takes the port, so that the caller can close it. No event goes there any more.

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use p2m_paging::paging::{DropError, EnableError};
+use p2m_paging::paging::{Attachment, DropError, EnableError, TakeOverError};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Epoch, SharedPage};
 use p2m_paging::{Errno, Gfn, Paging};
@@ -16,12 +16,22 @@ use crate::shim::{self, Domain, PageInfo};
 /// One domain's paging. It is in memory that Xen frees with the domain; the vcpus' cells follow it.
 pub struct State {
     pub(crate) paging: Paging<'static, Xen>,
-    /// The ring page and its mapping. Changed by enable, disable and shut_down only, which Xen
-    /// calls one at a time for a domain.
+    /// The ring page and its mapping. Changed by enable, take_over, detach, disable and shut_down
+    /// only, which Xen calls one at a time for a domain.
     page: AtomicPtr<PageInfo>,
     va: AtomicPtr<c_void>,
     /// The pager that is attached has stated its epoch.
     states_epoch: AtomicBool,
+}
+
+/// A ring that is mapped, and its event channel.
+struct OpenRing {
+    page: *mut PageInfo,
+    va: *mut c_void,
+    shared: SharedPage,
+    port: u32,
+    /// Of the pager that is gone.
+    port_before: Option<u32>,
 }
 
 impl State {
@@ -66,15 +76,46 @@ impl State {
     /// Attaches a pager; yields the event channel's port. The checks are in the order of Xen's own.
     pub(crate) fn enable(&self) -> Result<u32, i32> {
         let refused = |e: EnableError| e.errno().as_return();
-        let xen = self.paging.platform();
-        let properties = xen.properties();
+        let properties = self.paging.platform().properties();
         properties.check().map_err(refused)?;
-        if self.paging.is_enabled() {
-            return Err(refused(EnableError::Enabled));
+        match self.paging.attachment() {
+            Attachment::None => {}
+            Attachment::Detached => return Err(refused(EnableError::Detached)),
+            Attachment::Attached => return Err(refused(EnableError::Enabled)),
         }
+        let ring = self.open()?;
+        match self.paging.enable(&properties, || Some(ring.shared)) {
+            Ok(()) => Ok(self.keep(ring)),
+            Err(e) => {
+                self.give_up(ring);
+                Err(refused(e))
+            }
+        }
+    }
+
+    /// Attaches a pager in the place of one that is gone; yields the event channel's port.
+    pub(crate) fn take_over(&self) -> Result<u32, i32> {
+        let refused = |e: TakeOverError| e.errno().as_return();
+        if !self.paging.is_enabled() {
+            return Err(refused(TakeOverError::NotEnabled));
+        }
+        let ring = self.open()?;
+        match self.paging.take_over(|| Some(ring.shared)) {
+            Ok(_) => Ok(self.keep(ring)),
+            Err(e) => {
+                self.give_up(ring);
+                Err(refused(e))
+            }
+        }
+    }
+
+    /// Maps the ring's page and opens an event channel. Events go there from now on: a pager that is
+    /// gone needs none.
+    fn open(&self) -> Result<OpenRing, i32> {
+        let xen = self.paging.platform();
         // SAFETY: a live domain.
         if !unsafe { shim::xen_shim_has_ring_gfn(xen.domain()) } {
-            return Err(refused(EnableError::NoRingPage));
+            return Err(EnableError::NoRingPage.errno().as_return());
         }
         let (mut page, mut va) = (core::ptr::null_mut(), core::ptr::null_mut());
         let (p, v) = (&raw mut page, &raw mut va);
@@ -83,26 +124,43 @@ impl State {
         if rc < 0 {
             return Err(rc);
         }
-        self.states_epoch.store(false, Ordering::Relaxed);
-        self.page.store(page, Ordering::Relaxed);
-        self.va.store(va, Ordering::Relaxed);
         // SAFETY: a live domain.
         let port = unsafe { shim::xen_shim_channel_open(xen.domain()) };
-        let Ok(port) = u32::try_from(port) else {
-            self.unmap();
-            return Err(port);
+        let (Some(base), Ok(port)) = (NonNull::new(va.cast()), u32::try_from(port)) else {
+            // SAFETY: mapped above, and used by nobody.
+            unsafe { shim::xen_shim_ring_unmap(page, va) };
+            return Err(port.min(Errno::EIO.as_return()));
         };
-        xen.set_port(port);
-        // SAFETY: mapped as a whole page until `unmap`, and accessed on this side by the crate
-        // only.
-        let ring = NonNull::new(va.cast()).map(|base| unsafe { SharedPage::new(base) });
-        match self.paging.enable(&properties, || ring) {
-            Ok(()) => Ok(port),
-            Err(e) => {
-                self.close();
-                Err(refused(e))
-            }
+        Ok(OpenRing {
+            page,
+            va,
+            // SAFETY: mapped as a whole page until it is unmapped, and accessed on this side by the
+            // crate only.
+            shared: unsafe { SharedPage::new(base) },
+            port,
+            port_before: xen.set_port(port),
+        })
+    }
+
+    /// The crate uses this ring now. What the ring before it needed is given back.
+    fn keep(&self, ring: OpenRing) -> u32 {
+        self.states_epoch.store(false, Ordering::Relaxed);
+        let page = self.page.swap(ring.page, Ordering::Relaxed);
+        let va = self.va.swap(ring.va, Ordering::Relaxed);
+        if let Some(port) = ring.port_before {
+            self.close_ring(port, page, va);
         }
+        ring.port
+    }
+
+    /// The crate does not use this ring. What is there stays.
+    fn give_up(&self, ring: OpenRing) {
+        let xen = self.paging.platform();
+        match ring.port_before {
+            Some(port) => drop(xen.set_port(port)),
+            None => drop(xen.take_port()),
+        }
+        self.close_ring(ring.port, ring.page, ring.va);
     }
 
     /// Detaches the pager.
@@ -114,6 +172,12 @@ impl State {
         Ok(())
     }
 
+    /// The pager is gone, and another one will take over.
+    pub(crate) fn detach(&self) {
+        let _ = self.paging.detach();
+        self.close();
+    }
+
     /// Shuts paging down, because the domain is dying.
     pub(crate) fn shut_down(&self) {
         let _ = self.paging.shut_down();
@@ -122,17 +186,17 @@ impl State {
 
     /// The crate does not use the ring any more.
     fn close(&self) {
-        let xen = self.paging.platform();
-        if let Some(port) = xen.take_port() {
-            // SAFETY: a live domain, and the port that `enable` has opened.
-            unsafe { shim::xen_shim_channel_close(xen.domain(), port) };
-            self.unmap();
+        if let Some(port) = self.paging.platform().take_port() {
+            let page = self.page.swap(core::ptr::null_mut(), Ordering::Relaxed);
+            let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
+            self.close_ring(port, page, va);
         }
     }
 
-    fn unmap(&self) {
-        let page = self.page.swap(core::ptr::null_mut(), Ordering::Relaxed);
-        let va = self.va.swap(core::ptr::null_mut(), Ordering::Relaxed);
+    /// Nothing refers to this ring any more: neither the crate nor the port of the platform.
+    fn close_ring(&self, port: u32, page: *mut PageInfo, va: *mut c_void) {
+        // SAFETY: a live domain, and a port that `open` has opened.
+        unsafe { shim::xen_shim_channel_close(self.paging.platform().domain(), port) };
         // SAFETY: the mapping that `xen_shim_ring_map` has yielded; nothing refers to it any more.
         unsafe { shim::xen_shim_ring_unmap(page, va) };
     }
