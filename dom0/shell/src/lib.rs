@@ -60,8 +60,8 @@ pub use end::Ended;
 pub use error::ShellError;
 pub use event_channel::EventChannel;
 pub use machine::{
-    Attached, Calls, EventPort, Frames, FreeMemory, GuestInfo, Machine, MachineError, MachineEvent,
-    NoPagingStates, PagingStates, Preps, Publish, Watch,
+    AttachMode, Attached, Calls, EventPort, Frames, FreeMemory, GuestInfo, Machine, MachineError,
+    MachineEvent, NoPagingStates, PagingStates, Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
 pub use repeated::Repeated;

@@ -40,18 +40,29 @@ pub struct GuestInfo {
     /// The ranges in which the guest may have memory, lowest first. Holes in them are refused page
     /// by page.
     pub memory: Vec<RangeInclusive<u64>>,
+    /// The UUID of the guest, if it has one.
+    pub uuid: [u8; 16],
     /// The CPU on which the machine handles faults. The pager should run on it too.
     pub cpu: Option<usize>,
 }
 
-/// A guest that has been found and has no pager yet.
+/// How a pager attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// The guest has no pager.
+    Enable,
+    /// The guest's pager was killed, and this one knows where the pages lie that are out.
+    TakeOver,
+}
+
+/// A guest that has been found.
 pub trait Machine {
     /// What is known of the guest.
     fn guest(&self) -> &GuestInfo;
 
     /// Attaches as the guest's pager, with this many buffers for pages on their way in. Paging is
     /// enabled afterwards. An error leaves everything as it was.
-    fn attach(self: Box<Self>, buffers: usize) -> Result<Attached, MachineError>;
+    fn attach(self: Box<Self>, buffers: usize, mode: AttachMode) -> Result<Attached, MachineError>;
 }
 
 /// What a pager gets when it attaches.

@@ -23,7 +23,7 @@ use super::end::End;
 use super::error::{ShellError, at};
 use super::inbox::{Inbox, Updates};
 use super::indexed::Indexed;
-use super::machine::{Attached, Calls, Machine, MachineError, Publish, Watch};
+use super::machine::{AttachMode, Attached, Calls, Machine, MachineError, Publish, Watch};
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
@@ -99,8 +99,13 @@ impl Ready {
         let cpu = machine.guest().cpu;
         let faults = Faults::new().ok_or_else(|| at("metrics")(io::ErrorKind::Other.into()))?;
         let metrics_cell = Arc::new(MetricsCell::new(options.live));
-        let mut attached = machine.attach(buffers(&pager))?;
         let takes_over = options.index.as_ref().is_some_and(|index| !index.is_new());
+        let mode = if takes_over {
+            AttachMode::TakeOver
+        } else {
+            AttachMode::Enable
+        };
+        let mut attached = machine.attach(buffers(&pager), mode)?;
         let waker = match attached.event_port.waker() {
             Ok(waker) => waker,
             Err(error) => {

@@ -107,6 +107,12 @@ pub struct DomainInfoHead {
     _shr_pages: u64,
     /// The number of pages that are out.
     pub paged_pages: u64,
+    _shared_info_frame: u64,
+    _cpu_time: u64,
+    _vcpus_and_ssidref: [u32; 3],
+    /// The UUID that the toolstack gave the domain.
+    pub handle: [u8; 16],
+    _pad_end: u32,
 }
 
 /// `struct xen_sysctl`.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use p2m_paging::ring::{Epoch, SharedPage};
-use pager_shell::{Attached, GuestInfo, Machine, MachineError};
+use pager_shell::{AttachMode, Attached, GuestInfo, Machine, MachineError};
 use rustix::io::Errno;
 use rustix::mm::ProtFlags;
 
@@ -69,6 +69,7 @@ impl Domain {
                 max_pages: info.max_pages,
                 out_pages: info.paged_pages,
                 memory: memory(info.max_pages, last_gfn),
+                uuid: info.uuid,
                 cpu: None,
             },
         })
@@ -138,17 +139,24 @@ impl Domain {
         ring: SharedPage,
         ring_gfn: u64,
         buffers: usize,
+        mode: AttachMode,
     ) -> Result<Attached, XenError> {
         let domain = self.id;
-        let enabled = self.domctl.enable_paging(&mut self.xen, domain);
-        let (port, epoch) = enabled.map_err(|errno| XenError::Refused { domain, errno })?;
+        let attached = self.domctl.attach(&mut self.xen, domain, mode);
+        let (port, epoch) = attached.map_err(|errno| match (mode, errno) {
+            (AttachMode::TakeOver, Errno::NOSYS) => XenError::NoTakeOver(domain),
+            _ => XenError::Refused { domain, errno },
+        })?;
         if epoch.is_none() {
             // Xen's C leaves this to the pager. It is done when no other pager can have this ring.
             ring.initialise();
         }
         self.connect(ring, ring_gfn, port, epoch, buffers)
             .inspect_err(|_| {
-                // This pager has no page out.
+                if mode == AttachMode::TakeOver {
+                    // Pages may be out. The next pager takes over.
+                    return;
+                }
                 let disabled = self.domctl.disable_paging(&mut self.xen, domain, epoch);
                 if let Err(errno) = disabled {
                     tracing::error!(%errno, "paging stays enabled");
@@ -213,13 +221,17 @@ impl Machine for Domain {
         &self.guest
     }
 
-    fn attach(mut self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
+    fn attach(
+        mut self: Box<Self>,
+        buffers: usize,
+        mode: AttachMode,
+    ) -> Result<Attached, MachineError> {
         let ring_gfn = self.ring_gfn()?;
         let frames = self.map_ring(ring_gfn)?;
         // SAFETY: a whole page. It stays mapped until the process ends or, after an error, until
         // the ring is gone. This side accesses it through the ring only.
         let ring = unsafe { SharedPage::new(frames.base()) };
-        let attached = self.enable(ring, ring_gfn, buffers);
+        let attached = self.enable(ring, ring_gfn, buffers, mode);
         match attached {
             Ok(_) => frames.leak(),
             // The guest has no use for this page, whether or not it existed before. The next pager

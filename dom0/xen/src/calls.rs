@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use p2m_paging::Errno;
 use p2m_paging::ring::abi::MemPagingOp;
+use p2m_paging::{Errno, Gfn};
 use pager_core::{Batch, Page, PageError, Scan};
-use pager_shell::{BufferPlace, Calls, Frames, MachineError, Preps};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError, PagingStates, Preps};
 use pager_store::PageBuf;
 use rustix::mm::ProtFlags;
 
@@ -102,6 +102,14 @@ impl Calls for DomainCalls {
     fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
         scan.outcome = self.ops.uses(scan.first(), &mut *scan.accessed);
         Ok(())
+    }
+
+    fn paging_states(
+        &mut self,
+        first: Gfn,
+        states: &mut [PagingStates],
+    ) -> Result<(), MachineError> {
+        Ok(self.ops.states(first, states)?)
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {

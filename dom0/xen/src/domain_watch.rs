@@ -117,6 +117,7 @@ mod tests {
             tot_pages,
             max_pages: 1000,
             paged_pages: 0,
+            uuid: [0; 16],
         }
     }
 

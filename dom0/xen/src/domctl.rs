@@ -3,7 +3,8 @@
 //! by trying each known version.
 
 use p2m_paging::ring::Epoch;
-use p2m_paging::ring::abi::MemPagingOp;
+use p2m_paging::ring::abi::{ENABLE_TAKE_OVER, MemPagingOp};
+use pager_shell::AttachMode;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -27,6 +28,7 @@ pub(super) struct DomainInfo {
     pub(super) tot_pages: u64,
     pub(super) max_pages: u64,
     pub(super) paged_pages: u64,
+    pub(super) uuid: [u8; 16],
 }
 
 impl DomctlVersion {
@@ -69,17 +71,27 @@ impl DomctlVersion {
             tot_pages: head.tot_pages,
             max_pages: head.max_pages,
             paged_pages: head.paged_pages,
+            uuid: head.handle,
         }))
     }
 
-    /// Enables paging. Returns the port at Xen's end of the event channel, and the pager's epoch if
-    /// this Xen knows epochs.
-    pub(super) fn enable_paging(
+    /// Enables paging, or takes over the paging of a pager that is gone. Returns the port at Xen's end
+    /// of the event channel, and the pager's epoch if this Xen knows epochs.
+    pub(super) fn attach(
         self,
         xen: &mut Privcmd,
         domain: u16,
+        mode: AttachMode,
     ) -> Result<(u32, Option<Epoch>), Errno> {
-        let answer = self.vm_event(xen, domain, VM_EVENT_ENABLE, Epoch::NONE)?;
+        let take_over = VM_EVENT_ENABLE | ENABLE_TAKE_OVER;
+        let answer = match mode {
+            AttachMode::TakeOver => match self.vm_event(xen, domain, take_over, Epoch::NONE) {
+                // The pager was killed before it enabled paging, or the toolstack disabled it since.
+                Err(Errno::NOENT) => self.vm_event(xen, domain, VM_EVENT_ENABLE, Epoch::NONE)?,
+                answer => answer?,
+            },
+            AttachMode::Enable => self.vm_event(xen, domain, VM_EVENT_ENABLE, Epoch::NONE)?,
+        };
         let epoch = Some(Epoch::from_raw(answer.epoch)).filter(|epoch| *epoch != Epoch::NONE);
         Ok((answer.port, epoch))
     }

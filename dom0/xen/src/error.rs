@@ -65,6 +65,12 @@ pub enum XenError {
         /// Xen's reason.
         errno: Errno,
     },
+    /// Xen's own code knows no way for a pager to follow another one.
+    #[error(
+        "domain {0} has pages out, and this Xen lets no pager take over from one that was killed: the \
+         crate's hypervisor half is needed for that"
+    )]
+    NoTakeOver(u16),
     /// Another pager has attached to the domain.
     #[error("another pager has attached to the domain: this one changes nothing any more")]
     Replaced,

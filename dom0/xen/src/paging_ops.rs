@@ -6,18 +6,20 @@ use p2m_paging::ring::abi::MemPagingOp;
 use p2m_paging::{Errno, Gfn};
 use pager_core::policy::PART_PAGES;
 use pager_core::{Page, PageError};
-use pager_shell::BufferPlace;
+use pager_shell::{BufferPlace, PagingStates};
 use pager_store::PageBuf;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::abi::{MEMORY_OP, PAGING_OP};
 use super::attachment::{Attachment, Lost};
-use super::error::XenError;
+use super::error::{XenError, call};
 use super::memory::locked_pages;
 use super::privcmd::Privcmd;
 
 // One call covers one part.
 const _: () = assert!(PART_PAGES as u64 == MemPagingOp::ACCESS_BITS_GFNS);
+// One call fills one page.
+const _: () = assert!(MemPagingOp::PAGING_STATES_GFNS / 64 * 16 == p2m_paging::PAGE_SIZE as u64);
 
 /// The paging operations of one thread.
 #[derive(Debug)]
@@ -234,6 +236,32 @@ impl PagingOps {
         }
         self.uses = Some(words);
         done
+    }
+
+    /// Lists which of 64 gfns are out, and which are nominated, for each element from `first` on, a
+    /// multiple of 64.
+    pub(super) fn states(&mut self, first: Gfn, into: &mut [PagingStates]) -> Result<(), XenError> {
+        let words = locked_pages(1)?.as_mut_bytes();
+        let words = <[[u64; 2]]>::mut_from_bytes(words).map_err(|_| XenError::NoCallMemory)?;
+        let (mut at, mut into) = (first.get(), into);
+        while !into.is_empty() {
+            let pairs =
+                (MemPagingOp::PAGING_STATES_GFNS - at % MemPagingOp::PAGING_STATES_GFNS) / 64;
+            let pairs = into.len().min(pairs as usize);
+            let op = MemPagingOp::OP_PAGING_STATES;
+            let done = self.call(op, at, words.as_mut_ptr() as u64);
+            done.map_err(|errno| {
+                let errno = rustix::io::Errno::from_raw_os_error(errno as i32);
+                call("the states of the domain's pages")(errno)
+            })?;
+            let (now, later) = into.split_at_mut(pairs);
+            for (states, &[out, nominated]) in now.iter_mut().zip(&*words) {
+                *states = PagingStates { out, nominated };
+            }
+            at += 64 * pairs as u64;
+            into = later;
+        }
+        Ok(())
     }
 
     pub(super) fn prep(&mut self, pages: &mut [Page], place: BufferPlace) {

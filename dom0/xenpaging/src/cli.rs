@@ -142,6 +142,16 @@ pub struct Cli {
     #[arg(long)]
     pub keep_pagefile: bool,
 
+    /// File that says where each page lies, in memory that survives the pager [default:
+    /// /run/xenpaging/DOMID.index]. A pager that finds the index and the pagefile of one that was
+    /// killed takes over.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "swap"])]
+    pub index: Option<PathBuf>,
+
+    /// No index: the pagefile has no name, and the pages that are out are lost if the pager is killed.
+    #[arg(long, conflicts_with = "index")]
+    pub no_index: bool,
+
     /// Record in this file which pages each scan sees used, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,

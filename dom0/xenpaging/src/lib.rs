@@ -3,6 +3,7 @@
 pub mod cli;
 mod console;
 pub mod exit;
+mod guest_files;
 pub mod job;
 pub mod pager_main;
 mod pagers;

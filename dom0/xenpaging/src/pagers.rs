@@ -17,18 +17,21 @@ use pager_core::policy::{PolicyName, eligible_pages};
 use pager_shell::console::start_output_thread;
 use pager_shell::pressure::{self, BalancedGuest, HostMemory};
 use pager_shell::sandbox::{drop_privileges, protect_memory};
-use pager_shell::{Machine, Options, Ready, ShellError, SystemdService, metrics_server};
+use pager_shell::{GuestInfo, Machine, Options, Ready, ShellError, SystemdService, metrics_server};
 use pager_store::PageStore;
 use pager_store::areas::Areas;
 use pager_store::dedup::Dedup;
+use pager_store::index::GuestIdentity;
 use pager_store::memory::MemoryStore;
-use pager_store::pagefile::{Keep, Pagefile};
+use pager_store::pagefile::Keep;
 use pager_uffd::pager_side::EmbeddedMachine;
 use pager_xen::{Domain, Host, calls_made};
+use uuid::Uuid;
 
 use crate::cli::{Cli, domain_name, embedded_name};
 use crate::console::print_error;
 use crate::exit::Exit;
+use crate::guest_files::{GuestFiles, index_of};
 
 /// The stack size of a thread that serves or balances. All of it is locked in memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -50,8 +53,8 @@ struct AttachedPager {
     share: u32,
     /// Pages that cannot be taken from the guest.
     floor: u64,
-    /// The pagefile, if its name is to be removed at the end.
-    pagefile: Option<Arc<Pagefile>>,
+    /// Pagefile and index, if pages lie in a pagefile.
+    files: Option<GuestFiles>,
     /// Whether pages are in swap areas.
     has_areas: bool,
     ready: Ready,
@@ -95,6 +98,7 @@ impl Pagers {
                     .map(domain_name)
                     .or_else(|| cli.embedded_host.as_deref().map(embedded_name)),
                 areas: None,
+                index: None,
             };
             match AttachedPager::new(cli, domain, pagefile, share, options, machine) {
                 Ok(attached) => pagers.all.push(attached),
@@ -109,8 +113,8 @@ impl Pagers {
 
     /// Serves all guests until the last one is not paged any more. Returns the worst exit code.
     pub(crate) fn serve(self) -> Exit {
-        let pagefiles = self.all.iter().filter_map(|one| one.pagefile.as_deref());
-        let named: Vec<_> = pagefiles.filter_map(Pagefile::named).collect();
+        let files = self.all.iter().filter_map(|one| one.files.as_ref());
+        let named: Vec<_> = files.flat_map(GuestFiles::names).collect();
         if self.harden
             && let Err(error) = drop_privileges(&named)
         {
@@ -209,18 +213,13 @@ impl AttachedPager {
         let policy = make(cli.policy.unwrap_or(PolicyName::Reuse));
         let blind = cli.policy.is_none().then_some(|| make(PolicyName::Sweep));
         let pager = Pager::new(config.clone(), policy);
-        let keep = if cli.keep_pagefile {
-            Keep::Named
-        } else {
-            Keep::Unlinked
-        };
-        let pagefile = pagefile
-            .map(|path| Pagefile::create(path, keep))
-            .transpose();
-        let pagefile = pagefile.context("pagefile")?.map(Arc::new);
-        let store: Arc<dyn PageStore> = match (&areas, &pagefile) {
+        let files = pagefile.map(|path| guest_files(cli, domain, path, guest));
+        let files = files.transpose()?;
+        options.index = files.as_ref().and_then(GuestFiles::index);
+        let takes_over = files.as_ref().is_some_and(GuestFiles::are_left);
+        let store: Arc<dyn PageStore> = match (&areas, &files) {
             (Some(areas), _) => Arc::clone(areas) as _,
-            (None, Some(pagefile)) => Arc::clone(pagefile) as _,
+            (None, Some(files)) => files.store(),
             (None, None) => Arc::new(MemoryStore::new()),
         };
         let store = if cli.dedup {
@@ -235,7 +234,7 @@ impl AttachedPager {
             Ok(ready) => {
                 // This is not logged earlier: as long as another pager has the guest, the pages are
                 // not lost.
-                if lost > 0 {
+                if lost > 0 && !takes_over {
                     tracing::warn!(
                         "{lost} pages are out already: their contents were lost with the pager that paged them out"
                     );
@@ -245,13 +244,13 @@ impl AttachedPager {
                     among_others,
                     share,
                     floor,
-                    pagefile,
+                    files,
                     has_areas: areas.is_some(),
                     ready,
                 })
             }
             Err(error) => {
-                remove(pagefile);
+                files.into_iter().for_each(GuestFiles::remove_unless_left);
                 Err(error.into())
             }
         }
@@ -276,7 +275,9 @@ impl AttachedPager {
             }
             Err(error) => tracing::error!("{name}: paging stays enabled: {error}"),
         }
-        remove(self.pagefile);
+        self.files
+            .into_iter()
+            .for_each(GuestFiles::remove_unless_left);
     }
 
     /// Serves the guest on its own thread. If no thread can be started, the guest is not paged.
@@ -315,7 +316,9 @@ impl AttachedPager {
             Ok(shell) => shell.serve(),
             Err(error) => {
                 print_shell_error(self.domain, self.among_others, error);
-                remove(self.pagefile);
+                self.files
+                    .into_iter()
+                    .for_each(GuestFiles::remove_unless_left);
                 return Exit::NotStarted;
             }
         };
@@ -337,7 +340,7 @@ impl AttachedPager {
                 Exit::PagesOut
             }
             Ok(ended) => {
-                remove(self.pagefile);
+                self.files.into_iter().for_each(GuestFiles::remove);
                 let (p, s) = (ended.progress, ended.store);
                 let (hypercalls, maps) = calls_made();
                 tracing::info!(
@@ -373,7 +376,7 @@ impl AttachedPager {
                 if keeps {
                     return Exit::PagesOut;
                 }
-                remove(self.pagefile);
+                self.files.into_iter().for_each(GuestFiles::remove);
                 Exit::Failed
             }
         }
@@ -383,7 +386,7 @@ impl AttachedPager {
 impl AttachedPager {
     /// What becomes of pages that are out.
     fn whereabouts(&self) -> String {
-        let named = self.pagefile.as_deref().and_then(Pagefile::named);
+        let named = self.files.as_ref().and_then(GuestFiles::named);
         match named {
             Some(file) => format!("{} keeps their contents", file.display()),
             None if self.has_areas => "The swap areas keep their contents".into(),
@@ -416,14 +419,29 @@ fn print_shell_error(domain: Option<u16>, among_others: bool, error: ShellError)
     }
 }
 
-/// Removes the pagefile's name. No one needs its contents any more.
-fn remove(pagefile: Option<Arc<Pagefile>>) {
-    let Some(pagefile) = pagefile.and_then(Arc::into_inner) else {
-        return;
+/// The pagefile, and an index unless the command line wants none.
+fn guest_files(
+    cli: &Cli,
+    domain: Option<u16>,
+    pagefile: &Path,
+    guest: &GuestInfo,
+) -> anyhow::Result<GuestFiles> {
+    let usual = || domain.map(index_of);
+    let index = cli.index.clone().or_else(usual).filter(|_| !cli.no_index);
+    let Some(index) = index else {
+        let keep = if cli.keep_pagefile {
+            Keep::Named
+        } else {
+            Keep::Unlinked
+        };
+        return GuestFiles::without_index(pagefile, keep);
     };
-    if let Err(error) = pagefile.remove() {
-        tracing::warn!("{error}");
-    }
+    let identity = GuestIdentity {
+        domain: domain.unwrap_or_default().into(),
+        uuid: Uuid::from_bytes(guest.uuid),
+    };
+    let ends = guest.memory.iter().map(|range| range.end() + 1);
+    GuestFiles::open(&index, pagefile, identity, ends.max().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The hypercall worker's calls to the embedded host, and the store worker's view of its guest.
 
-use p2m_paging::Errno;
+use p2m_paging::{Errno, Gfn};
 use pager_core::{Page, PageError, Scan};
-use pager_shell::{BufferPlace, Calls, Frames, MachineError};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError, PagingStates};
 use pager_store::PageBuf;
 use zerocopy::IntoBytes as _;
 
@@ -65,6 +65,14 @@ impl Calls for SocketCalls {
     fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
         scan.outcome = self.0.uses(scan.first(), &mut *scan.accessed)?;
         Ok(())
+    }
+
+    fn paging_states(
+        &mut self,
+        first: Gfn,
+        states: &mut [PagingStates],
+    ) -> Result<(), MachineError> {
+        Ok(self.0.states(first, states)?)
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {

@@ -3,11 +3,9 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use p2m_paging::p2m::GfnSet;
-use p2m_paging::paging::PagingStates;
 use p2m_paging::{Errno, Gfn};
 use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
-use pager_shell::{EventChannel, MachineError};
+use pager_shell::{EventChannel, MachineError, PagingStates};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
 use crate::link::packet::MAX_BATCH;
@@ -167,31 +165,22 @@ impl Hypercalls {
         }
     }
 
-    /// Lists the states of 64 gfns for each element, from `first` on, which is a multiple of 64. The inner
-    /// error is the machine's refusal.
-    pub fn states(
-        &mut self,
-        first: Gfn,
-        into: &mut [PagingStates],
-    ) -> Result<Result<(), Errno>, CallError> {
+    /// Lists the states of 64 gfns for each element, from `first` on, which is a multiple of 64.
+    pub fn states(&mut self, first: Gfn, into: &mut [PagingStates]) -> Result<(), CallError> {
         let mut at = first.get();
         for into in into.chunks_mut(MAX_BATCH / 2) {
             self.packet.clear();
             self.packet.extend([at, into.len() as u64]);
-            match self.exchange(Op::PagingStates) {
-                Ok(words) if words == 2 * into.len() => {}
-                Ok(_) => return Err(CallError::Gone(rustix::io::Errno::BADMSG)),
-                Err(CallError::Refused { errno, .. }) => return Ok(Err(errno)),
-                Err(error) => return Err(error),
+            if self.exchange(Op::PagingStates)? != 2 * into.len() {
+                return Err(CallError::Gone(rustix::io::Errno::BADMSG));
             }
             let (pairs, _) = self.reply[..2 * into.len()].as_chunks::<2>();
             for (states, &[out, nominated]) in into.iter_mut().zip(pairs) {
-                states.out = GfnSet::new([out]);
-                states.nominated = GfnSet::new([nominated]);
+                *states = PagingStates { out, nominated };
             }
             at += 64 * into.len() as u64;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn items<const N: usize>(

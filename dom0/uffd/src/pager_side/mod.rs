@@ -8,7 +8,8 @@ mod posted;
 use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
 use pager_shell::{
-    Attached, EventChannel, EventPort, GuestInfo, Machine, MachineError, MachineEvent, Watch,
+    AttachMode, Attached, EventChannel, EventPort, GuestInfo, Machine, MachineError, MachineEvent,
+    Watch,
 };
 use rustix::io::Errno;
 
@@ -33,6 +34,7 @@ impl EmbeddedMachine {
             max_pages: info.max_pages,
             out_pages: info.out_pages,
             memory: vec![0..=info.max_pages.saturating_sub(1)],
+            uuid: [0; 16],
             cpu: info.cpu,
         };
         Ok(Self { hypercalls, guest })
@@ -44,7 +46,12 @@ impl Machine for EmbeddedMachine {
         &self.guest
     }
 
-    fn attach(mut self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
+    /// The host knows whether there was a pager that died.
+    fn attach(
+        mut self: Box<Self>,
+        buffers: usize,
+        _mode: AttachMode,
+    ) -> Result<Attached, MachineError> {
         let area = SharedArea::create("pager-buffers", buffers).map_err(CallError::from)?;
         if let Err(errno) = area.lock_in_memory() {
             tracing::warn!(

@@ -3,8 +3,9 @@
 
 use std::thread;
 
-use p2m_paging::paging::{Attachment, PagingStates};
+use p2m_paging::paging::Attachment;
 use p2m_paging::{Errno, PAGE_SIZE, VcpuId};
+use pager_shell::PagingStates;
 use pager_shell::socket::{Connection, PACKET_WORDS};
 use pager_store::PageBuf;
 use pager_uffd::host::PagerExit;
@@ -130,9 +131,9 @@ fn a_pager_that_follows_one_that_died_takes_over_its_pages() {
 
     let mut next = pager(&name);
     let mut states = [PagingStates::default()];
-    next.calls.states(gfn(0), &mut states).unwrap().unwrap();
-    assert_eq!(states[0].out.into_inner(), [0b110]);
-    assert_eq!(states[0].nominated.into_inner(), [0b1000]);
+    next.calls.states(gfn(0), &mut states).unwrap();
+    assert_eq!(states[0].out, 0b110);
+    assert_eq!(states[0].nominated, 0b1000);
     assert_eq!(next.batch(Op::Restore, &[3]), [Ok(())]);
     next.buffers[0] = PageBuf([1; PAGE_SIZE]);
     assert_eq!(next.prep(&[(1, 0)]), [Ok(())]);

@@ -75,6 +75,12 @@ struct Cli {
     /// Stop the pager this long after the start, and continue without it.
     #[arg(long, value_name = "SECONDS")]
     stop_pager_at: Option<u32>,
+    /// Kill the pager this long after the start, as kill -9 does (repeatable).
+    #[arg(long, value_name = "SECONDS", value_parser = kill_time)]
+    kill_pager_at: Vec<Duration>,
+    /// End if the pager dies. Otherwise another one takes over, unless pages are stored in memory.
+    #[arg(long)]
+    no_restart: bool,
     /// Fill the guest's memory from this file or directory. [default: /usr/lib and /usr/bin]
     #[arg(long, value_name = "PATH")]
     load: Option<PathBuf>,
@@ -104,6 +110,13 @@ struct Cli {
 /// filled.
 fn checked_marks(text: &str) -> Result<String, String> {
     marks(text).map(|_| text.to_owned())
+}
+
+/// A time in seconds, like 2 or 0.25.
+fn kill_time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok();
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| "give a number of seconds".to_owned())
 }
 
 /// A pattern, by its name.
@@ -184,6 +197,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failed> {
         never: cli.gfns,
         host_memory: cli.host_memory.zip(cli.watermarks),
         stop_pager_at: cli.stop_pager_at.map(seconds),
+        kill_pager_at: cli.kill_pager_at,
+        restart: !cli.no_restart,
         load: cli.load,
         pin: !cli.no_pin,
         record: cli.record,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The pager as a second process.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,12 +44,13 @@ pub enum ChildError {
 pub(super) struct PagerProcess(Child);
 
 impl PagerProcess {
-    /// Starts a pager for the host that listens as `host`.
+    /// Starts a pager for the host that listens as `host`. `index` survives the pager.
     pub(super) fn start(
         pager: &PagerCommand,
         host: &str,
         options: &JobOptions,
         sizes: Sizes,
+        index: Option<&File>,
     ) -> Result<Self, ChildError> {
         let mut command = Command::new(&pager.program);
         command.arg0(pager.name).stdin(Stdio::null());
@@ -87,6 +90,11 @@ impl PagerProcess {
                 }
             }
         }
+        if let Some(index) = index {
+            // The pager opens it anew, so that its lock ends with the pager.
+            let (host, fd) = (std::process::id(), index.as_raw_fd());
+            command.args(["--index", &format!("/proc/{host}/fd/{fd}")]);
+        }
         command.args((0..options.verbosity).map(|_| "--verbose"));
         command.spawn().map(Self).map_err(ChildError::NotStarted)
     }
@@ -99,6 +107,11 @@ impl PagerProcess {
     /// Waits until the pager has ended.
     pub(super) fn status(&mut self) -> Option<ExitStatus> {
         self.0.wait().ok()
+    }
+
+    /// Kills the pager.
+    pub(super) fn kill(&mut self) -> Result<(), ChildError> {
+        self.0.kill().map_err(ChildError::Unreachable)
     }
 
     /// Tells the pager to bring everything back and end.

@@ -9,6 +9,7 @@ mod child;
 mod live_line;
 mod options;
 mod report;
+mod restart;
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use p2m_paging::paging::Attachment;
 use p2m_paging::platform::{P2m as _, Platform as _};
 use p2m_paging::{Gfn, VcpuId};
 use pager_accesses::Recorder;
@@ -38,6 +40,7 @@ use crate::exit::Exit;
 use child::PagerProcess;
 use live_line::Line;
 use report::Phases;
+use restart::Pagers;
 
 /// The time between two looks of the job.
 const LOOK: Duration = Duration::from_millis(20);
@@ -66,6 +69,9 @@ pub enum JobError {
     /// The machine did not start.
     #[error(transparent)]
     Machine(#[from] UffdMachineError),
+    /// The index that survives the pager could not be created.
+    #[error("index: {0}")]
+    Index(rustix::io::Errno),
     /// The pager did not start.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -129,13 +135,15 @@ pub fn run(options: &JobOptions, pager: &PagerCommand) -> Result<Report, JobErro
         let flag = Arc::clone(&interrupted);
         signal_hook::flag::register(signal, flag).map_err(JobError::Signals)?;
     }
-    let child = PagerProcess::start(pager, &machine_options.name, options, sizes)?;
+    let pagers = Pagers::new(pager, machine_options.name, options, sizes)?;
+    let child = pagers.start()?;
     Job {
         options,
         sizes,
         machine,
         workload: Arc::new(workload),
         line,
+        pagers,
         child,
         interrupted,
         phases: Phases::default(),
@@ -149,6 +157,7 @@ struct Job<'a> {
     machine: &'static Machine,
     workload: Arc<Workload>,
     line: Line,
+    pagers: Pagers<'a>,
     child: PagerProcess,
     /// A signal sets this. The work then ends early, which is not a failure.
     interrupted: Arc<AtomicBool>,
@@ -189,7 +198,7 @@ impl Job<'_> {
 
     fn await_pager(&mut self) -> Result<(), JobError> {
         let start = Instant::now();
-        while !self.machine.paging().is_enabled() {
+        while self.machine.paging().attachment() != Attachment::Attached {
             if let Some(status) = self.child.exited()? {
                 return Err(ChildError::Ended(status).into());
             }
@@ -217,8 +226,15 @@ impl Job<'_> {
         // Faults bring some pages back all the time.
         let nearly = wanted_out - wanted_out / 100;
         let mut balloon = self.options.balloon;
+        let mut kills = self.options.kill_pager_at.clone();
+        kills.sort_unstable_by(|a, b| b.cmp(a));
         while start.elapsed() < end && !self.interrupted.load(Ordering::Relaxed) {
             thread::sleep(LOOK);
+            if kills.pop_if(|at| start.elapsed() >= *at).is_some()
+                && let Err(error) = self.child.kill()
+            {
+                return Some(Fate::Crashed(error.to_string()));
+            }
             if let Some(fate) = self.error_seen() {
                 return Some(fate);
             }
@@ -245,35 +261,56 @@ impl Job<'_> {
 
     fn error_seen(&mut self) -> Option<Fate> {
         match self.machine.pager_exit() {
-            Some(PagerExit::Died { lost_pages }) => Some(Fate::PagerDied {
-                lost_pages,
-                status: self.child.status(),
-            }),
+            Some(PagerExit::Died { out_pages }) => self.after_death(out_pages),
             Some(PagerExit::Detached) => Some(Fate::PagerLeft),
             None => self.machine.crashed().map(|r| Fate::Crashed(r.to_owned())),
         }
+    }
+
+    /// Another pager takes over if it can. Otherwise returns how the job ends.
+    fn after_death(&mut self, out_pages: u64) -> Option<Fate> {
+        let status = self.child.status();
+        if self.options.pages_survive() {
+            return match self.restart() {
+                Ok(()) => None,
+                Err(error) => Some(Fate::Crashed(error.to_string())),
+            };
+        }
+        self.machine.give_up();
+        Some(Fate::PagerDied {
+            lost_pages: out_pages,
+            status,
+        })
     }
 
     /// Sends SIGTERM and waits until everything is back, while the guest works on.
     fn stop_pager(&mut self, start: Instant) -> Fate {
         self.line.clear();
         let (out, from) = (self.machine.counts().paged, start.elapsed());
-        if let Err(error) = self.child.terminate() {
-            return Fate::Crashed(error.to_string());
-        }
-        let pager_exit = loop {
-            match (self.machine.pager_exit(), self.machine.crashed()) {
-                (Some(pager_exit), _) => break pager_exit,
-                (None, Some(reason)) => return Fate::Crashed(reason.to_owned()),
-                (None, None) => thread::sleep(LOOK / 10),
+        loop {
+            if let Err(error) = self.child.terminate() {
+                return Fate::Crashed(error.to_string());
             }
-        };
-        self.phases.brought_back = Some((out, start.elapsed().saturating_sub(from)));
-        let status = self.child.status();
-        match pager_exit {
-            PagerExit::Detached if status.is_some_and(|s| s.success()) => Fate::Stopped,
-            PagerExit::Detached => Fate::PagerFailed { status },
-            PagerExit::Died { lost_pages } => Fate::PagerDied { lost_pages, status },
+            let pager_exit = loop {
+                match (self.machine.pager_exit(), self.machine.crashed()) {
+                    (Some(pager_exit), _) => break pager_exit,
+                    (None, Some(reason)) => return Fate::Crashed(reason.to_owned()),
+                    (None, None) => thread::sleep(LOOK / 10),
+                }
+            };
+            if let PagerExit::Died { out_pages } = pager_exit {
+                match self.after_death(out_pages) {
+                    Some(fate) => return fate,
+                    None => continue,
+                }
+            }
+            self.phases.brought_back = Some((out, start.elapsed().saturating_sub(from)));
+            let status = self.child.status();
+            return if status.is_some_and(|s| s.success()) {
+                Fate::Stopped
+            } else {
+                Fate::PagerFailed { status }
+            };
         }
     }
 

@@ -47,6 +47,10 @@ pub struct JobOptions {
     pub host_memory: Option<(u64, String)>,
     /// The time after the start at which the pager is stopped, before the work is done.
     pub stop_pager_at: Option<Duration>,
+    /// The times after the start at which the pager is killed.
+    pub kill_pager_at: Vec<Duration>,
+    /// Whether a pager that died is started again. A pager that stores pages in its own memory is not.
+    pub restart: bool,
     /// What the guest's memory is filled from; `None`: programs and libraries.
     pub load: Option<PathBuf>,
     /// Whether faults are handled on one CPU.
@@ -111,6 +115,11 @@ pub enum SizeError {
 }
 
 impl JobOptions {
+    /// Whether the pages that are out survive the pager.
+    pub(super) fn pages_survive(&self) -> bool {
+        self.restart && matches!(self.store, StoreChoice::File(_))
+    }
+
     /// Checks whether the job is possible on this machine.
     pub fn check(&self) -> Result<Sizes, SizeError> {
         let (size, target) = (self.size_bytes, self.target_bytes);

@@ -76,6 +76,9 @@ pub(super) struct Phases {
     /// back.
     pub(super) brought_back: Option<(u64, Duration)>,
     pub(super) worked: Duration,
+    /// For each pager that died: the time from when the host noticed it until the next one had brought
+    /// in a page, or nobody waited for one.
+    pub(super) restarts: Vec<Duration>,
 }
 
 /// The counters in the table.
@@ -176,6 +179,11 @@ impl fmt::Display for Report {
             None => row("out, target missed", rate(Some((c.evicted, p.worked))))?,
         }
         row("in after SIGTERM", rate(p.brought_back))?;
+        if let Some(longest) = p.restarts.iter().max() {
+            row("pagers that died", p.restarts.len().to_string())?;
+            let ms = longest.as_secs_f64() * 1000.0;
+            row("  longest until the next", format!("{ms:.1} ms"))?;
+        }
         row("resident before", mib(p.resident_before))?;
         row("resident while paged", mib(p.resident_paged))?;
         row("resident after", mib(p.resident_after))?;

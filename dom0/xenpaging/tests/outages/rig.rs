@@ -13,8 +13,8 @@ use p2m_paging::{Errno, Gfn, P2mType, PAGE_SIZE};
 use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Config, Page, PageError, Pager, Scan};
 use pager_shell::{
-    Attached, BufferPlace, Calls, Ended, EventChannel, EventPort, Frames, GuestInfo, MachineError,
-    MachineEvent, Options, Publish, Ready, ShellError, Watch,
+    AttachMode, Attached, BufferPlace, Calls, Ended, EventChannel, EventPort, Frames, GuestInfo,
+    MachineError, MachineEvent, Options, Publish, Ready, ShellError, Watch,
 };
 use pager_store::faulty::{FaultyStore, Plan};
 use pager_store::memory::MemoryStore;
@@ -101,9 +101,9 @@ impl pager_shell::Machine for FaultyMachine {
         self.0.guest()
     }
 
-    fn attach(self: Box<Self>, buffers: usize) -> Result<Attached, MachineError> {
+    fn attach(self: Box<Self>, buffers: usize, mode: AttachMode) -> Result<Attached, MachineError> {
         let Self(machine, faults) = *self;
-        let attached = Box::new(machine).attach(buffers)?;
+        let attached = Box::new(machine).attach(buffers, mode)?;
         Ok(Attached {
             calls: Box::new(FaultyCalls(attached.calls, Arc::clone(&faults))),
             frames: Box::new(FaultyFrames(attached.frames, Arc::clone(&faults))),
