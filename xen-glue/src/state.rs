@@ -28,7 +28,6 @@ pub struct State {
 struct OpenRing {
     page: *mut PageInfo,
     va: *mut c_void,
-    shared: SharedPage,
     port: u32,
     /// Of the pager that is gone.
     port_before: Option<u32>,
@@ -83,8 +82,8 @@ impl State {
             Attachment::Detached => return Err(refused(EnableError::Detached)),
             Attachment::Attached => return Err(refused(EnableError::Enabled)),
         }
-        let ring = self.open()?;
-        match self.paging.enable(&properties, || Some(ring.shared)) {
+        let (ring, shared) = self.open()?;
+        match self.paging.enable(&properties, || Some(shared)) {
             Ok(()) => Ok(self.keep(ring)),
             Err(e) => {
                 self.give_up(ring);
@@ -99,8 +98,8 @@ impl State {
         if !self.paging.is_enabled() {
             return Err(refused(TakeOverError::NotEnabled));
         }
-        let ring = self.open()?;
-        match self.paging.take_over(|| Some(ring.shared)) {
+        let (ring, shared) = self.open()?;
+        match self.paging.take_over(|| Some(shared)) {
             Ok(_) => Ok(self.keep(ring)),
             Err(e) => {
                 self.give_up(ring);
@@ -111,7 +110,7 @@ impl State {
 
     /// Maps the ring's page and opens an event channel. Events go there from now on: a pager that is
     /// gone needs none.
-    fn open(&self) -> Result<OpenRing, i32> {
+    fn open(&self) -> Result<(OpenRing, SharedPage), i32> {
         let xen = self.paging.platform();
         // SAFETY: a live domain.
         if !unsafe { shim::xen_shim_has_ring_gfn(xen.domain()) } {
@@ -131,15 +130,15 @@ impl State {
             unsafe { shim::xen_shim_ring_unmap(page, va) };
             return Err(port.min(Errno::EIO.as_return()));
         };
-        Ok(OpenRing {
+        let ring = OpenRing {
             page,
             va,
-            // SAFETY: mapped as a whole page until it is unmapped, and accessed on this side by the
-            // crate only.
-            shared: unsafe { SharedPage::new(base) },
             port,
             port_before: xen.set_port(port),
-        })
+        };
+        // SAFETY: mapped as a whole page until it is unmapped, and accessed on this side by the crate
+        // only.
+        Ok((ring, unsafe { SharedPage::new(base) }))
     }
 
     /// The crate uses this ring now. What the ring before it needed is given back.

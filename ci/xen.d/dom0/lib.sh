@@ -31,14 +31,14 @@ guest_progress() { guest_log "$1" | grep -c '^pattern'; }
 wait_while() {
     local figure=$1 end=$(($(up_time) + patience)) before now; shift
     before=$($figure)
-    # A slow machine is polled rarely, so that polling does not slow it down more.
+    # Polling takes time from the pager, which runs on the same CPU. A slow machine is polled rarely.
     until "$@"; do
         if [ "$(up_time)" -ge "$end" ]; then
             now=$($figure)
             [ "$now" != "$before" ] || return 1
             before=$now end=$(($(up_time) + patience))
         fi
-        if [ "$slowness" = 1 ]; then sleep 0.2; else sleep 3; fi
+        if [ "$slowness" = 1 ]; then sleep 0.5; else sleep 3; fi
     done
 }
 # wait_for COMMAND...: waits for a result of page-outs and page-ins, or for one that comes soon.

@@ -3,6 +3,7 @@
 //! timing.
 
 mod areas;
+mod killed;
 mod pressure;
 mod record;
 mod refused;

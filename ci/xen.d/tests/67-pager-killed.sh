@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Our pager is killed with SIGKILL again and again, at random instants, while a guest of two vcpus
+# works at half its memory. Each time another pager takes over from the index and the pagefile. The
+# guest goes on, and its pattern is intact. A second pager is refused while the first one lives. At
+# the end everything comes back, and no file is left.
+# deadline: 1800
+# c-defect: no pager can take over from another
+kills=25
+guest_create x 128 2 "mib=56 threads=2 share=1"
+guest_ready x
+guest_passes x 1
+target "$domid" 65536
+pager_start x "$domid" rust -r 512
+wait_for paged_at_least "$domid" 12000 || bad "only $(paged "$domid") pages went out"
+second=$(xenpaging-rust -d "$domid" -f /tmp/pagefile-x 2>&1)
+[ $? = 3 ] || bad "a second pager is not refused: $second"
+case $second in *"has a pager already"*) ;; *) bad "a second pager is refused with: $second" ;; esac
+mkdir /tmp/pager-logs
+taken=0 longest=0
+seed=$(date +%s)
+killed=0
+while [ "$killed" -lt "$kills" ]; do
+    killed=$((killed + 1))
+    # An instant within two seconds.
+    seed=$(((seed * 1103515245 + 12345) & 0x7fffffff))
+    usleep $((seed % 2000000))
+    kill -KILL "$pager" || bad "kill $killed: the pager is not there any more: $(tail -n 2 /tmp/pager-x.log)"
+    wait "$pager"
+    mv /tmp/pager-x.log "/tmp/pager-logs/$killed"
+    pager_start x "$domid" rust -r 512
+done
+guest_passes x 2
+taken=$(cat /tmp/pager-logs/* /tmp/pager-x.log | grep -c 'taken over')
+lost=$(cat /tmp/pager-logs/* /tmp/pager-x.log | sed -n 's/.*taken over.* lost_pages=\([0-9]*\).*/\1/p' | sort -n | tail -n 1)
+[ "${lost:-0}" = 0 ] || bad "$lost pages are lost"
+[ "$taken" -gt $((kills / 2)) ] || bad "only $taken of $kills pagers took over: $(cat /tmp/pager-x.log | head -n 3)"
+target "$domid" 200000
+wait_for paged_at_most "$domid" 0 || bad "$(paged "$domid") pages are still out"
+pager_stop
+guest_passes x 2
+[ ! -e /tmp/pagefile-x ] && [ -z "$(ls /run/xenpaging)" ] || bad "left: $(ls /tmp/pagefile-x /run/xenpaging)"
+echo "note: $killed pagers killed, $taken took over, guest intact at pass $(guest_pass x), worst page $(guest_worst x) us"

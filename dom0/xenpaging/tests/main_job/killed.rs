@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pagers that are killed at random instants. `KILLS` in the environment says how many, `SEED` which
+//! instants.
+
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Finished, pager_of, start, wait_until_paged};
+
+/// The longest time from one kill to the next. A pager is up after a few milliseconds, so it may be
+/// killed while it starts, while it takes over, and while it serves.
+const LONGEST_US: u64 = 150_000;
+
+fn from_environment(name: &str, otherwise: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.map_or(otherwise, |text| text.parse().expect(name))
+}
+
+/// Kills pagers while the guest works. Every page comes back as it
+/// went, and no vcpu waits for ever.
+#[test]
+fn pages_survive_pagers_that_are_killed_at_any_instant() {
+    let kills = from_environment("KILLS", 30);
+    let seed = from_environment("SEED", fastrand::u64(..));
+    eprintln!("SEED={seed} KILLS={kills}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let (file, seed) = (dir.path().join("pages"), seed.to_string());
+    let args = ["--seconds", "6000", "--seed", &seed];
+    let mut host = start(&[&args[..], &["--store", file.to_str().unwrap()]].concat());
+    wait_until_paged(&mut host);
+    for _ in 0..kills {
+        thread::sleep(Duration::from_micros(random.u64(..LONGEST_US)));
+        assert_eq!(host.try_wait().unwrap(), None, "the host ended");
+        let pager = pager_of(&host);
+        kill_process(pager, Signal::KILL).unwrap();
+        while pager_of(&host) == pager {
+            thread::yield_now();
+        }
+    }
+    kill_process(Pid::from_child(&host), Signal::INT).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    finished.nothing_was_lost();
+    let died = finished.figure("pagers that died");
+    eprintln!("{}", finished.out);
+    // One that is killed before it attaches does not count.
+    assert!(died > 0 && died <= kills, "{died} died");
+    assert!(!file.exists(), "the pagefile is left");
+}
+
+/// With `--no-restart` the end of a killed pager is the end of the run.
+#[test]
+fn without_a_restart_a_killed_pager_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pages");
+    let args = ["--seconds", "600", "--no-restart", "--store"];
+    let mut host = start(&[&args[..], &[file.to_str().unwrap()]].concat());
+    wait_until_paged(&mut host);
+    kill_process(pager_of(&host), Signal::KILL).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    assert_eq!(finished.code, Some(1), "{}", finished.out);
+    assert!(finished.out.contains("the pager died"), "{}", finished.out);
+}
