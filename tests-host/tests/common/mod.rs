@@ -5,7 +5,8 @@
 
 use p2m_paging::p2m::Access;
 use p2m_paging::paging::{
-    EvictError, Job, NominateError, Paging, PopulateError, Populated, PrepError, RestoreError,
+    EvictError, Job, NominateError, Paging, PagingStates, PopulateError, Populated, PrepError,
+    RestoreError,
 };
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Notify, Request, Response};
@@ -127,6 +128,25 @@ impl Domain {
             .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
             .unwrap();
         self.back = Back::new(self.page.map());
+    }
+
+    /// Another pager takes over. Yields whether there was a ring.
+    pub(crate) fn take_over(&mut self) -> bool {
+        let new = RingPage::new();
+        let old = self.paging.take_over(|| Some(new.map())).unwrap();
+        self.page = new;
+        self.back = Back::new(self.page.map());
+        old.is_some()
+    }
+
+    /// The states of the first 64 gfns, for the pager that is attached.
+    pub(crate) fn states(&self) -> PagingStates {
+        let mut states = [PagingStates::default()];
+        let listed = self
+            .paging
+            .paging_states(self.paging.epoch(), gfn(0), &mut states);
+        listed.unwrap();
+        states[0]
     }
 
     pub(crate) fn is_waiting(&self, vcpu: u32) -> bool {

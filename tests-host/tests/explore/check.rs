@@ -20,7 +20,7 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
     let outside = world.outside.borrow();
     frames(&core)?;
     for page in 0..world.config.gfns {
-        page_is_somewhere(&core, &outside, page)?;
+        page_is_somewhere(&core, &outside, page, world.config.dies > 0)?;
     }
     let outstanding = line.req_prod.wrapping_sub(line.rsp_cons);
     let held = world.paging.slots_in_use();
@@ -55,8 +55,21 @@ pub(crate) fn state(stage: &Stage, line: Line) -> Result<(), &'static str> {
             "a vcpu is paused for nothing",
         )?;
         hold(
-            !waits || line.has_ring,
+            !waits || world.paging.is_enabled(),
             "a vcpu waits, and there is no pager",
+        )?;
+    }
+    // Nothing more will be told to a pager that took over.
+    let told = outstanding == 0 && line.first.is_none() && outside.todo.iter().all(Option::is_none);
+    for page in 0..world.config.gfns {
+        let believed = told && outside.died > 0 && matches!(outside.known[page], Known::Out(_));
+        let is_out = matches!(
+            core.entries[page].0,
+            P2mType::RamPaged | P2mType::RamPagingInStart | P2mType::RamPagingIn
+        );
+        hold(
+            !believed || is_out,
+            "a pager keeps a page that is not out, and nobody tells it",
         )?;
     }
     Ok(())
@@ -86,7 +99,9 @@ pub(crate) fn settled(stage: &Stage) -> bool {
     core.stopped.iter().all(|s| *s == 0)
         && outside.pending.iter().all(Option::is_none)
         && stage.fibers.iter().all(|f| !f.is_busy())
-        && (outside.replaced > 0 || !core.entries[..gfns].iter().any(|e| on_its_way(e.0)))
+        && (outside.replaced > 0
+            || outside.died > 0
+            || !core.entries[..gfns].iter().any(|e| on_its_way(e.0)))
 }
 
 /// The vcpu whose steps alone must come to an end, if this is one of them.
@@ -117,13 +132,23 @@ fn frames(core: &Core) -> Result<(), &'static str> {
     )
 }
 
-/// A page has the contents written last, in its frame or with the pager.
-fn page_is_somewhere(core: &Core, outside: &Outside, page: usize) -> Result<(), &'static str> {
+/// A page has the contents written last, in its frame or with the pager. `indexed`: the pager may be
+/// killed now, so what counts is the index.
+fn page_is_somewhere(
+    core: &Core,
+    outside: &Outside,
+    page: usize,
+    indexed: bool,
+) -> Result<(), &'static str> {
     let right = contents(page, outside.truth[page]);
     let (p2mt, frame) = core.entries[page];
     let in_frame = frame.map(|f| core.frames[usize::from(f)].contents) == Some(right);
     // The pager does not know of an eviction that is done yet: its record is still `Copied`.
-    let with_pager = matches!(outside.known[page], Known::Out(c) | Known::Copied(c) if c == right);
+    let with_pager = if indexed {
+        outside.index[page] == Some(right)
+    } else {
+        matches!(outside.known[page], Known::Out(c) | Known::Copied(c) if c == right)
+    };
     match p2mt {
         P2mType::RamRw | P2mType::RamPagingOut => hold(in_frame, "a page has other contents"),
         P2mType::RamPaged => hold(with_pager, "a page is lost"),

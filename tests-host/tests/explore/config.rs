@@ -19,6 +19,10 @@ pub(crate) struct Config {
     pub(crate) replaced: u8,
     /// The pager was stopped when it was replaced, and continues afterwards.
     pub(crate) stopped: bool,
+    /// How many pagers are killed. The next one takes over, with the index of the last one.
+    pub(crate) dies: u8,
+    /// The toolstack may see that a pager was killed, before the next one takes over.
+    pub(crate) noticed: bool,
     /// The guest gives its last page back and takes it again.
     pub(crate) drops: bool,
     /// The pager asks for empty frames and fills them through a mapping.
@@ -33,17 +37,23 @@ pub(crate) struct Config {
     pub(crate) elsewhere: bool,
     /// Others run after each lock too, not only before.
     pub(crate) fine: bool,
-    /// The defect of the platform.
+    /// The defect of the platform, or of the pager.
     pub(crate) defect: Option<Defect>,
 }
 
-/// Defects of a platform.
+/// Defects of a platform, and of a pager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
     /// An owed flush is lost.
     FlushLost,
     /// Nobody calls again when responses are left on the ring.
     EventLost,
+    /// The pager writes its index after the evict.
+    IndexLate,
+    /// The pager clears its index before the prep.
+    IndexEarly,
+    /// A pager that took over does not ask whether the page of a drop request is out.
+    DropBelieved,
 }
 
 /// Two vcpus, two pages and a pager, on a ring with two slots.
@@ -56,6 +66,8 @@ pub(crate) const SMALL: Config = Config {
     foreign: false,
     replaced: 0,
     stopped: false,
+    dies: 0,
+    noticed: false,
     drops: false,
     empty: false,
     prefetch: false,
@@ -74,7 +86,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 10] = [
+pub(crate) const SHORT: [Config; 16] = [
     Config {
         name: "one page, only another domain",
         vcpus: 0,
@@ -143,16 +155,97 @@ pub(crate) const SHORT: [Config; 10] = [
         tlb: true,
         ..ONE
     },
+    Config {
+        name: "one page, the pager is killed",
+        vcpus: 1,
+        dies: 1,
+        noticed: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, the pager is killed, filled through a mapping",
+        vcpus: 1,
+        dies: 1,
+        empty: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, the pager is killed, and continues",
+        slots: 1,
+        vcpus: 1,
+        dies: 1,
+        stopped: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, the pager is killed, given away",
+        slots: 1,
+        vcpus: 1,
+        writers: 0,
+        dies: 1,
+        noticed: true,
+        drops: true,
+        ..ONE
+    },
+    Config {
+        name: "one page, the pager is killed, given up",
+        vcpus: 1,
+        writers: 0,
+        replaced: 1,
+        dies: 1,
+        noticed: true,
+        ..ONE
+    },
+    Config {
+        name: "two pages, one slot, the pager is killed",
+        slots: 1,
+        writers: 0,
+        dies: 1,
+        noticed: true,
+        ..SMALL
+    },
 ];
 
 /// What is explored by hand: minutes to hours.
-pub(crate) const LONG: [Config; 8] = [
+pub(crate) const LONG: [Config; 12] = [
     Config {
         name: "long: brought back unasked",
         vcpus: 1,
         writers: 0,
         replaced: 1,
         prefetch: true,
+        ..ONE
+    },
+    Config {
+        name: "long: one page, two pagers are killed",
+        vcpus: 1,
+        dies: 2,
+        noticed: true,
+        ..ONE
+    },
+    Config {
+        name: "long: one page, the pager is killed, another domain maps it",
+        vcpus: 1,
+        writers: 0,
+        foreign: true,
+        dies: 1,
+        noticed: true,
+        ..ONE
+    },
+    Config {
+        name: "long: one page, the pager is killed, events taken elsewhere",
+        vcpus: 1,
+        writers: 0,
+        dies: 1,
+        empty: true,
+        elsewhere: true,
+        ..ONE
+    },
+    Config {
+        name: "long: one page, two vcpus, the pager is killed",
+        dies: 1,
+        noticed: true,
+        elsewhere: true,
         ..ONE
     },
     Config {

@@ -94,7 +94,7 @@ impl Keys {
     pub(crate) fn line(&mut self, stage: &Stage) -> Line {
         self.text.clear();
         write!(self.text, "{:?}", stage.world.paging).expect("a string takes it");
-        let has_ring = self.text.contains("front: Some");
+        let has_ring = self.text.contains("ring: Attached(Front");
         let number = |name: &str| {
             let at = self.text.find(name)? + name.len();
             let digits = self.text[at..]
@@ -103,8 +103,8 @@ impl Keys {
                 .count();
             self.text[at..at + digits].parse().ok()
         };
-        let first = number("first: Some(v");
-        let none = self.text.contains("first: None");
+        let first = number("queue: VcpuList { first: Some(v");
+        let none = self.text.contains("queue: VcpuList { first: None");
         assert!(
             first.is_some() || none,
             "the crate prints its line in another way"
@@ -178,6 +178,10 @@ fn code(act: Act) -> u64 {
         Act::Mend => (18, 0, false),
         Act::LateEvict(page) => (19, page, false),
         Act::LatePrep(page) => (20, page, false),
+        Act::Die => (21, 0, false),
+        Act::NoticeDeath => (22, 0, false),
+        Act::TakeOver => (23, 0, false),
+        Act::List => (24, 0, false),
     };
     kind << 16 | u64::from(page) << 8 | u64::from(flag)
 }

@@ -312,7 +312,9 @@ impl<'a> P2m for Locked<'a> {
     type Buffer = u8;
 
     fn get(&self, gfn: Gfn) -> Entry {
-        let (p2mt, frame) = self.entry(place_of(gfn));
+        let core = self.0.core.borrow();
+        let entry = core.entries.get(place_of(gfn)).copied();
+        let (p2mt, frame) = entry.unwrap_or((P2mType::Invalid, None));
         Entry {
             p2mt,
             mfn: frame.map(mfn),

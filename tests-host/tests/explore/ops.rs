@@ -3,12 +3,13 @@
 
 use p2m_paging::fault::{MapDecision, Mapper, decide_map};
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::paging::{Caller, DropError, Job, PopulateError, Populated};
+use p2m_paging::paging::{Caller, DropError, Job, PagingStates, PopulateError, Populated};
 use p2m_paging::platform::Platform;
 use p2m_paging::ring::{Back, EntryFlags, Epoch, Notify, PagingFlags, Response};
 use p2m_paging::{Errno, Gfn, VcpuId};
 use tests_host::plain::PAGEABLE_DOMAIN;
 
+use crate::config::Defect;
 use crate::fiber::pause;
 use crate::machine::{IDLE_GFNS, MOST_GFNS};
 use crate::outside::{Known, Mapping, Todo};
@@ -30,6 +31,16 @@ fn vcpu_id(v: usize) -> VcpuId {
     VcpuId(u32::try_from(v).expect("few vcpus"))
 }
 
+/// The pager that does something.
+#[derive(Clone, Copy)]
+pub(crate) struct Pager {
+    pub(crate) epoch: Epoch,
+    /// How many pagers were killed before it.
+    pub(crate) life: u8,
+    /// It fills empty frames through a mapping.
+    pub(crate) fills: bool,
+}
+
 impl World {
     /// A vcpu's access was not allowed.
     pub(crate) fn fault(&self, v: usize, page: usize, write: bool) {
@@ -48,6 +59,10 @@ impl World {
             }
             Err(PopulateError::NoRing) => {
                 self.refused_without_pager(page);
+                self.machine().require(
+                    self.config.dies == 0 || self.outside.borrow().given_up,
+                    "a fault finds no ring",
+                );
                 self.outside.borrow_mut().stalled[v] = true;
             }
             Err(PopulateError::RingFull) => {}
@@ -83,16 +98,34 @@ impl World {
         }
     }
 
-    pub(crate) fn nominate(&self, page: usize) {
+    /// A point where a pager may be killed, and nothing else happens that matters.
+    fn may_be_killed(&self) {
+        if self.config.dies > 0 {
+            pause();
+        }
+    }
+
+    /// Whether the pager that does this has been killed: it does nothing more.
+    fn is_dead(&self, by: Pager) -> bool {
+        self.outside.borrow().died != by.life
+    }
+
+    pub(crate) fn nominate(&self, by: Pager, page: usize) {
         let mut batch = [Job::new(gfn(page))];
-        self.paging.nominate(self.paging.epoch(), &mut batch);
+        self.paging.nominate(by.epoch, &mut batch);
+        if self.is_dead(by) {
+            return;
+        }
         if batch[0].outcome.expect("worked off").is_err() {
             // An earlier pager may have left it nominated.
-            self.restore(page);
+            self.restore(by, page);
             return;
         }
         // Others run before it copies.
         pause();
+        if self.is_dead(by) {
+            return;
+        }
         let core = self.machine().core.borrow();
         self.outside.borrow_mut().known[page] = match core.entries[page].1 {
             Some(frame) => Known::Copied(core.frames[usize::from(frame)].contents),
@@ -100,24 +133,45 @@ impl World {
         };
     }
 
-    pub(crate) fn evict(&self, page: usize, copy: u8) {
+    pub(crate) fn evict(&self, by: Pager, page: usize, copy: u8) {
+        // An operation stops before its first lock, but not if nothing happens before that.
+        pause();
+        let in_time = self.config.defect != Some(Defect::IndexLate);
+        if in_time {
+            self.outside.borrow_mut().index[page] = Some(copy);
+        }
         let mut batch = [Job::new(gfn(page))];
-        self.paging.evict(self.paging.epoch(), &mut batch);
-        let gone = batch[0].outcome.expect("worked off").is_ok();
-        self.outside.borrow_mut().known[page] = if gone {
-            Known::Out(copy)
+        self.paging.evict(by.epoch, &mut batch);
+        if self.is_dead(by) {
+            return;
+        }
+        if batch[0].outcome.expect("worked off").is_ok() {
+            let mut outside = self.outside.borrow_mut();
+            outside.known[page] = Known::Out(copy);
+            outside.index[page] = Some(copy);
         } else {
-            Known::Nothing
-        };
-        if !gone {
-            self.restore(page);
+            self.forget(page);
+            self.restore(by, page);
         }
     }
 
+    /// The pager's copy is worth nothing any more.
+    fn forget(&self, page: usize) {
+        let mut outside = self.outside.borrow_mut();
+        outside.known[page] = Known::Nothing;
+        outside.index[page] = None;
+    }
+
+    fn is_out(&self, by: Pager, page: usize) -> bool {
+        let mut states = [PagingStates::default()];
+        let listed = self.paging.paging_states(by.epoch, gfn(0), &mut states);
+        listed.is_err() || states[0].out[page]
+    }
+
     /// A nominated page is restored. Any other page keeps its state.
-    fn restore(&self, page: usize) {
+    fn restore(&self, by: Pager, page: usize) {
         let mut batch = [Job::new(gfn(page))];
-        self.paging.restore(self.paging.epoch(), &mut batch);
+        self.paging.restore(by.epoch, &mut batch);
         let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         // ENOTCONN: the pager has been detached meanwhile.
         let right = matches!(done, Ok(()) | Err(Errno::ENOENT | Errno::ENOTCONN));
@@ -125,12 +179,18 @@ impl World {
     }
 
     /// The pager brings a page in with its contents. Yields whether it need not try again.
-    pub(crate) fn bring(&self, page: usize, copy: u8) -> bool {
+    pub(crate) fn bring(&self, by: Pager, page: usize, copy: u8) -> bool {
+        if self.config.defect == Some(Defect::IndexEarly) {
+            self.outside.borrow_mut().index[page] = None;
+            self.may_be_killed();
+        }
         let mut batch = [Job::filled(gfn(page), copy)];
-        self.paging.prep(self.paging.epoch(), &mut batch);
+        self.paging.prep(by.epoch, &mut batch);
+        self.may_be_killed();
         match batch[0].outcome.expect("worked off").map_err(|e| e.errno()) {
+            _ if self.is_dead(by) => false,
             Ok(()) => {
-                self.outside.borrow_mut().known[page] = Known::Nothing;
+                self.forget(page);
                 true
             }
             // The guest has given it back, and the pager has not been told yet.
@@ -140,24 +200,29 @@ impl World {
     }
 
     /// As [`Self::bring`], through a frame that the pager fills itself.
-    fn bring_through_mapping(&self, page: usize, copy: u8) -> bool {
+    fn bring_through_mapping(&self, by: Pager, page: usize, copy: u8) -> bool {
         let mut batch = [Job::empty(gfn(page))];
-        self.paging.prep(self.paging.epoch(), &mut batch);
+        self.paging.prep(by.epoch, &mut batch);
         let done = batch[0].outcome.expect("worked off").map_err(|e| e.errno());
         if !matches!(done, Ok(()) | Err(Errno::ENOENT)) {
             return false;
         }
         pause();
+        if self.is_dead(by) {
+            return false;
+        }
         let mut core = self.machine().core.borrow_mut();
         if let (P2mType::RamPagingIn, Some(frame)) = core.entries[page] {
             core.frames[usize::from(frame)].contents = copy;
+            // The index keeps its entry: until the response has been taken, a page that is filled is as
+            // good as one that is not.
             self.outside.borrow_mut().known[page] = Known::Nothing;
         }
         true
     }
 
     /// The pager does what a request asks for, and responds.
-    pub(crate) fn serve(&self, nth: usize, todo: Todo) {
+    pub(crate) fn serve(&self, by: Pager, nth: usize, todo: Todo) {
         let page = usize::try_from(todo.gfn).expect("a small number");
         let paging = PagingFlags::from_bits_retain(todo.paging);
         let known = self.outside.borrow().known[page];
@@ -166,12 +231,21 @@ impl World {
         let served = match known {
             // Older than the eviction: its contents are not true any more.
             Known::Out(_) if forget && in_place => true,
-            _ if forget => {
-                self.outside.borrow_mut().known[page] = Known::Nothing;
+            // It may have been pushed before this pager listed the states, and be about an earlier page.
+            Known::Out(_)
+                if forget
+                    && by.life > 0
+                    && self.config.defect != Some(Defect::DropBelieved)
+                    && self.is_out(by, page) =>
+            {
                 true
             }
-            Known::Out(copy) if self.config.empty => self.bring_through_mapping(page, copy),
-            Known::Out(copy) => self.bring(page, copy),
+            _ if forget => {
+                self.forget(page);
+                true
+            }
+            Known::Out(copy) if by.fills => self.bring_through_mapping(by, page, copy),
+            Known::Out(copy) => self.bring(by, page, copy),
             Known::Copied(_) | Known::Nothing => {
                 if in_place {
                     self.outside.borrow_mut().known[page] = Known::Nothing;
@@ -184,6 +258,9 @@ impl World {
             return;
         }
         pause();
+        if self.is_dead(by) {
+            return;
+        }
         let mut back = self.back.borrow_mut();
         let Some(ring) = back.as_mut() else { return };
         self.outside.borrow_mut().todo[nth] = None;
@@ -198,6 +275,10 @@ impl World {
             .require(answered, "more answers than questions");
         let notify = ring.publish();
         drop(back);
+        self.may_be_killed();
+        if self.is_dead(by) {
+            return;
+        }
         if notify == Notify::Owed && self.config.elsewhere {
             self.machine().core.borrow_mut().deferred = true;
         } else if notify == Notify::Owed {
@@ -258,9 +339,16 @@ impl World {
     }
 
     pub(crate) fn detach(&self) {
+        // Faults may be refused from some moment of this on.
+        let was = std::mem::replace(&mut self.outside.borrow_mut().given_up, true);
         if self.paging.disable().is_err() {
+            self.outside.borrow_mut().given_up = was;
             return;
         }
+        self.pager_is_gone();
+    }
+
+    fn pager_is_gone(&self) {
         *self.back.borrow_mut() = None;
         let mut outside = self.outside.borrow_mut();
         outside.attached = false;
@@ -269,12 +357,75 @@ impl World {
         self.machine().core.borrow_mut().notified = false;
     }
 
+    /// The pager is killed. What it knew is lost; the index stays.
+    pub(crate) fn die(&self) {
+        self.pager_is_gone();
+        let mut outside = self.outside.borrow_mut();
+        outside.died += 1;
+        let epoch = self.paging.epoch().as_raw();
+        outside.late = self.config.stopped.then_some((epoch, outside.known));
+        outside.known.fill(Known::Nothing);
+    }
+
+    pub(crate) fn notice_death(&self) {
+        let _ = self.paging.detach();
+    }
+
+    pub(crate) fn take_over(&self) {
+        let page = self.page;
+        if self.paging.take_over(|| Some(page.map())).is_err() {
+            self.machine().breach("a new pager cannot take over");
+            return;
+        }
+        self.begin();
+    }
+
+    /// A pager that has only the index begins.
+    fn begin(&self) {
+        *self.back.borrow_mut() = Some(Back::new(self.page.map()));
+        let mut outside = self.outside.borrow_mut();
+        outside.attached = true;
+        outside.listed = false;
+        outside.given_up = false;
+        outside.known.fill(Known::Nothing);
+    }
+
+    pub(crate) fn list(&self, by: Pager) {
+        let mut states = [PagingStates::default()];
+        let listed = self.paging.paging_states(by.epoch, gfn(0), &mut states);
+        if self.is_dead(by) || listed.is_err() {
+            return;
+        }
+        for page in 0..self.config.gfns {
+            if states[0].out[page] {
+                let entry = self.outside.borrow().index[page];
+                self.machine()
+                    .require(entry.is_some(), "a page that is out has no entry");
+                self.outside.borrow_mut().known[page] = entry.map_or(Known::Nothing, Known::Out);
+            } else {
+                self.forget(page);
+            }
+        }
+        for page in (0..self.config.gfns).filter(|page| states[0].nominated[*page]) {
+            self.restore(by, page);
+            if self.is_dead(by) {
+                return;
+            }
+        }
+        self.outside.borrow_mut().listed = true;
+    }
+
     pub(crate) fn attach(&self) {
         let page = self.page;
         let last = self.paging.epoch().as_raw();
         let attached = self.paging.enable(&PAGEABLE_DOMAIN, || Some(page.map()));
         if attached.is_err() {
             self.machine().breach("a new pager cannot attach");
+            return;
+        }
+        if self.config.dies > 0 {
+            self.begin();
+            self.outside.borrow_mut().replaced += 1;
             return;
         }
         *self.back.borrow_mut() = Some(Back::new(page.map()));
@@ -309,12 +460,21 @@ impl World {
     /// operation.
     pub(crate) fn occupy(&self) {
         for n in 0..IDLE_GFNS - self.config.slots {
-            let asked = self.paging.populate(gfn(MOST_GFNS + n), STRANGER);
-            assert_eq!(asked, Ok(Populated::InFlight));
+            // Requests that were repeated may have taken a slot that is to be left.
+            if let Err(refused) = self.paging.populate(gfn(MOST_GFNS + n), STRANGER) {
+                assert_eq!(refused, PopulateError::RingFull);
+            }
         }
         let mut back = self.back.borrow_mut();
         let ring = back.as_mut().expect("attached");
-        while ring.take().expect("an honest ring").is_some() {}
+        let mut outside = self.outside.borrow_mut();
+        while let Some(request) = ring.take().expect("an honest ring") {
+            let todo = Todo::from(request.expect("an honest ring"));
+            if todo.gfn < MOST_GFNS as u64 {
+                let room = outside.todo.iter_mut().find(|t| t.is_none());
+                *room.expect("a slot's worth of room") = Some(todo);
+            }
+        }
         self.machine().core.borrow_mut().notified = false;
     }
 }

@@ -59,6 +59,15 @@ pub(crate) struct Outside {
     pub(crate) stalled: [bool; VCPUS],
     pub(crate) attached: bool,
     pub(crate) replaced: u8,
+    /// How many pagers were killed.
+    pub(crate) died: u8,
+    /// No pager is expected any more.
+    pub(crate) given_up: bool,
+    /// The pager has listed the states.
+    pub(crate) listed: bool,
+    /// What survives the death of a pager: the contents of pages that are out. Written before the evict,
+    /// cleared after the prep. An entry of a resident page is ignored.
+    pub(crate) index: [Option<u8>; MOST_GFNS],
     pub(crate) known: [Known; MOST_GFNS],
     pub(crate) todo: [Option<Todo>; TAKEN],
     /// What the replaced pager knew, and its epoch.
@@ -76,6 +85,10 @@ impl Outside {
             stalled: [false; VCPUS],
             attached: true,
             replaced: 0,
+            died: 0,
+            given_up: false,
+            listed: true,
+            index: [None; MOST_GFNS],
             known: [Known::Nothing; MOST_GFNS],
             todo: [None; TAKEN],
             late: None,

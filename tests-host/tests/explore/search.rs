@@ -98,6 +98,9 @@ pub(crate) fn explore(mut config: Config) -> Result<Explored, Violation> {
     config.defect = match std::env::var("MODEL_DEFECT").as_deref() {
         Ok("flush-lost") => Some(Defect::FlushLost),
         Ok("event-lost") => Some(Defect::EventLost),
+        Ok("index-late") => Some(Defect::IndexLate),
+        Ok("index-early") => Some(Defect::IndexEarly),
+        Ok("drop-believed") => Some(Defect::DropBelieved),
         _ => config.defect,
     };
     let mut search = Search {

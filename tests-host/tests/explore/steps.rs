@@ -30,6 +30,14 @@ pub(crate) enum Act {
     Unmap,
     Detach,
     Attach,
+    /// The pager is killed. Nobody tells the hypervisor.
+    Die,
+    /// The toolstack has seen that the pager is gone.
+    NoticeDeath,
+    /// A pager takes over from one that was killed.
+    TakeOver,
+    /// A pager that has attached lists the states, and restores what is nominated.
+    List,
     Event,
     Poke,
     Mend,
@@ -56,6 +64,8 @@ impl Step {
                 | Act::Serve(_)
                 | Act::Unmap
                 | Act::Attach
+                | Act::TakeOver
+                | Act::List
                 | Act::Event
                 | Act::Mend
         )

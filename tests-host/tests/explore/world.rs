@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use p2m_paging::p2m::{Access, P2mType};
-use p2m_paging::paging::Paging;
+use p2m_paging::paging::{Attachment, Paging};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::ring::{Back, Epoch};
 use tests_host::plain::{PAGEABLE_DOMAIN, RingPage};
@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::fiber::Fiber;
 use crate::lock::FINE;
 use crate::machine::{Machine, Place, Translation, VCPUS, contents};
+use crate::ops::Pager;
 use crate::outside::{Known, Outside, TAKEN, Todo};
 use crate::steps::{ACTORS, Act, LATER, PAGER, REPLACED, STRANGER, Step, TOOLS};
 
@@ -173,6 +174,7 @@ impl Stage {
                     }
                 }
                 PAGER if outside.poked => add(Act::Mend),
+                PAGER if outside.attached && !outside.listed => add(Act::List),
                 PAGER if outside.attached => {
                     for page in pages(config) {
                         match outside.known[usize::from(page)] {
@@ -207,14 +209,27 @@ impl Stage {
                         add(Act::Unmap);
                     }
                 },
-                TOOLS if outside.attached && outside.replaced < config.replaced => {
-                    add(Act::Detach);
+                TOOLS if outside.attached => {
+                    if outside.replaced < config.replaced {
+                        add(Act::Detach);
+                    }
+                    if outside.died < config.dies {
+                        add(Act::Die);
+                    }
                 }
-                TOOLS if outside.attached => {}
+                TOOLS if world.paging.is_enabled() => {
+                    add(Act::TakeOver);
+                    if config.noticed && world.paging.attachment() == Attachment::Attached {
+                        add(Act::NoticeDeath);
+                    }
+                    if outside.replaced < config.replaced {
+                        add(Act::Detach);
+                    }
+                }
                 // The next pager comes once no operation of the last one is left.
                 TOOLS if !self.fibers[usize::from(PAGER)].is_busy() => add(Act::Attach),
                 LATER if core.deferred => add(Act::Event),
-                REPLACED => {
+                REPLACED if outside.attached || config.dies == 0 => {
                     for page in pages(config) {
                         match outside.late.map(|(_, known)| known[usize::from(page)]) {
                             Some(Known::Copied(_)) => add(Act::LateEvict(page)),
@@ -238,7 +253,7 @@ impl Stage {
         }
         if !self.fibers[actor].is_busy() {
             let attached = self.world.outside.borrow().attached;
-            if attached && self.doing[actor] == Some(Act::Attach) {
+            if attached && matches!(self.doing[actor], Some(Act::Attach | Act::TakeOver)) {
                 self.world.occupy();
             }
             self.doing[actor] = None;
@@ -291,6 +306,10 @@ impl Stage {
                     frame.contents = contents(p, outside.truth[p]);
                 }
             }
+            Act::Die => {
+                drop(outside);
+                world.die();
+            }
             Act::Unmap => {
                 let mapping = outside.mapping.take().expect("mapped");
                 world.machine().put(mapping.frame);
@@ -310,16 +329,22 @@ impl Stage {
                     Act::Serve(nth) => outside.todo[usize::from(nth)],
                     _ => None,
                 };
+                let by = Pager {
+                    epoch,
+                    life: outside.died,
+                    // The next pager has buffers.
+                    fills: world.config.empty && outside.died == 0,
+                };
                 drop(outside);
                 self.doing[actor] = Some(act);
                 self.carried[actor] = (copy, todo);
                 let at_once = !matches!(act, Act::GiveAway(_));
                 self.fibers[actor].begin(at_once, move || match act {
                     Act::GiveAway(page) => world.give_away(actor, page.into()),
-                    Act::Nominate(page) => world.nominate(page.into()),
+                    Act::Nominate(page) => world.nominate(by, page.into()),
                     Act::Evict(page) | Act::Prefetch(page) => match copy {
-                        Known::Copied(copy) => world.evict(page.into(), copy),
-                        Known::Out(copy) => drop(world.bring(page.into(), copy)),
+                        Known::Copied(copy) => world.evict(by, page.into(), copy),
+                        Known::Out(copy) => drop(world.bring(by, page.into(), copy)),
                         Known::Nothing => {}
                     },
                     Act::LateEvict(page) => world.late_evict(epoch, page.into()),
@@ -329,10 +354,13 @@ impl Stage {
                         }
                         Known::Nothing => {}
                     },
-                    Act::Serve(nth) => world.serve(nth.into(), todo.expect("taken")),
+                    Act::Serve(nth) => world.serve(by, nth.into(), todo.expect("taken")),
                     Act::Map(page, writer) => world.map(page.into(), writer),
                     Act::Detach => world.detach(),
                     Act::Attach => world.attach(),
+                    Act::NoticeDeath => world.notice_death(),
+                    Act::TakeOver => world.take_over(),
+                    Act::List => world.list(by),
                     Act::Poke => world.poke(),
                     Act::Mend => world.mend(),
                     _ => {
