@@ -53,6 +53,8 @@
 //!   [`Platform::defer_event`] schedules.
 //! - *Pauses.* A [`VcpuPaused`](pause::VcpuPaused) goes back to [`Paging::unpause`]. A dropped one
 //!   leaves its vcpu paused for ever.
+//! - *A dead pager.* If the pager is killed, another one attaches with [`Paging::take_over`]. Until then,
+//!   whoever needs a page waits. [`Paging::disable`] ends that.
 //! - *Waking.* A [`prep`](Paging::prep) with a buffer wakes the vcpus that wait for the page by itself.
 //!   Without a buffer they are woken by the pager's response.
 //!

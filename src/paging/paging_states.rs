@@ -66,6 +66,10 @@ impl<P: Platform> Paging<'_, P> {
     /// A page goes out only by an evict of the caller, so a page that is listed as resident stays resident.
     /// A page that is listed as out may be removed by the guest later; the pager is told of that by a request,
     /// as always. A nominated page may become resident at any time.
+    ///
+    /// A drop request may be older than the list: its page was gone when the states were listed, and the pager
+    /// may have evicted a new page since. So a pager that has taken over asks again before it forgets a page
+    /// because of a drop request, and keeps a page that is out.
     pub fn paging_states(
         &self,
         by: Epoch,

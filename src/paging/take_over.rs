@@ -6,7 +6,10 @@
 //! a ring and without a wait queue.
 //!
 //! A pager that takes over first asks for [`Paging::paging_states`]: the p2m alone says which pages are
-//! out. It restores the nominated ones, and serves the requests.
+//! out. It restores the nominated ones, and serves the requests. For this it needs an index of where the
+//! contents of each page are, which survives the death of a pager. A pager writes it before each evict, and
+//! clears it after each prep with a buffer. After a prep without a buffer the entry stays until the page is
+//! resident.
 
 use core::fmt;
 

@@ -86,7 +86,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 16] = [
+pub(crate) const SHORT: [Config; 15] = [
     Config {
         name: "one page, only another domain",
         vcpus: 0,
@@ -183,7 +183,6 @@ pub(crate) const SHORT: [Config; 16] = [
         vcpus: 1,
         writers: 0,
         dies: 1,
-        noticed: true,
         drops: true,
         ..ONE
     },
@@ -196,18 +195,10 @@ pub(crate) const SHORT: [Config; 16] = [
         noticed: true,
         ..ONE
     },
-    Config {
-        name: "two pages, one slot, the pager is killed",
-        slots: 1,
-        writers: 0,
-        dies: 1,
-        noticed: true,
-        ..SMALL
-    },
 ];
 
 /// What is explored by hand: minutes to hours.
-pub(crate) const LONG: [Config; 12] = [
+pub(crate) const LONG: [Config; 14] = [
     Config {
         name: "long: brought back unasked",
         vcpus: 1,
@@ -239,6 +230,24 @@ pub(crate) const LONG: [Config; 12] = [
         dies: 1,
         empty: true,
         elsewhere: true,
+        ..ONE
+    },
+    Config {
+        name: "long: two pages, one slot, the pager is killed",
+        slots: 1,
+        writers: 0,
+        dies: 1,
+        noticed: true,
+        ..SMALL
+    },
+    Config {
+        name: "long: one page, the pager is killed, given away, noticed",
+        slots: 1,
+        vcpus: 1,
+        writers: 0,
+        dies: 1,
+        noticed: true,
+        drops: true,
         ..ONE
     },
     Config {
