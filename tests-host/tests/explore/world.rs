@@ -210,11 +210,11 @@ impl Stage {
                     }
                 },
                 TOOLS if outside.attached => {
-                    if outside.replaced < config.replaced {
-                        add(Act::Detach);
-                    }
+                    // If pagers are killed, only a pager that is gone is given up.
                     if outside.died < config.dies {
                         add(Act::Die);
+                    } else if config.dies == 0 && outside.replaced < config.replaced {
+                        add(Act::Detach);
                     }
                 }
                 TOOLS if world.paging.is_enabled() => {
