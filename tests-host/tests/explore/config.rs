@@ -86,7 +86,7 @@ const ONE: Config = Config {
 };
 
 /// What every run of the tests explores.
-pub(crate) const SHORT: [Config; 14] = [
+pub(crate) const SHORT: [Config; 15] = [
     Config {
         name: "one page, only another domain",
         vcpus: 0,
@@ -163,6 +163,13 @@ pub(crate) const SHORT: [Config; 14] = [
         ..ONE
     },
     Config {
+        name: "one page, two pagers are killed",
+        vcpus: 1,
+        dies: 2,
+        noticed: true,
+        ..ONE
+    },
+    Config {
         name: "one page, the pager is killed, filled through a mapping",
         vcpus: 1,
         dies: 1,
@@ -189,20 +196,13 @@ pub(crate) const SHORT: [Config; 14] = [
 ];
 
 /// What is explored by hand: minutes to hours.
-pub(crate) const LONG: [Config; 15] = [
+pub(crate) const LONG: [Config; 14] = [
     Config {
         name: "long: brought back unasked",
         vcpus: 1,
         writers: 0,
         replaced: 1,
         prefetch: true,
-        ..ONE
-    },
-    Config {
-        name: "long: one page, two pagers are killed",
-        vcpus: 1,
-        dies: 2,
-        noticed: true,
         ..ONE
     },
     Config {
