@@ -221,7 +221,7 @@ impl Process {
         let set = &mut self.sets[batch.index()];
         let (store, scratch) = (&*self.store, &mut self.scratch);
         match batch.step() {
-            Step::Nominate => host.nominate(batch.pages_mut()).unwrap(),
+            Step::Nominate | Step::Probe => host.nominate(batch.pages_mut()).unwrap(),
             Step::Save => save(store, &mut Memory(&host.memory), &mut batch, scratch),
             Step::Evict => self.indexed.evict(host, batch.pages_mut()).unwrap(),
             Step::Restore => host.restore(batch.pages_mut()).unwrap(),

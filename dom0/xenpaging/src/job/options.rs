@@ -202,6 +202,8 @@ mod tests {
             never: Vec::new(),
             host_memory: None,
             stop_pager_at: None,
+            kill_pager_at: Vec::new(),
+            restart: true,
             load: None,
             pin: true,
             record: None,
