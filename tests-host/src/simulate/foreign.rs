@@ -291,7 +291,8 @@ impl World<'_> {
 
     /// Calls that a pager may make at the wrong time. None may change what the guest sees. Calls
     /// that only the pager may make are left to it: an evict of a nominated page, contents for a
-    /// page that is out, a nomination while it has another page of that number in a batch.
+    /// page that is out or has an empty frame, a nomination while it has another page of that number in
+    /// a batch.
     pub(super) fn rogue_toolstack_runs(&self) {
         if self.quiesced.get() {
             return;
@@ -312,7 +313,11 @@ impl World<'_> {
             2 if self.state(page) != State::PagingOut => {
                 let _ = self.evict_pages(&[page]);
             }
-            3 if has_frame || self.state(page) == State::Invalid => {
+            3 if !matches!(
+                self.state(page),
+                State::Paged | State::PagingInStart | State::PagingIn
+            ) =>
+            {
                 let _ = self.prep_page(page, Some(Page::SCRUBBED));
             }
             4 if has_frame => {

@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 
 use fastrand::Rng;
 use p2m_paging::p2m::table::{Event, Outcome, State, transition};
-use p2m_paging::paging::Paging;
+use p2m_paging::paging::{Attachment, Paging};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, VcpuId};
 
@@ -316,7 +316,18 @@ impl<'d> World<'d> {
             state,
             happened,
         } = before;
-        if self.happened.get() != happened || !changes {
+        let by_pager = matches!(
+            event,
+            Event::Nominate
+                | Event::NominateInUse
+                | Event::Evict
+                | Event::EvictInUse
+                | Event::Restore
+                | Event::PrepFilled
+                | Event::PrepEmpty
+        );
+        let is_replaced = by_pager && self.paging.attachment() != Attachment::Attached;
+        if self.happened.get() != happened || !changes || is_replaced {
             return;
         }
         let log_dirty = self.machine().with(|core| core.log_dirty);
