@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config as TestConfig, RngAlgorithm, TestRng, TestRunner};
 
-use super::cases::paged;
+use super::cases::{paged, request};
 use super::judge::Judge;
 use super::random::{Op, apply, check_home, op, sim};
 use super::sim::{Entry, Sim};
@@ -275,6 +275,11 @@ fn a_lost_page_is_said_once_and_holds_up_no_other() {
     // More vcpus than the ring has slots need them, and one needs another page.
     (0..12).for_each(|vcpu| sim.access(vcpu, lost[vcpu % 2], false));
     sim.access(12, out[5], false);
+    sim.settle();
+    assert!(
+        sim.waits[..2].iter().all(Option::is_some),
+        "answered without its page"
+    );
     let mut ticks = 0;
     while sim.waits[12].is_some() {
         assert!(
@@ -316,6 +321,21 @@ fn nominated_pages_of_a_pager_that_was_killed_are_restored() {
     assert_eq!(sim.finish().unreadable_pages, 0);
     sim.settle();
     check_home(&sim);
+}
+
+/// A drop is about the page's life before the last, and comes when the next pager has adopted the page.
+#[test]
+fn a_late_drop_does_not_take_an_adopted_page() {
+    let mut sim = paged(40, 0);
+    sim.take_over(true);
+    sim.event(Event::Target(0));
+    let drop = request(7, PagingFlags::DROP_PAGE);
+    sim.unanswered.push(drop);
+    sim.event(Event::Requests(&[drop]));
+    sim.settle();
+    assert_eq!(sim.pager.progress().dropped, 0);
+    assert_eq!(sim.unanswered, []);
+    assert_eq!(sim.finish().unreadable_pages, 0);
 }
 
 /// Slots of a pager before are as if this one had taken them: the highest, the first and those shared.

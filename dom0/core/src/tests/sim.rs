@@ -248,6 +248,7 @@ impl Sim {
             assert!(!uses || !batch.pages()[*done..].iter().any(names));
         }
         self.store.remove(&slot);
+        self.check_index();
     }
 
     /// An area that is gone is not in use by anybody.

@@ -340,30 +340,39 @@ fn op() -> impl Strategy<Value = Op> {
     })
 }
 
-/// Does this until the process is killed. Returns where each page is that is out then, with its
-/// checksum. A page is evicted, and a slot freed, only by a process that still lives.
-fn run(index: &Index, ops: &[Op]) -> BTreeMap<u64, (Location, u64)> {
-    let mut out = BTreeMap::new();
+/// Where a page lies, and its checksum.
+type Noted = (u64, (Location, u64));
+
+/// Does this until the process is killed. Returns where each page is that is out then, and all that was
+/// to be noted. A page is evicted, and a slot freed, only by a process that still lives.
+fn run(index: &Index, ops: &[Op]) -> (BTreeMap<u64, (Location, u64)>, Vec<Noted>) {
+    let (mut out, mut noted) = (BTreeMap::new(), Vec::new());
     for (op, checksum) in ops.iter().zip(1..) {
         match *op {
             Op::Out(n, _) | Op::OutAsZeros(n) | Op::Refused(n, _) if out.contains_key(&n) => {}
             Op::Out(n, to) => {
+                noted.push((n, (slot(to), checksum)));
                 index.set(gfn(n), slot(to), checksum).unwrap();
                 if !index.test_double.is_dead() {
                     out.insert(n, (slot(to), checksum));
                 }
             }
             Op::OutAsZeros(n) => {
+                noted.push((n, (Location::Zeros, 0)));
                 index.set(gfn(n), Location::Zeros, 0).unwrap();
                 if !index.test_double.is_dead() {
                     out.insert(n, (Location::Zeros, 0));
                 }
             }
-            Op::Refused(n, to) => index.set(gfn(n), slot(to), checksum).unwrap(),
+            Op::Refused(n, to) => {
+                noted.push((n, (slot(to), checksum)));
+                index.set(gfn(n), slot(to), checksum).unwrap();
+            }
             Op::Moved(n, to) => {
-                let Some((location, _)) = out.get_mut(&n) else {
+                let Some((location, checksum)) = out.get_mut(&n) else {
                     continue;
                 };
+                noted.push((n, (slot(to), *checksum)));
                 index.move_to(gfn(n), slot(to)).unwrap();
                 if !index.test_double.is_dead() {
                     *location = slot(to);
@@ -380,11 +389,11 @@ fn run(index: &Index, ops: &[Op]) -> BTreeMap<u64, (Location, u64)> {
             break;
         }
     }
-    out
+    (out, noted)
 }
 
 proptest! {
-    /// Whatever store is the last: a page that is out has its right entry.
+    /// Whatever store is the last: a page that is out has its right entry, and no entry is half written.
     #[test]
     fn wherever_a_process_is_killed_what_is_out_has_its_entry(
         ops in prop::collection::vec(op(), 1..40),
@@ -392,13 +401,17 @@ proptest! {
         for stores in 0.. {
             let (file, index) = index(GFNS);
             index.test_double.stores_left.store(stores, Ordering::Relaxed);
-            let out = run(&index, &ops);
+            let (out, noted) = run(&index, &ops);
             let was_killed = index.test_double.is_dead();
             drop(index);
             let index = Index::open(again(&file), identity()).unwrap();
             for (n, expected) in &out {
                 let entry = index.get(gfn(*n)).map(|entry| (entry.location, entry.checksum));
                 prop_assert_eq!(entry, Some(*expected), "gfn {} after {} stores", n, stores);
+            }
+            for (gfn, entry) in index.entries() {
+                let found = (gfn.get(), (entry.location, entry.checksum));
+                prop_assert!(noted.contains(&found), "half of {:?}", found);
             }
             if !was_killed {
                 break;
