@@ -137,6 +137,8 @@ fn b10_an_unreadable_page_that_is_resident_again_is_found_by_a_probe() {
         ticks(&mut sim, 100);
         assert_eq!(sim.pager.progress().unreadable_pages, 0, "taken for out");
         assert!(matches!(sim.entries[page], Entry::Ram(_)), "nominated");
+        // The slot is used again, maybe for another page.
+        sim.bad_slots.clear();
         sim.event(Event::Resident(100 - sim.pager.progress().out_pages));
         sim.event(Event::Target(0));
         ticks(&mut sim, 10);
