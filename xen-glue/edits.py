@@ -240,8 +240,13 @@ EDITS = [
 
     # A page that is out has contents. Who saves the domain maps the page, and waits for it.
     *instead("arch/x86/domctl.c", "case XEN_DOMCTL_getpageframeinfo3:", "type = XEN_DOMCTL_PFINFO_XTAB;",
-             "                    type = p2m_is_paging(t) ? XEN_DOMCTL_PFINFO_NOTAB\n"
-             "                                            : XEN_DOMCTL_PFINFO_XTAB;\n"),
+             "                    type = p2m_is_paging(t) && mem_paging_active(d)\n"
+             "                           ? XEN_DOMCTL_PFINFO_NOTAB : XEN_DOMCTL_PFINFO_XTAB;\n"),
+    # Nobody can bring it any more.
+    also("arch/x86/domctl.c", "case XEN_DOMCTL_getpageframeinfo3:", "put_page(page);", "after",
+         "            if ( type == XEN_DOMCTL_PFINFO_XTAB && p2m_is_paging(t) )\n"
+         "            {\n                ret = -ENODATA;\n                break;\n            }\n"),
+    include("arch/x86/domctl.c", "#include <asm/mem_sharing.h>"),
 
     include("arch/x86/gdbsx.c", "#include <asm/p2m.h>"),
     also("arch/x86/gdbsx.c", "dbg_hvm_va2mfn(", "if ( p2m_is_readonly(gfntype) && toaddr )", "before", DEBUGGER),

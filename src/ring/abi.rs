@@ -175,7 +175,8 @@ impl MemPagingOp {
 /// returns `ENOSYS`.
 pub const ENABLE_TAKE_OVER: u32 = 128;
 /// Added to `XEN_VM_EVENT_DISABLE` in the control operation's `op`: the pager is gone, and another one will
-/// take over ([`Paging::detach`](crate::Paging::detach)). Xen's C returns `ENOSYS`.
+/// take over ([`Paging::detach`](crate::Paging::detach)). Needs [`MemPagingOp::STATES_EPOCH`] and the epoch of
+/// that pager. Xen's C returns `ENOSYS`.
 pub const DISABLE_DETACH: u32 = 256;
 
 /// One page of a [`MemPagingOp::MANY`] call.

@@ -176,10 +176,6 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     case XEN_VM_EVENT_DISABLE | DETACH | STATES_EPOCH:
         if ( !is_attached(d, vec) )
             return -ENOTCONN;
-        /* Fall through. */
-    case XEN_VM_EVENT_DISABLE | DETACH:
-        if ( !mem_paging_active(d) )
-            return -ENOENT;
         p2m_rs_detach(d->p2m_rs);
         return 0;
 

@@ -83,6 +83,7 @@ impl State {
             Attachment::Attached => return Err(refused(EnableError::Enabled)),
         }
         let (ring, shared) = self.open()?;
+        self.states_epoch.store(false, Ordering::Relaxed);
         match self.paging.enable(&properties, || Some(shared)) {
             Ok(()) => Ok(self.keep(ring)),
             Err(e) => {
@@ -99,6 +100,8 @@ impl State {
             return Err(refused(TakeOverError::NotEnabled));
         }
         let (ring, shared) = self.open()?;
+        // Who takes over knows epochs. A call that states none is of the pager that is gone.
+        self.states_epoch.store(true, Ordering::Relaxed);
         match self.paging.take_over(|| Some(shared)) {
             Ok(_) => Ok(self.keep(ring)),
             Err(e) => {
@@ -143,7 +146,6 @@ impl State {
 
     /// The crate uses this ring now. What the ring before it needed is given back.
     fn keep(&self, ring: OpenRing) -> u32 {
-        self.states_epoch.store(false, Ordering::Relaxed);
         let page = self.page.swap(ring.page, Ordering::Relaxed);
         let va = self.va.swap(ring.va, Ordering::Relaxed);
         if let Some(port) = ring.port_before {

@@ -12,34 +12,32 @@ use super::machine::{Calls, MachineError, PagingStates};
 /// Words of 64 gfns that are listed in one call.
 const WORDS: usize = 1024;
 
-/// Lists the states of all pages in these ranges, and lets the pager adopt those that are out or
-/// nominated.
+/// Lists the states of all pages that the guest or the index can have, and lets the pager adopt those
+/// that are out or nominated. The other pager may have paged more of the guest than this one does.
 pub(super) fn take_over(
     pager: Pager,
     calls: &mut dyn Calls,
     index: &Index,
     store: &dyn PageStore,
 ) -> Result<Pager, MachineError> {
-    let memory = pager.memory().to_vec();
+    let ends = pager.memory().iter().map(|range| range.end() + 1);
+    let end = ends.fold(index.gfns(), u64::max);
     let mut adoption = pager.adopt();
     let mut states = vec![PagingStates::default(); WORDS];
-    for range in memory {
-        let last = *range.end();
-        let mut first = range.start() - range.start() % 64;
-        while first <= last
-            && let Some(gfn) = Gfn::try_new(first)
-        {
-            let words = usize::try_from((last - first) / 64 + 1).unwrap_or(WORDS);
-            let states = &mut states[..words.min(WORDS)];
-            states.fill(PagingStates::default());
-            calls.paging_states(gfn, states)?;
-            for state in states {
-                for gfn in gfns(first, state.out) {
-                    adopt_out(&mut adoption, gfn, index.get(gfn), store);
-                }
-                gfns(first, state.nominated).for_each(|gfn| adoption.nominated(gfn));
-                first += 64;
+    let mut first = 0;
+    while first < end
+        && let Some(gfn) = Gfn::try_new(first)
+    {
+        let words = usize::try_from((end - first).div_ceil(64)).unwrap_or(WORDS);
+        let states = &mut states[..words.min(WORDS)];
+        states.fill(PagingStates::default());
+        calls.paging_states(gfn, states)?;
+        for state in states {
+            for gfn in gfns(first, state.out) {
+                adopt_out(&mut adoption, gfn, index, store);
             }
+            gfns(first, state.nominated).for_each(|gfn| adoption.nominated(gfn));
+            first += 64;
         }
     }
     let pager = adoption.finish();
@@ -53,15 +51,18 @@ pub(super) fn take_over(
     Ok(pager)
 }
 
-/// A page that is out. An entry that the store knows to be wrong is none.
-fn adopt_out(adoption: &mut Adoption, gfn: Gfn, entry: Option<Entry>, store: &dyn PageStore) {
+/// A page that is out. An entry that the store knows to be wrong is none, and is removed: another page
+/// may get its slot.
+fn adopt_out(adoption: &mut Adoption, gfn: Gfn, index: &Index, store: &dyn PageStore) {
     let is_there = |entry: &Entry| match entry.location {
         Location::Slot(slot) => store.adopt(slot, entry.checksum).is_ok(),
         Location::Zeros => true,
     };
-    match entry.filter(is_there) {
-        Some(entry) => _ = adoption.out(gfn, entry.location),
-        None => adoption.lost(gfn),
+    let entry = index.get(gfn).filter(is_there);
+    let is_adopted = entry.is_some_and(|entry| adoption.out(gfn, entry.location));
+    if !is_adopted {
+        adoption.lost(gfn);
+        index.clear(gfn);
     }
 }
 

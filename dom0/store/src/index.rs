@@ -121,6 +121,7 @@ impl Index {
             return Err(IndexError::OtherGuest {
                 found: found.guest,
                 expected: expected.guest,
+                store: found.store,
             });
         }
         if found.store != expected.store {

@@ -93,6 +93,10 @@ impl DomctlVersion {
             AttachMode::Enable => self.vm_event(xen, domain, VM_EVENT_ENABLE, Epoch::NONE)?,
         };
         let epoch = Some(Epoch::from_raw(answer.epoch)).filter(|epoch| *epoch != Epoch::NONE);
+        if mode == AttachMode::TakeOver && epoch.is_none() {
+            // Of a domain that is dying, Xen says nothing.
+            return Err(Errno::SRCH);
+        }
         Ok((answer.port, epoch))
     }
 

@@ -2,16 +2,24 @@
 //! The files of one guest: its pagefile, and the index that says where each page lies. If the pager is
 //! killed, both stay, and the next pager takes over.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pager_store::PageStore;
 use pager_store::index::{GuestIdentity, Identity, Index, IndexError};
-use pager_store::pagefile::{Keep, Pagefile, PagefileError};
+use pager_store::pagefile::{Keep, Pagefile};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+/// How long a lock that another process has is waited for, and how often it is tried.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The folder of the indices, in memory that a reboot clears.
 const FOLDER: &str = "/run/xenpaging";
@@ -44,12 +52,13 @@ impl GuestFiles {
         guest: GuestIdentity,
         gfns: u64,
     ) -> anyhow::Result<Self> {
-        let file = open_index(index).with_context(|| index.display().to_string())?;
+        let file = lock_index(index).with_context(|| index.display().to_string())?;
+        let file = file.with_context(|| format!("{guest} has a pager already"))?;
         if file.metadata().is_ok_and(|data| data.len() > 0) {
             return Self::open_left(file, index, pagefile, guest, gfns);
         }
         Self::create(file, index, pagefile, guest, gfns).inspect_err(|_| {
-            // An empty index says nothing.
+            // It was empty when this process locked it, and says nothing.
             let _ = std::fs::remove_file(index);
         })
     }
@@ -86,7 +95,6 @@ impl GuestFiles {
     ) -> anyhow::Result<Self> {
         let kept = match Pagefile::open_again(pagefile) {
             Ok(pagefile) => pagefile,
-            Err(PagefileError::InUse { .. }) => anyhow::bail!("{guest} has a pager already"),
             Err(error) => {
                 let left = format!("a pager that was killed has left {}", index.display());
                 return Err(error).context(left);
@@ -97,13 +105,13 @@ impl GuestFiles {
                 pagefile: Arc::new(kept),
                 index: Some((Arc::new(opened), index.to_owned())),
             }),
-            Err(IndexError::Locked) => anyhow::bail!("{guest} has a pager already"),
-            // The domain id was used again, so the other guest is gone.
-            Err(IndexError::OtherGuest { found, .. }) => {
+            // The domain id was used again, so the other guest is gone. The pagefile is its pagefile.
+            Err(IndexError::OtherGuest { found, store, .. }) if kept.identity() == Some(store) => {
                 tracing::warn!("{found} is gone, and its pager was killed: its files are removed");
                 kept.remove()?;
                 std::fs::remove_file(index)?;
-                Self::create(open_index(index)?, index, pagefile, guest, gfns)
+                let file = lock_index(index)?.context("another pager starts")?;
+                Self::create(file, index, pagefile, guest, gfns)
             }
             Err(error) => Err(error).with_context(|| index.display().to_string()),
         }
@@ -165,6 +173,29 @@ fn identity(pagefile: &Pagefile, guest: GuestIdentity) -> anyhow::Result<Identit
     let store = pagefile.identity();
     let store = store.context("the pagefile cannot be identified")?;
     Ok(Identity { guest, store })
+}
+
+/// Opens the index and locks it. `None`: another process has it locked. A process that was killed may
+/// hold its lock for a moment longer.
+fn lock_index(path: &Path) -> io::Result<Option<File>> {
+    let since = Instant::now();
+    loop {
+        let file = open_index(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Whoever had it locked may have removed it meanwhile.
+            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) if since.elapsed() > LOCK_TIME => return Ok(None),
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether this is the file that has the name now.
+fn is_at(file: &File, path: &Path) -> bool {
+    let of = |data: io::Result<Metadata>| data.ok().map(|data| (data.dev(), data.ino()));
+    of(file.metadata()) == of(std::fs::metadata(path))
 }
 
 /// Opens the file, and creates it for its owner alone if it is not there.

@@ -199,6 +199,9 @@ impl AttachedPager {
         let mut config = cli.config(guest.max_pages, &guest.memory);
         let lost = guest.out_pages;
         config.takes_over = lost > 0;
+        if !cli.swap.is_empty() {
+            refuse_left_index(domain)?;
+        }
         let areas = match &cli.swap[..] {
             [] => None,
             choices => Some(Arc::new(Areas::claim(choices).context("swap area")?)),
@@ -367,6 +370,8 @@ impl AttachedPager {
                     // The pager that is attached now may have a pagefile of the same name.
                     ShellError::Replaced { .. } => (true, false),
                     ShellError::Disabled { out_pages } => (out_pages > 0, out_pages > 0),
+                    // The next pager takes over.
+                    ShellError::StaysEnabled => (true, false),
                     _ => (false, false),
                 };
                 print_shell_error(self.domain, self.among_others, error);
@@ -419,6 +424,19 @@ fn print_shell_error(domain: Option<u16>, among_others: bool, error: ShellError)
     }
 }
 
+/// A pager that does not know of the index of one that was killed would make it outdated.
+fn refuse_left_index(domain: Option<u16>) -> anyhow::Result<()> {
+    let Some(index) = domain.map(index_of).filter(|index| index.exists()) else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "a pager of domain {} was killed, or runs: {} is there. Start a pager that takes over, with \
+         the same pagefile and without options for the index",
+        domain.unwrap_or_default(),
+        index.display()
+    )
+}
+
 /// The pagefile, and an index unless the command line wants none.
 fn guest_files(
     cli: &Cli,
@@ -428,6 +446,9 @@ fn guest_files(
 ) -> anyhow::Result<GuestFiles> {
     let usual = || domain.map(index_of);
     let index = cli.index.clone().or_else(usual).filter(|_| !cli.no_index);
+    if cli.index.is_some() || cli.no_index {
+        refuse_left_index(domain)?;
+    }
     let Some(index) = index else {
         let keep = if cli.keep_pagefile {
             Keep::Named

@@ -85,6 +85,8 @@ pub enum IndexError {
         found: GuestIdentity,
         /// The guest that the pager is for.
         expected: GuestIdentity,
+        /// The store in the header.
+        store: StoreIdentity,
     },
     /// The index is about another store.
     #[error("index of another store: {found}, not {expected}")]

@@ -65,7 +65,11 @@ fn a_round_of_preps_ends_before_another_pager_attaches() {
     assert!(stays_locked(machine), "taken, and not worked off");
     drop(p2m);
     wait_for(|| mailbox.collect_done().eq([3]));
-    assert_eq!(mailbox.result(3), Err(Errno::ENOTCONN), "no pager is attached");
+    assert_eq!(
+        mailbox.result(3),
+        Err(Errno::ENOTCONN),
+        "no pager is attached"
+    );
     attach(&name).unwrap();
 }
 

@@ -246,7 +246,8 @@ impl Machine {
     }
 
     fn pager_left(&self) {
-        if self.paging().attachment() == Attachment::Attached {
+        // Also a pager that died before it took over.
+        if self.paging().is_enabled() {
             self.paging().detach();
             let out_pages = self.counts().paged;
             self.detached(PagerExit::Died { out_pages });

@@ -269,6 +269,8 @@ impl Job<'_> {
 
     /// Another pager takes over if it can. Otherwise returns how the job ends.
     fn after_death(&mut self, out_pages: u64) -> Option<Fate> {
+        // It is gone, or has lost its connection to the machine.
+        let _ = self.child.kill();
         let status = self.child.status();
         if self.options.pages_survive() {
             return match self.restart() {

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use p2m_paging::paging::Count;
+use p2m_paging::paging::{Attachment, Count};
 use rustix::fs::{MemfdFlags, Mode};
 
 use super::child::{ChildError, PagerCommand, PagerProcess};
@@ -62,6 +63,10 @@ impl Job<'_> {
         let died = Instant::now();
         let served = self.machine.paging().counters().get(Count::Prepped);
         loop {
+            // The host notices the end of a process a moment later than the process' parent.
+            while self.machine.paging().attachment() == Attachment::Attached {
+                thread::sleep(LOOK);
+            }
             self.child = self.pagers.start()?;
             match self.await_page(served) {
                 Err(JobError::Child(ChildError::Ended(status))) if status.signal().is_some() => {}
@@ -78,6 +83,7 @@ impl Job<'_> {
         let paging = self.machine.paging();
         while paging.counters().get(Count::Prepped) == served
             && paging.vcpus().waiting().next().is_some()
+            && !self.interrupted.load(Ordering::Relaxed)
         {
             if let Some(status) = self.child.exited()? {
                 return Err(ChildError::Ended(status).into());
