@@ -240,10 +240,14 @@ impl Process {
 }
 
 fn pager() -> Pager {
+    pager_for(PAGES as u64)
+}
+
+fn pager_for(pages: u64) -> Pager {
     let config = Config {
         out_batch: 16,
         prefetch_batch: 8,
-        ..Config::new(PAGES as u64)
+        ..Config::new(pages)
     };
     let options = SweepOptions {
         mru_pages: 4,
@@ -304,8 +308,12 @@ impl Left {
 
     /// The next pager.
     fn next(&self, host: &mut Host) -> Process {
+        self.next_for(host, PAGES as u64)
+    }
+
+    fn next_for(&self, host: &mut Host, pages: u64) -> Process {
         let (index, store) = self.open();
-        let pager = take_over(pager(), host, &index, &*store).unwrap();
+        let pager = take_over(pager_for(pages), host, &index, &*store).unwrap();
         Process::new(pager, index, store)
     }
 }
@@ -425,6 +433,24 @@ fn a_wrong_entry_costs_its_page_and_no_other() {
     );
     host.check();
     assert_eq!(host.count(State::Resident), PAGES as u64 - 5);
+}
+
+/// The toolstack has lowered the guest's maximum since, or the next pager was started for a part of the
+/// guest.
+#[test]
+fn pages_beyond_the_next_pagers_memory_are_adopted_too() {
+    let (mut host, mut survives) = (Host::new(), Left::new());
+    let mut process = survives.first(PAGES as u64);
+    process.run(&mut host, Event::Target(0), &mut for_ever());
+    process.run(&mut host, Event::Tick, &mut for_ever());
+    assert_eq!(host.count(State::Out), PAGES as u64);
+    drop(process);
+    let mut process = survives.next_for(&mut host, PAGES as u64 / 2);
+    assert_eq!(process.pager.progress().adopted, PAGES as u64);
+    let summary = stop(&mut process, &mut host);
+    assert_eq!(summary.unreadable_pages, 0);
+    host.check();
+    assert_eq!(host.count(State::Resident), PAGES as u64);
 }
 
 #[test]
