@@ -8,7 +8,7 @@
 //!
 //! | byte | what |
 //! |---|---|
-//! | 0 | [header](header): whose pages these are, and in which store |
+//! | 0 | header: whose pages these are, and in which store |
 //! | 4096 + 16 · gfn | a word with location, valid bit and generation |
 //! | 4104 + 16 · gfn | a word with the checksum that the store has for the location |
 //!
