@@ -223,13 +223,22 @@ impl World<'_> {
         }
     }
 
-    /// The way of Xen 4.1: first a frame, which the pager then fills.
+    /// The way of Xen 4.1: first a frame, which the pager then fills. Sometimes it preps the page once
+    /// more instead, with its contents, as a pager does that finds the frame of one that was killed.
     fn prep_empty(&self, page: usize, contents: Page) -> Result<(), Errno> {
         let has_frame = self.state(page).has_frame();
         self.prep_page(page, None)?;
-        if !has_frame {
-            self.fill(page, contents);
+        if has_frame {
+            return Ok(());
         }
+        if self.below(8) == 0 {
+            let prepped = self.prep_page(page, Some(contents));
+            // A frame that could not be replaced must be filled before anybody responds.
+            if self.state(page) != State::PagingIn {
+                return prepped;
+            }
+        }
+        self.fill(page, contents);
         Ok(())
     }
 
