@@ -207,9 +207,7 @@ static inline void attach_to(struct dummy *d, xen_pfn_t gfn)
 {
     void *page;
 
-    /* An earlier pager may have taken the ring's page out. */
-    if (map_page(d->id, gfn, &page) &&
-        (xc_domain_populate_physmap_exact(xch, d->id, 1, 0, 0, &gfn) || map_page(d->id, gfn, &page)))
+    if (map_page(d->id, gfn, &page))
         stop("cannot map the ring");
     if ((errno = vm_event_by(&d->epoch, d->id, XEN_VM_EVENT_ENABLE, &d->remote_port)))
         stop("cannot enable paging");
