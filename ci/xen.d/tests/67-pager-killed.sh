@@ -16,8 +16,8 @@ second=$(xenpaging-rust -d "$domid" -f /tmp/pagefile-x 2>&1)
 [ $? = 3 ] || bad "a second pager is not refused: $second"
 case $second in *"has a pager already"*) ;; *) bad "a second pager is refused with: $second" ;; esac
 mkdir /tmp/pager-logs
-taken=0 longest=0
 seed=$(date +%s)
+echo "seed $seed"
 killed=0
 while [ "$killed" -lt "$kills" ]; do
     killed=$((killed + 1))

@@ -75,10 +75,7 @@ impl GuestFiles {
             Index::create(file, identity, gfns).with_context(|| index.display().to_string())
         });
         match created {
-            Ok(created) => Ok(Self {
-                pagefile: Arc::new(pagefile),
-                index: Some((Arc::new(created), index.to_owned())),
-            }),
+            Ok(created) => Ok(Self::with_index(pagefile, created, index)),
             Err(error) => {
                 let _ = pagefile.remove();
                 Err(error)
@@ -101,10 +98,7 @@ impl GuestFiles {
             }
         };
         match Index::open(file, identity(&kept, guest)?) {
-            Ok(opened) => Ok(Self {
-                pagefile: Arc::new(kept),
-                index: Some((Arc::new(opened), index.to_owned())),
-            }),
+            Ok(opened) => Ok(Self::with_index(kept, opened, index)),
             // The domain id was used again, so the other guest is gone. The pagefile is its pagefile.
             Err(IndexError::OtherGuest { found, store, .. }) if kept.identity() == Some(store) => {
                 tracing::warn!("{found} is gone, and its pager was killed: its files are removed");
@@ -114,6 +108,13 @@ impl GuestFiles {
                 Self::create(file, index, pagefile, guest, gfns)
             }
             Err(error) => Err(error).with_context(|| index.display().to_string()),
+        }
+    }
+
+    fn with_index(pagefile: Pagefile, index: Index, path: &Path) -> Self {
+        Self {
+            pagefile: Arc::new(pagefile),
+            index: Some((Arc::new(index), path.to_owned())),
         }
     }
 
