@@ -189,5 +189,5 @@ clean_up() {
     for p in $(cat /tmp/pagers 2>/dev/null); do kill -9 "$p" 2>/dev/null; done
     for d in $(xl list 2>/dev/null | awk 'NR > 2 { print $2 }'); do xl destroy "$d" >/dev/null 2>&1; done
     for d in $(dominfo all); do domkill "$d"; done
-    rm -rf /tmp/pagefile-* /tmp/pager* /tmp/*.cfg /var/log/xen/console/*
+    rm -rf /tmp/pagefile-* /tmp/pager* /tmp/*.cfg /var/log/xen/console/* /run/xenpaging
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Ten times on one guest: our pager starts, a quarter of the guest's memory goes out, SIGTERM
+# Six times on one guest: our pager starts, a quarter of the guest's memory goes out, SIGTERM
 # brings it back. Nothing leaks: the domain's pages and Xen's free memory are as before, and the
 # guest's pattern is intact.
 # deadline: 1260
@@ -8,7 +8,7 @@ guest_ready r
 guest_passes r 2
 target "$domid" 73728
 round=0
-while [ $round -lt 10 ]; do
+while [ $round -lt 6 ]; do
     round=$((round + 1))
     # shellcheck disable=SC2046
     pager_start r "$domid" rust -r 512 $(guest_only r)

@@ -6,8 +6,8 @@
 # deadline: 1200
 sees() { grep -q "accessed_bits=$1" /tmp/pager-a.log || bad "the pager does not say that accessed_bits=$1"; }
 came_in() { xenpaging-rust status -d "$domid" | sed -n 's/.* paged_in_pages=\([0-9]*\).*/\1/p'; }
-# page_ins OPTIONS...: how many pages come in during each of five passes of the guest, after the pager has
-# seen four; a pass on average: $in.
+# page_ins OPTIONS...: how many pages come in during each of four passes of the guest, after the pager has
+# seen three; a pass on average: $in.
 page_ins() {
     guest_create a 96 1 "mib=24 hot=25"
     guest_ready a
@@ -16,10 +16,10 @@ page_ins() {
     pager_start a "$domid" rust "$@"
     wait_for paged_at_least "$domid" 19500 || bad "only $(paged "$domid") pages went out"
     xl unpause a
-    guest_passes a 4
+    guest_passes a 3
     local from_pass from_in
     from_pass=$(guest_pass a) from_in=$(came_in)
-    guest_passes a 5
+    guest_passes a 4
     in=$((($(came_in) - from_in) / ($(guest_pass a) - from_pass)))
     target "$domid" 98304
     pager_stop

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest that lives at half its memory is saved and restored. A save while pages are out is refused,
-# says so, and the guest goes on. Once its target is raised and everything is in, it is saved and
-# restored, three times. The pager ends with the saved domain, and a new pager holds the restored one
-# at half its memory again. Then the guest is migrated to this host while it runs. Its pattern is
-# intact each time.
+# A guest that lives at half its memory is saved and restored. A save while pages are out brings them
+# in, or it is refused, says so, and the guest goes on: which of both, Linux decides by where the
+# pages lie. Once its target is raised and everything is in, it is saved and restored, twice. The
+# pager ends with the saved domain, and a new pager holds the restored one at half its memory again.
+# Then the guest is migrated to this host while it runs. Its pattern is intact each time.
 # deadline: 2400
 # c-defect: the save takes pages that are out for pages that do not exist, and the restored guest lacks them
 incoming=/var/log/xen/console/guest-s--incoming.log
@@ -30,19 +30,26 @@ moved() {
     [ ! -e "$incoming" ] || ln -f "$incoming" /var/log/xen/console/guest-s.log
     guest_passes s 1
 }
-half
-! xl save s /tmp/saved >/tmp/save.log 2>&1 || bad "a save while $out pages are out is not refused"
-refused=$(sed -n 's/.*error: \(Mapping of pfn .* failed [-0-9]*\).*/\1/p' /tmp/save.log | head -n 1)
-[ -n "$refused" ] || bad "a save is refused with: $(tail -n 3 /tmp/save.log | tr '\n' ';')"
-guest_passes s 1
-while [ "$round" -lt 3 ]; do
-    round=$((round + 1))
-    whole
-    xl save s /tmp/saved >/tmp/save.log 2>&1 || bad "round $round: xl save: $(head -n 12 /tmp/save.log | tr '\n' ';')"
+restored() {
     xl restore /tmp/saved >/tmp/restore.log 2>&1 || bad "round $round: xl restore: $(tail -n 3 /tmp/restore.log)"
     rm /tmp/saved
     moved
     half
+}
+half
+if xl save s /tmp/saved >/tmp/save.log 2>&1; then
+    first='brought them in'
+    restored
+else
+    first=$(sed -n 's/.*error: \(Mapping of pfn .* failed [-0-9]*\).*/was refused: \1/p' /tmp/save.log | head -n 1)
+    [ -n "$first" ] || bad "a save is refused with: $(tail -n 3 /tmp/save.log | tr '\n' ';')"
+    guest_passes s 1
+fi
+while [ "$round" -lt 2 ]; do
+    round=$((round + 1))
+    whole
+    xl save s /tmp/saved >/tmp/save.log 2>&1 || bad "round $round: xl save: $(head -n 12 /tmp/save.log | tr '\n' ';')"
+    restored
 done
 whole
 xl migrate -s 'sh -c "shift; exec \"\$@\"" sh' s localhost >/tmp/migrate.log 2>&1 ||
@@ -51,4 +58,4 @@ moved
 half
 pager_stop
 guest_passes s 1
-echo "note: refused: $refused; pages out each time:$out; guest intact at pass $(guest_pass s)"
+echo "note: a save with pages out $first; pages out each time:$out; guest intact at pass $(guest_pass s)"
