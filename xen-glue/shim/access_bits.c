@@ -14,7 +14,6 @@
 
 #include <xen/domain_page.h>
 #include <xen/event.h>
-#include <xen/guest_access.h>
 #include <xen/sched.h>
 #include <xen/vm_event.h>
 
@@ -26,11 +25,8 @@
 #include <asm/p2m_rs.h>
 #include <asm/page.h>
 
-/* Gfns of a word; words under one hold of the p2m lock (ACCESS_BITS_CHUNK). */
+/* Gfns of a word. */
 #define WORD_GFNS 64
-#define CHUNK 64
-/* Gfns of one call, at most (MemPagingOp::ACCESS_BITS_GFNS). */
-#define CALL_GFNS 16384
 
 #define TOP_ORDER (3 * PAGETABLE_ORDER)
 
@@ -185,42 +181,6 @@ void mem_paging_track_access_bits(struct domain *d)
     domain_pause(d);
     mem_paging_ept_ad(d);
     domain_unpause(d);
-}
-
-/*
- * Caller holds: a reference to the domain. Copies a word for every 64 gfns from
- * mpo->gfn to the next multiple of CALL_GFNS to mpo->buffer. Both fields
- * advance by what has been done. -ERESTART: call again for what is left.
- */
-int mem_paging_access_bits(struct domain *d, xen_mem_paging_op_t *mpo)
-{
-    uint64_t words[CHUNK];
-
-    if ( !mem_paging_active(d) )
-        return -ENODEV;
-
-    for ( ; ; )
-    {
-        uint64_t left = CALL_GFNS - mpo->gfn % CALL_GFNS;
-        unsigned int n = min_t(uint64_t, left / WORD_GFNS, CHUNK);
-        int rc = p2m_rs_access_bits(d->p2m_rs, mpo->gfn, words, n);
-
-        if ( rc )
-            return rc;
-
-        if ( copy_to_guest(guest_handle_from_ptr((void *)mpo->buffer.p,
-                                                 uint64_t), words, n) )
-            return -EFAULT;
-
-        if ( left == n * WORD_GFNS )
-            return 0;
-
-        mpo->gfn += n * WORD_GFNS;
-        mpo->buffer.p += n * sizeof(*words);
-
-        if ( hypercall_preempt_check() )
-            return -ERESTART;
-    }
 }
 
 /*

@@ -5,8 +5,6 @@
  */
 
 #include <xen/event.h>
-#include <xen/guest_access.h>
-#include <xen/hypercall.h>
 #include <xen/sched.h>
 #include <xen/tasklet.h>
 #include <xen/vm_event.h>
@@ -18,12 +16,8 @@
 #include <asm/p2m.h>
 #include <asm/p2m_rs.h>
 
-#include <xsm/xsm.h>
-
 #include "../mm-locks.h"
 
-/* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
-#define STATES_EPOCH 64
 /* Added to XEN_VM_EVENT_ENABLE (ENABLE_TAKE_OVER). */
 #define TAKE_OVER 128
 /* Added to XEN_VM_EVENT_DISABLE (DISABLE_DETACH). */
@@ -173,13 +167,13 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     case XEN_VM_EVENT_ENABLE | TAKE_OVER:
         return take_over(d, vec);
 
-    case XEN_VM_EVENT_DISABLE | DETACH | STATES_EPOCH:
+    case XEN_VM_EVENT_DISABLE | DETACH | MEM_PAGING_STATES_EPOCH:
         if ( !is_attached(d, vec) )
             return -ENOTCONN;
         p2m_rs_detach(d->p2m_rs);
         return 0;
 
-    case XEN_VM_EVENT_DISABLE | STATES_EPOCH:
+    case XEN_VM_EVENT_DISABLE | MEM_PAGING_STATES_EPOCH:
         if ( !is_attached(d, vec) )
             return -ENOTCONN;
         /* Fall through. */
@@ -206,163 +200,6 @@ int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec)
     default:
         return -ENOSYS;
     }
-}
-
-/* Added to an operation: for many pages (MemPagingOp::MANY). */
-#define MANY 16
-/* For many pages only: reads their contents (MemPagingOp::OP_READ). */
-#define READ 8
-/* For many pages only: makes them resident again (MemPagingOp::OP_RESTORE). */
-#define RESTORE 9
-/* Another operation: accessed bits (MemPagingOp::OP_ACCESS_BITS). */
-#define ACCESS_BITS 32
-/* Another operation: which pages are out (MemPagingOp::OP_PAGING_STATES). */
-#define PAGING_STATES 33
-/* Gfns that two words of it are about, and of one call, at most. */
-#define WORD_GFNS 64
-#define CALL_GFNS 16384
-/* Pages between two checks whether somebody else wants the CPU. */
-#define CHUNK 64
-
-/*
- * Caller holds: a reference to the domain. mpo->gfn items, each of two words,
- * are at mpo->buffer. op is without STATES_EPOCH. Both fields advance by what has been done. -ERESTART:
- * call again for what is left.
- */
-static int memop_many(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
-                      uint32_t epoch)
-{
-    uint64_t items[2 * CHUNK];
-    XEN_GUEST_HANDLE_PARAM(uint64_t) at;
-
-    if ( !mem_paging_active(d) )
-        return -ENODEV;
-
-    while ( mpo->gfn )
-    {
-        unsigned int n = min_t(uint64_t, mpo->gfn, CHUNK);
-        int rc;
-
-        at = guest_handle_from_ptr((void *)mpo->buffer.p, uint64_t);
-        /* Results that cannot be copied out would be lost: try it before. */
-        if ( copy_from_guest(items, at, 2 * n) ||
-             copy_to_guest(at, items, 2 * n) )
-            return -EFAULT;
-
-        rc = p2m_rs_memop_many(d->p2m_rs, op - MANY, epoch, items, n);
-        if ( rc )
-            return rc;
-
-        if ( copy_to_guest(at, items, 2 * n) )
-            return -EFAULT;
-
-        mpo->buffer.p += 2 * n * sizeof(*items);
-        mpo->gfn -= n;
-
-        if ( mpo->gfn && hypercall_preempt_check() )
-            return -ERESTART;
-    }
-
-    return 0;
-}
-
-/*
- * Caller holds: a reference to the domain. Copies two words for every 64 gfns
- * from mpo->gfn to the next multiple of CALL_GFNS to mpo->buffer. Both fields
- * advance by what has been done. -ERESTART: call again for what is left.
- */
-static int memop_states(struct domain *d, xen_mem_paging_op_t *mpo,
-                        uint32_t epoch)
-{
-    uint64_t words[2 * CHUNK];
-
-    for ( ; ; )
-    {
-        uint64_t left = CALL_GFNS - mpo->gfn % CALL_GFNS;
-        unsigned int n = min_t(uint64_t, left / WORD_GFNS, CHUNK);
-        int rc = p2m_rs_paging_states(d->p2m_rs, epoch, mpo->gfn, words, n);
-
-        if ( rc )
-            return rc;
-
-        if ( copy_to_guest(guest_handle_from_ptr((void *)mpo->buffer.p,
-                                                 uint64_t), words, 2 * n) )
-            return -EFAULT;
-
-        if ( left == n * WORD_GFNS )
-            return 0;
-
-        mpo->gfn += n * WORD_GFNS;
-        mpo->buffer.p += 2 * n * sizeof(*words);
-
-        if ( hypercall_preempt_check() )
-            return -ERESTART;
-    }
-}
-
-/* Caller holds: a reference to the domain. Operations that may be preempted. */
-static int memop_long(struct domain *d, xen_mem_paging_op_t *mpo, uint8_t op,
-                      uint32_t epoch,
-                      XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
-{
-    int rc = op == ACCESS_BITS   ? mem_paging_access_bits(d, mpo)
-             : op == PAGING_STATES ? memop_states(d, mpo, epoch)
-                                   : memop_many(d, mpo, op, epoch);
-
-    if ( rc != -ERESTART )
-        return rc;
-
-    /* The argument says how far it got. */
-    if ( copy_to_guest(arg, mpo, 1) )
-        return -EFAULT;
-
-    return hypercall_create_continuation(__HYPERVISOR_memory_op, "lh",
-                                         XENMEM_paging_op, arg);
-}
-
-/* Caller holds: nothing. */
-int mem_paging_memop(XEN_GUEST_HANDLE_PARAM(xen_mem_paging_op_t) arg)
-{
-    xen_mem_paging_op_t mpo;
-    struct domain *d;
-    uint32_t epoch;
-    uint8_t op;
-    int rc;
-
-    if ( copy_from_guest(&mpo, arg, 1) )
-        return -EFAULT;
-
-    rc = rcu_lock_live_remote_domain_by_id(mpo.domain, &d);
-    if ( rc )
-        return rc;
-
-    rc = xsm_mem_paging(XSM_DM_PRIV, d);
-    if ( !rc && unlikely(!d->p2m_rs) )
-        rc = -ENODEV;
-    if ( rc )
-        goto out;
-
-    rc = -ENOTCONN;
-    op = mpo.op & ~STATES_EPOCH;
-    if ( op != mpo.op && !mpo.epoch )
-        goto out;
-    epoch = p2m_rs_caller_epoch(d->p2m_rs, op != mpo.op ? mpo.epoch : 0);
-    if ( !epoch && mem_paging_active(d) )
-        goto out;
-
-    if ( op >= MANY &&
-         (op <= MANY + XENMEM_paging_op_prep || op == MANY + READ ||
-          op == MANY + RESTORE || op == ACCESS_BITS || op == PAGING_STATES) )
-        rc = memop_long(d, &mpo, op, epoch, arg);
-    else
-        rc = p2m_rs_memop(d->p2m_rs, op, epoch, mpo.gfn,
-                          (uint64_t)mpo.buffer.p);
-
- out:
-
-    rcu_unlock_domain(d);
-
-    return rc;
 }
 
 /* The guest cannot go on: nobody will bring its page. */

@@ -16,7 +16,9 @@ struct page_info;
 struct vcpu;
 struct vm_event_st;
 struct xen_domctl_vm_event_op;
-struct xen_mem_paging_op;
+
+/* Added to an operation whose epoch is set (MemPagingOp::STATES_EPOCH). */
+#define MEM_PAGING_STATES_EPOCH 64
 
 int mem_paging_domctl(struct domain *d, struct xen_domctl_vm_event_op *vec);
 void mem_paging_fault(struct domain *d, unsigned long gfn, struct npfec npfec);
@@ -45,7 +47,6 @@ bool mem_paging_defer_flush(struct p2m_domain *p2m, unsigned int old_type,
 void mem_paging_track_access_bits(struct domain *d);
 bool mem_paging_wants_ad(const struct domain *d);
 void mem_paging_ept_ad(struct domain *d);
-int mem_paging_access_bits(struct domain *d, struct xen_mem_paging_op *mpo);
 
 /* A record that the guest reads without a hypercall: runstate.c. */
 bool mem_paging_runstate(struct vcpu *v);

@@ -47,7 +47,11 @@ pub unsafe extern "C" fn p2m_rs_state_init(memory: *mut u8, d: *mut Domain, max_
 /// so that nothing else runs at the same time.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_enable(state: &State) -> i32 {
-    match state.enable() {
+    port_or_errno(state.enable())
+}
+
+fn port_or_errno(attached: Result<u32, i32>) -> i32 {
+    match attached {
         Ok(port) => i32::try_from(port).unwrap_or(Errno::EIO.as_return()),
         Err(rc) => rc,
     }
@@ -58,10 +62,7 @@ pub extern "C" fn p2m_rs_enable(state: &State) -> i32 {
 /// -ENOENT if paging is not enabled. Domctl lock held.
 #[unsafe(no_mangle)]
 pub extern "C" fn p2m_rs_take_over(state: &State) -> i32 {
-    match state.take_over() {
-        Ok(port) => i32::try_from(port).unwrap_or(Errno::EIO.as_return()),
-        Err(rc) => rc,
-    }
+    port_or_errno(state.take_over())
 }
 
 /// The pager is gone, and another one will take over: until then, whoever needs a page waits. Domctl
