@@ -2,18 +2,36 @@
 //! The rights that the pager gives up once it has opened everything it needs. A pager sees all of a
 //! guest's memory, and it reads a ring that the guest's domain shares.
 //!
-//! Descriptors that are open stay usable. A system call outside the allowed ones fails with EPERM
-//! and does not end the process: a pager that dies loses the guest's pages.
+//! Descriptors that are open stay usable. What is forbidden afterwards:
+//!
+//! | what | by |
+//! |---|---|
+//! | opening a file, removing one outside the folders of [`Needs::removed_files`] | Landlock |
+//! | binding or connecting TCP sockets | Landlock, and no socket is made but AF_UNIX |
+//! | abstract sockets and signals to processes outside | Landlock, if the kernel has scopes |
+//! | any system call that a serving pager does not make ([`calls`]) | seccomp |
+//! | ioctls but those of [`Needs::ioctls`] and a few of Rust's library | seccomp |
+//! | memory that can be executed | seccomp |
+//! | all capabilities but those that [`keep_capabilities`] names | capset |
+//!
+//! A system call outside the allowed ones fails with EPERM and does not end the process: a pager that
+//! dies makes its guest wait.
 
+mod calls;
+#[cfg(test)]
+mod tests;
+
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
-    RulesetAttr as _, RulesetCreatedAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
 };
+use rustix::io::Errno;
 use rustix::mm::MlockAllFlags;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Why a right was not given up. The pager continues; it is then as well protected as any other
 /// program.
@@ -25,6 +43,9 @@ pub enum HardenError {
     /// The directory in which files may still be removed could not be opened.
     #[error("Landlock: {0}")]
     Directory(#[from] landlock::PathFdError),
+    /// The capabilities could not be given up.
+    #[error("capabilities: {0}")]
+    Capabilities(Errno),
     /// The system call filter could not be installed.
     #[error("seccomp: {0}")]
     Calls(#[from] seccompiler::Error),
@@ -56,110 +77,72 @@ pub fn protect_memory() {
     }
 }
 
-/// Call this after everything has been opened and before other threads exist. `pagefiles` are those
-/// whose names are removed at the end.
-pub fn drop_privileges(pagefiles: &[&Path]) -> Result<(), HardenError> {
-    restrict_files(pagefiles)?;
-    restrict_calls()
+/// What a serving pager needs beyond what every pager needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs<'a> {
+    /// The files whose names are removed at the end.
+    pub removed_files: &'a [&'a Path],
+    /// The ioctls of the machine's devices.
+    pub ioctls: &'a [u32],
 }
 
-/// Forbids opening any file.
-fn restrict_files(pagefiles: &[&Path]) -> Result<(), HardenError> {
+/// Call this after everything has been opened and before other threads exist.
+pub fn drop_privileges(needs: Needs<'_>) -> Result<(), HardenError> {
+    let folders: Vec<&Path> = needs
+        .removed_files
+        .iter()
+        .map(|file| folder(file))
+        .collect();
+    restrict_files(&folders)?;
+    keep_capabilities(&folders)?;
+    calls::restrict(needs.ioctls)
+}
+
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Forbids opening any file, and removing one outside these folders.
+fn restrict_files(folders: &[&Path]) -> Result<(), HardenError> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?
-        .create()?;
-    for pagefile in pagefiles {
-        let directory = match pagefile.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let directory = PathFd::new(directory)?;
-        rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
+        .handle_access(AccessNet::from_all(ABI::V5))?;
+    if !systemd_listens_in_the_abstract() {
+        rules = rules.scope(Scope::from_all(ABI::V6))?;
+    }
+    let mut rules = rules.create()?;
+    for folder in folders {
+        let folder = PathFd::new(folder)?;
+        rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
     }
     rules.restrict_self()?;
     Ok(())
 }
 
-fn restrict_calls() -> Result<(), HardenError> {
-    let arch: TargetArch = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(
-        NEEDED.iter().map(|&call| (call, Vec::new())).collect(),
-        SeccompAction::Errno(libc::EPERM.cast_unsigned()),
-        SeccompAction::Allow,
-        arch,
-    )?;
-    let program: BpfProgram = filter.try_into()?;
-    seccompiler::apply_filter(&program)?;
-    Ok(())
+/// Whether systemd's socket is an abstract one, as in some containers.
+fn systemd_listens_in_the_abstract() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| name.as_bytes().starts_with(b"@"))
 }
 
-/// The system calls that a serving pager makes, grouped by purpose.
-const NEEDED: [libc::c_long; 62] = [
-    // Xen's devices, the pagefile, xenstore, logs.
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_ioctl,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_lseek,
-    libc::SYS_fstat,
-    libc::SYS_statx,
-    libc::SYS_newfstatat,
-    libc::SYS_fcntl,
-    libc::SYS_fdatasync,
-    libc::SYS_fallocate,
-    libc::SYS_fadvise64,
-    libc::SYS_close,
-    libc::SYS_unlink,
-    libc::SYS_unlinkat,
-    libc::SYS_flock,
-    // Memory.
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_mlock,
-    libc::SYS_brk,
-    // Threads, time, signals.
-    libc::SYS_futex,
-    libc::SYS_prctl,
-    libc::SYS_clone,
-    libc::SYS_clone3,
-    libc::SYS_set_robust_list,
-    libc::SYS_rseq,
-    libc::SYS_gettid,
-    libc::SYS_getpid,
-    libc::SYS_tgkill,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_clock_gettime,
-    libc::SYS_restart_syscall,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_getrandom,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    // The signal pipe, Prometheus' clients, operators, systemd.
-    libc::SYS_socket,
-    libc::SYS_connect,
-    libc::SYS_accept4,
-    libc::SYS_setsockopt,
-    libc::SYS_getsockopt,
-    libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_shutdown,
-];
+/// Keeps the right to lock memory: all future memory is locked, and the limit may be lower. Keeps the
+/// right to go around file modes only if a file is to be removed from a folder of another user.
+fn keep_capabilities(folders: &[&Path]) -> Result<(), HardenError> {
+    let user = rustix::process::geteuid();
+    let is_own =
+        |folder: &Path| rustix::fs::stat(folder).is_ok_and(|folder| folder.st_uid == user.as_raw());
+    let mut kept = CapabilitySet::IPC_LOCK;
+    if !folders.iter().all(|folder| is_own(folder)) {
+        kept |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    }
+    let had = rustix::thread::capabilities(None).map_err(HardenError::Capabilities)?;
+    let kept = CapabilitySets {
+        effective: had.effective & kept,
+        permitted: had.permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, kept).map_err(HardenError::Capabilities)
+}

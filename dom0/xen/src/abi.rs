@@ -277,6 +277,15 @@ pub const EVTCHN_BIND_INTERDOMAIN: Opcode = number::<EvtchnBind>(b'E', 1);
 /// `IOCTL_EVTCHN_NOTIFY`.
 pub const EVTCHN_NOTIFY: Opcode = number::<u32>(b'E', 4);
 
+/// All of them: no other is made once a pager serves.
+pub const IOCTLS: [Opcode; 5] = [
+    PRIVCMD_HYPERCALL,
+    PRIVCMD_MMAPBATCH_V2,
+    PRIVCMD_DM_OP,
+    EVTCHN_BIND_INTERDOMAIN,
+    EVTCHN_NOTIFY,
+];
+
 /// `_IOC(_IOC_NONE, group, number, sizeof(T))`.
 const fn number<T>(group: u8, number: u8) -> Opcode {
     opcode::from_components(Direction::None, group, number, size_of::<T>())

@@ -34,6 +34,7 @@ mod paging_ops;
 mod privcmd;
 pub mod xenstore;
 
+pub use abi::IOCTLS;
 pub use attach::Domain;
 pub use error::XenError;
 pub use host::Host;

@@ -16,7 +16,7 @@ use pager_core::balance::{Balance, Tax};
 use pager_core::policy::{PolicyName, eligible_pages};
 use pager_shell::console::start_output_thread;
 use pager_shell::pressure::{self, BalancedGuest, HostMemory};
-use pager_shell::sandbox::{drop_privileges, protect_memory};
+use pager_shell::sandbox::{Needs, drop_privileges, protect_memory};
 use pager_shell::{GuestInfo, Machine, Options, Ready, ShellError, SystemdService, metrics_server};
 use pager_store::PageStore;
 use pager_store::areas::Areas;
@@ -116,7 +116,10 @@ impl Pagers {
         let files = self.all.iter().filter_map(|one| one.files.as_ref());
         let named: Vec<_> = files.flat_map(GuestFiles::names).collect();
         if self.harden
-            && let Err(error) = drop_privileges(&named)
+            && let Err(error) = drop_privileges(Needs {
+                removed_files: &named,
+                ioctls: &pager_xen::IOCTLS,
+            })
         {
             tracing::warn!("not all privileges are given up: {error}");
         }
