@@ -15,9 +15,12 @@
 //! in it, by gfn; the others take theirs beside it. Which cluster that is, is seen by where the neighbours lie, and for those
 //! that are just going out remembered. The other slots of a cluster are free like any other: once no cluster is wholly free the lowest free
 //! slot is taken, so that no room is lost to order.
+//!
+//! A file takes room on its disk where it has been written. So when an area is full, the free slots in which a page lay
+//! before are taken first: nowhere else a write can succeed.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use p2m_paging::Gfn;
@@ -57,8 +60,8 @@ pub(super) struct Slots {
     recent: Vec<(u64, Slot)>,
     /// Of slots with several owners, how many there are beside the first.
     further: SparseMap<u32>,
-    /// Slots that are being written, or about to be; and those that are retired.
-    writing: HashSet<Slot, RandomState>,
+    /// Slots that are being written, or about to be, and those that are retired; with whether a page lay there before.
+    writing: HashMap<Slot, bool, RandomState>,
 }
 
 #[derive(Debug)]
@@ -68,6 +71,10 @@ struct Area {
     free: SparseSet,
     /// Clusters below `next` all of whose slots are free.
     whole: SparseSet,
+    /// Free slots in which a page lay before, or may have lain.
+    used: SparseSet,
+    /// The last write to a slot in which no page had lain found no room.
+    is_full: bool,
     /// No cluster has been begun from here on.
     next: u32,
     taken: u64,
@@ -91,7 +98,7 @@ impl Slots {
             turns: 0,
             recent: vec![(u64::MAX, Slot(0)); RECENT],
             further: SparseMap::default(),
-            writing: HashSet::default(),
+            writing: HashMap::default(),
         };
         areas.iter().for_each(|area| slots.add(*area));
         slots
@@ -118,7 +125,7 @@ impl Slots {
     /// An area is no more; none of its slots may be taken.
     pub(super) fn remove(&mut self, area: SlotRange) {
         self.areas.retain(|other| other.range.first != area.first);
-        self.writing.retain(|slot| !area.contains(*slot));
+        self.writing.retain(|slot, _| !area.contains(*slot));
     }
 
     /// How many of an area's are taken.
@@ -137,7 +144,8 @@ impl Slots {
             .iter_mut()
             .find_map(|area| area.try_again(place(gfn)));
         let slot = tried.or_else(|| self.find(gfn, neighbours))?;
-        self.writing.insert(slot);
+        let was_used = self.area(slot).is_some_and(|area| area.was_used(slot));
+        self.writing.insert(slot, was_used);
         Some(slot)
     }
 
@@ -155,19 +163,32 @@ impl Slots {
     pub(super) fn rewrite(&mut self, slot: Slot) -> bool {
         let is_own = !self.is_shared(slot);
         if is_own {
-            self.writing.insert(slot);
+            self.writing.insert(slot, true);
         }
         is_own
     }
 
-    /// The slot is not being written any more.
+    /// The slot is not being written any more: a page lies in it.
     pub(super) fn written(&mut self, slot: Slot) {
-        self.writing.remove(&slot);
+        let was_used = self.writing.remove(&slot);
+        if let Some(area) = self.area(slot).filter(|_| was_used == Some(false)) {
+            let index = area.index(slot);
+            area.used.reserve(index);
+            area.is_full = false;
+        }
+    }
+
+    /// There is no room for a page in this slot, which is given back next.
+    pub(super) fn no_room(&mut self, slot: Slot) {
+        self.writing.insert(slot, false);
+        if let Some(area) = self.area(slot) {
+            area.is_full = true;
+        }
     }
 
     /// The slot has one more owner, if that can be: it is taken, nobody writes it, and its area stays.
     pub(super) fn share(&mut self, slot: Slot) -> bool {
-        if self.writing.contains(&slot) {
+        if self.writing.contains_key(&slot) {
             return false;
         }
         let may = self
@@ -189,6 +210,9 @@ impl Slots {
         let group = gfn.get() / u64::from(CLUSTER);
         let mut equals = self.areas.chunk_by_mut(|a, b| a.rank() == b.rank());
         let equal = equals.find(|equal| equal.iter().any(Area::has_room))?;
+        if let Some(slot) = equal.iter_mut().find_map(Area::take_where_room_is) {
+            return Some(slot);
+        }
         // Where the page's place is in the cluster of a neighbour that lies in its own.
         let beside = neighbours
             .filter(|(neighbour, slot)| slot.0 % CLUSTER == place(*neighbour))
@@ -217,13 +241,16 @@ impl Slots {
 
     /// An owner gives a slot up. Whether it was the last one: then the slot is free.
     pub(super) fn give(&mut self, slot: Slot) -> bool {
-        self.writing.remove(&slot);
+        let was_used = self.writing.remove(&slot).unwrap_or(true);
         match self.further.get(slot.0.into()) {
             Some(1) => _ = self.further.remove(slot.0.into()),
             Some(further) => _ = self.further.insert(slot.0.into(), further - 1),
             None => {
-                if self.area(slot).is_some_and(|area| !area.give(slot)) {
-                    self.writing.insert(slot);
+                if self
+                    .area(slot)
+                    .is_some_and(|area| !area.give(slot, was_used))
+                {
+                    self.writing.insert(slot, was_used);
                 }
                 return true;
             }
@@ -233,7 +260,7 @@ impl Slots {
 
     /// A slot that could not be written is out of use until its area works again, or it would be the next one.
     pub(super) fn retire(&mut self, slot: Slot) {
-        self.writing.insert(slot);
+        self.writing.insert(slot, true);
         if let Some(area) = self.area(slot) {
             area.taken -= 1;
             area.health.retire(slot);
@@ -261,7 +288,7 @@ impl Slots {
         };
         let had_failed = area.health.has_failed();
         for slot in area.health.works(slot) {
-            area.set_free(slot);
+            area.set_free(slot, true);
             self.writing.remove(&slot);
         }
         if had_failed {
@@ -299,7 +326,8 @@ impl Slots {
 
     /// Memory in use, in bytes.
     pub(super) fn table_bytes(&self) -> usize {
-        let sets = self.areas.iter().flat_map(|area| [&area.free, &area.whole]);
+        let areas = self.areas.iter();
+        let sets = areas.flat_map(|area| [&area.free, &area.whole, &area.used]);
         let retired = self.areas.iter().map(|area| area.health.table_bytes());
         sets.map(SparseSet::table_bytes)
             .chain(retired)
@@ -329,6 +357,8 @@ impl Area {
             },
             free,
             whole: SparseSet::default(),
+            used: SparseSet::default(),
+            is_full: false,
             next: 0,
             taken: 0,
             health: AreaHealth::default(),
@@ -362,14 +392,16 @@ impl Area {
         let place = slot.0 - self.range.first.0;
         if (self.next..end).contains(&place) {
             let next = place - place % CLUSTER + CLUSTER;
-            self.free
-                .insert_range(self.next.into()..=(next - 1).into(), ());
+            let begun = self.next.into()..=(next - 1).into();
+            self.free.insert_range(begun.clone(), ());
+            self.used.insert_range(begun, ());
             let clusters = self.next / CLUSTER..=(next - 1) / CLUSTER;
             self.whole
                 .insert_range((*clusters.start()).into()..=(*clusters.end()).into(), ());
             self.next = next;
         }
         if self.take_exactly(slot) {
+            self.was_used(slot);
             Adopted::First
         } else {
             Adopted::Further
@@ -417,6 +449,21 @@ impl Area {
         self.take_exactly(slot).then_some(slot)
     }
 
+    /// Whether a page lay before in a slot that has just been taken.
+    fn was_used(&mut self, slot: Slot) -> bool {
+        self.used.remove(self.index(slot)).is_some()
+    }
+
+    /// If the area is full: a free slot for which there is room all the same.
+    fn take_where_room_is(&mut self) -> Option<Slot> {
+        if self.leaving || !self.is_full {
+            return None;
+        }
+        let (index, ()) = self.used.next(0)?;
+        let slot = Slot(self.range.first.0 + u32::try_from(index).ok()?);
+        self.take_exactly(slot).then_some(slot)
+    }
+
     /// A slot to be tried, if it is time for that.
     fn try_again(&mut self, place: u32) -> Option<Slot> {
         if self.leaving || !self.health.is_due() {
@@ -435,18 +482,21 @@ impl Area {
 
     /// Whether the slot is free now; else it is retired. Nothing is allocated: slots are given back while a fault is
     /// handled.
-    fn give(&mut self, slot: Slot) -> bool {
+    fn give(&mut self, slot: Slot, was_used: bool) -> bool {
         self.taken -= 1;
         let is_free = !self.health.stays_retired(slot);
         if is_free {
-            self.set_free(slot);
+            self.set_free(slot, was_used);
         }
         is_free
     }
 
-    fn set_free(&mut self, slot: Slot) {
+    fn set_free(&mut self, slot: Slot, was_used: bool) {
         let index = self.index(slot);
         self.free.insert(index, ());
+        if was_used {
+            self.used.insert(index, ());
+        }
         if self.free.has_all_of_64(index) {
             self.whole.insert(index / u64::from(CLUSTER), ());
         }

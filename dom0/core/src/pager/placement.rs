@@ -135,6 +135,7 @@ impl Placement {
     pub(super) fn not_written(&mut self, slot: Slot, error: PageError, actions: &mut Actions) {
         self.area_failed(slot, error, actions);
         if error == PageError::Store(StoreError::Full) {
+            self.slots.no_room(slot);
             self.give_back(slot, actions);
         } else {
             self.slots.retire(slot);

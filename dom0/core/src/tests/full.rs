@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A store that is full, or has room again.
 
+use std::collections::BTreeSet;
+
 use super::cases::guest;
 use super::sim::Entry;
 use crate::{Event, Report};
@@ -84,4 +86,28 @@ fn a_full_store_stops_page_out_says_so_once_and_goes_on_when_there_is_room() {
         sim.reports[..],
         [Report::StoreFull { .. }, Report::StoreRecovered { .. }]
     ));
+}
+
+/// A disk is full, and the file on it has holes where no page was ever written.
+#[test]
+fn a_full_disk_takes_pages_where_the_file_has_room() {
+    let mut sim = guest(2000);
+    sim.store_pages = 300;
+    sim.file = Some(BTreeSet::new());
+    sim.event(Event::Target(1700));
+    sim.settle();
+    assert_eq!(sim.pager.progress().out_pages, 300);
+    // Most come in again, and are written.
+    for page in 0..2000 {
+        if sim.entries[page] == Entry::Paged && page % 8 != 0 {
+            sim.access(page % 16, page, true);
+            sim.settle();
+        }
+    }
+    sim.event(Event::Target(100));
+    for _ in 0..400 {
+        sim.event(Event::Tick);
+        sim.settle();
+    }
+    assert_eq!(sim.pager.progress().out_pages, 300);
 }

@@ -4,7 +4,7 @@
 //! A page's contents are one number, 0 for zeros. Batches are executed a page at a time, so that guests and other
 //! batches get in between, and are handed back in any order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request, Response};
 use p2m_paging::{Errno, Gfn};
@@ -68,6 +68,8 @@ pub(super) struct Sim {
     pub(super) alike: bool,
     pub(super) seems: BTreeMap<u64, Slot>,
     pub(super) store_pages: usize,
+    /// The store is a file with holes: it has room where it has been written once, whatever is freed.
+    pub(super) file: Option<BTreeSet<Slot>>,
     /// Writes tried.
     pub(super) writes: usize,
     pub(super) bad_slots: Vec<Slot>,
@@ -133,6 +135,7 @@ impl Sim {
             alike: false,
             seems: BTreeMap::new(),
             store_pages: usize::MAX,
+            file: None,
             writes: 0,
             bad_slots: Vec::new(),
             bad_area: None,
@@ -446,8 +449,15 @@ impl Sim {
             self.store.remove(&slot);
             return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
         }
-        if self.store.len() >= self.store_pages && !self.store.contains_key(&slot) {
+        let (used, has_room) = match &self.file {
+            Some(file) => (file.len(), file.contains(&slot)),
+            None => (self.store.len(), self.store.contains_key(&slot)),
+        };
+        if used >= self.store_pages && !has_room {
             return Err(PageError::Store(StoreError::Full));
+        }
+        if let Some(file) = &mut self.file {
+            file.insert(slot);
         }
         self.store.insert(slot, value);
         Ok(())
