@@ -8,7 +8,8 @@ set -euo pipefail
 
 cell() {
     local file=$cache/results/$1/$2
-    if [ -e "$file" ]; then sed 's/|/\\|/g' "$file"; else echo "${3:-not run}"; fi
+    # Without the times at which a pager wrote its last line.
+    if [ -e "$file" ]; then sed -E 's/[-0-9]{10}T[:.0-9]+Z +INFO //g; s/\|/\\|/g' "$file"; else echo "${3:-not run}"; fi
 }
 # The comment at a test's head, up to the first mark.
 about() { sed -n '/^# SPDX/d; /^# [a-z-]*: /q; /^[^#]/q; s/^# //p' "$here/tests/$1.sh" | tr '\n' ' '; }
