@@ -239,4 +239,24 @@ mod tests {
         drop(ours);
         assert!(receive(&theirs).is_err());
     }
+
+    proptest::proptest! {
+        /// Whatever the words are, they are a request that this pager knows, or refused.
+        #[test]
+        fn any_words_are_a_request_or_refused(
+            op in 0..5_u64,
+            rest in proptest::collection::vec(proptest::prelude::any::<u64>(), 0..12),
+        ) {
+            let (ours, theirs) = Connection::pair().unwrap();
+            let words = [&[op][..], &rest].concat();
+            ours.send(&words, &[]).unwrap();
+            let is_known = match receive(&theirs) {
+                Ok(Request::On { .. }) => false,
+                Ok(Request::Off(_)) => op == OFF && rest.len() >= 2,
+                Ok(Request::List) => op == LIST,
+                Err(_) => op != LIST,
+            };
+            proptest::prop_assert!(is_known, "{words:?}");
+        }
+    }
 }

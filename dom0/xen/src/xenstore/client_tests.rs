@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use zerocopy::IntoBytes as _;
 
 use super::super::TEST_LIMIT;
@@ -139,4 +140,65 @@ fn a_daemon_that_takes_nothing_delays_a_request_no_longer_than_its_limit() {
         matches!(full, XenstoreError::TimedOut | XenstoreError::Broken),
         "{full}"
     );
+}
+
+/// A message of a daemon that may be wrong in every field: kind, request, length, body.
+fn any_message() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![
+        Just(message::READ),
+        Just(message::WATCH_EVENT),
+        Just(message::ERROR),
+        any::<u32>(),
+    ];
+    let request = prop_oneof![Just(1_u32), 0..3_u32, any::<u32>()];
+    let wrong_length = prop_oneof![Just(None), any::<u32>().prop_map(Some)];
+    let body = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..40),
+        "[a-z@/]{0,9}\0[a-z]{0,9}\0?".prop_map(String::into_bytes),
+    ];
+    (
+        kind,
+        request,
+        prop::option::weighted(0.1, wrong_length),
+        body,
+    )
+        .prop_map(|(kind, req_id, len, body)| {
+            let header = Header {
+                kind,
+                req_id,
+                tx_id: 0,
+                len: len.flatten().unwrap_or(body.len().try_into().unwrap()),
+            };
+            [header.as_bytes(), &body].concat()
+        })
+}
+
+proptest! {
+    /// Whatever the daemon sends, the first reply to the first request decides, and nothing panics.
+    #[test]
+    fn a_daemon_that_sends_anything_is_answered_or_refused(
+        messages in prop::collection::vec(any_message(), 0..8),
+        cut in 0..64_usize,
+    ) {
+        let (mut store, mut daemon) = pair();
+        let mut stream = messages.concat();
+        stream.truncate(stream.len().saturating_sub(cut));
+        daemon.write_all(&stream).unwrap();
+        daemon.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = store.read("/a");
+        let is_reply = |message: &&Vec<u8>| {
+            let kind = u32::from_ne_bytes(message[..4].try_into().unwrap());
+            kind != message::WATCH_EVENT
+        };
+        let first = messages.iter().find(is_reply).map(|message| &message[..8]);
+        let asked = [message::READ.to_ne_bytes(), 1_u32.to_ne_bytes()].concat();
+        let is_whole = |message: &Vec<u8>| {
+            u32::from_ne_bytes(message[12..16].try_into().unwrap()) as usize == message.len() - 16
+        };
+        if answer.as_ref().is_ok_and(Option::is_some) && messages.iter().all(is_whole) {
+            prop_assert_eq!(first, Some(&asked[..]));
+        }
+        // What is left of the stream ends, too.
+        while store.fired().is_ok_and(|token| token.is_some()) {}
+    }
 }
