@@ -179,10 +179,15 @@ impl fmt::Display for Report {
             None => row("out, target missed", rate(Some((c.evicted, p.worked))))?,
         }
         row("in after SIGTERM", rate(p.brought_back))?;
-        if let Some(longest) = p.restarts.iter().max() {
-            row("pagers that died", p.restarts.len().to_string())?;
-            let ms = longest.as_secs_f64() * 1000.0;
-            row("  longest until the next", format!("{ms:.1} ms"))?;
+        let mut restarts = p.restarts.clone();
+        restarts.sort_unstable();
+        if !restarts.is_empty() {
+            row("pagers that died", restarts.len().to_string())?;
+            let rank = |percent: usize| (restarts.len() * percent).div_ceil(100) - 1;
+            let ms = |percent| restarts[rank(percent)].as_secs_f64() * 1000.0;
+            row("  served again p50", format!("{:.1} ms", ms(50)))?;
+            row("  served again p99", format!("{:.1} ms", ms(99)))?;
+            row("  served again max", format!("{:.1} ms", ms(100)))?;
         }
         row("resident before", mib(p.resident_before))?;
         row("resident while paged", mib(p.resident_paged))?;
