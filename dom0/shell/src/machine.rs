@@ -28,6 +28,16 @@ impl MachineError {
     pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
+
+    /// The machine's own error, if it is of this type.
+    pub fn get<E: Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
+    }
+
+    /// Whether the machine's own error is of this type.
+    pub fn is<E: Error + 'static>(&self) -> bool {
+        self.get::<E>().is_some()
+    }
 }
 
 /// What a pager knows of a guest before it attaches.

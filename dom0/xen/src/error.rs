@@ -87,6 +87,35 @@ pub enum XenError {
     Store(#[from] XenstoreError),
 }
 
+impl XenError {
+    /// Whether the same call will have the same result as long as the host and the domain are what they
+    /// are. Otherwise it is worth another attempt: there may have been no memory.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Device { .. } | Self::Call { .. } | Self::Store(_) => false,
+            Self::Refused { errno, .. } => matches!(
+                *errno,
+                Errno::BUSY
+                    | Errno::NODEV
+                    | Errno::MLINK
+                    | Errno::XDEV
+                    | Errno::OPNOTSUPP
+                    | Errno::NOSYS
+            ),
+            Self::NoXen
+            | Self::NoCallMemory
+            | Self::NotPrivileged
+            | Self::UnknownInterface { .. }
+            | Self::NoDomain(_)
+            | Self::NoPager(_)
+            | Self::NotHvm(_)
+            | Self::NoRingGfn(_)
+            | Self::NoTakeOver(_)
+            | Self::Replaced => true,
+        }
+    }
+}
+
 impl From<XenError> for MachineError {
     fn from(error: XenError) -> Self {
         Self::new(error)

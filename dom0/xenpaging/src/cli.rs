@@ -10,7 +10,8 @@
 //! | 1 | `Failed` | an error stopped the pager after it had started; every page is resident |
 //! | 2 | `Usage` | bad arguments; nothing was done |
 //! | 3 | `NotStarted` | the domain, the pagefile or Xen refused; nothing was paged out |
-//! | 4 | `PagesOut` | pages are out: the operator insisted, the pager panicked, another pager attached, or paging was disabled by somebody else; or the operator insisted while pages were nominated |
+//! | 4 | `PagesOut` | pages are out: the operator insisted, the pager panicked and has no index, another pager attached, or paging was disabled by somebody else; or the operator insisted while pages were nominated |
+//! | 5 | `NextTakesOver` | pages are out and this pager is gone: it panicked, or could not take over. Another pager with the same arguments takes over |
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,9 +44,12 @@ Exit codes:
   1  an error stopped the pager after it had started; every page is resident
   2  bad arguments; nothing was done
   3  the domain, the pagefile or Xen refused; nothing was paged out
-  4  pages are out: the operator insisted, the pager panicked, another pager attached, or paging was
-     disabled by somebody else; or the operator insisted while pages were nominated
-With several guests, the worst one counts: 4, then 1, then 3.";
+  4  pages are out: the operator insisted, the pager panicked and has no index, another pager
+     attached, or paging was disabled by somebody else; or the operator insisted while pages were
+     nominated
+  5  pages are out and this pager is gone: it panicked, or it could not take over. Start it again
+     with the same arguments: it takes over
+With several guests, the worst one counts: 5, then 4, then 1, then 3.";
 
 /// Keeps guests at their memory targets, and their host from running short of memory: pages guests'
 /// memory out to files and back.

@@ -272,12 +272,13 @@ fn c4_marks_are_sizes_in_order_and_the_tax_is_below_100() {
 
 #[test]
 fn the_worst_that_became_of_a_guest_counts() {
-    use Exit::{Done, Failed, NotStarted, PagesOut};
+    use Exit::{Done, Failed, NextTakesOver, NotStarted, PagesOut};
     for (one, other, both) in [
         (Done, Done, Done),
         (Done, NotStarted, NotStarted),
         (NotStarted, Failed, Failed),
         (PagesOut, Failed, PagesOut),
+        (PagesOut, NextTakesOver, NextTakesOver),
     ] {
         assert_eq!((one.worst(other), other.worst(one)), (both, both));
     }

@@ -17,6 +17,9 @@ pub enum Exit {
     NotStarted = 3,
     /// Pages are out that were not brought back.
     PagesOut = 4,
+    /// Pages of a guest that lives are out, or paging is enabled, and this pager is gone. Another one
+    /// with the same arguments takes over.
+    NextTakesOver = 5,
 }
 
 impl Exit {
@@ -29,6 +32,8 @@ impl Exit {
             Self::NotStarted => 2,
             Self::Failed => 3,
             Self::PagesOut => 4,
+            // A guest waits, and another pager serves it.
+            Self::NextTakesOver => 5,
         };
         std::cmp::max_by_key(self, other, urgency)
     }

@@ -17,6 +17,8 @@ use pager_store::pagefile::{Keep, Pagefile};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::not_started::WrongStart;
+
 /// How long a lock that another process has is waited for, and how often it is tried.
 const LOCK_TIME: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -53,7 +55,7 @@ impl GuestFiles {
         gfns: u64,
     ) -> anyhow::Result<Self> {
         let file = lock_index(index).with_context(|| index.display().to_string())?;
-        let file = file.with_context(|| format!("{guest} has a pager already"))?;
+        let file = file.ok_or_else(|| WrongStart(format!("{guest} has a pager already")))?;
         if file.metadata().is_ok_and(|data| data.len() > 0) {
             return Self::open_left(file, index, pagefile, guest, gfns);
         }

@@ -5,6 +5,7 @@ mod console;
 pub mod exit;
 mod guest_files;
 pub mod job;
+mod not_started;
 pub mod pager_main;
 mod pagers;
 pub mod status;

@@ -16,6 +16,7 @@ use pager_shell::console::{self as output, LogWriter};
 
 use crate::console::print_error;
 use crate::exit::Exit;
+use crate::not_started::NotStarted;
 use crate::pagers::Pagers;
 use crate::status;
 use crate::swaps;
@@ -38,16 +39,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => {}
     }
     output::hold_output();
-    let started = recorder(&cli)
-        .and_then(|recorder| Ok((Pagers::attach(&cli, recorder.as_ref())?, recorder)));
+    let started = match recorder(&cli) {
+        Ok(recorder) => Pagers::attach(&cli, recorder.as_ref()).map(|pagers| (pagers, recorder)),
+        Err(error) => Err(NotStarted::new(error, || false)),
+    };
     let exit = match started {
         Ok((pagers, recorder)) => {
             let exit = pagers.serve();
             recorder.map_or(exit, |recorder| complete(&recorder, exit))
         }
-        Err(error) => {
+        Err(NotStarted { error, exit }) => {
             print_error(&error);
-            Exit::NotStarted
+            exit
         }
     };
     output::finish();

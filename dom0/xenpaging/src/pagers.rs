@@ -4,7 +4,7 @@
 
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -32,6 +32,7 @@ use crate::cli::{Cli, domain_name, embedded_name};
 use crate::console::print_error;
 use crate::exit::Exit;
 use crate::guest_files::{GuestFiles, index_of};
+use crate::not_started::{NotStarted, WrongStart, is_left};
 
 /// The stack size of a thread that serves or balances. All of it is locked in memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -63,7 +64,17 @@ struct AttachedPager {
 impl Pagers {
     /// Finds the guests of the command line and attaches to each. After an error it is attached to
     /// none.
-    pub(crate) fn attach(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
+    pub(crate) fn attach(cli: &Cli, record: Option<&Arc<Recorder>>) -> Result<Self, NotStarted> {
+        Self::attach_all(cli, record).map_err(|error| {
+            let mut indices = cli
+                .guests()
+                .into_iter()
+                .filter_map(|(domain, ..)| index_for(cli, domain));
+            NotStarted::new(error, || indices.any(|index| is_left(&index)))
+        })
+    }
+
+    fn attach_all(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
         let guests = cli.guests();
         let found: anyhow::Result<Vec<_>> = guests
             .iter()
@@ -141,9 +152,10 @@ impl Pagers {
         let others: Vec<_> = all.map(AttachedPager::serve_beside).collect();
         let exit = first.map_or(Exit::Done, AttachedPager::serve);
         others.into_iter().fold(exit, |all, other| {
-            let exit = other.map_or(Exit::NotStarted, |other| {
-                other.join().unwrap_or(Exit::PagesOut)
-            });
+            let exit = match other {
+                Ok(thread) => thread.join().unwrap_or(Exit::PagesOut),
+                Err(exit) => exit,
+            };
             all.worst(exit)
         })
     }
@@ -173,7 +185,8 @@ fn host_memory(cli: &Cli) -> anyhow::Result<Option<(HostMemory, Balance)>> {
     };
     let (high, total) = (marks.high(), memory.total_pages());
     if high > total {
-        anyhow::bail!("--watermarks: {high} pages are never free on a host that has {total}");
+        let what = format!("--watermarks: {high} pages are never free on a host that has {total}");
+        return Err(WrongStart(what).into());
     }
     let tax = Tax::percent(cli.tax).unwrap_or_default();
     Ok(Some((memory, Balance::new(marks, tax))))
@@ -271,7 +284,22 @@ impl AttachedPager {
         }
     }
 
-    /// Detaches. No page is out yet.
+    /// How the pager ends that cannot serve: another one may have left pages.
+    fn not_started(&self) -> Exit {
+        if self.files.as_ref().is_some_and(GuestFiles::are_left) {
+            Exit::NextTakesOver
+        } else {
+            Exit::NotStarted
+        }
+    }
+
+    /// How the pager ends that is gone while paging stays enabled.
+    fn leaves_pages(&self) -> Exit {
+        let index = self.files.as_ref().and_then(GuestFiles::index);
+        index.map_or(Exit::PagesOut, |_| Exit::NextTakesOver)
+    }
+
+    /// Detaches. No page is out yet, unless another pager has left some.
     fn detach(self) {
         let name = self.domain.map(name).unwrap_or_default();
         match self.ready.detach() {
@@ -287,7 +315,7 @@ impl AttachedPager {
     }
 
     /// Serves the guest on its own thread. If no thread can be started, the guest is not paged.
-    fn serve_beside(self) -> Option<thread::JoinHandle<Exit>> {
+    fn serve_beside(self) -> Result<thread::JoinHandle<Exit>, Exit> {
         let builder = thread::Builder::new()
             .name("pager".into())
             .stack_size(STACK_BYTES);
@@ -297,27 +325,32 @@ impl AttachedPager {
             Ok(thread) => {
                 // The thread waits for it, so it is received.
                 let _ = give.send(self);
-                Some(thread)
+                Ok(thread)
             }
             Err(error) => {
                 tracing::error!(
                     "a guest is not paged, because its thread cannot be started: {error}"
                 );
+                let exit = self.not_started();
                 self.detach();
-                None
+                Err(exit)
             }
         }
     }
 
     fn serve(self) -> Exit {
         let (domain, among_others) = (self.domain, self.among_others);
-        outlive(&domain.map_or_else(|| "the guest".into(), name), || {
-            span(domain, among_others).in_scope(|| self.serve_in_its_name())
-        })
+        let exit = self.leaves_pages();
+        outlive(
+            &domain.map_or_else(|| "the guest".into(), name),
+            exit,
+            || span(domain, among_others).in_scope(|| self.serve_in_its_name()),
+        )
     }
 
     fn serve_in_its_name(self) -> Exit {
         let whereabouts = self.whereabouts();
+        let (not_started, leaves_pages) = (self.not_started(), self.leaves_pages());
         let ended = match self.ready.start() {
             Ok(shell) => shell.serve(),
             Err(error) => {
@@ -325,7 +358,7 @@ impl AttachedPager {
                 self.files
                     .into_iter()
                     .for_each(GuestFiles::remove_unless_left);
-                return Exit::NotStarted;
+                return not_started;
             }
         };
         match ended {
@@ -371,18 +404,19 @@ impl AttachedPager {
             Err(error) => {
                 let (keeps, disabled) = match error {
                     // The pager that is attached now may have a pagefile of the same name.
-                    ShellError::Replaced { .. } => (true, false),
-                    ShellError::Disabled { out_pages } => (out_pages > 0, out_pages > 0),
-                    // The next pager takes over.
-                    ShellError::StaysEnabled => (true, false),
-                    _ => (false, false),
+                    ShellError::Replaced { .. } => (Some(Exit::PagesOut), false),
+                    ShellError::Disabled { out_pages } if out_pages > 0 => {
+                        (Some(Exit::PagesOut), true)
+                    }
+                    ShellError::StaysEnabled => (Some(leaves_pages), false),
+                    _ => (None, false),
                 };
                 print_shell_error(self.domain, self.among_others, error);
                 if disabled {
                     tracing::error!("the guest cannot go on. {whereabouts}");
                 }
-                if keeps {
-                    return Exit::PagesOut;
+                if let Some(exit) = keeps {
+                    return exit;
                 }
                 self.files.into_iter().for_each(GuestFiles::remove);
                 Exit::Failed
@@ -403,11 +437,12 @@ impl AttachedPager {
     }
 }
 
-/// Serves a guest. A panic leaves pages of this guest out. The process goes on with its other guests.
-fn outlive(guest: &str, serve: impl FnOnce() -> Exit) -> Exit {
+/// Serves a guest. A panic leaves pages of this guest out, and ends its pager with this code. The process
+/// goes on with its other guests.
+fn outlive(guest: &str, after_panic: Exit, serve: impl FnOnce() -> Exit) -> Exit {
     catch_unwind(AssertUnwindSafe(serve)).unwrap_or_else(|_| {
         tracing::error!("{guest} has no pager any more, because its pager has panicked");
-        Exit::PagesOut
+        after_panic
     })
 }
 
@@ -432,12 +467,20 @@ fn refuse_left_index(domain: Option<u16>) -> anyhow::Result<()> {
     let Some(index) = domain.map(index_of).filter(|index| index.exists()) else {
         return Ok(());
     };
-    anyhow::bail!(
+    let what = format!(
         "a pager of domain {} was killed, or runs: {} is there. Start a pager that takes over, with \
          the same pagefile and without options for the index",
         domain.unwrap_or_default(),
         index.display()
-    )
+    );
+    Err(WrongStart(what).into())
+}
+
+/// Where the index of a guest is or will be, unless the command line wants none.
+fn index_for(cli: &Cli, domain: Option<u16>) -> Option<PathBuf> {
+    let usual = || domain.map(index_of);
+    let index = cli.index.clone().or_else(usual);
+    index.filter(|_| !cli.no_index)
 }
 
 /// The pagefile, and an index unless the command line wants none.
@@ -447,12 +490,10 @@ fn guest_files(
     pagefile: &Path,
     guest: &GuestInfo,
 ) -> anyhow::Result<GuestFiles> {
-    let usual = || domain.map(index_of);
-    let index = cli.index.clone().or_else(usual).filter(|_| !cli.no_index);
     if cli.index.is_some() || cli.no_index {
         refuse_left_index(domain)?;
     }
-    let Some(index) = index else {
+    let Some(index) = index_for(cli, domain) else {
         let keep = if cli.keep_pagefile {
             Keep::Named
         } else {
@@ -474,8 +515,11 @@ mod tests {
 
     #[test]
     fn the_panic_of_one_guests_pager_is_its_exit_code_and_no_more() {
-        let exit = outlive("domain 1", || panic!("the test wants it"));
-        assert_eq!(exit, Exit::PagesOut);
-        assert_eq!(outlive("domain 2", || Exit::Done).worst(exit), exit);
+        for exit in [Exit::PagesOut, Exit::NextTakesOver] {
+            let panicked = outlive("domain 1", exit, || panic!("the test wants it"));
+            assert_eq!(panicked, exit);
+            let other = outlive("domain 2", exit, || Exit::Done);
+            assert_eq!(other.worst(panicked), exit);
+        }
     }
 }

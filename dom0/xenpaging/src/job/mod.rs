@@ -86,8 +86,8 @@ pub enum JobError {
 impl JobError {
     /// Whether a pager that did not start has printed the reason already.
     pub fn is_said(&self) -> bool {
-        let not_started = Some(i32::from(Exit::NotStarted as u8));
-        matches!(self, Self::Child(ChildError::Ended(status)) if status.code() == not_started)
+        let codes = [Exit::NotStarted, Exit::NextTakesOver].map(|exit| Some(i32::from(exit as u8)));
+        matches!(self, Self::Child(ChildError::Ended(status)) if codes.contains(&status.code()))
     }
 
     /// The exit code of the process: 2 for a missing permission or an option that is not valid,

@@ -13,9 +13,13 @@ use rustix::fs::{MemfdFlags, Mode};
 use super::child::{ChildError, PagerCommand, PagerProcess};
 use super::options::{JobOptions, Sizes};
 use super::{Job, JobError};
+use crate::exit::Exit;
 
 /// The time between two looks while vcpus wait for the next pager.
 const LOOK: Duration = Duration::from_micros(200);
+/// The pause after a take-over that failed. It grows as long as take-overs fail.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Starts the pagers of a job, one after the other.
 pub(super) struct Pagers<'a> {
@@ -58,10 +62,11 @@ impl<'a> Pagers<'a> {
 
 impl Job<'_> {
     /// Starts the next pager, and waits until it has brought in a page or nobody waits for one. A pager
-    /// that is killed meanwhile has a next one, too.
+    /// that is killed meanwhile, or cannot take over, has a next one, too.
     pub(super) fn restart(&mut self) -> Result<(), JobError> {
         let died = Instant::now();
         let served = self.machine.paging().counters().get(Count::Prepped);
+        let mut pause = FIRST_PAUSE;
         loop {
             // The host notices the end of a process a moment later than the process' parent.
             while self.machine.paging().attachment() == Attachment::Attached {
@@ -70,11 +75,26 @@ impl Job<'_> {
             self.child = self.pagers.start()?;
             match self.await_page(served) {
                 Err(JobError::Child(ChildError::Ended(status))) if status.signal().is_some() => {}
+                Err(JobError::Child(ChildError::Ended(status)))
+                    if status.code() == Some(i32::from(Exit::NextTakesOver as u8))
+                        && !self.interrupted.load(Ordering::Relaxed) =>
+                {
+                    self.pause(pause);
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                }
                 ended => {
                     self.phases.restarts.push(died.elapsed());
                     return ended;
                 }
             }
+        }
+    }
+
+    /// Waits for so long, or until the job is interrupted.
+    fn pause(&self, pause: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < pause && !self.interrupted.load(Ordering::Relaxed) {
+            thread::sleep(LOOK);
         }
     }
 

@@ -2,6 +2,8 @@
 //! Pagers that are killed at random instants. `KILLS` in the environment says how many, `SEED` which
 //! instants.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::thread;
 use std::time::Duration;
 
@@ -48,6 +50,36 @@ fn pages_survive_pagers_that_are_killed_at_any_instant() {
     // One that is killed before it attaches does not count.
     assert!(died > 0 && died <= kills, "{died} died");
     assert!(!file.exists(), "the pagefile is left");
+}
+
+/// The next pagers find no pagefile, until it is there again.
+#[test]
+fn a_take_over_that_fails_is_tried_again_until_it_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, elsewhere) = (dir.path().join("pages"), dir.path().join("elsewhere"));
+    let file_name = file.to_str().unwrap();
+    let args = ["--seconds", "6000", "--verbose", "--store", file_name];
+    let mut host = start(&args);
+    wait_until_paged(&mut host);
+    fs::rename(&file, &elsewhere).unwrap();
+    kill_process(pager_of(&host), Signal::KILL).unwrap();
+    let mut said = BufReader::new(host.stderr.take().unwrap()).lines();
+    let mut wait_for = |what: &str| {
+        let mut said = said.by_ref().map_while(Result::ok);
+        said.find(|line| line.contains(what)).expect(what)
+    };
+    for _ in 0..2 {
+        let line = wait_for("the take-over failed");
+        assert!(line.contains("pages cannot be opened"), "{line}");
+    }
+    fs::rename(&elsewhere, &file).unwrap();
+    wait_for("taken over from a pager that was killed");
+    let rest = thread::spawn(move || said.for_each(drop));
+    kill_process(Pid::from_child(&host), Signal::INT).unwrap();
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    finished.nothing_was_lost();
+    assert_eq!(finished.figure("pagers that died"), 1);
+    rest.join().unwrap();
 }
 
 /// With `--no-restart` the end of a killed pager is the end of the run.
