@@ -2,7 +2,8 @@
 # Our pager is killed with SIGKILL again and again, at random instants, while a guest of two vcpus
 # works at half its memory. Another pager takes over from the index and the pagefile; every second one
 # is killed only after it has taken over. The guest goes on, and its pattern is intact. A second pager
-# is refused while the first one lives. At the end everything comes back, and no file is left.
+# is refused while the first one lives. The last one is upgraded: it ends with 5, and another takes
+# over. At the end everything comes back, and no file is left.
 # deadline: 1800
 # c-defect: no pager can take over from another
 kills=25
@@ -31,6 +32,14 @@ while [ "$killed" -lt "$kills" ]; do
     mv /tmp/pager-x.log "/tmp/pager-logs/$killed"
     pager_start x "$domid" rust -r 512
 done
+wait_for serves || bad "the last pager does not take over: $(tail -n 2 /tmp/pager-x.log)"
+said=$(xenpaging-rust upgrade -d "$domid" 2>&1) || bad "upgrade: $said"
+wait "$pager"
+status=$?
+[ $status = 5 ] || bad "the upgraded pager exited with $status, not 5"
+mv /tmp/pager-x.log /tmp/pager-logs/upgraded
+pager_start x "$domid" rust -r 512
+wait_for serves || bad "nobody takes over from the upgraded pager: $(tail -n 2 /tmp/pager-x.log)"
 guest_passes x 2
 taken=$(cat /tmp/pager-logs/* /tmp/pager-x.log | grep -c 'taken over')
 lost=$(cat /tmp/pager-logs/* /tmp/pager-x.log | sed -n 's/.*taken over.* lost_pages=\([0-9]*\).*/\1/p' | sort -n | tail -n 1)

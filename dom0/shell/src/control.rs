@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Requests of an operator to a running pager: use another swap area, drain one, list the areas.
+//! Requests of an operator to a running pager: use another swap area, drain one, list the areas, or
+//! let another pager take over.
 //!
 //! The pager opens the control socket before it gives up the right to open anything. The client
 //! (`xenpaging swapon` and the like) opens and locks the area itself and sends the descriptor, so
@@ -14,6 +15,7 @@ use std::time::Duration;
 use pager_core::{AreaFigures, DrainError};
 use pager_store::area;
 use pager_store::areas::{AreaChoice, Areas};
+use pager_store::index;
 use pager_store::{Slot, SlotRange};
 use rustix::io::Errno;
 use uuid::Uuid;
@@ -40,6 +42,8 @@ pub const ON: u64 = 1;
 pub const OFF: u64 = 2;
 /// Lists the areas: `[LIST]`.
 pub const LIST: u64 = 3;
+/// Ends the pager, so that another one takes over: `[HAND_OVER, version of its index]`.
+pub const HAND_OVER: u64 = 4;
 
 /// Control thread: passes requests to the main thread, which answers them.
 pub(super) fn listen(listener: &Listener, inbox: &Inbox) {
@@ -82,6 +86,9 @@ fn receive(connection: &Connection) -> Result<Request, String> {
         }
         ([OFF, low, high, ..], _) => Ok(Request::Off(Uuid::from_u64_pair(*high, *low))),
         ([LIST, ..], _) => Ok(Request::List),
+        ([HAND_OVER, version, ..], _) => Ok(Request::HandOver {
+            index_version: *version,
+        }),
         _ => Err(no_sense()),
     }
 }
@@ -89,6 +96,8 @@ fn receive(connection: &Connection) -> Result<Request, String> {
 /// Main thread: the areas, and the clients that wait until one is drained.
 #[derive(Debug, Default)]
 pub(super) struct Control {
+    /// Why no other pager can take over while this one lives on.
+    stays: Option<&'static str>,
     /// `None`: the store is not made of swap areas.
     areas: Option<Arc<Areas>>,
     drains: Vec<(SlotRange, ControlClient)>,
@@ -98,12 +107,18 @@ pub(super) struct Control {
 pub(super) enum Change {
     Added(SlotRange),
     Drain(SlotRange),
+    HandOver,
 }
 
 impl Control {
-    pub(super) fn new(areas: Option<Arc<Areas>>) -> Self {
+    /// `stays`: why no other pager can take over, if none can.
+    pub(super) fn new(areas: Option<Arc<Areas>>, stays: Option<&'static str>) -> Self {
         let drains = Vec::new();
-        Self { areas, drains }
+        Self {
+            stays,
+            areas,
+            drains,
+        }
     }
 
     /// Handles a request. A drain is answered later, everything else at once.
@@ -113,6 +128,9 @@ impl Control {
         client: ControlClient,
         figures: Vec<AreaFigures>,
     ) -> Option<Change> {
+        if let Request::HandOver { index_version } = request {
+            return self.hand_over(index_version, &client);
+        }
         let Some(areas) = &self.areas else {
             client.answer(Err("this pager was not started with swap areas".into()));
             return None;
@@ -150,7 +168,26 @@ impl Control {
                 client.answer(Ok(lines.join("\n")));
                 None
             }
+            Request::HandOver { .. } => None,
         }
+    }
+
+    /// The next pager must be able to read what this one leaves.
+    fn hand_over(&self, index_version: u64, client: &ControlClient) -> Option<Change> {
+        if let Some(why) = self.stays {
+            client.answer(Err(format!("no other pager can take over: {why}")));
+            return None;
+        }
+        if index_version != u64::from(index::VERSION) {
+            client.answer(Err(format!(
+                "no other pager can take over: the index has version {}, and the next pager knows \
+                 version {index_version}. Stop this pager, and start the next one",
+                index::VERSION
+            )));
+            return None;
+        }
+        client.answer(Ok("the pager ends, and the next one takes over".into()));
+        Some(Change::HandOver)
     }
 
     /// A drain has ended. The client is answered after an empty area has been unlocked.
@@ -240,6 +277,31 @@ mod tests {
         assert!(receive(&theirs).is_err());
     }
 
+    #[test]
+    fn a_pager_ends_for_another_only_if_that_can_take_over() {
+        let known = u64::from(index::VERSION);
+        for (stays, index_version, why) in [
+            (None, known, None),
+            (
+                None,
+                known + 1,
+                Some("Stop this pager, and start the next one"),
+            ),
+            (Some("it is a test"), known, Some("it is a test")),
+        ] {
+            let (ours, theirs) = Connection::pair().unwrap();
+            let request = Request::HandOver { index_version };
+            let change =
+                Control::new(None, stays).asked(request, ControlClient(theirs), Vec::new());
+            assert_eq!(matches!(change, Some(Change::HandOver)), why.is_none());
+            let mut words = Box::new([0; PACKET_WORDS]);
+            let received = ours.receive(&mut words).unwrap().unwrap();
+            let said = text(&words[..received.words], 1).unwrap();
+            assert_eq!(words[0] == 0, why.is_none(), "{said}");
+            assert!(why.is_none_or(|why| said.ends_with(why)), "{said}");
+        }
+    }
+
     proptest::proptest! {
         /// Whatever the words are, they are a request that this pager knows, or refused.
         #[test]
@@ -254,6 +316,9 @@ mod tests {
                 Ok(Request::On { .. }) => false,
                 Ok(Request::Off(_)) => op == OFF && rest.len() >= 2,
                 Ok(Request::List) => op == LIST,
+                Ok(Request::HandOver { index_version }) => {
+                    op == HAND_OVER && rest.first() == Some(&index_version)
+                }
                 Err(_) => op != LIST,
             };
             proptest::prop_assert!(is_known, "{words:?}");

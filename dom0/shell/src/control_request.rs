@@ -26,6 +26,11 @@ pub(super) enum Request {
     Off(Uuid),
     /// List the areas.
     List,
+    /// End, so that another pager takes over. The next one knows this version of the index.
+    HandOver {
+        /// The version.
+        index_version: u64,
+    },
 }
 
 /// A client that waits for an answer.

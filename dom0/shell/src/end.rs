@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a pager ends: it brings everything back, disables paging, and only then ends. The exceptions
-//! are a guest that is gone, and an operator who insists.
+//! are a guest that is gone, an operator who insists, and another pager that is to take over.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -49,6 +49,8 @@ pub(super) struct End {
     failure: Option<ShellError>,
     /// An operator insists.
     given_up: bool,
+    /// An operator wants another pager to take over.
+    hands_over: bool,
     /// A batch is lost with its worker, so the core cannot finish.
     is_stuck: bool,
 }
@@ -61,6 +63,15 @@ impl End {
 
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up
+    }
+
+    /// The pager ends as if it were killed: whatever is under way, the next one finds what it needs.
+    pub(super) fn hand_over(&mut self) {
+        self.hands_over = true;
+    }
+
+    pub(super) fn hands_over(&self) -> bool {
+        self.hands_over
     }
 }
 

@@ -48,6 +48,12 @@ pub enum ShellError {
         /// The pages that this pager had out.
         out_pages: u64,
     },
+    /// An operator wants another pager to take over.
+    #[error("another pager is to take over: this one ends, and {out_pages} pages stay out")]
+    HandedOver {
+        /// The pages that stay out.
+        out_pages: u64,
+    },
     /// Paging was disabled, and not by this pager.
     #[error(
         "paging of the guest was disabled, and not by this pager: it cannot serve the guest any more, and \

@@ -139,6 +139,10 @@ impl Shell {
             if self.end.is_given_up() {
                 return Ok(self.abandon());
             }
+            if self.end.hands_over() {
+                let out_pages = self.pager.progress().out_pages;
+                return Err(ShellError::HandedOver { out_pages });
+            }
             if let Some(summary) = self.finished.take()
                 && self.may_end(&summary)
             {
@@ -247,6 +251,7 @@ impl Shell {
                 match self.control.asked(request, client, areas) {
                     Some(Change::Added(area)) => self.handle(Event::AreaAdded(area)),
                     Some(Change::Drain(area)) => self.handle(Event::Drain(area)),
+                    Some(Change::HandOver) => self.end.hand_over(),
                     None => {}
                 }
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use p2m_paging::Gfn;
 use p2m_paging::ring::Back;
 use pager_accesses::Recorder;
 use pager_core::Pager;
@@ -23,7 +24,9 @@ use super::end::End;
 use super::error::{ShellError, at};
 use super::inbox::{Inbox, Updates};
 use super::indexed::Indexed;
-use super::machine::{AttachMode, Attached, Calls, Machine, MachineError, Publish, Watch};
+use super::machine::{
+    AttachMode, Attached, Calls, Machine, MachineError, PagingStates, Publish, Watch,
+};
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
@@ -47,6 +50,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The name of the pager, if the process has several.
     pub name: Option<String>,
+
     /// Whether a terminal shows a line of metrics.
     pub live: bool,
     /// All pagers of this process.
@@ -175,6 +179,7 @@ impl Ready {
             inbox,
             metrics_cell,
         } = handle;
+        let stays = stays(&options, &mut *attached.calls);
         let queues = Arc::new(Queues::new(pager.batches()));
         let mut sets = buffer_sets(&pager, attached.buffers);
         // These end the threads that exist, if a later one cannot be started.
@@ -231,7 +236,7 @@ impl Ready {
             pager,
             store,
             index: options.index,
-            control: Control::new(options.areas.clone()),
+            control: Control::new(options.areas.clone(), stays),
             _beside: beside,
             inbox,
             queues,
@@ -252,6 +257,23 @@ impl Ready {
             repeated: RepeatedErrors::default(),
         })
     }
+}
+
+/// Why no other pager can take over from this one while the guest runs, if none can.
+fn stays(options: &Options, calls: &mut dyn Calls) -> Option<&'static str> {
+    if options.index.is_none() {
+        return Some("this one has no index that says where pages lie");
+    }
+    if options.name.is_some() {
+        return Some(
+            "this process pages several guests. Send it SIGKILL: the next one takes over all of them",
+        );
+    }
+    let first = Gfn::new_truncate(0);
+    let listed = calls.paging_states(first, &mut [PagingStates::default()]);
+    listed
+        .err()
+        .map(|_| "this hypervisor does not list which pages are out")
 }
 
 /// Whether another pager has left pages that are out or nominated.

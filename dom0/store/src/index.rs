@@ -58,7 +58,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 pub use entry::Entry;
 pub use error::IndexError;
-pub use header::{GuestIdentity, Identity, StoreIdentity, StoreKind};
+pub use header::{GuestIdentity, Identity, StoreIdentity, StoreKind, VERSION};
 
 use entry::Word;
 use error::at;

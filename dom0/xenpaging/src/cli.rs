@@ -11,7 +11,7 @@
 //! | 2 | `Usage` | bad arguments; nothing was done |
 //! | 3 | `NotStarted` | the domain, the pagefile or Xen refused; nothing was paged out |
 //! | 4 | `PagesOut` | pages are out: the operator insisted, the pager panicked and has no index, another pager attached, or paging was disabled by somebody else; or the operator insisted while pages were nominated |
-//! | 5 | `NextTakesOver` | pages are out and this pager is gone: it panicked, or could not take over. Another pager with the same arguments takes over |
+//! | 5 | `NextTakesOver` | pages are out and this pager is gone: it panicked, could not take over, or is upgraded. Another pager with the same arguments takes over |
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -47,8 +47,8 @@ Exit codes:
   4  pages are out: the operator insisted, the pager panicked and has no index, another pager
      attached, or paging was disabled by somebody else; or the operator insisted while pages were
      nominated
-  5  pages are out and this pager is gone: it panicked, or it could not take over. Start it again
-     with the same arguments: it takes over
+  5  pages are out and this pager is gone: it panicked, it could not take over, or it is upgraded.
+     Start it again with the same arguments: it takes over
 With several guests, the worst one counts: 5, then 4, then 1, then 3.";
 
 /// Keeps guests at their memory targets, and their host from running short of memory: pages guests'
@@ -226,6 +226,15 @@ pub enum Command {
         pager: PagerOf,
         /// The file or device.
         file: PathBuf,
+    },
+
+    /// End a running pager so that a new version takes over. Pages stay out, and whoever needs one
+    /// waits for the next pager. systemd starts it; without systemd, start it with the same arguments.
+    #[command(group(ArgGroup::new("whose").args(["domain", "embedded_host"]).required(true)))]
+    Upgrade {
+        /// The pager.
+        #[command(flatten)]
+        pager: PagerOf,
     },
 
     /// Show the metrics of the pagers on this host, one line for each domain.

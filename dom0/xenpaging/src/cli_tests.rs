@@ -198,6 +198,7 @@ fn c5_areas_are_added_to_and_taken_from_a_pager_that_is_named() {
         (&["swapoff", "a"][..], "--domain"),
         (&["swapon", "a"], "--domain"),
         (&["swapoff", "-d3"], "<FILE>"),
+        (&["upgrade"], "--domain"),
         (&["swapon", "-d3", "a:b"], "'b'"),
     ] {
         let line = command(args).unwrap_err();

@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::{Cli, Command};
 use pager_shell::console::{self as output, LogWriter};
 
+use crate::ask;
 use crate::console::print_error;
 use crate::exit::Exit;
 use crate::not_started::NotStarted;
@@ -36,6 +37,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Swaps { pager, files }) => return swaps::show(pager, files).into(),
         Some(Command::Swapon { pager, area }) => return swaps::on(pager, area).into(),
         Some(Command::Swapoff { pager, file }) => return swaps::off(pager, file).into(),
+        Some(Command::Upgrade { pager }) => return ask::upgrade(pager).into(),
         None => {}
     }
     output::hold_output();

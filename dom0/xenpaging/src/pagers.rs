@@ -408,10 +408,16 @@ impl AttachedPager {
                     ShellError::Disabled { out_pages } if out_pages > 0 => {
                         (Some(Exit::PagesOut), true)
                     }
-                    ShellError::StaysEnabled => (Some(leaves_pages), false),
+                    ShellError::StaysEnabled | ShellError::HandedOver { .. } => {
+                        (Some(leaves_pages), false)
+                    }
                     _ => (None, false),
                 };
-                print_shell_error(self.domain, self.among_others, error);
+                if let ShellError::HandedOver { .. } = error {
+                    tracing::info!("{error}");
+                } else {
+                    print_shell_error(self.domain, self.among_others, error);
+                }
                 if disabled {
                     tracing::error!("the guest cannot go on. {whereabouts}");
                 }

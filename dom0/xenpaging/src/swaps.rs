@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging mkswap`, `swaps`, `swapon` and `swapoff`.
 
-use std::fmt::Display;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use p2m_paging::PAGE_SIZE;
-use pager_shell::console::{print_error, print_line};
-use pager_shell::control::{LIST, OFF, ON, packet, text};
-use pager_shell::socket::{Connection, PACKET_WORDS};
+use pager_shell::control::{LIST, OFF, ON, packet};
 use pager_store::area::{self, Header};
 use pager_store::areas::AreaChoice;
 
+use crate::ask::{ask, said};
 use crate::cli::PagerOf;
 use crate::exit::Exit;
 
@@ -58,36 +56,6 @@ pub(crate) fn off(pager: &PagerOf, path: &Path) -> Exit {
     };
     let (high, low) = header.uuid.as_u64_pair();
     said(ask(pager, &packet(&[OFF, low, high], ""), &[]))
-}
-
-/// Sends a request to a pager and waits for its answer.
-fn ask(pager: &PagerOf, request: &[u64], fds: &[BorrowedFd<'_>]) -> Result<String, String> {
-    let name = pager.control_name().ok_or("no pager is named")?;
-    let connection = Connection::connect(&name).map_err(|error| format!("no pager: {error}"))?;
-    let gone = |errno| format!("the pager does not answer: {errno}");
-    connection.send(request, fds).map_err(gone)?;
-    let mut words = Box::new([0; PACKET_WORDS]);
-    let received = connection.receive(&mut words).map_err(gone)?;
-    let words = received.map(|received| &words[..received.words]);
-    let answer = words.and_then(|words| Some((words.first()?, text(words, 1)?)));
-    match answer {
-        Some((0, text)) => Ok(text),
-        Some((_, text)) => Err(text),
-        None => Err("the pager ended".to_owned()),
-    }
-}
-
-fn said(line: Result<String, impl Display>) -> Exit {
-    match line {
-        Ok(line) => {
-            print_line(line);
-            Exit::Done
-        }
-        Err(error) => {
-            print_error(format_args!("xenpaging: {error}"));
-            Exit::NotStarted
-        }
-    }
 }
 
 fn line(path: &Path, header: Header) -> String {

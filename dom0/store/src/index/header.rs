@@ -25,7 +25,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::error::{IndexError, at};
 
 const MAGIC: [u8; 8] = *b"XENINDEX";
-pub(super) const VERSION: u32 = 1;
+/// The version of the format. A pager takes over an index of its own version only.
+pub const VERSION: u32 = 1;
 
 /// A guest. A domain id is used again for another guest, a UUID is not; but a UUID is for a guest's
 /// whole life, and a guest that starts again has nothing out.

@@ -8,6 +8,7 @@ mod pressure;
 mod record;
 mod refused;
 mod trouble;
+mod upgrade;
 
 use std::process::{Child, Command, Output, Stdio};
 
