@@ -16,6 +16,7 @@
 #include <xen/xen.h>
 #include <xen/errno.h>
 #include <xen/memory.h>
+#include <xen/sched.h>
 #include <xen/vm_event.h>
 #include <xen/domctl.h>
 #include <xen/sysctl.h>
@@ -68,6 +69,9 @@ int main(void)
 
     N("memory_op", __HYPERVISOR_memory_op);
     N("xen_version", __HYPERVISOR_xen_version);
+    N("sched_op", __HYPERVISOR_sched_op);
+    N("remote_shutdown", SCHEDOP_remote_shutdown);
+    N("shutdown_crash", SHUTDOWN_crash);
     N("hvm_op", __HYPERVISOR_hvm_op);
     N("domctl", __HYPERVISOR_domctl);
     N("sysctl", __HYPERVISOR_sysctl);
@@ -78,6 +82,7 @@ int main(void)
     N("paging_op", XENMEM_paging_op);
     N("hvmop_get_param", HVMOP_get_param);
     N("param_paging_ring_pfn", HVM_PARAM_PAGING_RING_PFN);
+    N("pause_domain", XEN_DOMCTL_pausedomain);
     N("get_domain_info", XEN_DOMCTL_getdomaininfo);
     N("vm_event_op", XEN_DOMCTL_vm_event_op);
     N("vm_event_enable", XEN_VM_EVENT_ENABLE);
@@ -85,6 +90,7 @@ int main(void)
     N("vm_event_paging", XEN_DOMCTL_VM_EVENT_OP_PAGING);
     N("dominf_dying", XEN_DOMINF_dying);
     N("dominf_hvm_guest", XEN_DOMINF_hvm_guest);
+    N("dominf_paused", XEN_DOMINF_paused);
     N("dmop_set_mem_type", XEN_DMOP_set_mem_type);
     N("hvmmem_ram_rw", HVMMEM_ram_rw);
 
@@ -105,6 +111,8 @@ int main(void)
     N("vm_event_size", sizeof(struct xen_domctl_vm_event_op));
     N("vm_event_mode", offsetof(struct xen_domctl_vm_event_op, mode));
     N("vm_event_port", offsetof(struct xen_domctl_vm_event_op, u.enable.port));
+    N("shutdown_size", sizeof(sched_remote_shutdown_t));
+    N("shutdown_reason", offsetof(sched_remote_shutdown_t, reason));
     N("param_size", sizeof(struct xen_hvm_param));
     N("param_index", offsetof(struct xen_hvm_param, index));
     N("param_value", offsetof(struct xen_hvm_param, value));

@@ -15,7 +15,7 @@ use p2m_paging::ring::abi::{
 };
 use pager_xen::abi::{
     self, DomainInfoHead, Domctl, EvtchnBind, HvmParam, OneReservation, PhysInfoHead, PrivcmdDmOp,
-    PrivcmdDmOpBuf, PrivcmdMmapBatch, SetMemType, Sysctl, VmEventOp,
+    PrivcmdDmOpBuf, PrivcmdMmapBatch, RemoteShutdown, SetMemType, Sysctl, VmEventOp,
 };
 use pager_xen::xenstore::{Header, PAYLOAD_MAX, message};
 
@@ -111,6 +111,8 @@ fn pagers_layout() -> Vec<(&'static str, usize)> {
         ("vm_event_size", offset_of!(VmEventOp, epoch)),
         ("vm_event_mode", offset_of!(VmEventOp, mode)),
         ("vm_event_port", offset_of!(VmEventOp, port)),
+        ("shutdown_size", size_of::<RemoteShutdown>()),
+        ("shutdown_reason", offset_of!(RemoteShutdown, reason)),
         ("param_size", size_of::<HvmParam>()),
         ("param_index", offset_of!(HvmParam, index)),
         ("param_value", offset_of!(HvmParam, value)),
@@ -145,9 +147,12 @@ fn pagers_layout() -> Vec<(&'static str, usize)> {
     ]
 }
 
-const PAGERS_NUMBERS: [(&str, u32); 32] = [
+const PAGERS_NUMBERS: [(&str, u32); 37] = [
     ("memory_op", number(abi::MEMORY_OP)),
     ("xen_version", number(abi::XEN_VERSION)),
+    ("sched_op", number(abi::SCHED_OP)),
+    ("remote_shutdown", number(abi::REMOTE_SHUTDOWN)),
+    ("shutdown_crash", abi::SHUTDOWN_CRASH),
     ("hvm_op", number(abi::HVM_OP)),
     ("domctl", number(abi::DOMCTL)),
     ("sysctl", number(abi::SYSCTL)),
@@ -158,6 +163,7 @@ const PAGERS_NUMBERS: [(&str, u32); 32] = [
     ("paging_op", number(abi::PAGING_OP)),
     ("hvmop_get_param", number(abi::HVMOP_GET_PARAM)),
     ("param_paging_ring_pfn", abi::PARAM_PAGING_RING_PFN),
+    ("pause_domain", abi::PAUSE_DOMAIN),
     ("get_domain_info", abi::GET_DOMAIN_INFO),
     ("vm_event_op", abi::VM_EVENT_OP),
     ("vm_event_enable", abi::VM_EVENT_ENABLE),
@@ -165,6 +171,7 @@ const PAGERS_NUMBERS: [(&str, u32); 32] = [
     ("vm_event_paging", abi::VM_EVENT_PAGING),
     ("dominf_dying", abi::DOMINF_DYING),
     ("dominf_hvm_guest", abi::DOMINF_HVM_GUEST),
+    ("dominf_paused", abi::DOMINF_PAUSED),
     ("dmop_set_mem_type", abi::DMOP_SET_MEM_TYPE),
     ("hvmmem_ram_rw", abi::HVMMEM_RAM_RW as u32),
     ("xs_read", message::READ),

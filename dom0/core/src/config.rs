@@ -96,6 +96,8 @@ pub struct Progress {
     /// Of those out, the ones that are lost: a pager before this one took them out, and nothing says
     /// where they lie.
     pub lost_pages: u64,
+    /// Of those that did not read back, the ones whose store has something else.
+    pub corrupt_pages: u64,
     /// Pages that are nominated although they are to stay.
     pub nominated_pages: u64,
     /// Pages on their way out that may be nominated: their batch has not come back yet.

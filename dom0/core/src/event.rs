@@ -8,7 +8,7 @@ use super::batch::{Batch, PageError};
 use super::locations::Location;
 use super::outage::Ticks;
 use super::scan::Scan;
-use crate::store::{Slot, SlotRange};
+use crate::store::{Slot, SlotRange, StoreError};
 
 /// Something happened.
 #[derive(Debug)]
@@ -59,10 +59,47 @@ pub enum Action {
     /// After [`Event::Drain`]: the area is empty and will not be used again, or stays. Not said if the pager finishes
     /// before.
     Drained(SlotRange, Result<(), DrainError>),
+    /// A page is gone for good, and somebody needs it, or the pager cannot end without it: stop the guest
+    /// as its operator wants. Said once, until that page is back.
+    StopGuest(Loss),
     /// For the log.
     Report(Report),
     /// After [`Event::Stop`] or [`Event::DomainGone`]: no batch is under way, nothing more will come.
     Finished(Summary),
+}
+
+/// A page that is gone for good, and that the guest cannot do without any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{gfn} is lost, and {need}: {cause}")]
+pub struct Loss {
+    /// The page.
+    pub gfn: Gfn,
+    /// Why it is lost.
+    pub cause: LossCause,
+    /// Why this matters now.
+    pub need: Need,
+}
+
+/// Why a page is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LossCause {
+    /// A pager before this one took it out, and left no entry.
+    #[error("it is out, and nothing says where it lies")]
+    NoEntry,
+    /// The store has something else, however often it is read ([`StoreError::is_loss`]).
+    #[error("{0}")]
+    Store(StoreError),
+}
+
+/// Why a lost page matters. One that nobody needs hurts nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Need {
+    /// A vcpu or another domain has requested it.
+    #[error("somebody needs it")]
+    Requested,
+    /// Everything is to be brought back.
+    #[error("the pager cannot end without it")]
+    Stopping,
 }
 
 /// Why an area stays.
@@ -161,6 +198,13 @@ pub enum Report {
         pages: u64,
         /// The first of them.
         first: Gfn,
+    },
+    /// The page for which the guest was to be stopped is back, or not wanted any more. The guest stays
+    /// as it is.
+    #[error("{gfn} is not lost any more. If the guest is paused, unpause it")]
+    LossOver {
+        /// The page.
+        gfn: Gfn,
     },
     /// A nominated page could not be restored, or may be nominated. With the crate the guest's next write makes it resident; on
     /// Xen's C that write needs a pager, so the pager does not end before the page is restored. Said once

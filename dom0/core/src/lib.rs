@@ -122,7 +122,7 @@ mod tests;
 
 pub use batch::{Batch, Lane, Page, PageError, Step};
 pub use config::{Config, Progress, clamp_num_pages};
-pub use event::{Action, Actions, DrainError, Event, Report, Summary};
+pub use event::{Action, Actions, DrainError, Event, Loss, LossCause, Need, Report, Summary};
 pub use locations::Location;
 pub use outage::Ticks;
 pub use pager::{Adoption, Pager};

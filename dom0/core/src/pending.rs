@@ -25,6 +25,8 @@ struct PendingRequest {
     request: Request,
     readiness: Readiness,
     failed_reads: u32,
+    /// Each time the store had something else.
+    only_gone: bool,
 }
 
 /// Requests that have not been answered yet.
@@ -63,6 +65,7 @@ impl PendingRequests {
             request,
             readiness: Readiness::Ready,
             failed_reads: 0,
+            only_gone: true,
         });
     }
 
@@ -100,21 +103,33 @@ impl PendingRequests {
         }
     }
 
-    /// This page did not read back. Requests that have seen so many attempts are over: they are
-    /// answered without their page.
-    pub(super) fn read_failed(&mut self, gfn: Gfn, attempts: u32, actions: &mut Actions) {
+    /// This page did not read back, because it is gone or for another reason. Requests that have seen so
+    /// many attempts are over: they are answered without their page. Returns whether somebody needs the
+    /// page and it was gone at each of these attempts.
+    pub(super) fn read_failed(
+        &mut self,
+        gfn: Gfn,
+        is_gone: bool,
+        attempts: u32,
+        actions: &mut Actions,
+    ) -> bool {
+        let mut is_needed = false;
         self.list.retain_mut(|pending| {
             if pending.request.gfn != gfn {
                 return true;
             }
             pending.failed_reads += 1;
+            pending.only_gone &= is_gone;
             pending.readiness = Readiness::NextTick;
             let keep = pending.failed_reads < attempts;
             if !keep {
+                let drops = pending.request.paging.contains(PagingFlags::DROP_PAGE);
+                is_needed |= pending.only_gone && !drops;
                 actions.push(Action::Respond(Response::to(&pending.request)));
             }
             keep
         });
+        is_needed
     }
 
     /// Memory may have become free.

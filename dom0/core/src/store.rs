@@ -89,6 +89,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether what was written is gone: the store answers, and has something else. A device that does not
+    /// answer may do so later.
+    pub const fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::NotAdopted { .. } | Self::Empty { .. }
+        )
+    }
+}
+
 /// What is known of a page that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompareWith {

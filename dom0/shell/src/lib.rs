@@ -61,7 +61,7 @@ pub use error::ShellError;
 pub use event_channel::EventChannel;
 pub use machine::{
     AttachMode, Attached, Calls, EventPort, Frames, FreeMemory, GuestInfo, Machine, MachineError,
-    MachineEvent, NoPagingStates, PagingStates, Preps, Publish, Watch,
+    MachineEvent, NoPagingStates, OnLoss, PagingStates, Preps, Publish, Watch,
 };
 pub use metrics::{Kind, Metrics};
 pub use repeated::Repeated;

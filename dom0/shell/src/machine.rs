@@ -155,9 +155,22 @@ pub trait Calls: Send {
         Err(MachineError::new(NoPagingStates))
     }
 
+    /// Stops the guest, which needs a page that is gone for good.
+    fn stop_guest(&mut self, how: OnLoss) -> Result<(), MachineError>;
+
     /// Detaches. No page may be out. `false`: vcpus are in the wait queue. Answer them and try
     /// again.
     fn disable(&mut self) -> Result<bool, MachineError>;
+}
+
+/// What becomes of a guest that needs a page that is gone for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLoss {
+    /// The domain is paused, once. Its operator decides.
+    #[default]
+    Pause,
+    /// The domain crashes, as if its own kernel had.
+    Crash,
 }
 
 /// The states of 64 pages. Bit n stands for the nth.

@@ -44,7 +44,7 @@ pub enum Kind {
 
 impl Metrics {
     /// Name, kind and value of each metric.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 25] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 26] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
@@ -63,6 +63,7 @@ impl Metrics {
             ("paged_out_pages", Gauge, p.out_pages),
             ("target_paged_out_pages", Gauge, p.wanted_out_pages),
             ("unreadable_pages", Gauge, p.unreadable_pages),
+            ("lost_pages", Gauge, p.lost_pages + p.corrupt_pages),
             ("pending_requests", Gauge, p.waiting_requests),
             ("swap_cache_pages", Gauge, p.copies),
             ("evicted_pages", Counter, p.evicted),

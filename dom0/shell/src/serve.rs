@@ -317,6 +317,7 @@ impl Shell {
                     }
                     Action::Free(slot) => self.store.free(slot),
                     Action::Drained(area, outcome) => self.control.drained(area, outcome),
+                    Action::StopGuest(loss) => self.queues.push_loss(loss),
                     Action::Report(report) => log_report(&report, &self.control),
                     Action::Finished(summary) => self.finished = Some(summary),
                 }
@@ -360,7 +361,8 @@ fn log_report(report: &Report, control: &Control) {
         | Report::ReadableAgain { .. }
         | Report::AllRestored { .. }
         | Report::Delayed { .. }
-        | Report::DelayOver { .. } => tracing::warn!("{report}"),
+        | Report::DelayOver { .. }
+        | Report::LossOver { .. } => tracing::warn!("{report}"),
         _ => tracing::error!("{report}"),
     }
 }

@@ -25,7 +25,7 @@ use super::error::{ShellError, at};
 use super::inbox::{Inbox, Updates};
 use super::indexed::Indexed;
 use super::machine::{
-    AttachMode, Attached, Calls, Machine, MachineError, PagingStates, Publish, Watch,
+    AttachMode, Attached, Calls, Machine, MachineError, OnLoss, PagingStates, Publish, Watch,
 };
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
@@ -62,6 +62,8 @@ pub struct Options {
     /// Where it is noted what lies where, for the next pager if this one is killed. The store must be
     /// the one that the index is about. If another pager has left the index, its pages are adopted.
     pub index: Option<Arc<Index>>,
+    /// What becomes of a guest that needs a page that is gone for good.
+    pub on_loss: OnLoss,
     /// The name of the socket on which the pager listens for operators.
     pub control: Option<String>,
 }
@@ -211,6 +213,7 @@ impl Ready {
             calls: attached.calls,
             buffers,
             recorder: options.record.clone(),
+            on_loss: options.on_loss,
             indexed: options.index.clone().map(|index| Indexed {
                 index,
                 store: Arc::clone(&store),

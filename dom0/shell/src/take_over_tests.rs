@@ -4,13 +4,17 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2m_paging::ring::abi::{EntryFlags, PagingFlags, Request};
 use p2m_paging::{Errno, P2mType, PAGE_SIZE, VcpuId};
 use pager_core::policy::{PolicyName, SweepOptions};
-use pager_core::{Action, Actions, Batch, Config, Event, Page, PageError, Scan, Step, Summary};
+use pager_core::{
+    Action, Actions, Batch, Config, Event, Loss, LossCause, Need, Page, PageError, Scan, Step,
+    Summary,
+};
 use pager_store::dedup::Dedup;
 use pager_store::index::{GuestIdentity, Identity};
 use pager_store::memory::MemoryStore;
@@ -21,7 +25,7 @@ use uuid::Uuid;
 use super::*;
 use crate::buffers::{BufferPlace, BufferSet, buffer_sets, buffers};
 use crate::indexed::{Indexed, clear_resident};
-use crate::machine::Frames;
+use crate::machine::{Frames, OnLoss};
 use crate::pages::{Scratch, load, save, write_back};
 use crate::repeated::Repeated;
 
@@ -37,6 +41,8 @@ enum State {
 struct Host {
     states: Vec<State>,
     memory: Vec<PageBuf>,
+    /// Why the guest was stopped.
+    stopped: Vec<Loss>,
 }
 
 /// How long a process lives that is not killed.
@@ -63,6 +69,7 @@ impl Host {
         Self {
             states: vec![State::Resident; PAGES],
             memory: (0..PAGES).map(contents).collect(),
+            stopped: Vec::new(),
         }
     }
 
@@ -144,6 +151,10 @@ impl Calls for Host {
         Ok(())
     }
 
+    fn stop_guest(&mut self, _: OnLoss) -> Result<(), MachineError> {
+        Ok(())
+    }
+
     fn disable(&mut self) -> Result<bool, MachineError> {
         Ok(true)
     }
@@ -212,6 +223,7 @@ impl Process {
                 Action::Free(slot) => self.store.free(slot),
                 Action::Finished(summary) => self.finished = Some(summary),
                 Action::Scan(_) | Action::Respond(_) | Action::Drained(..) => {}
+                Action::StopGuest(loss) => host.stopped.push(loss),
                 Action::Report(report) => println!("{report}"),
             }
         }
@@ -435,6 +447,52 @@ fn a_wrong_entry_costs_its_page_and_no_other() {
     assert_eq!(host.count(State::Resident), PAGES as u64 - 5);
 }
 
+/// A real index without an entry, and a real pagefile with something else in a slot: the guest is stopped
+/// when it needs such a page, and is given nothing.
+#[test]
+fn a_guest_that_needs_a_lost_page_is_stopped_and_others_are_not_missed() {
+    for without_entry in [true, false] {
+        let (mut host, mut survives) = (Host::new(), Left::new());
+        let mut process = survives.first(PAGES as u64);
+        process.run(&mut host, Event::Target(0), &mut for_ever());
+        process.run(&mut host, Event::Tick, &mut for_ever());
+        // None of these is zeros, or like another.
+        let [first, second] = [41, 42].map(Gfn::new_truncate);
+        for gfn in [first, second] {
+            let entry = process.index.get(gfn).unwrap();
+            if without_entry {
+                process.index.clear(gfn);
+            } else if let Location::Slot(Slot(slot)) = entry.location {
+                let file = File::options().write(true).open(survives.path()).unwrap();
+                file.write_all_at(b"something else", u64::from(slot) * PAGE_SIZE as u64)
+                    .unwrap();
+            }
+        }
+        drop(process);
+        let mut process = survives.next(&mut host);
+        let ticks = |process: &mut Process, host: &mut Host| {
+            for _ in 0..20 {
+                process.run(host, Event::Tick, &mut for_ever());
+            }
+        };
+        ticks(&mut process, &mut host);
+        assert_eq!(host.stopped, [], "nobody needs them");
+        for gfn in [second, first] {
+            let requests = [request(gfn.get())];
+            process.run(&mut host, Event::Requests(&requests), &mut for_ever());
+            ticks(&mut process, &mut host);
+        }
+        let [Loss { gfn, cause, need }] = host.stopped[..] else {
+            panic!("{:?}", host.stopped);
+        };
+        assert_eq!((gfn, need), (second, Need::Requested));
+        assert_eq!(cause == LossCause::NoEntry, without_entry, "{cause}");
+        assert_eq!(host.count(State::Out), 2);
+        assert_eq!(stop(&mut process, &mut host).unreadable_pages, 2);
+        host.check();
+    }
+}
+
 /// The toolstack has lowered the guest's maximum since, or the next pager was started for a part of the
 /// guest.
 #[test]
@@ -474,6 +532,9 @@ fn a_machine_that_lists_no_states_cannot_be_taken_over() {
         }
         fn scan(&mut self, scan: &mut Scan) -> Result<(), MachineError> {
             self.0.scan(scan)
+        }
+        fn stop_guest(&mut self, how: OnLoss) -> Result<(), MachineError> {
+            self.0.stop_guest(how)
         }
         fn disable(&mut self) -> Result<bool, MachineError> {
             self.0.disable()

@@ -7,24 +7,31 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use p2m_paging::Errno;
 use pager_accesses::Recorder;
-use pager_core::{Batch, Lane, Page, PageError, Scan, Step};
+use pager_core::{Batch, Lane, Loss, Page, PageError, Scan, Step};
 use pager_store::PageStore;
 use parking_lot::{Condvar, Mutex};
 
 use super::buffers::{BufferPlace, BufferSet};
 use super::inbox::{Inbox, Updates};
 use super::indexed::{Indexed, clear_resident};
-use super::machine::{Calls, Frames, MachineError};
+use super::machine::{Calls, Frames, MachineError, OnLoss};
 use super::pages::{Scratch, load, save, write_back};
+
+/// How often it is tried to stop a guest, and the pause between two attempts.
+const STOP_ATTEMPTS: u32 = 10;
+const STOP_PAUSE: Duration = Duration::from_millis(100);
 
 /// A job for one of the threads.
 #[derive(Debug)]
 enum Job {
     Batch(Batch),
     Scan(Scan),
+    StopGuest(Loss),
 }
 
 impl Job {
@@ -32,6 +39,7 @@ impl Job {
     /// their results.
     fn urgency(&self) -> (Lane, bool) {
         match self {
+            Self::StopGuest(_) => (Lane::Demand, false),
             Self::Scan(_) => (Lane::Out, false),
             Self::Batch(batch) => (batch.lane(), true),
         }
@@ -41,6 +49,7 @@ impl Job {
         match self {
             Self::Batch(batch) => inbox.return_batch(batch),
             Self::Scan(scan) => inbox.return_scan(scan),
+            Self::StopGuest(_) => {}
         }
     }
 }
@@ -59,11 +68,11 @@ struct QueueState {
 }
 
 impl Queue {
-    /// Creates an empty queue with room for this many batches and a scan.
+    /// Creates an empty queue with room for this many batches, a scan and a loss.
     fn new(batches: usize) -> Self {
         Self {
             state: Mutex::new(QueueState {
-                jobs: Vec::with_capacity(batches + 1),
+                jobs: Vec::with_capacity(batches + 2),
                 open: true,
             }),
             filled: Condvar::new(),
@@ -128,6 +137,11 @@ impl Queues {
         self.calls.push(Job::Scan(scan));
     }
 
+    /// Passes a loss to the hypercall worker.
+    pub(super) fn push_loss(&self, loss: Loss) {
+        self.calls.push(Job::StopGuest(loss));
+    }
+
     /// Closes both queues. The threads end once their queues are empty.
     pub(super) fn close(&self) {
         self.calls.close();
@@ -144,6 +158,8 @@ pub(super) struct HypercallWorker {
     pub(super) recorder: Option<Arc<Recorder>>,
     /// Where it is noted what lies where.
     pub(super) indexed: Option<Indexed>,
+    /// What becomes of a guest that needs a page that is gone for good.
+    pub(super) on_loss: OnLoss,
 }
 
 impl HypercallWorker {
@@ -153,6 +169,10 @@ impl HypercallWorker {
             let done = catch_unwind(AssertUnwindSafe(|| match &mut job {
                 Job::Batch(batch) => self.step(batch),
                 Job::Scan(scan) => self.scan(scan),
+                Job::StopGuest(loss) => {
+                    self.stop_guest(*loss);
+                    Ok(())
+                }
             }));
             match done {
                 Ok(Ok(())) => {}
@@ -178,6 +198,32 @@ impl HypercallWorker {
             recorder.note(scan.used());
         }
         Ok(())
+    }
+
+    /// Stops the guest, and says so in one line.
+    fn stop_guest(&mut self, loss: Loss) {
+        let mut stopped = self.calls.stop_guest(self.on_loss);
+        for _ in 1..STOP_ATTEMPTS {
+            if stopped.is_ok() {
+                break;
+            }
+            thread::sleep(STOP_PAUSE);
+            stopped = self.calls.stop_guest(self.on_loss);
+        }
+        match (stopped, self.on_loss) {
+            (Ok(()), OnLoss::Pause) => tracing::error!(
+                "{loss}. The guest is paused: unpause it to let it wait for the page, destroy it, or \
+                 start the pager again with --on-loss crash"
+            ),
+            (Ok(()), OnLoss::Crash) => tracing::error!("{loss}. The guest is crashed"),
+            (Err(error), how) => {
+                let what = match how {
+                    OnLoss::Pause => "paused",
+                    OnLoss::Crash => "crashed",
+                };
+                tracing::error!("{loss}. The guest cannot be {what}, and waits: {error}");
+            }
+        }
     }
 
     fn step(&mut self, batch: &mut Batch) -> Result<(), MachineError> {

@@ -22,6 +22,8 @@ pub struct Plan {
     pub read_error_at: Option<u64>,
     /// These slots can never be read.
     pub unreadable: Vec<Slot>,
+    /// These slots have lost their contents.
+    pub gone: Vec<Slot>,
 }
 
 /// Wraps another store and injects errors.
@@ -96,6 +98,9 @@ impl<S: PageStore> FaultyStore<S> {
                 slot,
                 errno: rustix::io::Errno::IO.raw_os_error(),
             });
+        }
+        if plan.gone.contains(&slot) {
+            return Err(StoreError::Empty { slot });
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MEMORY_OP: u64 = 12;
 /// `__HYPERVISOR_xen_version`.
 pub const XEN_VERSION: u64 = 17;
+/// `__HYPERVISOR_sched_op`.
+pub const SCHED_OP: u64 = 29;
 /// `__HYPERVISOR_hvm_op`.
 pub const HVM_OP: u64 = 34;
 /// `__HYPERVISOR_sysctl`.
@@ -34,6 +36,11 @@ pub const MAXIMUM_GPFN: u64 = 14;
 /// `XENMEM_paging_op`.
 pub const PAGING_OP: u64 = 20;
 
+/// `SCHEDOP_remote_shutdown`.
+pub const REMOTE_SHUTDOWN: u64 = 4;
+/// `SHUTDOWN_crash`.
+pub const SHUTDOWN_CRASH: u32 = 3;
+
 /// `HVMOP_get_param`.
 pub const HVMOP_GET_PARAM: u64 = 1;
 /// `HVM_PARAM_PAGING_RING_PFN`.
@@ -42,6 +49,8 @@ pub const PARAM_PAGING_RING_PFN: u32 = 27;
 /// `XEN_SYSCTL_physinfo`.
 pub const PHYSINFO: u32 = 3;
 
+/// `XEN_DOMCTL_pausedomain`.
+pub const PAUSE_DOMAIN: u32 = 3;
 /// `XEN_DOMCTL_getdomaininfo`.
 pub const GET_DOMAIN_INFO: u32 = 5;
 /// `XEN_DOMCTL_vm_event_op`.
@@ -56,6 +65,8 @@ pub const VM_EVENT_PAGING: u32 = 1;
 pub const DOMINF_DYING: u32 = 1 << 0;
 /// `XEN_DOMINF_hvm_guest`.
 pub const DOMINF_HVM_GUEST: u32 = 1 << 1;
+/// `XEN_DOMINF_paused`.
+pub const DOMINF_PAUSED: u32 = 1 << 3;
 
 /// `XEN_DMOP_set_mem_type`.
 pub const DMOP_SET_MEM_TYPE: u32 = 12;
@@ -154,6 +165,17 @@ pub struct VmEventOp {
     /// Behind it, where Xen's C writes nothing: out, the pager's epoch; in, the epoch that disables
     /// ([`MemPagingOp::STATES_EPOCH`](p2m_paging::ring::abi::MemPagingOp::STATES_EPOCH)).
     pub epoch: u32,
+}
+
+/// `struct sched_remote_shutdown`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct RemoteShutdown {
+    /// The domain.
+    pub domain: u16,
+    pub(super) pad: u16,
+    /// `SHUTDOWN_`.
+    pub reason: u32,
 }
 
 /// `struct xen_hvm_param`.
@@ -298,6 +320,7 @@ const_assert_eq!(size_of::<Sysctl>(), 136);
 const_assert_eq!(offset_of!(Sysctl, u), 8);
 const_assert_eq!(offset_of!(PhysInfoHead, free_pages), 48);
 const_assert_eq!(size_of::<VmEventOp>(), 16);
+const_assert_eq!(size_of::<RemoteShutdown>(), 8);
 const_assert_eq!(size_of::<HvmParam>(), 16);
 const_assert_eq!(offset_of!(OneReservation, domid), 24);
 const_assert_eq!(offset_of!(OneReservation, gfn), 32);

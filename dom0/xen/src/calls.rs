@@ -7,13 +7,13 @@ use std::time::Duration;
 use p2m_paging::ring::abi::MemPagingOp;
 use p2m_paging::{Errno, Gfn};
 use pager_core::{Batch, Page, PageError, Scan};
-use pager_shell::{BufferPlace, Calls, Frames, MachineError, PagingStates, Preps};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError, OnLoss, PagingStates, Preps};
 use pager_store::PageBuf;
 use rustix::mm::ProtFlags;
 
 use super::attachment::Lost;
 use super::device_model::DeviceModel;
-use super::domctl::DomctlVersion;
+use super::domctl::{DomctlVersion, crash};
 use super::error::{XenError, call};
 use super::paging_ops::{PagingOps, xens};
 
@@ -110,6 +110,15 @@ impl Calls for DomainCalls {
         states: &mut [PagingStates],
     ) -> Result<(), MachineError> {
         Ok(self.ops.states(first, states)?)
+    }
+
+    fn stop_guest(&mut self, how: OnLoss) -> Result<(), MachineError> {
+        let PagingOps { xen, domain, .. } = &mut self.ops;
+        let (stopped, what) = match how {
+            OnLoss::Pause => (self.domctl.pause(xen, *domain), "pausing the domain"),
+            OnLoss::Crash => (crash(xen, *domain), "crashing the domain"),
+        };
+        stopped.map_err(|errno| call(what)(errno).into())
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {

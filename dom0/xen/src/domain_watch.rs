@@ -114,6 +114,7 @@ mod tests {
         DomainInfo {
             is_dying: false,
             is_hvm: true,
+            is_paused: false,
             tot_pages,
             max_pages: 1000,
             paged_pages: 0,

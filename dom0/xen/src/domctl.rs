@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::abi::{
-    DOMCTL, DOMINF_DYING, DOMINF_HVM_GUEST, DomainInfoHead, Domctl, GET_DOMAIN_INFO,
-    KNOWN_INTERFACES, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_PAGING, VmEventOp,
-    XEN_VERSION,
+    DOMCTL, DOMINF_DYING, DOMINF_HVM_GUEST, DOMINF_PAUSED, DomainInfoHead, Domctl, GET_DOMAIN_INFO,
+    KNOWN_INTERFACES, PAUSE_DOMAIN, REMOTE_SHUTDOWN, RemoteShutdown, SCHED_OP, SHUTDOWN_CRASH,
+    VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_PAGING, VmEventOp, XEN_VERSION,
 };
 use super::error::{XenError, call};
 use super::privcmd::Privcmd;
@@ -20,11 +20,28 @@ use super::privcmd::Privcmd;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DomctlVersion(u32);
 
+/// Shuts a domain down as one that has crashed. The toolstack does what its configuration says
+/// (`on_crash`).
+pub(super) fn crash(xen: &mut Privcmd, domain: u16) -> Result<(), Errno> {
+    let mut shutdown = RemoteShutdown {
+        domain,
+        pad: 0,
+        reason: SHUTDOWN_CRASH,
+    };
+    match xen.call(SCHED_OP, Some(REMOTE_SHUTDOWN), &mut shutdown) {
+        // It is gone.
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// What Xen reports of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DomainInfo {
     pub(super) is_dying: bool,
     pub(super) is_hvm: bool,
+    /// The toolstack has paused it, or a pager.
+    pub(super) is_paused: bool,
     pub(super) tot_pages: u64,
     pub(super) max_pages: u64,
     pub(super) paged_pages: u64,
@@ -68,11 +85,23 @@ impl DomctlVersion {
         Ok((head.domain == domain).then_some(DomainInfo {
             is_dying: head.flags & DOMINF_DYING != 0,
             is_hvm: head.flags & DOMINF_HVM_GUEST != 0,
+            is_paused: head.flags & DOMINF_PAUSED != 0,
             tot_pages: head.tot_pages,
             max_pages: head.max_pages,
             paged_pages: head.paged_pages,
             uuid: head.handle,
         }))
+    }
+
+    /// Pauses a domain. Xen counts pauses. One that is paused stays as it is, so that one unpause is
+    /// enough.
+    pub(super) fn pause(self, xen: &mut Privcmd, domain: u16) -> Result<(), Errno> {
+        let info = self.domain_info(xen, domain)?;
+        if info.is_none_or(|info| info.is_paused || info.is_dying) {
+            return Ok(());
+        }
+        let mut domctl = Domctl::new(PAUSE_DOMAIN, self.0, domain);
+        xen.call(DOMCTL, None, &mut domctl).map(drop)
     }
 
     /// Enables paging, or takes over the paging of a pager that is gone. Returns the port at Xen's end

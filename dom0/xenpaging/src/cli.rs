@@ -25,6 +25,7 @@ use p2m_paging::{Gfn, PAGE_SIZE};
 use pager_core::Config;
 use pager_core::balance::Watermarks;
 use pager_core::policy::{DEFAULT_MRU_PAGES, PolicyName, SweepOptions};
+use pager_shell::OnLoss;
 use pager_shell::console::print_error;
 use pager_store::areas::AreaChoice;
 use tracing::level_filters::LevelFilter;
@@ -155,6 +156,11 @@ pub struct Cli {
     /// No index: the pagefile has no name, and the pages that are out are lost if the pager is killed.
     #[arg(long, conflicts_with = "index")]
     pub no_index: bool,
+
+    /// What becomes of a guest that needs a page that is gone for good: its domain is paused, once, and
+    /// its operator decides, or it crashes.
+    #[arg(long, value_name = "WHAT", value_parser = on_loss(), default_value = "pause")]
+    pub on_loss: OnLoss,
 
     /// Record in this file which pages each scan sees used, for `xenpaging-trace replay`.
     #[arg(long, value_name = "FILE")]
@@ -373,6 +379,14 @@ pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
     let possible = |policy: PolicyName| PossibleValue::new(policy.name()).help(policy.about());
     PossibleValuesParser::new(PolicyName::ALL.map(possible))
         .try_map(|name| PolicyName::named(&name).ok_or_else(|| format!("'{name}' is not a policy")))
+}
+
+/// What becomes of a guest that needs a lost page.
+fn on_loss() -> impl TypedValueParser<Value = OnLoss> {
+    PossibleValuesParser::new(["pause", "crash"]).map(|name| match &*name {
+        "crash" => OnLoss::Crash,
+        _ => OnLoss::Pause,
+    })
 }
 
 /// Parses a file, or a file and a priority.

@@ -110,6 +110,7 @@ impl Pagers {
                     .or_else(|| cli.embedded_host.as_deref().map(embedded_name)),
                 areas: None,
                 index: None,
+                on_loss: cli.on_loss,
             };
             match AttachedPager::new(cli, domain, pagefile, share, options, machine) {
                 Ok(attached) => pagers.all.push(attached),

@@ -466,6 +466,8 @@ impl Process {
                 Action::Drained(area, outcome) => {
                     drained(world, &mut self.areas, self.id == 1, area, outcome);
                 }
+                // The simulation's disk loses nothing.
+                Action::StopGuest(loss) => panic!("{loss}"),
                 Action::Moved(..) | Action::Report(_) => {}
                 Action::Finished(summary) => {
                     let is_idle = self.running.iter().all(Option::is_none);

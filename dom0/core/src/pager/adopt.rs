@@ -4,7 +4,7 @@
 use p2m_paging::Gfn;
 
 use super::Pager;
-use crate::event::{Actions, Report};
+use crate::event::{Actions, Loss, LossCause, Need, Report};
 use crate::locations::Location;
 
 /// A pager that does not run yet, and is told what another has left.
@@ -26,9 +26,11 @@ impl Pager {
     /// Returns the place in the list of requests at which the search goes on: a request that has waited
     /// long enough is answered, and then the next ones have moved up.
     pub(super) fn lost_is_needed(&mut self, gfn: Gfn, next: usize, actions: &mut Actions) -> usize {
+        let (cause, need) = (LossCause::NoEntry, Need::Requested);
+        self.stop_guest(Loss { gfn, cause, need }, actions);
         let before = self.pending.len();
         self.pending
-            .read_failed(gfn, self.config.read_attempts, actions);
+            .read_failed(gfn, true, self.config.read_attempts, actions);
         next - (before - self.pending.len()).min(next)
     }
 }

@@ -8,6 +8,7 @@ mod adopt;
 mod drain;
 mod goal;
 mod leftovers;
+mod loss;
 mod moves;
 mod page_in;
 mod page_out;
@@ -37,6 +38,7 @@ use super::slots::AreaFigures;
 pub use adopt::Adoption;
 use drain::Drains;
 use goal::{Goal, Phase};
+use loss::Losses;
 use page_out::PageOut;
 use placement::Placement;
 use prefetch::Prefetch;
@@ -61,6 +63,7 @@ pub struct Pager {
     read_ahead: ReadAheadLane,
     drains: Drains,
     problem_pages: ProblemPages,
+    losses: Losses,
     /// To be reported with the first event.
     adoption_report: Option<Report>,
     /// What has been counted. Figures that can be derived are filled in by [`Self::progress`].
@@ -85,6 +88,7 @@ impl Pager {
             read_ahead: ReadAheadLane::new(config.read_ahead, config.requests),
             drains: Drains::default(),
             problem_pages: ProblemPages::default(),
+            losses: Losses::default(),
             adoption_report: None,
             progress: Progress::default(),
             config,
@@ -179,6 +183,7 @@ impl Pager {
             wanted_out_pages: self.goal.wanted_out(),
             unreadable_pages: self.problem_pages.unreadable.len(),
             lost_pages: self.problem_pages.lost.len(),
+            corrupt_pages: self.losses.corrupt_pages(),
             nominated_pages: self.problem_pages.nominated.len(),
             paging_out_pages: self.lanes.paging_out_pages() + self.page_out.to_restore.len() as u64,
             waiting_requests: self.pending.len() as u64,
@@ -208,7 +213,10 @@ impl Pager {
 
     /// Memory in use for what is kept per page, in bytes. The store adds its own.
     pub fn table_bytes(&self) -> usize {
-        self.policy.table_bytes() + self.placement.table_bytes() + self.problem_pages.table_bytes()
+        self.policy.table_bytes()
+            + self.placement.table_bytes()
+            + self.problem_pages.table_bytes()
+            + self.losses.table_bytes()
     }
 
     /// Where the contents of a page lie, if it is out.
@@ -290,6 +298,7 @@ impl Pager {
         self.page_out.tick(self.out_pages());
         self.probe.tick(!self.problem_pages.unreadable.is_empty());
         self.drains.tick();
+        self.losses.tick();
         self.placement.tick(actions);
     }
 
@@ -305,6 +314,7 @@ impl Pager {
         if self.goal.is_alive() {
             self.start_demand(actions);
             self.start_prefetch(actions);
+            self.read_lost_again(actions);
             self.start_move(actions);
             self.start_page_out(actions);
             self.restore_leftovers(actions);
@@ -329,6 +339,7 @@ impl Pager {
                     && (unreadable == 0 || self.prefetch.is_stalled(self.config.read_attempts)) =>
             {
                 self.goal.stopped();
+                self.stop_guest_at_end(actions);
             }
             _ => return,
         }

@@ -188,6 +188,7 @@ impl Pager {
         self.placement.free_location(gfn, actions);
         self.placement.locations.goes_out(gfn, location);
         self.problem_pages.not_unreadable(gfn);
+        self.not_lost(gfn, actions);
         self.progress.moved += 1;
         self.drains.makes_progress();
     }

@@ -5,7 +5,7 @@ use p2m_paging::{Errno, Gfn};
 
 use super::Pager;
 use crate::batch::{Lane, LaneBatch, Page, PageError, PageInStep};
-use crate::event::{Action, Actions, Report};
+use crate::event::{Action, Actions, Loss, LossCause, Need, Report};
 use crate::flight::{Direction, FlightOutcome};
 
 impl Pager {
@@ -158,6 +158,7 @@ impl Pager {
             self.placement.free_location(gfn, actions);
         }
         self.problem_pages.not_unreadable(gfn);
+        self.not_lost(gfn, actions);
         self.problem_pages.not_maybe_dropped(gfn);
         self.policy.paged_in(gfn, asked);
         self.scanner.paged_in();
@@ -178,7 +179,7 @@ impl Pager {
     fn removed_by_guest(&mut self, gfn: Gfn, actions: &mut Actions) {
         self.pending.answer(gfn, actions);
         self.placement.free_location(gfn, actions);
-        self.count_dropped(gfn);
+        self.count_dropped(gfn, actions);
         self.problem_pages.removed.insert(gfn.get(), ());
     }
 
@@ -190,8 +191,15 @@ impl Pager {
             actions.push(Action::Report(Report::Unreadable { gfn, error }));
         }
         let had_drop = self.pending.has_drop(gfn);
-        self.pending
-            .read_failed(gfn, self.config.read_attempts, actions);
+        let gone = self.losses.read_failed(gfn, error);
+        let attempts = self.config.read_attempts;
+        let is_needed = self
+            .pending
+            .read_failed(gfn, gone.is_some(), attempts, actions);
+        if let Some(error) = gone.filter(|_| is_needed) {
+            let (cause, need) = (LossCause::Store(error), Need::Requested);
+            self.stop_guest(Loss { gfn, cause, need }, actions);
+        }
         if had_drop && !self.pending.has_drop(gfn) {
             // Whether it is removed is not known yet: the prep says, once it reads back.
             self.pending.answer(gfn, actions);

@@ -108,12 +108,13 @@ impl Pager {
     /// The end of a page that was dropped: of its flight, or of its stay in the store.
     pub(super) fn forget(&mut self, gfn: Gfn, actions: &mut Actions) {
         self.placement.free_location(gfn, actions);
-        self.count_dropped(gfn);
+        self.count_dropped(gfn, actions);
         self.policy.dropped(gfn);
     }
 
-    pub(super) fn count_dropped(&mut self, gfn: Gfn) {
+    pub(super) fn count_dropped(&mut self, gfn: Gfn, actions: &mut Actions) {
         self.problem_pages.not_unreadable(gfn);
+        self.not_lost(gfn, actions);
         self.problem_pages.not_maybe_dropped(gfn);
         self.progress.dropped += 1;
     }

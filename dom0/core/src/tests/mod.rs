@@ -11,6 +11,7 @@ mod guest;
 mod judge;
 mod kill;
 mod leftovers;
+mod loss;
 mod order;
 mod races;
 mod random;

@@ -13,8 +13,8 @@ use super::judge::Judge;
 use super::kill::Life;
 use crate::store::{CompareWith, Saved, Slot, SlotRange, StoreError};
 use crate::{
-    Action, Actions, Batch, Config, DrainError, Event, Location, Page, PageError, Pager, Report,
-    Step, Summary,
+    Action, Actions, Batch, Config, DrainError, Event, Location, Loss, Page, PageError, Pager,
+    Report, Step, Summary,
 };
 
 /// What the hypervisor knows of a gfn.
@@ -73,6 +73,8 @@ pub(super) struct Sim {
     /// Writes tried.
     pub(super) writes: usize,
     pub(super) bad_slots: Vec<Slot>,
+    /// Those hold something else. Otherwise they do not read.
+    pub(super) bad_is_gone: bool,
     /// An area that takes no writes.
     pub(super) bad_area: Option<SlotRange>,
     pub(super) faults: Faults,
@@ -82,6 +84,8 @@ pub(super) struct Sim {
     /// on Xen's C.
     pub(super) answers_need_vcpu: bool,
     pub(super) reports: Vec<Report>,
+    /// Why the guest is to be stopped.
+    pub(super) losses: Vec<Loss>,
     /// Areas that are to go.
     pub(super) draining: Vec<SlotRange>,
     pub(super) drained: Vec<(SlotRange, Result<(), DrainError>)>,
@@ -138,11 +142,13 @@ impl Sim {
             file: None,
             writes: 0,
             bad_slots: Vec::new(),
+            bad_is_gone: false,
             bad_area: None,
             faults: Faults::default(),
             restore_asks: true,
             answers_need_vcpu: false,
             reports: Vec::new(),
+            losses: Vec::new(),
             draining: Vec::new(),
             drained: Vec::new(),
             finished: None,
@@ -191,6 +197,7 @@ impl Sim {
                 Action::Free(slot) => self.free(slot),
                 Action::Drained(area, outcome) => self.drained(area, outcome),
                 Action::Report(report) => self.reports.push(report),
+                Action::StopGuest(loss) => self.losses.push(loss),
                 Action::Finished(summary) => {
                     assert!(self.running.is_empty(), "finished with batches in flight");
                     self.finished = Some(summary);
@@ -374,6 +381,9 @@ impl Sim {
             }
             (Step::Load, _) => {
                 let slot = page.location().slot().unwrap();
+                if self.bad_slots.contains(&slot) && self.bad_is_gone {
+                    return Err(PageError::Store(StoreError::Empty { slot }));
+                }
                 if self.bad_slots.contains(&slot) || take(&mut self.faults.read) {
                     return Err(PageError::Store(StoreError::Io { slot, errno: 5 }));
                 }

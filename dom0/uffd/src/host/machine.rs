@@ -15,12 +15,13 @@ mod trap;
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use p2m_paging::fault::Mapper;
 use p2m_paging::paging::{Caller, DropError, PopulateError, Populated};
 use p2m_paging::pause::VcpuCell;
+use p2m_paging::platform::Platform as _;
 use p2m_paging::{Gfn, P2mType, Paging, VcpuId};
 use pager_shell::socket::{ConnectError, Connection, Listener};
 use pager_shell::{EventChannel, MachineEvent, pin_to};
@@ -106,6 +107,8 @@ pub struct Machine {
     /// The first error after which the machine cannot continue.
     crashed: OnceLock<String>,
     stray: AtomicU64,
+    /// The guest is paused as a whole.
+    is_paused: AtomicBool,
 }
 
 /// What the machine tells an attached pager without being asked.
@@ -161,6 +164,7 @@ impl Machine {
             }),
             crashed: OnceLock::new(),
             stray: AtomicU64::new(0),
+            is_paused: AtomicBool::new(false),
         }));
         let listener = Listener::bind(&options.name)?;
         machine.spawn("prep", Self::serve_preps)?;
@@ -276,6 +280,36 @@ impl Machine {
     /// No pager will take over: vcpus that need a page fail.
     pub fn give_up(&self) {
         self.paging.shut_down();
+    }
+
+    /// Pauses the guest, unless it is paused. Each vcpu stops at its next fault, or when it calls
+    /// [`Self::wait_while_paused`].
+    pub fn pause_guest(&self) {
+        if !self.is_paused.swap(true, Ordering::Relaxed) {
+            self.all_vcpus(|vcpu| self.paging.platform().pause_vcpu(vcpu));
+        }
+    }
+
+    /// Lets a guest go on that is paused.
+    pub fn unpause_guest(&self) {
+        if self.is_paused.swap(false, Ordering::Relaxed) {
+            self.all_vcpus(|vcpu| self.paging.platform().unpause_vcpu(vcpu));
+        }
+    }
+
+    /// Whether the guest is paused.
+    pub fn is_guest_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// Returns once this vcpu is not paused, on whose thread it is called.
+    pub fn wait_while_paused(&self, vcpu: VcpuId) {
+        self.paging.platform().wait_while_paused(vcpu);
+    }
+
+    fn all_vcpus(&self, each: impl FnMut(VcpuId)) {
+        let vcpus = 0..u32::try_from(self.faults.len()).unwrap_or(u32::MAX);
+        vcpus.map(VcpuId).for_each(each);
     }
 
     /// The error after which the machine cannot continue, if there was one.

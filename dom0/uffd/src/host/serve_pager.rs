@@ -200,6 +200,11 @@ impl Machine {
             ),
             Op::AccessBits => self.uses(arguments, reply)?,
             Op::PagingStates => self.states(arguments, reply)?,
+            Op::StopGuest => match arguments {
+                [0] => self.pause_guest(),
+                [1] => self.crash("the pager has crashed the guest: a page is lost".into()),
+                _ => return Err(Errno::EINVAL),
+            },
             Op::Attach | Op::Enable | Op::Disable | Op::Info => return Err(Errno::ENOSYS),
         }
         Ok(())

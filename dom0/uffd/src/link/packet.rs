@@ -6,7 +6,7 @@ use pager_shell::MachineEvent;
 use pager_shell::socket::PACKET_WORDS;
 
 /// The version of the protocol. Both sides must have the same: [`Op::Info`] checks it.
-pub const PROTOCOL: u64 = 3;
+pub const PROTOCOL: u64 = 4;
 /// The most pages of a batch.
 pub const MAX_BATCH: usize = 1024;
 
@@ -60,6 +60,8 @@ numbered! {
         /// `[gfn, groups]` → `[out, nominated…]`: which of 64 gfns are out, and which are nominated, for
         /// each group, from a multiple of 64 on.
         PagingStates = 12,
+        /// `[0 or 1]` → `[]`: pauses the guest, or crashes it.
+        StopGuest = 13,
     }
 }
 

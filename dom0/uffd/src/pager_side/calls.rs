@@ -3,7 +3,7 @@
 
 use p2m_paging::{Errno, Gfn};
 use pager_core::{Page, PageError, Scan};
-use pager_shell::{BufferPlace, Calls, Frames, MachineError, PagingStates};
+use pager_shell::{BufferPlace, Calls, Frames, MachineError, OnLoss, PagingStates};
 use pager_store::PageBuf;
 use zerocopy::IntoBytes as _;
 
@@ -73,6 +73,10 @@ impl Calls for SocketCalls {
         states: &mut [PagingStates],
     ) -> Result<(), MachineError> {
         Ok(self.0.states(first, states)?)
+    }
+
+    fn stop_guest(&mut self, how: OnLoss) -> Result<(), MachineError> {
+        Ok(self.0.stop_guest(how)?)
     }
 
     fn disable(&mut self) -> Result<bool, MachineError> {

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use p2m_paging::{Errno, Gfn};
 use pager_shell::socket::{ConnectError, Connection, PACKET_WORDS};
-use pager_shell::{EventChannel, MachineError, PagingStates};
+use pager_shell::{EventChannel, MachineError, OnLoss, PagingStates};
 
 use crate::host::guest_memory::{CreateError, GuestFile};
 use crate::link::packet::MAX_BATCH;
@@ -127,6 +127,16 @@ impl Hypercalls {
     pub fn call(&mut self, op: Op) -> Result<(), CallError> {
         self.packet.clear();
         self.exchange(op).map(|_| ())
+    }
+
+    /// Pauses the guest, or crashes it.
+    pub fn stop_guest(&mut self, how: OnLoss) -> Result<(), CallError> {
+        self.packet.clear();
+        self.packet.push(match how {
+            OnLoss::Pause => 0,
+            OnLoss::Crash => 1,
+        });
+        self.exchange(Op::StopGuest).map(drop)
     }
 
     /// Makes a call for any number of pages. `done` gets the results in order.

@@ -263,8 +263,16 @@ impl Job<'_> {
         match self.machine.pager_exit() {
             Some(PagerExit::Died { out_pages }) => self.after_death(out_pages),
             Some(PagerExit::Detached) => Some(Fate::PagerLeft),
-            None => self.machine.crashed().map(|r| Fate::Crashed(r.to_owned())),
+            None => self.guest_stopped(),
         }
+    }
+
+    /// The guest has crashed, or the pager has paused it.
+    fn guest_stopped(&self) -> Option<Fate> {
+        let paused = "the pager has paused the guest: a page is lost";
+        let paused = self.machine.is_guest_paused().then_some(paused);
+        let stopped = self.machine.crashed().or(paused);
+        stopped.map(|reason| Fate::Crashed(reason.to_owned()))
     }
 
     /// Another pager takes over if it can. Otherwise returns how the job ends.
@@ -294,9 +302,9 @@ impl Job<'_> {
                 return Fate::Crashed(error.to_string());
             }
             let pager_exit = loop {
-                match (self.machine.pager_exit(), self.machine.crashed()) {
+                match (self.machine.pager_exit(), self.guest_stopped()) {
                     (Some(pager_exit), _) => break pager_exit,
-                    (None, Some(reason)) => return Fate::Crashed(reason.to_owned()),
+                    (None, Some(stopped)) => return stopped,
                     (None, None) => thread::sleep(LOOK / 10),
                 }
             };

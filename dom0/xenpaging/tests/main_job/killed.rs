@@ -2,8 +2,8 @@
 //! Pagers that are killed at random instants. `KILLS` in the environment says how many, `SEED` which
 //! instants.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::thread;
 use std::time::Duration;
 
@@ -80,6 +80,51 @@ fn a_take_over_that_fails_is_tried_again_until_it_succeeds() {
     finished.nothing_was_lost();
     assert_eq!(finished.figure("pagers that died"), 1);
     rest.join().unwrap();
+}
+
+/// The pages are overwritten while there is no pager.
+#[test]
+fn a_guest_that_needs_a_page_that_is_gone_is_paused_and_never_gets_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, elsewhere) = (dir.path().join("pages"), dir.path().join("elsewhere"));
+    let file_name = file.to_str().unwrap();
+    let args = ["--seconds", "6000", "--store", file_name];
+    let mut host = start(&args);
+    wait_until_paged(&mut host);
+    fs::rename(&file, &elsewhere).unwrap();
+    kill_process(pager_of(&host), Signal::KILL).unwrap();
+    let mut said = BufReader::new(host.stderr.take().unwrap()).lines();
+    let mut wait_for = |what: &str| {
+        let mut said = said.by_ref().map_while(Result::ok);
+        said.find(|line| line.contains(what)).expect(what)
+    };
+    wait_for("the take-over failed");
+    let bytes = fs::metadata(&elsewhere).unwrap().len();
+    let spoilt = vec![0x5a; usize::try_from(bytes).unwrap()];
+    OpenOptions::new()
+        .write(true)
+        .open(&elsewhere)
+        .unwrap()
+        .write_all(&spoilt)
+        .unwrap();
+    fs::rename(&elsewhere, &file).unwrap();
+    let line = wait_for(" is lost, and ");
+    assert!(
+        line.contains("somebody needs it: checksum of slot"),
+        "{line}"
+    );
+    assert!(line.contains("The guest is paused"), "{line}");
+    let rest = thread::spawn(move || said.map_while(Result::ok).collect::<Vec<_>>());
+    let finished = Finished::from(host.wait_with_output().unwrap());
+    assert_eq!(finished.code, Some(1), "{}", finished.out);
+    assert!(
+        finished.out.contains("paused the guest"),
+        "{}",
+        finished.out
+    );
+    let rest = rest.join().unwrap();
+    let said = |what: &str| rest.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((said("is paused"), said("bad page: ")), (0, 0), "{rest:?}");
 }
 
 /// With `--no-restart` the end of a killed pager is the end of the run.

@@ -7,9 +7,9 @@ mod rig;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use pager_shell::{MachineEvent, ShellError};
+use pager_shell::{MachineEvent, OnLoss, ShellError};
 use pager_uffd::host::PagerExit;
-use rig::{Panic, Rig, TARGET, log, logged, signal, wait_for};
+use rig::{PAGES, Panic, Rig, TARGET, log, logged, signal, wait_for};
 use rustix::process::Signal;
 
 #[test]
@@ -196,6 +196,48 @@ fn a_pager_that_lost_its_guest_ends_with_an_error_and_never_disables_paging() {
         ends_after(MachineEvent::Disabled),
         ShellError::Disabled { out_pages: TARGET }
     ));
+}
+
+/// The first attempts to stop the guest fail.
+#[test]
+fn a_guest_is_stopped_once_for_pages_that_are_gone_however_often_that_is_tried() {
+    let mut rig = Rig::paged();
+    rig.set_gone(true);
+    rig.faults.stops.store(3, Ordering::Relaxed);
+    let vcpu = rig.touch_all();
+    wait_for("the pause", || rig.machine.is_guest_paused());
+    wait_for("the line", || logged("The guest is paused") == 1);
+    assert_eq!(logged("is lost, and somebody needs it"), 1, "{}", log());
+    // The page that it needs comes back, and the guest stays as it is until it is unpaused.
+    rig.set_gone(false);
+    wait_for("the page", || logged("is not lost any more") == 1);
+    assert!(rig.machine.is_guest_paused());
+    rig.machine.unpause_guest();
+    vcpu.join().unwrap();
+    assert_eq!(logged("The guest is paused"), 1, "{}", log());
+    signal(Signal::TERM);
+    rig.end().unwrap();
+    rig.check();
+}
+
+#[test]
+fn a_guest_crashes_for_pages_that_are_gone_if_its_operator_wants_that() {
+    let mut rig = Rig::new();
+    rig.on_loss = OnLoss::Crash;
+    rig.start();
+    rig.wait_until_paged();
+    rig.set_gone(true);
+    // Nobody needs them yet.
+    rig.machine.set_target(PAGES.cast_signed());
+    wait_for("an attempt", || logged("cannot be read back") == 1);
+    assert_eq!((logged("is lost"), rig.machine.crashed()), (0, None));
+    // This vcpu waits for ever.
+    drop(rig.touch_all());
+    wait_for("the crash", || rig.machine.crashed().is_some());
+    wait_for("the line", || logged("The guest is crashed") == 1);
+    assert!(!rig.machine.is_guest_paused() && !rig.has_ended());
+    rig.machine.release_domain();
+    rig.end().unwrap();
 }
 
 /// The error with which a pager ends when the machine has said this.

@@ -9,12 +9,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use p2m_paging::platform::{P2m as _, Platform as _};
-use p2m_paging::{Errno, Gfn, P2mType, PAGE_SIZE};
+use p2m_paging::{Errno, Gfn, P2mType, PAGE_SIZE, VcpuId};
 use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Config, Page, PageError, Pager, Scan};
 use pager_shell::{
     AttachMode, Attached, BufferPlace, Calls, Ended, EventChannel, EventPort, Frames, GuestInfo,
-    MachineError, MachineEvent, Options, Publish, Ready, ShellError, Watch,
+    MachineError, MachineEvent, OnLoss, Options, Publish, Ready, ShellError, Watch,
 };
 use pager_store::faulty::{FaultyStore, Plan};
 use pager_store::memory::MemoryStore;
@@ -49,6 +49,8 @@ pub(super) struct Faults {
     /// So many calls evict nothing, and so many restore nothing.
     pub(super) evicts: AtomicU32,
     pub(super) restores: AtomicU32,
+    /// So many attempts to stop the guest fail.
+    pub(super) stops: AtomicU32,
     /// So many waits for events fail.
     pub(super) events: AtomicU32,
     /// The channel of the main thread cannot be duplicated.
@@ -185,6 +187,13 @@ impl Calls for FaultyCalls {
         self.0.scan(scan)
     }
 
+    fn stop_guest(&mut self, how: OnLoss) -> Result<(), MachineError> {
+        if take(&self.1.stops) {
+            return Err(MachineError::new(io::Error::from(io::ErrorKind::Other)));
+        }
+        self.0.stop_guest(how)
+    }
+
     fn disable(&mut self) -> Result<bool, MachineError> {
         self.1.disables.fetch_add(1, Ordering::Relaxed);
         self.0.disable()
@@ -281,6 +290,7 @@ pub(super) struct Rig {
     pub(super) machine: &'static Machine,
     pub(super) faults: Arc<Faults>,
     pub(super) store: Arc<FaultyStore<MemoryStore>>,
+    pub(super) on_loss: OnLoss,
     name: String,
     pager: Option<JoinHandle<Result<Ended, ShellError>>>,
     _one: MutexGuard<'static, ()>,
@@ -320,6 +330,7 @@ impl Rig {
             machine: Machine::start(memory, &options).unwrap(),
             faults: Arc::default(),
             store: Arc::new(FaultyStore::new(MemoryStore::new(), Plan::default())),
+            on_loss: OnLoss::default(),
             name,
             pager: None,
             _one: one,
@@ -339,7 +350,11 @@ impl Rig {
         let pager = Pager::new(config, policy);
         let blind = None::<fn() -> _>;
         let store = Arc::clone(&self.store) as _;
-        Ready::attach(Options::default(), pager, blind, store, machine)
+        let options = Options {
+            on_loss: self.on_loss,
+            ..Options::default()
+        };
+        Ready::attach(options, pager, blind, store, machine)
     }
 
     /// Starts a pager, which pages half of the guest out.
@@ -375,6 +390,29 @@ impl Rig {
                 .collect(),
             ..Plan::default()
         });
+    }
+
+    /// Every slot has lost its contents, or none has.
+    pub(super) fn set_gone(&self, gone: bool) {
+        let slots = if gone { 0..2 * PAGES } else { 0..0 };
+        self.store.set_plan(Plan {
+            gone: slots
+                .map(|slot| Slot(u32::try_from(slot).unwrap()))
+                .collect(),
+            ..Plan::default()
+        });
+    }
+
+    /// A vcpu reads all pages.
+    pub(super) fn touch_all(&self) -> JoinHandle<()> {
+        let machine = self.machine;
+        thread::spawn(move || {
+            machine.become_vcpu(VcpuId(0));
+            for page in 0..PAGES {
+                let page = machine.memory().page(Gfn::new_truncate(page)).unwrap();
+                page[0].load(Ordering::Relaxed);
+            }
+        })
     }
 
     pub(super) fn out(&self) -> u64 {

@@ -90,6 +90,7 @@ impl<'a> Vcpu<'a> {
         self.machine.become_vcpu(self.id);
         let mut nth = 0;
         while !self.workload.stop.load(Ordering::Relaxed) {
+            self.machine.wait_while_paused(self.id);
             let page = self.workload.spread.page(&mut self.random, self.start, nth);
             nth += 1;
             self.access_page(Gfn::new_truncate(page));
