@@ -4,6 +4,7 @@ mod ask;
 pub mod cli;
 mod console;
 pub mod exit;
+mod gone_guests;
 mod guest_files;
 pub mod job;
 mod not_started;

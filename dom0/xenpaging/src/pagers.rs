@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::cli::{Cli, domain_name, embedded_name};
 use crate::console::print_error;
 use crate::exit::Exit;
+use crate::gone_guests;
 use crate::guest_files::{GuestFiles, index_of};
 use crate::not_started::{NotStarted, WrongStart, is_left};
 
@@ -75,12 +76,7 @@ impl Pagers {
     }
 
     fn attach_all(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
-        let guests = cli.guests();
-        let found: anyhow::Result<Vec<_>> = guests
-            .iter()
-            .map(|(domain, ..)| find(cli, *domain))
-            .collect();
-        let found = found?;
+        let found = find_all(cli)?;
         let balance = host_memory(cli)?;
         let metrics = cli
             .metrics
@@ -98,7 +94,7 @@ impl Pagers {
             harden,
         };
         let service = SystemdService::default();
-        for ((domain, pagefile, share), machine) in guests.into_iter().zip(found) {
+        for ((domain, pagefile, share), machine) in found {
             let options = Options {
                 name: domain.filter(|_| !cli.guest.is_empty()).map(name),
                 // The embedded host draws its own line.
@@ -164,6 +160,59 @@ impl Pagers {
 
 fn name(domain: u16) -> String {
     format!("domain {domain}")
+}
+
+/// A guest of the command line, with its pagefile and its share.
+type Choice<'a> = (Option<u16>, Option<&'a Path>, u32);
+
+/// Finds all guests. If this pager is to take over, guests that are gone meanwhile are left out.
+fn find_all(cli: &Cli) -> anyhow::Result<Vec<(Choice<'_>, Box<dyn Machine>)>> {
+    let guests = cli.guests().into_iter();
+    let found = guests.map(|choice| (choice, find(cli, choice.0)));
+    let left = |choice: &Choice<'_>| index_for(cli, choice.0).filter(|index| is_left(index));
+    leave_out(
+        found.collect(),
+        |choice| left(choice).is_some(),
+        |choice| {
+            if let ((Some(domain), Some(pagefile), _), Some(index)) = (choice, left(&choice))
+                && let Err(error) = gone_guests::remove_left(domain, &index, pagefile)
+            {
+                tracing::warn!(
+                    "domain {domain} is gone, and not all its files are removed: {error:#}"
+                );
+            }
+        },
+    )
+}
+
+/// Leaves out the guests that are gone, if a pager that was killed has left an index of any guest. An
+/// error if a guest is gone and none was left, or if no guest remains.
+fn leave_out<'a, T>(
+    found: Vec<(Choice<'a>, anyhow::Result<T>)>,
+    is_left: impl Fn(&Choice<'a>) -> bool,
+    remove: impl Fn(Choice<'a>),
+) -> anyhow::Result<Vec<(Choice<'a>, T)>> {
+    let is_gone =
+        |result: &anyhow::Result<T>| result.as_ref().err().is_some_and(gone_guests::is_gone);
+    let takes_over =
+        found.iter().any(|(_, result)| is_gone(result)) && found.iter().any(|(c, _)| is_left(c));
+    let mut remain = Vec::new();
+    let mut gone = None;
+    for (choice, result) in found {
+        match result {
+            Ok(found) => remain.push((choice, found)),
+            Err(error) if takes_over && gone_guests::is_gone(&error) => {
+                tracing::warn!("{error:#} any more: it is left out, and its files are removed");
+                remove(choice);
+                gone = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match gone {
+        Some(error) if remain.is_empty() => Err(error),
+        _ => Ok(remain),
+    }
 }
 
 /// Finds the domain with this number, or the guest of the embedded host.
@@ -518,7 +567,51 @@ fn guest_files(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use pager_xen::XenError;
+
     use super::*;
+
+    fn choice(domain: u16) -> Choice<'static> {
+        (Some(domain), Some(Path::new("pages")), 100)
+    }
+
+    fn found(domain: u16, gone: &[u16]) -> (Choice<'static>, anyhow::Result<u16>) {
+        let result = match gone.contains(&domain) {
+            true => Err(XenError::NoDomain(domain).into()),
+            false => Ok(domain),
+        };
+        (choice(domain), result)
+    }
+
+    #[test]
+    fn a_guest_that_is_gone_is_left_out_of_a_take_over_and_refused_at_a_first_start() {
+        let removed = RefCell::new(Vec::new());
+        let remain = |gone: &[u16], left: &[u16]| {
+            removed.borrow_mut().clear();
+            let all = [1, 2, 3].map(|domain| found(domain, gone));
+            let is_left = |choice: &Choice<'_>| left.contains(&choice.0.unwrap());
+            let remove = |choice: Choice<'_>| removed.borrow_mut().extend(choice.0);
+            let remain = leave_out(all.into(), is_left, remove)?;
+            anyhow::Ok(
+                remain
+                    .into_iter()
+                    .map(|(_, domain)| domain)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(remain(&[], &[1, 2, 3]).unwrap(), [1, 2, 3]);
+        assert_eq!(remain(&[2], &[1, 2, 3]).unwrap(), [1, 3]);
+        assert_eq!(*removed.borrow(), [2]);
+        // The pager has seen its end before it was killed.
+        assert_eq!(remain(&[2], &[1, 3]).unwrap(), [1, 3]);
+        let error = remain(&[2], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "there is no domain 2");
+        assert_eq!(*removed.borrow(), [], "another start, with a wrong number");
+        remain(&[1, 2, 3], &[3]).unwrap_err();
+        assert_eq!(*removed.borrow(), [1, 2, 3]);
+    }
 
     #[test]
     fn the_panic_of_one_guests_pager_is_its_exit_code_and_no_more() {
