@@ -2,6 +2,8 @@
 //! What the core and its store say to each other: slots, what is known of a page that is to be written, and what became
 //! of it. Where slots lie, and how pages get there, is the store's business alone.
 
+use std::fmt;
+
 /// One more than the highest slot: a slot's number has 28 bits, two of which values mean something else to the core. A
 /// pager holds a terabyte of pages at most.
 pub const SLOTS_END: u32 = (u32::MAX >> 4) - 1;
@@ -64,7 +66,7 @@ pub enum StoreError {
         bytes: usize,
     },
     /// The bytes are not those that were written.
-    #[error("checksum of slot {} is {found:#08x}, not {expected:#08x}", slot.0)]
+    #[error("slot {} {kind}: its checksum is {found:#010x}, not {expected:#010x}", slot.0)]
     Corrupt {
         /// The slot.
         slot: Slot,
@@ -72,6 +74,8 @@ pub enum StoreError {
         expected: u32,
         /// As computed from what was read.
         found: u32,
+        /// What is wrong with them.
+        kind: Corruption,
     },
     /// What a pager before this one has noted of the slot cannot be.
     #[error("slot {} has no page with checksum {checksum:#x}", slot.0)]
@@ -97,6 +101,59 @@ impl StoreError {
             self,
             Self::Corrupt { .. } | Self::NotAdopted { .. } | Self::Empty { .. }
         )
+    }
+}
+
+/// What is wrong with a page that was read, as far as checksums tell it. Bit n of `sectors` stands for the 512 bytes from
+/// 512n on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Corruption {
+    /// A write has stopped half way.
+    Torn {
+        /// The sectors of what the slot held before: the first ones or the last ones.
+        sectors: u8,
+    },
+    /// What the slot held before: the write never reached the device.
+    Stale,
+    /// What another slot should hold: one of the two was written or read in the wrong place.
+    Misdirected {
+        /// The other slot.
+        due: Slot,
+    },
+    /// None of these.
+    Rotten {
+        /// The sectors that are wrong. None: checksums do not tell which.
+        sectors: u8,
+    },
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Torn { sectors } => {
+                write!(f, "is torn, with old sectors {}", Sectors(sectors))
+            }
+            Self::Stale => f.write_str("is stale, with what was written before"),
+            Self::Misdirected { due } => {
+                write!(f, "is misdirected, with the page of slot {}", due.0)
+            }
+            Self::Rotten { sectors: 0 } => f.write_str("is rotten"),
+            Self::Rotten { sectors } => write!(f, "is rotten in sectors {}", Sectors(sectors)),
+        }
+    }
+}
+
+/// Writes the sectors of a bit set, from the first to the last.
+struct Sectors(u8);
+
+impl fmt::Display for Sectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut comma = "";
+        for sector in (0..8).filter(|n| self.0 >> n & 1 == 1) {
+            write!(f, "{comma}{sector}")?;
+            comma = ", ";
+        }
+        Ok(())
     }
 }
 

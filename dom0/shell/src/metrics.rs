@@ -44,7 +44,7 @@ pub enum Kind {
 
 impl Metrics {
     /// Name, kind and value of each metric.
-    pub fn list(&self) -> [(&'static str, Kind, u64); 26] {
+    pub fn list(&self) -> [(&'static str, Kind, u64); 30] {
         use Kind::{Counter, Gauge};
         let (p, s) = (&self.progress, &self.store);
         [
@@ -81,6 +81,10 @@ impl Metrics {
             ("refused_pages", Counter, p.refused),
             ("store_reads", Counter, s.reads),
             ("store_writes", Counter, s.writes),
+            ("torn_reads", Counter, s.torn_reads),
+            ("stale_reads", Counter, s.stale_reads),
+            ("misdirected_reads", Counter, s.misdirected_reads),
+            ("rotten_reads", Counter, s.rotten_reads),
             ("fault_p50_us", Gauge, self.fault_p50_us),
             ("fault_p99_us", Gauge, self.fault_p99_us),
         ]

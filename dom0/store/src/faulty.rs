@@ -175,6 +175,7 @@ mod tests {
             full_at_pages: Some(2),
             read_error_at: Some(0),
             unreadable: vec![Slot(3)],
+            gone: Vec::new(),
         };
         let store = FaultyStore::new(MemoryStore::new(), plan);
         let outcomes = write(&store, &[0, 1, 2, 3, 4, 0].map(Slot));

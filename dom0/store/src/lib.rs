@@ -26,7 +26,9 @@ use rustix::fs::{FileType, Stat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use index::StoreIdentity;
-pub use pager_core::store::{CompareWith, SLOTS_END, Saved, Slot, SlotRange, StoreError};
+pub use pager_core::store::{
+    CompareWith, Corruption, SLOTS_END, Saved, Slot, SlotRange, StoreError,
+};
 
 /// The bytes of one page, aligned as a page.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -80,6 +82,14 @@ pub struct IoCounts {
     pub pages_written: u64,
     /// Pages read to be compared with pages that were to be written.
     pub pages_compared: u64,
+    /// Reads of pages that were torn. A page that is read again is counted again.
+    pub torn_reads: u64,
+    /// Reads of pages that were stale.
+    pub stale_reads: u64,
+    /// Reads of pages that were misdirected.
+    pub misdirected_reads: u64,
+    /// Reads of pages that were rotten.
+    pub rotten_reads: u64,
 }
 
 impl Add for IoCounts {
@@ -92,6 +102,10 @@ impl Add for IoCounts {
             writes: self.writes + more.writes,
             pages_written: self.pages_written + more.pages_written,
             pages_compared: self.pages_compared + more.pages_compared,
+            torn_reads: self.torn_reads + more.torn_reads,
+            stale_reads: self.stale_reads + more.stale_reads,
+            misdirected_reads: self.misdirected_reads + more.misdirected_reads,
+            rotten_reads: self.rotten_reads + more.rotten_reads,
         }
     }
 }
@@ -188,6 +202,10 @@ struct IoCounters {
     writes: AtomicU64,
     pages_written: AtomicU64,
     pages_compared: AtomicU64,
+    torn_reads: AtomicU64,
+    stale_reads: AtomicU64,
+    misdirected_reads: AtomicU64,
+    rotten_reads: AtomicU64,
 }
 
 impl IoCounters {
@@ -207,6 +225,16 @@ impl IoCounters {
             .fetch_add(pages as u64, Ordering::Relaxed);
     }
 
+    fn corrupt(&self, kind: Corruption) {
+        let count = match kind {
+            Corruption::Torn { .. } => &self.torn_reads,
+            Corruption::Stale => &self.stale_reads,
+            Corruption::Misdirected { .. } => &self.misdirected_reads,
+            Corruption::Rotten { .. } => &self.rotten_reads,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn counts(&self) -> IoCounts {
         let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
         IoCounts {
@@ -215,6 +243,10 @@ impl IoCounters {
             writes: now(&self.writes),
             pages_written: now(&self.pages_written),
             pages_compared: now(&self.pages_compared),
+            torn_reads: now(&self.torn_reads),
+            stale_reads: now(&self.stale_reads),
+            misdirected_reads: now(&self.misdirected_reads),
+            rotten_reads: now(&self.rotten_reads),
         }
     }
 }

@@ -2,6 +2,7 @@
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use super::*;
+use crate::Corruption;
 use crate::testing::{
     compares_and_spares_zeros, page, read, round_trips, write, write_pages, writes,
 };
@@ -173,6 +174,94 @@ fn a_page_that_the_device_changed_is_an_error_and_its_neighbours_are_not() {
     }
 }
 
+/// Spoils slots of a file in all ways. Slots 1 to 6 have held a page each, and hold another.
+fn spoil(file: &File) -> [(Slot, Corruption); 6] {
+    let put = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).unwrap();
+    let (half, page_bytes) = (2048, PAGE_SIZE as u64);
+    put(&page(1).0, page_bytes);
+    put(&page(2).0[half..], 2 * page_bytes + half as u64);
+    put(&page(3).0[..half], 3 * page_bytes);
+    put(&page(105).0, 4 * page_bytes);
+    put(&[0xff], 6 * page_bytes + 3 * 512 + 17);
+    // A write that a file with a hole has never got.
+    put(&PageBuf::ZERO.0, 7 * page_bytes);
+    [
+        (Slot(1), Corruption::Stale),
+        (Slot(2), Corruption::Torn { sectors: 0xf0 }),
+        (Slot(3), Corruption::Torn { sectors: 0x0f }),
+        (Slot(4), Corruption::Misdirected { due: Slot(5) }),
+        (Slot(6), Corruption::Rotten { sectors: 1 << 3 }),
+        (Slot(7), Corruption::Stale),
+    ]
+}
+
+fn written_twice() -> (tempfile::TempDir, Pagefile) {
+    let (dir, file) = pagefile(Keep::Named);
+    let slots: Vec<_> = (0..7).map(Slot).collect();
+    write(&file, &slots);
+    let pages: Vec<_> = (100..107).map(page).collect();
+    write_pages(&file, &slots, &pages, false);
+    write(&file, &[Slot(7)]);
+    (dir, file)
+}
+
+fn assert_kinds(file: &Pagefile, kinds: &[(Slot, Corruption)]) {
+    let slots: Vec<_> = kinds.iter().map(|(slot, _)| *slot).collect();
+    for ((slot, expected), outcome) in kinds.iter().zip(read(file, &slots).1) {
+        match outcome {
+            Err(StoreError::Corrupt { kind, .. }) => assert_eq!(kind, *expected, "{slot:?}"),
+            other => panic!("{slot:?}: {other:?}"),
+        }
+    }
+    assert_eq!(read(file, &[Slot(0), Slot(5)]).1, [Ok(()); 2]);
+    let counts = file.counts();
+    let kinds = [
+        counts.torn_reads,
+        counts.stale_reads,
+        counts.misdirected_reads,
+        counts.rotten_reads,
+    ];
+    assert_eq!(kinds, [2, 2, 1, 1]);
+}
+
+#[test]
+fn torn_stale_misdirected_and_rotten_pages_are_told_apart() {
+    let (_dir, file) = written_twice();
+    let kinds = spoil(&file.file);
+    assert_kinds(&file, &kinds);
+}
+
+/// The next pager knows as much of a page as the one that wrote it.
+#[test]
+fn they_are_told_apart_by_the_next_pager() {
+    let (dir, file) = written_twice();
+    let slots: Vec<_> = (0..8).map(Slot).collect();
+    let sums = checksums(&file, &slots);
+    let kinds = spoil(&file.file);
+    drop(file);
+    let file = Pagefile::open_again(&dir.path().join("p")).unwrap();
+    for (slot, sum) in slots.iter().zip(sums) {
+        assert_eq!(file.adopt(*slot, sum), Ok(()));
+    }
+    assert_kinds(&file, &kinds);
+}
+
+/// A device mixes up the files of two guests.
+#[test]
+fn a_page_of_another_guest_does_not_pass() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    let (_other_dir, other) = pagefile(Keep::Unlinked);
+    let slots = [0, 1].map(Slot);
+    write(&file, &slots);
+    write_pages(&other, &slots, &[page(50), page(51)], false);
+    let mut raw = [0; 2 * PAGE_SIZE];
+    other.file.read_exact_at(&mut raw, 0).unwrap();
+    file.file.write_all_at(&raw, 0).unwrap();
+    let (_, outcomes) = read(&file, &slots);
+    let wrong = |outcome: &Outcome| matches!(outcome, Err(StoreError::Corrupt { .. }));
+    assert!(outcomes.iter().all(wrong), "{outcomes:?}");
+}
+
 #[test]
 fn a_file_cut_short_is_an_error_for_what_is_missing() {
     let (_dir, file) = pagefile(Keep::Named);
@@ -338,9 +427,9 @@ fn what_cannot_be_in_a_file_is_not_adopted_and_what_is_wrong_is_not_read() {
     let file = Pagefile::open_again(&dir.path().join("p")).unwrap();
     let refused = |slot, checksum| Err(StoreError::NotAdopted { slot, checksum });
     for (slot, checksum) in [
-        (Slot(0), 0x00ff_ffff),
+        (Slot(0), 0),
         (Slot(0), 1 << 32),
-        (Slot(0), u64::MAX),
+        (Slot(0), u64::MAX << 32),
         (Slot(2), sums[0]),
         (Slot(u32::MAX), sums[0]),
     ] {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use fastrand::Rng;
-use pager_store::{CompareWith, Outcome, Saved, Slot, StoreError};
+use pager_store::{CompareWith, Corruption, Outcome, Saved, Slot, StoreError};
 
 use super::scenario::{Knob, Scenario};
 use crate::machine::{Page, SECTORS};
@@ -134,6 +134,7 @@ impl Disk {
                 slot,
                 expected: short(held.checksum),
                 found: short(found),
+                kind: Corruption::Rotten { sectors: 0 },
             })
         }
     }

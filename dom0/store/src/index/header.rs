@@ -4,7 +4,7 @@
 //! | byte | what |
 //! |---|---|
 //! | 0 | `XENINDEX` |
-//! | 8 | version, 1 (4 bytes) |
+//! | 8 | version, 2 (4 bytes) |
 //! | 12 | domain id (4 bytes) |
 //! | 16 | UUID of the guest |
 //! | 32 | number of gfns (8 bytes) |
@@ -26,7 +26,7 @@ use super::error::{IndexError, at};
 
 const MAGIC: [u8; 8] = *b"XENINDEX";
 /// The version of the format. A pager takes over an index of its own version only.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A guest. A domain id is used again for another guest, a UUID is not; but a UUID is for a guest's
 /// whole life, and a guest that starts again has nothing out.
