@@ -81,7 +81,7 @@ impl Shell {
         if self.end.wait.is_some() {
             return;
         }
-        let left = Left::of(&self.pager.progress());
+        let left = self.left();
         let out_pages = left.out;
         tracing::info!(out_pages, "stopping: everything is paged back in");
         self.metrics_cell.give_up_terminal();
@@ -126,8 +126,12 @@ impl Shell {
         }
     }
 
+    fn left(&self) -> Left {
+        Left::of(&self.pager.progress(), self.demand.pages_being_read())
+    }
+
     fn note_left(&mut self) {
-        let left = Left::of(&self.pager.progress());
+        let left = self.left();
         if let Some(line) = self.end.wait.as_mut().and_then(|wait| wait.tick(left)) {
             tracing::warn!("{line}");
         }
@@ -161,7 +165,7 @@ impl Shell {
     /// An operator insists. Workers may hang in the store, so they are not waited for.
     pub(super) fn abandon(mut self) -> Ended {
         let progress = self.pager.progress();
-        let left = Left::of(&progress);
+        let left = self.left();
         self.page_in_progress = None;
         self.end_reporter();
         Ended {

@@ -12,6 +12,7 @@ use super::control_request::{ControlClient, Request};
 use super::error::ShellError;
 use super::event_channel::EventChannel;
 use super::machine::MachineEvent;
+use super::readers::Reading;
 use super::repeated::Repeated;
 
 /// The most signals that wait to be taken.
@@ -41,6 +42,8 @@ bitflags! {
         const PANICKED = 1 << 8;
         /// A worker has ended, and the batch that it had is lost.
         const WORKER_LOST = 1 << 9;
+        /// A reader is done.
+        const READ = 1 << 10;
     }
 }
 
@@ -51,6 +54,7 @@ pub(super) struct Inbox {
     over: AtomicBool,
     lost: Mutex<Option<Lost>>,
     done: Mutex<Vec<Batch>>,
+    read: Mutex<Vec<Reading>>,
     scanned: Mutex<Option<Scan>>,
     memory: Mutex<GuestMemoryBounds>,
     asked: Mutex<Vec<(Request, ControlClient)>>,
@@ -111,6 +115,7 @@ impl Inbox {
             over: AtomicBool::new(false),
             lost: Mutex::default(),
             done: Mutex::new(Vec::with_capacity(batches)),
+            read: Mutex::new(Vec::with_capacity(batches)),
             scanned: Mutex::new(None),
             memory: Mutex::default(),
             asked: Mutex::default(),
@@ -150,6 +155,12 @@ impl Inbox {
     pub(super) fn return_batch(&self, batch: Batch) {
         self.done.lock().push(batch);
         self.notify(Updates::DONE);
+    }
+
+    /// Returns what a reader was told to read to the main thread.
+    pub(super) fn return_reading(&self, reading: Reading) {
+        self.read.lock().push(reading);
+        self.notify(Updates::READ);
     }
 
     /// Returns the scan to the main thread. There is one scan at a time.
@@ -248,6 +259,11 @@ impl Inbox {
     /// Main thread: the next batch that is done.
     pub(super) fn done(&self) -> Option<Batch> {
         self.done.lock().pop()
+    }
+
+    /// Main thread: what a reader is done with.
+    pub(super) fn read(&self) -> Option<Reading> {
+        self.read.lock().pop()
     }
 
     /// Main thread: the scan, once it is done.

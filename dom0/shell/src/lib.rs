@@ -3,7 +3,8 @@
 //!
 //! | thread | blocks in | does |
 //! |---|---|---|
-//! | main | read of the machine's event | the core; reads and preps pages that somebody waits for |
+//! | main | read of the machine's event | the core; preps pages that somebody waits for, and reads those that are cached |
+//! | four readers | their queue | read pages that somebody waits for from the store's device |
 //! | hypercalls | its queue | page-out, and page-in ahead of need: calls to the machine |
 //! | store | its queue | page-out, and page-in ahead of need: frames and slots |
 //! | watch | the machine's notices | target, balloon, end of the guest, end of the machine |
@@ -41,6 +42,8 @@ pub mod metrics_server;
 mod page_in_progress;
 mod pages;
 pub mod pressure;
+mod read_wait;
+mod readers;
 mod repeated;
 mod reporter;
 pub mod sandbox;

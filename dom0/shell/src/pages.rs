@@ -2,7 +2,7 @@
 //! The steps of a batch that touch the store.
 
 use p2m_paging::Errno;
-use pager_core::{Batch, Location, Page, PageError};
+use pager_core::{Batch, Page, PageError};
 use pager_store::{Outcome, PageBuf, PageStore, SaveOutcome, Slot, StoreError, Write};
 
 use super::buffers::BufferSet;
@@ -13,6 +13,7 @@ use super::machine::Frames;
 pub(super) struct Scratch {
     slots: Vec<Slot>,
     outcomes: Vec<Outcome>,
+    at_once: Vec<Option<Outcome>>,
     writes: Vec<Write>,
     saved: Vec<SaveOutcome>,
     unread: Vec<Option<Errno>>,
@@ -24,50 +25,100 @@ impl Scratch {
         Self {
             slots: Vec::with_capacity(pages),
             outcomes: Vec::with_capacity(pages),
+            at_once: Vec::with_capacity(pages),
             ..Self::default()
         }
     }
 }
 
-/// Reads each page's slot into its buffer.
+/// Reads each page's slot into its buffer. Pages that have been read at once are left alone.
 pub(super) fn load(
     store: &dyn PageStore,
-    batch: &mut Batch,
+    pages: &mut [Page],
     buffers: &mut BufferSet,
     scratch: &mut Scratch,
 ) {
-    let mut rest = batch.pages_mut();
+    load_with(pages, buffers, scratch, |scratch, stretch, buffers| {
+        let Scratch {
+            slots, outcomes, ..
+        } = scratch;
+        outcomes.clear();
+        outcomes.extend(slots.iter().map(|slot| not_done(*slot)));
+        store.read(slots, buffers, outcomes);
+        for (page, outcome) in stretch.iter_mut().zip(outcomes) {
+            page.outcome = outcome.map_err(PageError::Store);
+        }
+    });
+}
+
+/// As [`load`], as far as nothing has to be waited for. Returns whether all pages have been read, or
+/// have failed.
+pub(super) fn load_at_once(
+    store: &dyn PageStore,
+    pages: &mut [Page],
+    buffers: &mut BufferSet,
+    scratch: &mut Scratch,
+) -> bool {
+    load_with(pages, buffers, scratch, |scratch, stretch, buffers| {
+        let Scratch { slots, at_once, .. } = scratch;
+        at_once.clear();
+        at_once.resize(slots.len(), None);
+        store.read_at_once(slots, buffers, at_once);
+        for (page, outcome) in stretch.iter_mut().zip(at_once) {
+            if let Some(outcome) = outcome {
+                page.outcome = outcome.map_err(PageError::Store);
+            }
+        }
+    });
+    pages.iter().all(|page| !is_left(page))
+}
+
+fn is_left(page: &Page) -> bool {
+    page.outcome == Err(PageError::NotDone)
+}
+
+/// Reads what is left, with one call of `read` for each stretch of buffers without a gap. The slots of
+/// the stretch are in the scratch.
+fn load_with(
+    mut rest: &mut [Page],
+    buffers: &mut BufferSet,
+    scratch: &mut Scratch,
+    mut read: impl FnMut(&mut Scratch, &mut [Page], &mut [PageBuf]),
+) {
     while let Some(page) = rest.first_mut() {
-        let Location::Slot(_) = page.location() else {
-            if let Some(buffer) = buffers.pages.get_mut(page.buffer()) {
+        let slot = page.location().slot().filter(|_| is_left(page));
+        if slot.is_none() {
+            if is_left(page)
+                && let Some(buffer) = buffers.pages.get_mut(page.buffer())
+            {
                 *buffer = PageBuf::ZERO;
                 page.outcome = Ok(());
             }
             rest = &mut rest[1..];
             continue;
-        };
-        // The buffers of a batch ascend. Each stretch without a gap is read with one call; nearly
-        // all batches are one stretch.
+        }
+        // The buffers of a batch ascend. Nearly all batches are one stretch.
         let start = page.buffer();
         let slots = rest.iter().enumerate().map_while(|(n, page)| {
             let ascends = page.buffer() == start + n;
-            page.location().slot().filter(|_| ascends)
+            page.location().slot().filter(|_| ascends && is_left(page))
         });
         scratch.slots.clear();
         scratch.slots.extend(slots);
         let count = scratch.slots.len();
-        scratch.outcomes.clear();
-        scratch
-            .outcomes
-            .extend(scratch.slots.iter().map(|slot| not_done(*slot)));
-        if let Some(pages) = buffers.pages.get_mut(start..start + count) {
-            store.read(&scratch.slots, pages, &mut scratch.outcomes);
-        }
-        let (loaded, others) = rest.split_at_mut(count);
-        for (page, outcome) in loaded.iter_mut().zip(&scratch.outcomes) {
-            page.outcome = outcome.map_err(PageError::Store);
+        let (stretch, others) = rest.split_at_mut(count);
+        match buffers.pages.get_mut(start..start + count) {
+            Some(buffers) => read(scratch, stretch, buffers),
+            // No memory was reserved for them.
+            None => stretch.iter_mut().for_each(no_buffer),
         }
         rest = others;
+    }
+}
+
+fn no_buffer(page: &mut Page) {
+    if let Some(slot) = page.location().slot() {
+        page.outcome = Err(PageError::Store(StoreError::Empty { slot }));
     }
 }
 

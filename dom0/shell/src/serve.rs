@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The main thread: passes events to the core and carries out its actions.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,13 +13,14 @@ use signal_hook::iterator::Handle;
 
 use super::console::print_error;
 use super::control::{Change, Control};
-use super::demand::DemandLane;
+use super::demand::{DemandLane, Load};
 use super::end::{End, Ended};
 use super::error::ShellError;
 use super::inbox::{Inbox, Lost, Updates};
 use super::machine::{Calls, EventPort};
 use super::metrics::{Faults, Metrics};
 use super::page_in_progress::PageInProgress;
+use super::readers::ReadQueue;
 use super::repeated::Repeated;
 use super::reporter::MetricsCell;
 use super::socket::Listener;
@@ -110,12 +110,14 @@ pub(super) struct Beside {
     pub(super) metrics_cell: Arc<MetricsCell>,
     pub(super) signals: Handle,
     pub(super) listener: Option<Arc<Listener>>,
+    pub(super) readers: Arc<ReadQueue>,
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
         self.inbox.end();
         self.metrics_cell.end();
+        self.readers.close();
         self.signals.close();
         if let Some(listener) = &self.listener {
             listener.close();
@@ -215,6 +217,13 @@ impl Shell {
     }
 
     fn on_updates(&mut self, updates: Updates) {
+        if updates.contains(Updates::READ) {
+            while let Some(reading) = self.inbox.read() {
+                if let Some(batch) = self.demand.was_read(reading) {
+                    self.handle(Event::Done(batch));
+                }
+            }
+        }
         if updates.contains(Updates::DONE) {
             while let Some(batch) = self.inbox.done() {
                 self.handle(Event::Done(batch));
@@ -259,6 +268,9 @@ impl Shell {
         if updates.contains(Updates::TICK) {
             self.handle(Event::Tick);
             self.repeated.tick();
+            if let Some(line) = self.demand.tick() {
+                tracing::warn!("{line}");
+            }
             self.post_metrics();
         }
         self.on_end_updates(updates);
@@ -283,14 +295,15 @@ impl Shell {
         loop {
             for action in self.actions.drain() {
                 match action {
-                    Action::Run(mut batch) => match (batch.lane(), batch.step()) {
-                        (Lane::Demand, Step::Load) => {
-                            let load = || self.demand.load(&mut batch, &*self.store);
-                            if catch_unwind(AssertUnwindSafe(load)).is_err() {
+                    Action::Run(batch) => match (batch.lane(), batch.step()) {
+                        (Lane::Demand, Step::Load) => match self.demand.load(batch, &*self.store) {
+                            Load::Done(batch) => self.ready.push(batch),
+                            Load::Panicked(batch) => {
                                 self.inbox.notify(Updates::PANICKED);
+                                self.ready.push(batch);
                             }
-                            self.ready.push(batch);
-                        }
+                            Load::BeingRead => {}
+                        },
                         (Lane::Demand, Step::Prep) => {
                             self.owed = true;
                             self.ready.extend(self.demand.prep(batch));

@@ -30,6 +30,7 @@ use super::machine::{
 use super::metrics::{Faults, Metrics};
 use super::pages::Scratch;
 use super::pressure::PagerHandle;
+use super::readers::{READERS, ReadQueue, read_for_main};
 use super::repeated::Repeated;
 use super::reporter::{MetricsCell, report};
 use super::serve::{Beside, RepeatedErrors, Shell};
@@ -190,6 +191,7 @@ impl Ready {
             metrics_cell: Arc::clone(&metrics_cell),
             signals: self.signals.handle(),
             listener: self.control.map(Arc::new),
+            readers: Arc::new(ReadQueue::new()),
         };
         let sources = Sources {
             signals: self.signals,
@@ -197,7 +199,9 @@ impl Ready {
             publish: attached.publish,
             member: self.member,
         };
-        let threads = match start_threads(&beside, &queues, sources) {
+        let threads = start_readers(&beside, &store, self.cpu)
+            .and_then(|()| start_threads(&beside, &queues, sources));
+        let threads = match threads {
             Ok(threads) => threads,
             Err(error) => {
                 if !has_pages(&pager) {
@@ -232,7 +236,12 @@ impl Ready {
         }
         Ok(Shell {
             actions: pager.actions(),
-            demand: DemandLane::new(attached.preps, demand_sets, options.index.clone()),
+            demand: DemandLane::new(
+                attached.preps,
+                demand_sets,
+                options.index.clone(),
+                Arc::clone(&beside.readers),
+            ),
             back: Back::new(attached.ring),
             ready: Vec::with_capacity(pager.batches()),
             requests: Vec::with_capacity(REQUESTS),
@@ -438,4 +447,26 @@ fn start_store_worker(
     };
     let lost = Updates::PANICKED | Updates::WORKER_LOST;
     Ok((spawn("store", inbox, lost, work)?, give))
+}
+
+/// Nobody waits for the readers: they end when their queue is closed, or when a read that hangs goes
+/// on. They run where faults are handled.
+fn start_readers(
+    beside: &Beside,
+    store: &Arc<dyn PageStore>,
+    cpu: Option<usize>,
+) -> Result<(), ShellError> {
+    for _ in 0..READERS {
+        let (queue, inbox) = (Arc::clone(&beside.readers), Arc::clone(&beside.inbox));
+        let store = Arc::clone(store);
+        let read = move || {
+            if let Some(cpu) = cpu {
+                pin_to(cpu);
+            }
+            read_for_main(&queue, &inbox, &*store);
+        };
+        let lost = Updates::PANICKED | Updates::WORKER_LOST;
+        spawn("reader", &beside.inbox, lost, read)?;
+    }
+    Ok(())
 }

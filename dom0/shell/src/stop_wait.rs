@@ -23,6 +23,8 @@ pub(super) struct Left {
     pub(super) out: u64,
     /// Of these, pages that the store did not return.
     pub(super) unreadable: u64,
+    /// Of the pages that are out, those that are being read for somebody who waits.
+    pub(super) being_read: u64,
     /// Pages that are nominated because they could not be restored.
     pub(super) nominated: u64,
     /// Pages that were on their way out, and whose batch has not come back.
@@ -30,8 +32,9 @@ pub(super) struct Left {
 }
 
 impl Left {
-    pub(super) fn of(progress: &Progress) -> Self {
+    pub(super) fn of(progress: &Progress, being_read: u64) -> Self {
         Self {
+            being_read,
             out: progress.out_pages,
             unreadable: progress.unreadable_pages,
             nominated: progress.nominated_pages,
@@ -68,9 +71,13 @@ impl Left {
 
     /// What is waited for.
     fn reasons(self) -> String {
-        let others = self.out.saturating_sub(self.unreadable);
+        let others = self.out.saturating_sub(self.unreadable + self.being_read);
         let reasons = [
             (self.unreadable, "cannot be read from the page store"),
+            (
+                self.being_read,
+                "are being read, and the page store does not answer",
+            ),
             (others, "are waited for"),
             (self.nominated, "cannot be restored"),
             (

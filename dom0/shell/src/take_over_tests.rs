@@ -237,7 +237,7 @@ impl Process {
             Step::Save => save(store, &mut Memory(&host.memory), &mut batch, scratch),
             Step::Evict => self.indexed.evict(host, batch.pages_mut()).unwrap(),
             Step::Restore => host.restore(batch.pages_mut()).unwrap(),
-            Step::Load => load(store, &mut batch, set, scratch),
+            Step::Load => load(store, batch.pages_mut(), set, scratch),
             Step::Move => write_back(store, &mut batch, set, scratch),
             Step::Prep => {
                 host.change(batch.pages_mut(), State::Out, State::Resident);

@@ -341,7 +341,9 @@ impl StoreWorker {
         let set = set.and_then(|set| self.sets.get_mut(set));
         match (batch.step(), set) {
             (Step::Save, _) => save(&*self.store, &mut *self.frames, batch, &mut self.scratch),
-            (Step::Load, Some(set)) => load(&*self.store, batch, set, &mut self.scratch),
+            (Step::Load, Some(set)) => {
+                load(&*self.store, batch.pages_mut(), set, &mut self.scratch);
+            }
             (Step::Move, Some(set)) => write_back(&*self.store, batch, set, &mut self.scratch),
             _ => {}
         }

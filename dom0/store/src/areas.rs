@@ -202,6 +202,22 @@ impl PageStore for Areas {
         });
     }
 
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        let slot = |n: usize| slots[n];
+        self.runs(slot, slots.len(), |area, run| {
+            let (slots, outcomes) = (&slots[run.clone()], &mut outcomes[run.clone()]);
+            match area {
+                Some(area) => area.read_at_once(slots, &mut pages[run], outcomes),
+                None => outcomes.fill(None),
+            }
+        });
+    }
+
     fn free(&self, slot: Slot) {
         if let Some(area) = self.area(slot) {
             area.pages.free(slot);

@@ -149,6 +149,15 @@ impl PageStore for Dedup {
         self.inner.read(slots, pages, outcomes);
     }
 
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        self.inner.read_at_once(slots, pages, outcomes);
+    }
+
     fn free(&self, slot: Slot) {
         self.inner.free(slot);
     }

@@ -36,7 +36,25 @@ pub struct FaultyStore<S> {
     held: Mutex<pager_core::sparse::SparseSet>,
     /// Writes hang.
     hangs: Mutex<bool>,
+    reads_wait: Mutex<ReadsWait>,
     continues: Condvar,
+}
+
+/// Reads of a device that has to be waited for.
+#[derive(Debug, Default)]
+struct ReadsWait {
+    /// The slots that are on the device only. All others can be read at once.
+    cold: Vec<Slot>,
+    /// The device does not answer.
+    hang: bool,
+    /// The next read of the device panics.
+    panics: bool,
+}
+
+impl ReadsWait {
+    fn is_cold(&self, slots: &[Slot]) -> bool {
+        slots.iter().any(|slot| self.cold.contains(slot))
+    }
 }
 
 impl<S: PageStore> FaultyStore<S> {
@@ -49,6 +67,7 @@ impl<S: PageStore> FaultyStore<S> {
             reads: AtomicU64::new(0),
             held: Mutex::default(),
             hangs: Mutex::new(false),
+            reads_wait: Mutex::default(),
             continues: Condvar::new(),
         }
     }
@@ -57,6 +76,22 @@ impl<S: PageStore> FaultyStore<S> {
     pub fn hang_writes(&self, hang: bool) {
         *self.hangs.lock() = hang;
         self.continues.notify_all();
+    }
+
+    /// From now on these slots are on the device only, which has to be waited for.
+    pub fn set_cold(&self, slots: impl IntoIterator<Item = Slot>) {
+        self.reads_wait.lock().cold = slots.into_iter().collect();
+    }
+
+    /// From now on reads of cold slots hang, or continue.
+    pub fn hang_reads(&self, hang: bool) {
+        self.reads_wait.lock().hang = hang;
+        self.continues.notify_all();
+    }
+
+    /// The next read of a cold slot panics.
+    pub fn panic_in_read(&self) {
+        self.reads_wait.lock().panics = true;
     }
 
     /// Replaces the plan. The counts continue.
@@ -124,6 +159,12 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
     }
 
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
+        let mut waits = self.reads_wait.lock();
+        let hangs = |waits: &mut ReadsWait| waits.hang && waits.is_cold(slots);
+        self.continues.wait_while(&mut waits, hangs);
+        let panics = waits.is_cold(slots) && std::mem::take(&mut waits.panics);
+        drop(waits);
+        assert!(!panics, "the test wants it: a read panics");
         self.inner.read(slots, pages, outcomes);
         for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
             if let Err(fault) = self.read_fault(*slot) {
@@ -131,6 +172,24 @@ impl<S: PageStore> PageStore for FaultyStore<S> {
                 page.0.fill(0xdb);
                 *outcome = Err(fault);
             }
+        }
+    }
+
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
+            let slot = std::slice::from_ref(slot);
+            let is_cold = self.reads_wait.lock().is_cold(slot);
+            *outcome = (!is_cold).then(|| {
+                let mut read = Ok(());
+                let (page, outcome) = (std::slice::from_mut(page), std::slice::from_mut(&mut read));
+                self.read(slot, page, outcome);
+                read
+            });
         }
     }
 
@@ -200,5 +259,24 @@ mod tests {
         );
         store.set_plan(Plan::default());
         assert!(!fails(3) && fails(1));
+    }
+
+    #[test]
+    fn a_cold_slot_is_not_read_at_once_and_hangs_until_the_device_answers() {
+        let store = FaultyStore::new(MemoryStore::new(), Plan::default());
+        write(&store, &[0, 1].map(Slot));
+        store.set_cold([Slot(1)]);
+        store.hang_reads(true);
+        let mut outcomes = [None; 2];
+        let mut pages = [PageBuf::ZERO; 2];
+        store.read_at_once(&[0, 1].map(Slot), &mut pages, &mut outcomes);
+        assert_eq!(outcomes, [Some(Ok(())), None]);
+        std::thread::scope(|scope| {
+            let hangs = scope.spawn(|| read(&store, &[Slot(1)]).1);
+            assert_eq!(read(&store, &[Slot(0)]).1, [Ok(())], "it is in memory");
+            assert!(!hangs.is_finished());
+            store.hang_reads(false);
+            assert_eq!(hangs.join().unwrap(), [Ok(())]);
+        });
     }
 }

@@ -123,8 +123,8 @@ pub type Fill<'a> = dyn FnMut(usize, &mut [PageBuf]) + 'a;
 /// belongs to page n. Each call sets every entry of `outcomes`. Errors are per page: one bad page
 /// does not fail its neighbours.
 ///
-/// A shell writes from one thread while another reads a page that a fault waits for. So every call
-/// takes `&self`, and a long write must not keep a read waiting. The core never has two calls in
+/// A shell writes from one thread while others read pages that faults wait for. So every call takes
+/// `&self`, and neither a long write nor a read that hangs may keep another read waiting. The core never has two calls in
 /// flight that name the same slot, except for reads and comparisons.
 pub trait PageStore: Send + Sync {
     /// Writes many pages, where that is needed: see [`Saved`]. A slot that held a page holds the
@@ -133,6 +133,19 @@ pub trait PageStore: Send + Sync {
 
     /// Reads many pages. After an error the contents of the buffer are not valid.
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]);
+
+    /// Reads the pages for which nothing has to be waited, for a thread that must not wait. `None`: the
+    /// page is left to [`Self::read`], and its buffer is not valid. A store that cannot know whether it
+    /// would have to wait leaves all of them.
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        let _ = (slots, pages);
+        outcomes.fill(None);
+    }
 
     /// Forgets a page. Freeing a slot without a page has no effect.
     fn free(&self, slot: Slot);

@@ -64,6 +64,29 @@ impl MemoryStore {
             self.chunks.write().push(Mutex::new(new));
         }
     }
+
+    fn read_each(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        mut set_outcome: impl FnMut(usize, Outcome),
+    ) {
+        for run in stretches(|n| slots[n], |_| true, slots.len()) {
+            self.tally.read(run.len());
+        }
+        let chunks = self.chunks.read();
+        for (n, (slot, page)) in slots.iter().zip(pages).enumerate() {
+            let (chunk, at) = place(*slot);
+            let chunk = chunks
+                .get(chunk)
+                .map(Mutex::lock)
+                .filter(|chunk| chunk.held[at]);
+            let read = chunk
+                .map(|chunk| page.0.copy_from_slice(&chunk.pages[at].0))
+                .ok_or(StoreError::Empty { slot: *slot });
+            set_outcome(n, read);
+        }
+    }
 }
 
 impl PageStore for MemoryStore {
@@ -112,20 +135,16 @@ impl PageStore for MemoryStore {
     }
 
     fn read(&self, slots: &[Slot], pages: &mut [PageBuf], outcomes: &mut [Outcome]) {
-        for run in stretches(|n| slots[n], |_| true, slots.len()) {
-            self.tally.read(run.len());
-        }
-        let chunks = self.chunks.read();
-        for ((slot, page), outcome) in slots.iter().zip(pages).zip(outcomes) {
-            let (chunk, at) = place(*slot);
-            let chunk = chunks
-                .get(chunk)
-                .map(Mutex::lock)
-                .filter(|chunk| chunk.held[at]);
-            *outcome = chunk
-                .map(|chunk| page.0.copy_from_slice(&chunk.pages[at].0))
-                .ok_or(StoreError::Empty { slot: *slot });
-        }
+        self.read_each(slots, pages, |n, outcome| outcomes[n] = outcome);
+    }
+
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        self.read_each(slots, pages, |n, outcome| outcomes[n] = Some(outcome));
     }
 
     fn free(&self, slot: Slot) {

@@ -17,13 +17,15 @@
 //! are compared. A wrong page passes once in four billion times at most.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use p2m_paging::PAGE_SIZE;
 use parking_lot::Mutex;
 use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use zerocopy::IntoBytes;
 
 pub use error::PagefileError;
@@ -60,6 +62,8 @@ pub struct Pagefile {
     /// The size of the file when it was opened again. What lies there may be adopted.
     left_bytes: u64,
     tally: IoCounters,
+    /// The file system cannot say whether a read would wait.
+    always_waits: AtomicBool,
     /// Only one thread writes at a time.
     staging: Mutex<Staging>,
     #[cfg(test)]
@@ -132,13 +136,14 @@ impl Pagefile {
         })
     }
 
-    /// Removes the file's name, if it still has one.
-    pub fn remove(self) -> Result<(), PagefileError> {
+    /// Removes the file's name, if it still has one. The file itself goes with its last user, which may
+    /// be a read that hangs.
+    pub fn remove(&self) -> Result<(), PagefileError> {
         if self.keep == Keep::Unlinked {
             return Ok(());
         }
         rustix::fs::unlink(&self.path).map_err(|errno| PagefileError::Unlink {
-            path: self.path,
+            path: self.path.clone(),
             errno,
         })
     }
@@ -181,6 +186,7 @@ impl Pagefile {
             checksums: Checksums::default(),
             left_bytes: 0,
             tally: IoCounters::default(),
+            always_waits: AtomicBool::new(false),
             staging: Mutex::new(Staging {
                 pages: vec![PageBuf::ZERO; RUN_PAGES],
                 read_back: vec![PageBuf::ZERO; RUN_PAGES],
@@ -239,6 +245,24 @@ impl Pagefile {
                 self.tally.corrupt(*kind);
                 self.read_from_device_next(slot);
             }
+        }
+    }
+
+    /// Reads what Linux has in its page cache, from `at` on, and returns how many bytes that are. An
+    /// error is left to a read that waits.
+    fn read_cached(&self, pages: &mut [PageBuf], at: u64) -> usize {
+        #[cfg(test)]
+        if self.device.is_cold() {
+            return 0;
+        }
+        let mut into = [IoSliceMut::new(pages.as_mut_bytes())];
+        match rustix::io::preadv2(&self.file, &mut into, at, ReadWriteFlags::NOWAIT) {
+            Ok(bytes) => bytes,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                self.always_waits.store(true, Ordering::Relaxed);
+                0
+            }
+            Err(_) => 0,
         }
     }
 
@@ -328,6 +352,30 @@ impl PageStore for Pagefile {
             self.tally.read(run.len());
             let (pages, outcomes) = (&mut pages[run.clone()], &mut outcomes[run.clone()]);
             self.read_run(&slots[run], pages, outcomes);
+        }
+    }
+
+    /// A page that is wrong is left to [`Self::read`], which may have to ask the device again.
+    fn read_at_once(
+        &self,
+        slots: &[Slot],
+        pages: &mut [PageBuf],
+        outcomes: &mut [Option<Outcome>],
+    ) {
+        outcomes.fill(None);
+        if self.always_waits.load(Ordering::Relaxed) {
+            return;
+        }
+        for run in stretches(|n| slots[n], |_| true, slots.len()) {
+            let (slots, pages) = (&slots[run.clone()], &mut pages[run.clone()]);
+            let whole = self.read_cached(pages, self.offset_bytes(slots[0])) / PAGE_SIZE;
+            if whole > 0 {
+                self.tally.read(whole);
+            }
+            let cached = slots.iter().zip(pages).zip(&mut outcomes[run]).take(whole);
+            for ((slot, page), outcome) in cached {
+                *outcome = self.checksums.check(*slot, page).ok().map(Ok);
+            }
         }
     }
 

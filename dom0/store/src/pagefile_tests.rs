@@ -16,9 +16,15 @@ pub(crate) struct Device {
     pub(crate) syncs: std::sync::atomic::AtomicU64,
     /// How often Linux was told to forget a page that it had read.
     pub(crate) dropped: std::sync::atomic::AtomicU64,
+    /// Linux has none of its pages in memory.
+    pub(crate) cold: AtomicBool,
 }
 
 impl Device {
+    pub(super) fn is_cold(&self) -> bool {
+        self.cold.load(Ordering::Relaxed)
+    }
+
     pub(super) fn note_dropped(&self) {
         self.dropped
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -489,4 +495,75 @@ fn a_file_that_others_could_have_written_is_not_opened_again() {
     )
     .unwrap();
     assert!(matches!(open(&fifo), PagefileError::Exposed { .. }));
+}
+
+fn read_at_once(file: &Pagefile, slots: &[Slot]) -> (Vec<PageBuf>, Vec<Option<Outcome>>) {
+    let mut pages = vec![PageBuf::ZERO; slots.len()];
+    let mut outcomes = vec![Some(Ok(())); slots.len()];
+    file.read_at_once(slots, &mut pages, &mut outcomes);
+    (pages, outcomes)
+}
+
+/// With the page cache of the real file system, wherever the test runs.
+#[test]
+fn b8_what_is_cached_is_read_at_once_and_the_rest_is_left() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    let slots: Vec<_> = [4, 5, 6, 7, 100, 9].map(Slot).into();
+    write(&file, &slots);
+    let before = file.counts();
+    let (pages, outcomes) = read_at_once(&file, &slots);
+    if file.always_waits.load(Ordering::Relaxed) {
+        // A tmpfs, for example.
+        assert_eq!(outcomes, vec![None; slots.len()]);
+        println!("this file system cannot say whether a read waits");
+        return;
+    }
+    assert_eq!(outcomes, vec![Some(Ok(())); slots.len()]);
+    assert!(
+        pages
+            .iter()
+            .zip(&slots)
+            .all(|(found, slot)| found.0 == page(slot.0).0)
+    );
+    let counts = file.counts();
+    assert_eq!(
+        (
+            counts.reads - before.reads,
+            counts.pages_read - before.pages_read
+        ),
+        (3, 6)
+    );
+    // Of a stretch, what is there is read.
+    let ends = [100, 101].map(Slot);
+    assert_eq!(read_at_once(&file, &ends).1, [Some(Ok(())), None]);
+    // What is not what it was, and what is not in memory any more, is left.
+    file.free(Slot(100));
+    file.file.write_all_at(&[0xff], 4096 * 9 + 17).unwrap();
+    assert_eq!(read_at_once(&file, &slots).1[4..], [None, None]);
+    rustix::fs::fdatasync(&file.file).unwrap();
+    rustix::fs::fadvise(&file.file, 0, None, Advice::DontNeed).unwrap();
+    assert_eq!(read_at_once(&file, &slots).1, vec![None; slots.len()]);
+    assert!(!file.always_waits.load(Ordering::Relaxed));
+    // Nothing is lost: a read that waits has them, or says why not.
+    let (_, outcomes) = read(&file, &slots);
+    assert_eq!(outcomes[..4], [Ok(()); 4]);
+    assert!(matches!(
+        outcomes[4..],
+        [
+            Err(StoreError::Empty { .. }),
+            Err(StoreError::Corrupt { .. })
+        ]
+    ));
+}
+
+/// Linux answers each time that it would have to wait.
+#[test]
+fn b8_a_device_that_is_always_waited_for_is_read_all_the_same() {
+    let (_dir, file) = pagefile(Keep::Unlinked);
+    let slots: Vec<_> = (0..8).map(Slot).collect();
+    write(&file, &slots);
+    file.device.cold.store(true, Ordering::Relaxed);
+    assert_eq!(read_at_once(&file, &slots).1, vec![None; 8]);
+    assert_eq!(file.counts().reads, 0);
+    assert_eq!(read(&file, &slots).1, vec![Ok(()); 8]);
 }

@@ -157,9 +157,7 @@ impl GuestFiles {
         {
             tracing::warn!("{} cannot be removed: {error}", index.display());
         }
-        if let Some(pagefile) = Arc::into_inner(self.pagefile)
-            && let Err(error) = pagefile.remove()
-        {
+        if let Err(error) = self.pagefile.remove() {
             tracing::warn!("{error}");
         }
     }

@@ -62,7 +62,7 @@ fn argument(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule
 }
 
 /// The system calls that a serving pager makes with any arguments, grouped by purpose.
-const NEEDED: [libc::c_long; 57] = [
+const NEEDED: [libc::c_long; 58] = [
     // Xen's devices, the pagefile, xenstore, logs.
     libc::SYS_read,
     libc::SYS_write,
@@ -71,6 +71,7 @@ const NEEDED: [libc::c_long; 57] = [
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_preadv,
+    libc::SYS_preadv2,
     libc::SYS_pwritev,
     libc::SYS_poll,
     libc::SYS_ppoll,

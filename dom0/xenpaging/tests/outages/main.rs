@@ -2,6 +2,7 @@
 //! What fails while pages are out: the store, calls, threads. The pager does not give up, and what it
 //! brings back is what went out.
 
+mod hangs;
 mod rig;
 
 use std::sync::atomic::Ordering;

@@ -18,7 +18,7 @@ use pager_shell::{
 };
 use pager_store::faulty::{FaultyStore, Plan};
 use pager_store::memory::MemoryStore;
-use pager_store::{PageBuf, Slot};
+use pager_store::{PageBuf, PageStore as _, Slot};
 use pager_uffd::host::guest_memory::GuestMemory;
 use pager_uffd::host::{Machine, MachineOptions, PagerExit};
 use pager_uffd::pager_side::EmbeddedMachine;
@@ -26,6 +26,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 pub(super) const PAGES: u64 = 1024;
 pub(super) const TARGET: u64 = PAGES / 2;
+const VCPUS: u32 = 8;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the pager panics.
@@ -322,7 +323,7 @@ impl Rig {
         let nth = RIGS.fetch_add(1, Ordering::Relaxed);
         let name = format!("xenpaging-outages-{}-{nth}", std::process::id());
         let options = MachineOptions {
-            vcpus: 1,
+            vcpus: VCPUS,
             cpu: None,
             name: name.clone(),
         };
@@ -412,6 +413,31 @@ impl Rig {
                 let page = machine.memory().page(Gfn::new_truncate(page)).unwrap();
                 page[0].load(Ordering::Relaxed);
             }
+        })
+    }
+
+    /// The pages that are out, with their slots.
+    pub(super) fn slots(&self) -> Vec<(u64, Slot)> {
+        let slots = 0..2 * u32::try_from(PAGES).unwrap();
+        let out = |page: &u64| self.p2m_type(*page) == P2mType::RamPaged;
+        let held = slots.filter_map(|slot| {
+            let mut page = [PageBuf::ZERO];
+            let mut outcome = [None];
+            self.store
+                .read_at_once(&[Slot(slot)], &mut page, &mut outcome);
+            let number = page[0].0[..8].try_into().map(u64::from_ne_bytes).unwrap();
+            (outcome == [Some(Ok(()))]).then_some((number, Slot(slot)))
+        });
+        held.filter(|(page, _)| out(page)).collect()
+    }
+
+    /// A vcpu reads a page.
+    pub(super) fn touch(&self, vcpu: u32, page: u64) -> JoinHandle<()> {
+        let machine = self.machine;
+        thread::spawn(move || {
+            machine.become_vcpu(VcpuId(vcpu));
+            let words = machine.memory().page(Gfn::new_truncate(page)).unwrap();
+            assert_eq!(words[0].load(Ordering::Relaxed), page);
         })
     }
 
