@@ -93,9 +93,9 @@
 //!
 //! # Memory
 //!
-//! Per page of the guest, all of them out: 3.5 bytes for its slot, two bits and a half (slot free, page
-//! out, pair with a location; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep),
-//! 8 bytes for the checksum in the store; 12.9 bytes with all nodes. Where pages share slots, 4 bytes more
+//! Per page of the guest, all of them out: 3.5 bytes for its slot, three bits and a half (slot free, slot
+//! used before, page out, pair with a location; a 64th of one for its cluster), a byte for the policy (2 bits with a sweep),
+//! 8 bytes for the checksum in the store; 13.1 bytes with all nodes. Where pages share slots, 4 bytes more
 //! for each slot of a group of 4096. In addition 8 bytes for each MRU page of a sweep, and buffers for the
 //! batches. Handling a request, from ring to answer, allocates nothing.
 
