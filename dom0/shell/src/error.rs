@@ -42,10 +42,10 @@ pub enum ShellError {
     StaysEnabled,
     /// The guest has another pager now.
     #[error(
-        "another pager has attached to the guest: this one ends and changes nothing ({out_pages} pages were out)"
+        "another pager has attached to the guest: this one ends and changes nothing ({out_pages} pages were out, or on their way out)"
     )]
     Replaced {
-        /// The pages that this pager had out.
+        /// The pages that this pager had out, or on their way out.
         out_pages: u64,
     },
     /// An operator wants another pager to take over.
@@ -57,10 +57,10 @@ pub enum ShellError {
     /// Paging was disabled, and not by this pager.
     #[error(
         "paging of the guest was disabled, and not by this pager: it cannot serve the guest any more, and \
-         ends ({out_pages} pages were out)"
+         ends ({out_pages} pages were out, or on their way out)"
     )]
     Disabled {
-        /// The pages that this pager had out.
+        /// The pages that this pager had out, or on their way out.
         out_pages: u64,
     },
 }

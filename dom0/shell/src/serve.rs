@@ -54,7 +54,8 @@ pub struct Shell {
     pub(super) owed: bool,
     pub(super) overrun: Option<Overrun>,
     pub(super) finished: Option<Summary>,
-    /// The guest lives, and is not paged by this pager any more. So many pages were out then.
+    /// The guest lives, and is not paged by this pager any more. So many pages were out then, or on
+    /// their way out.
     pub(super) lost: Option<(Lost, u64)>,
     pub(super) faults: Faults,
     pub(super) metrics: Metrics,
@@ -243,9 +244,11 @@ impl Shell {
             self.handle(Event::Resident(pages));
         }
         if updates.contains(Updates::GONE) {
-            let out_pages = self.pager.progress().out_pages;
             if let Some(how) = self.inbox.lost() {
-                self.lost.get_or_insert((how, out_pages));
+                // An evict that is under way may have been carried out.
+                let progress = self.pager.progress();
+                let pages = progress.out_pages + progress.paging_out_pages;
+                self.lost.get_or_insert((how, pages));
             }
             let mut abandoned = Vec::new();
             self.demand.abandon(|batch| abandoned.push(batch));

@@ -241,6 +241,30 @@ fn a_guest_crashes_for_pages_that_are_gone_if_its_operator_wants_that() {
     rig.end().unwrap();
 }
 
+/// Its pages are on their way: an evict that is under way may be carried out, so the pagefile is kept.
+#[test]
+fn b5_pages_on_their_way_out_count_as_out_when_paging_is_disabled() {
+    let mut rig = Rig::new();
+    rig.store.hang_writes(true);
+    let ready = rig.attach().unwrap();
+    let handle = ready.handle().clone();
+    rig.run(ready);
+    wait_for("a batch that is saved", || rig.nominated() == TARGET);
+    assert_eq!(rig.out(), 0);
+    rig.faults.say(MachineEvent::Disabled);
+    // The machine says something.
+    rig.machine.set_target(0);
+    wait_for("a notice", || rig.faults.said.load(Ordering::Relaxed));
+    let before = handle.metrics().ticks;
+    wait_for("ticks", || handle.metrics().ticks > before + 1);
+    rig.store.hang_writes(false);
+    let error = rig.end().expect_err("the pager lost its guest");
+    assert!(
+        matches!(error, ShellError::Disabled { out_pages: TARGET }),
+        "{error}"
+    );
+}
+
 /// The error with which a pager ends when the machine has said this.
 fn ends_after(event: MachineEvent) -> ShellError {
     let mut rig = Rig::new();

@@ -58,6 +58,8 @@ pub(super) struct Faults {
     pub(super) wakers: AtomicU32,
     /// The machine says this in place of what it says next.
     says: Mutex<Option<MachineEvent>>,
+    /// It has said it.
+    pub(super) said: AtomicBool,
     /// No metrics are published any more.
     pub(super) unpublished: AtomicBool,
     /// So many calls have disabled paging.
@@ -209,6 +211,7 @@ impl Watch for FaultyWatch {
         watch.run(&|event| {
             let says = *locked(&faults.says);
             tell(says.unwrap_or(event));
+            faults.said.store(says.is_some(), Ordering::Relaxed);
         });
     }
 }
