@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use p2m_paging::p2m::table::Outcome;
 use tests_host::pathologies;
-use tests_host::simulate::{Failed, Scenario, Tally, Trace, draw, run, run_many, shrink};
+use tests_host::simulate::{
+    Failed, KillTally, Knob, Scenario, Tally, Trace, draw, kill_everywhere, run, run_many, shrink,
+};
 
 /// Runs that the shrinking of a scenario may take.
 const SHRINK_RUNS: u32 = 500;
@@ -44,6 +46,10 @@ struct Simulate {
     /// Threads; one for each CPU if not given
     #[arg(long)]
     threads: Option<usize>,
+    /// Run a small scenario of each seed once for each action of its pager, which is killed after it.
+    /// Another pager takes over
+    #[arg(long, conflicts_with = "replay")]
+    kill_everywhere: bool,
     /// Run this scenario again, as a failure prints it, and print everything that happens
     #[arg(long, value_name = "SCENARIO", conflicts_with = "seeds")]
     replay: Option<Scenario>,
@@ -122,10 +128,35 @@ fn many(what: &Simulate) -> ExitCode {
     let minutes = what
         .minutes
         .map(|minutes| start + Duration::from_secs(60 * minutes));
-    let tally = run_many(all, minutes, what.threads.unwrap_or(cpus));
+    let threads = what.threads.unwrap_or(cpus);
+    if what.kill_everywhere {
+        return report_kills(&kill_everywhere(all, minutes, threads), start.elapsed());
+    }
+    let tally = run_many(all, minutes, threads);
     say(&tally, start.elapsed());
     match &tally.failed {
         Some((scenario, failed)) => {
+            explain(scenario, failed);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn report_kills(tally: &KillTally, took: Duration) -> ExitCode {
+    println!(
+        "{} seeds held in {:.1} s: {} kill points, {} take-overs, {} pages adopted, {} restored, {} lost",
+        tally.seeds,
+        took.as_secs_f64(),
+        tally.kill_points,
+        tally.deaths.take_overs,
+        tally.deaths.adopted,
+        tally.deaths.restored,
+        tally.deaths.lost,
+    );
+    match &tally.failed {
+        Some((scenario, failed)) => {
+            println!("kill point {}:", scenario.get(Knob::Death));
             explain(scenario, failed);
             ExitCode::FAILURE
         }
@@ -140,7 +171,7 @@ fn say(tally: &Tally, took: Duration) {
         .missed(|outcome| matches!(outcome, Outcome::To(_)));
     println!(
         "{} seeds held in {:.1} s: {} events, {} accesses, {} faults, {} evicted, {} task switches; longest wait {} us; \
-         {} of {legal} legal moves seen; hash {:#018x}",
+         {} take-overs, {} pages adopted, {} restored, {} lost; {} of {legal} legal moves seen; hash {:#018x}",
         tally.passed,
         took.as_secs_f64(),
         sum.happened,
@@ -149,6 +180,10 @@ fn say(tally: &Tally, took: Duration) {
         sum.evicted,
         sum.switches,
         sum.longest_wait_ns / 1000,
+        sum.deaths.take_overs,
+        sum.deaths.adopted,
+        sum.deaths.restored,
+        sum.deaths.lost,
         legal - missed.len(),
         sum.hash,
     );

@@ -30,6 +30,22 @@ pub(super) fn areas() -> [SlotRange; 2] {
 }
 
 impl World<'_> {
+    /// The areas as the last pager has left them: what was to be drained is to stay.
+    pub(super) fn areas_after_death(&self) -> [Stands; 2] {
+        self.areas_left.borrow().map(|area| match area {
+            Stands::In | Stands::Leaving => Stands::In,
+            Stands::Gone if self.has_index() => Stands::Gone,
+            Stands::Gone => Stands::In,
+        })
+    }
+
+    /// The areas that a pager begins with.
+    pub(super) fn areas_there(&self) -> Vec<SlotRange> {
+        let there = areas().into_iter().zip(self.areas_after_death());
+        let there = there.filter(|(_, stands)| *stands == Stands::In);
+        there.map(|(area, _)| area).collect()
+    }
+
     pub(super) fn change_areas(&self) {
         if self.quiesced.get() {
             return;
@@ -58,11 +74,12 @@ impl Process {
     }
 }
 
-/// An area is empty, or stays. What a killed pager has left there belongs to nobody.
+/// An area is empty, or stays. What a killed pager has left there belongs to nobody, unless another
+/// one takes over.
 pub(super) fn drained(
     world: &World<'_>,
     stands: &mut [Stands; 2],
-    is_first_pager: bool,
+    knows_all: bool,
     area: SlotRange,
     outcome: Result<(), DrainError>,
 ) {
@@ -73,7 +90,7 @@ pub(super) fn drained(
         Ok(()) => Stands::Gone,
         Err(_) => Stands::In,
     };
-    if outcome.is_ok() && is_first_pager {
+    if outcome.is_ok() && knows_all {
         let disk = world.disk.borrow();
         let held = (area.first.0..area.end()).find(|slot| disk.trusted(Slot(*slot)).is_some());
         assert_eq!(held, None, "a slot of a drained area holds a page");

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The page store's disk: it has errors, writes too little, and reports writes that it did not
 //! make. The store above it remembers a checksum for each page, as the real one does.
+//!
+//! What is written is in the host's page cache until it is flushed. A pager that is killed leaves the
+//! cache as it is. A host that crashes loses what was not flushed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fastrand::Rng;
 use pager_store::{CompareWith, Corruption, Outcome, Saved, Slot, StoreError};
@@ -17,12 +20,27 @@ const EIO: i32 = 5;
 struct StoredPage {
     on_disk: Page,
     checksum: u64,
+    /// The disk has not written what it reported.
+    is_torn: bool,
+}
+
+/// The contents of a slot.
+#[derive(Clone, Copy, Debug)]
+enum Contents {
+    Empty,
+    Page(StoredPage),
+    /// Another pager wrote it, and this one knows nothing of it.
+    Unknown(StoredPage),
 }
 
 /// A disk with a store's checksums.
 #[derive(Debug)]
 pub(super) struct Disk {
-    slots: Vec<Option<StoredPage>>,
+    slots: Vec<Contents>,
+    /// Slots that were written since the last flush.
+    unflushed: BTreeSet<u32>,
+    /// What a host that crashes leaves, by slot.
+    durable: BTreeMap<u32, Page>,
     /// The slot that each page was last written to, by checksum, if the store deduplicates.
     seems: Option<HashMap<u64, Slot>>,
     held: usize,
@@ -47,6 +65,8 @@ impl Disk {
         };
         Self {
             slots: Vec::new(),
+            unflushed: BTreeSet::new(),
+            durable: BTreeMap::new(),
             seems: (scenario.get(Knob::Alike) > 0).then(HashMap::new),
             held: 0,
             capacity,
@@ -91,10 +111,9 @@ impl Disk {
     fn write(&mut self, slot: Slot, page: &Page, rng: &mut Rng) -> Outcome {
         let at = slot.0 as usize;
         if self.slots.len() <= at {
-            self.slots.resize(at + 1, None);
+            self.slots.resize(at + 1, Contents::Empty);
         }
-        let before = self.slots[at].take();
-        self.held -= usize::from(before.is_some());
+        self.free(slot);
         if self.faulty && hits(rng, self.errors) {
             return Err(StoreError::Io { slot, errno: EIO });
         }
@@ -111,10 +130,12 @@ impl Disk {
             // page's.
             on_disk.0[rng.usize(0..SECTORS)..].fill(0x0dd5_ec70);
         }
-        self.slots[at] = Some(StoredPage {
+        self.slots[at] = Contents::Page(StoredPage {
             on_disk,
             checksum: page.checksum(),
+            is_torn: on_disk != *page,
         });
+        self.unflushed.insert(slot.0);
         self.held += 1;
         Ok(())
     }
@@ -141,8 +162,76 @@ impl Disk {
 
     /// Forgets a page.
     pub(super) fn free(&mut self, slot: Slot) {
-        if let Some(held) = self.slots.get_mut(slot.0 as usize) {
-            self.held -= usize::from(held.take().is_some());
+        self.held -= usize::from(self.held_in(slot).is_some());
+        if let Some(contents) = self.slots.get_mut(slot.0 as usize) {
+            *contents = Contents::Empty;
+        }
+    }
+
+    /// What was written is on the disk.
+    pub(super) fn flush(&mut self) {
+        for slot in std::mem::take(&mut self.unflushed) {
+            if let Some(page) = self.in_file(Slot(slot)) {
+                self.durable.insert(slot, page.on_disk);
+            }
+        }
+    }
+
+    /// The checksum of a slot's page, for the index.
+    pub(super) fn checksum(&self, slot: Slot) -> Option<u64> {
+        self.held_in(slot).map(|held| held.checksum)
+    }
+
+    /// The pager is dead: the next one has its files, but knows nothing of what is in them.
+    pub(super) fn forget_all(&mut self) {
+        self.held = 0;
+        self.seems = self.seems.take().map(|_| HashMap::new());
+        for contents in &mut self.slots {
+            if let Contents::Page(page) = contents {
+                *contents = Contents::Unknown(*page);
+            }
+        }
+    }
+
+    /// The index says that a page lies in this slot, with this checksum. `false`: the slot is empty.
+    pub(super) fn adopt(&mut self, slot: Slot, checksum: u64) -> bool {
+        let Some(contents) = self.slots.get_mut(slot.0 as usize) else {
+            return false;
+        };
+        match *contents {
+            Contents::Empty => false,
+            // Several pages share it.
+            Contents::Page(page) => page.checksum == checksum,
+            Contents::Unknown(page) => {
+                *contents = Contents::Page(StoredPage { checksum, ..page });
+                self.held += 1;
+                true
+            }
+        }
+    }
+
+    /// How many slots hold a page.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// What is read from a slot if the host has crashed. `None`: an error, as it is not the page with
+    /// this checksum.
+    pub(super) fn after_a_crash(&self, slot: Slot, checksum: u64) -> Option<Page> {
+        let page = self.durable.get(&slot.0).copied();
+        page.filter(|page| page.checksum() == checksum)
+    }
+
+    /// What is read from a slot if the next pager adopts it with this checksum. `None`: an error.
+    pub(super) fn with_checksum(&self, slot: Slot, checksum: u64) -> Option<Page> {
+        let page = self.in_file(slot)?.on_disk;
+        (page.checksum() == checksum).then_some(page)
+    }
+
+    fn in_file(&self, slot: Slot) -> Option<&StoredPage> {
+        match self.slots.get(slot.0 as usize)? {
+            Contents::Empty => None,
+            Contents::Page(page) | Contents::Unknown(page) => Some(page),
         }
     }
 
@@ -155,10 +244,13 @@ impl Disk {
 
     /// Whether the slot holds a page that the disk has corrupted.
     pub(super) fn is_corrupted(&self, slot: Slot) -> bool {
-        self.held_in(slot).is_some() && self.trusted(slot).is_none()
+        self.in_file(slot).is_some_and(|page| page.is_torn)
     }
 
     fn held_in(&self, slot: Slot) -> Option<&StoredPage> {
-        self.slots.get(slot.0 as usize)?.as_ref()
+        match self.slots.get(slot.0 as usize)? {
+            Contents::Page(page) => Some(page),
+            Contents::Empty | Contents::Unknown(_) => None,
+        }
     }
 }

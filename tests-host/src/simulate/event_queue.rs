@@ -43,6 +43,10 @@ pub(super) enum SimEvent {
     Kill,
     /// A new pager is started.
     Restart,
+    /// The toolstack notices that the pager is dead.
+    Detach,
+    /// A new pager takes over from one that was killed.
+    TakeOver,
     /// The guest is destroyed.
     Destroy,
 }
@@ -60,7 +64,8 @@ impl SimEvent {
             Self::GuestTimer => 47,
             Self::PagerEvent | Self::Tick | Self::WorkDone(..) | Self::ScanDone(_) => 32,
             Self::HypervisorEvent => 33,
-            Self::Tools | Self::Area | Self::Kill | Self::Restart | Self::Destroy => 34,
+            Self::Tools | Self::Area | Self::Kill | Self::Restart => 34,
+            Self::Detach | Self::TakeOver | Self::Destroy => 34,
             Self::Others => 35,
             Self::Rogue => 36,
             Self::Mapper(n) => 37 + n,

@@ -45,6 +45,8 @@ pub(super) struct PageTruth {
     pub(super) copy: Option<Location>,
     /// It was out when its pager was killed.
     pub(super) is_lost: bool,
+    /// It was nominated when another pager took over.
+    pub(super) is_left_nominated: bool,
     /// Written since log-dirty was begun, and logged.
     pub(super) is_logged: bool,
     /// Its contents when log-dirty was begun, and its life then.
@@ -441,6 +443,13 @@ impl World<'_> {
         let truth = &self.guest.borrow().pages[page];
         let corrupted = |slot| self.disk.borrow().is_corrupted(slot);
         truth.is_lost || truth.copy.and_then(Location::slot).is_some_and(corrupted)
+    }
+
+    /// Another pager has taken over: who waits is asked for anew, and may have another place.
+    pub(super) fn take_places_anew(&self) {
+        for vcpu in &mut self.guest.borrow_mut().vcpus {
+            (vcpu.place, vcpu.is_in_line) = (None, false);
+        }
     }
 
     /// The page that a vcpu waits for.

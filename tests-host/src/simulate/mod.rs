@@ -16,7 +16,9 @@ mod disk;
 mod event_queue;
 mod foreign;
 mod guest;
+mod index;
 mod kernel;
+mod kill_everywhere;
 mod many;
 mod measured_guest;
 mod operations;
@@ -25,6 +27,7 @@ mod picture;
 mod programs;
 mod scanner;
 mod scenario;
+mod take_over;
 mod tasks;
 mod trace;
 mod worker;
@@ -36,10 +39,12 @@ use std::panic::{self, AssertUnwindSafe};
 use p2m_paging::pause::VcpuCell;
 
 pub use coverage::Coverage;
+pub use kill_everywhere::{KillTally, kill_everywhere};
 pub use many::{Tally, run_many};
 pub use measured_guest::{Counts, MeasuredGuest};
 pub use picture::{Lane, Look, draw};
 pub use scenario::{KNOBS, Knob, NoScenario, Scenario};
+pub use take_over::Deaths;
 pub use trace::{Line, Trace};
 use world::World;
 
@@ -62,6 +67,8 @@ pub struct Passed {
     pub switches: u64,
     /// Cells of the state machine's table that were hit.
     pub coverage: Coverage,
+    /// Deaths of pagers with an index.
+    pub deaths: Deaths,
 }
 
 impl Passed {
@@ -75,6 +82,7 @@ impl Passed {
         self.longest_wait_ns = self.longest_wait_ns.max(other.longest_wait_ns);
         self.switches += other.switches;
         self.coverage.add(&other.coverage);
+        self.deaths.add(&other.deaths);
     }
 }
 
@@ -114,6 +122,7 @@ pub fn run(scenario: &Scenario, trace: &Trace) -> Result<Passed, Failed> {
             longest_wait_ns: guest.longest_wait_ns,
             switches: world.tasks.get().map_or(0, |tasks| tasks.all_switches()),
             coverage: world.coverage.borrow().clone(),
+            deaths: *world.deaths.borrow(),
         }
     });
     ran.map_err(|what| Failed {

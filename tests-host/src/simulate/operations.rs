@@ -79,6 +79,10 @@ impl World<'_> {
         let results: Vec<_> = jobs.iter().map(done).collect();
         for (before, result) in before.into_iter().zip(&results) {
             self.note("restore", [before.page as u64, result.is_ok().into()]);
+            let truth = &mut self.guest.borrow_mut().pages[before.page];
+            if std::mem::take(&mut truth.is_left_nominated) && result.is_ok() {
+                self.deaths.borrow_mut().restored += 1;
+            }
             self.hold_against_table(before, !failed, Some(result.is_err()));
         }
         results

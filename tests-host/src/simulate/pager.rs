@@ -14,7 +14,7 @@ use pager_core::policy::{PolicyName, SweepOptions};
 use pager_core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
 use pager_store::SlotRange;
 
-use super::areas::{Stands, areas, drained};
+use super::areas::{Stands, drained};
 use super::event_queue::{SimEvent, WORKERS};
 use super::scenario::Knob;
 use super::world::{Before, TICK_NS, World};
@@ -52,6 +52,10 @@ pub(super) struct Process {
     unanswered: Vec<Gfn>,
     /// Responses written so far.
     answered: usize,
+    /// Of these, the ones that the hypervisor can see.
+    published: usize,
+    /// It has been killed, and does nothing more.
+    is_killed: bool,
     pub(super) finished: Option<Summary>,
     /// The states of the store's areas.
     pub(super) areas: [Stands; 2],
@@ -81,11 +85,15 @@ pub(super) enum News {
 impl World<'_> {
     /// A new pager is attached, which knows nothing yet.
     pub(super) fn start_pager(&self) {
-        let id = self.pager_id() + 1;
         let page = Rc::new(RingPage::new());
         self.paging
             .enable(&PAGEABLE_DOMAIN, || Some(page.map()))
             .expect("nothing speaks against it");
+        self.begin_process(self.new_core(), page);
+    }
+
+    /// The core of a pager.
+    pub(super) fn new_core(&self) -> Pager {
         let (low, all) = (self.low_pages(), self.pages() as u64);
         let mut memory = vec![0..=low - 1];
         if all > low {
@@ -109,11 +117,17 @@ impl World<'_> {
             read_attempts: 3,
             areas: match self.scenario.get(Knob::Areas) {
                 0 => vec![SlotRange::EVERYTHING],
-                _ => areas().to_vec(),
+                _ => self.areas_there(),
             },
             ..Config::new(all)
         };
-        let core = Pager::new(config, policy);
+        Pager::new(config, policy)
+    }
+
+    /// A pager's process begins, attached to this ring.
+    pub(super) fn begin_process(&self, core: Pager, page: Rc<RingPage>) {
+        let id = self.pager_id() + 1;
+        let all = self.pages() as u64;
         let buffers = (0..core.batches()).map(|n| vec![Page::ZERO; core.buffers(n)]);
         let process = Process {
             id,
@@ -128,8 +142,10 @@ impl World<'_> {
             responses_before: self.responses(),
             unanswered: Vec::new(),
             answered: 0,
+            published: 0,
             finished: None,
-            areas: [Stands::In; 2],
+            is_killed: false,
+            areas: self.areas_after_death(),
             core,
         };
         *self.pager.borrow_mut() = Some(process);
@@ -215,14 +231,16 @@ impl World<'_> {
 
     /// The main thread does something, then handles all news.
     fn with_pager(&self, first: impl FnOnce(&Self, &mut Process)) {
-        let notify = {
+        let (notify, is_killed) = {
             let mut pager = self.pager.borrow_mut();
             let Some(process) = &mut *pager else { return };
             first(self, process);
             process.look_around(self);
-            process.publish(self)
+            (process.publish(self), process.is_killed)
         };
-        if notify {
+        if is_killed {
+            self.pager_dies();
+        } else if notify {
             self.send(SimEvent::HypervisorEvent);
         }
     }
@@ -322,8 +340,15 @@ impl World<'_> {
         if self.quiesced.get() || self.guest.borrow().is_dead {
             return;
         }
+        if self.end_process() {
+            self.soon(TICK_NS, SimEvent::Restart);
+        }
+    }
+
+    /// The pager's process ends, with its mappings. Whether there was one.
+    pub(super) fn end_process(&self) -> bool {
         let Some(process) = self.pager.borrow_mut().take() else {
-            return;
+            return false;
         };
         self.note("kill", [process.id.into(), 0]);
         self.machine().with(|core| {
@@ -334,7 +359,8 @@ impl World<'_> {
             }
         });
         self.foreign.borrow_mut().last_pager = process.id;
-        self.soon(TICK_NS, SimEvent::Restart);
+        *self.areas_left.borrow_mut() = process.areas;
+        true
     }
 
     /// The toolstack clears up after a pager and starts another. The pages that were out are lost.
@@ -362,7 +388,16 @@ impl World<'_> {
 }
 
 impl Process {
+    /// Whether it goes on after what it has just done.
+    fn lives_on(&mut self, world: &World<'_>) -> bool {
+        self.is_killed = self.is_killed || self.finished.is_none() && world.is_killed_here();
+        !self.is_killed
+    }
+
     pub(super) fn handle(&mut self, world: &World<'_>, event: Event<'_>) {
+        if self.is_killed {
+            return;
+        }
         self.core.handle(event, &mut self.actions);
         self.follow(world);
         self.execute(world);
@@ -412,7 +447,7 @@ impl Process {
                 world.has_its_turn(&self.unanswered, has_vcpu.then_some(request.vcpu));
                 requests.push(request);
             }
-            if requests.is_empty() {
+            if requests.is_empty() || !self.lives_on(world) {
                 return;
             }
             self.handle(world, Event::Requests(&requests));
@@ -420,66 +455,88 @@ impl Process {
     }
 
     fn execute(&mut self, world: &World<'_>) {
-        for action in self.actions.drain() {
-            match action {
-                Action::Run(batch) => {
-                    let index = batch.index();
-                    world.note("batch", [index as u64, batch.pages().len() as u64]);
-                    assert!(
-                        self.running[index].is_none(),
-                        "a batch is run twice at a time"
-                    );
-                    self.running[index] = Some(Running {
-                        batch,
-                        done: 0,
-                        mapped: Vec::new(),
-                        tries: 0,
-                    });
-                    world.begin(index, self.id);
+        let mut actions = std::mem::replace(&mut self.actions, Actions::with_capacity(0));
+        for action in actions.drain() {
+            self.execute_one(world, action);
+            if !self.lives_on(world) {
+                break;
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn execute_one(&mut self, world: &World<'_>, action: Action) {
+        match action {
+            Action::Run(batch) => {
+                let index = batch.index();
+                world.note("batch", [index as u64, batch.pages().len() as u64]);
+                assert!(
+                    self.running[index].is_none(),
+                    "a batch is run twice at a time"
+                );
+                self.running[index] = Some(Running {
+                    batch,
+                    done: 0,
+                    mapped: Vec::new(),
+                    tries: 0,
+                });
+                world.begin(index, self.id);
+            }
+            Action::Scan(scan) => {
+                assert!(self.scan.is_none(), "two scans at a time");
+                self.scan = Some(scan);
+                world.soon(6_000, SimEvent::Scan(self.id));
+            }
+            Action::Respond(response) => {
+                let asked = self.unanswered.iter().position(|gfn| *gfn == response.gfn);
+                asked.map(|asked| self.unanswered.swap_remove(asked));
+                let (response, spoil) = hostile(world, response);
+                if self.back.respond(&response).is_err() {
+                    // After it was killed and replaced: a response to another pager's request.
+                    return;
                 }
-                Action::Scan(scan) => {
-                    assert!(self.scan.is_none(), "two scans at a time");
-                    self.scan = Some(scan);
-                    world.soon(6_000, SimEvent::Scan(self.id));
+                let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
+                let nobody = response.flags.contains(EntryFlags::VCPU_PAUSED)
+                    && response.vcpu.index() >= world.vcpus();
+                if spoil {
+                    let slot = self.answered % SLOTS as usize;
+                    self.page.poke(FIRST_VERSION + slot * ENTRY_WORDS, 0);
                 }
-                Action::Respond(response) => {
-                    let asked = self.unanswered.iter().position(|gfn| *gfn == response.gfn);
-                    asked.map(|asked| self.unanswered.swap_remove(asked));
-                    let (response, spoil) = hostile(world, response);
-                    if self.back.respond(&response).is_err() {
-                        // After it was killed and replaced: a response to another pager's request.
-                        continue;
-                    }
-                    let dropped = response.paging.contains(PagingFlags::DROP_PAGE);
-                    let nobody = response.flags.contains(EntryFlags::VCPU_PAUSED)
-                        && response.vcpu.index() >= world.vcpus();
-                    if spoil {
-                        let slot = self.answered % SLOTS as usize;
-                        self.page.poke(FIRST_VERSION + slot * ENTRY_WORDS, 0);
-                    }
-                    self.answered += 1;
-                    let sense = !spoil && !nobody;
-                    self.answers
-                        .push_back(sense.then_some((response.gfn, dropped)));
+                self.answered += 1;
+                let sense = !spoil && !nobody;
+                self.answers
+                    .push_back(sense.then_some((response.gfn, dropped)));
+            }
+            Action::Free(slot) => world.disk.borrow_mut().free(slot),
+            Action::Drained(area, outcome) => {
+                let knows_all = self.id == 1 || world.has_index();
+                drained(world, &mut self.areas, knows_all, area, outcome);
+            }
+            // The simulation's disk loses nothing.
+            Action::StopGuest(loss) => panic!("{loss}"),
+            Action::Moved(gfn, location) => {
+                if world.has_index() {
+                    world.index.borrow_mut().move_to(gfn, location);
                 }
-                Action::Free(slot) => world.disk.borrow_mut().free(slot),
-                Action::Drained(area, outcome) => {
-                    drained(world, &mut self.areas, self.id == 1, area, outcome);
-                }
-                // The simulation's disk loses nothing.
-                Action::StopGuest(loss) => panic!("{loss}"),
-                Action::Moved(..) | Action::Report(_) => {}
-                Action::Finished(summary) => {
-                    let is_idle = self.running.iter().all(Option::is_none);
-                    assert!(is_idle, "finished with batches under way");
-                    self.finished = Some(summary);
-                }
+            }
+            Action::Report(_) => {}
+            Action::Finished(summary) => {
+                let is_idle = self.running.iter().all(Option::is_none);
+                assert!(is_idle, "finished with batches under way");
+                self.finished = Some(summary);
             }
         }
     }
 
     fn publish(&mut self, world: &World<'_>) -> bool {
+        if self.is_killed {
+            return false;
+        }
+        let is_new = std::mem::replace(&mut self.published, self.answered) != self.answered;
         let notify = self.back.publish() == Notify::Owed;
+        if is_new && !self.lives_on(world) {
+            return false;
+        }
         if notify {
             world.note("notify hypervisor", [0, 0]);
         }

@@ -134,6 +134,12 @@ knobs! {
     /// Writes of the guest whose contents other pages have, too, in a thousand; the store
     /// deduplicates.
     Alike = "alike", quiet 0, |rng| sometimes(&mut apart(rng, 0xa1), 900);
+    /// The pager has an index that survives it. If it is killed, another one takes over.
+    Index = "index", quiet 0, |rng| u32::from(sometimes(&mut apart(rng, 0x1d), 1) > 0);
+    /// With an index: the pager is killed after an action, in ten thousand of its actions.
+    Deaths = "deaths", quiet 0, |rng| apart(rng, 0xde).u32(5..60);
+    /// With an index: the pager is killed after the action of this number; 0: after none.
+    Death = "death", quiet 0, |_| 0;
 }
 
 /// Later knobs are drawn apart, so that the rest of a seed's scenario stays the same.
@@ -153,6 +159,8 @@ const TROUBLES: &[Knob] = &[
     Knob::Fails,
     Knob::Buffers,
     Knob::Kills,
+    Knob::Deaths,
+    Knob::Death,
     Knob::Hostile,
     Knob::Rogue,
     Knob::Empty,
@@ -192,8 +200,16 @@ impl Scenario {
     }
 
     /// Separates what cannot be together: if a pager is killed, or answers with garbage, between
-    /// taking an empty frame and filling it, it loses the page, and nobody can know.
+    /// taking an empty frame and filling it, it loses the page, and nobody can know. A pager with an
+    /// index has a pager that takes over.
     fn made_possible(mut self) -> Self {
+        if self.get(Knob::Index) > 0 {
+            self.set(Knob::Kills, 0);
+            self.set(Knob::Empty, 0);
+        } else {
+            self.set(Knob::Deaths, 0);
+            self.set(Knob::Death, 0);
+        }
         if self.get(Knob::Kills) + self.get(Knob::Hostile) > 0 {
             self.set(Knob::Empty, 0);
         }
@@ -208,6 +224,27 @@ impl Scenario {
         let high = self.get(Knob::High).min(self.get(Knob::Gfns) - 1);
         self.set(Knob::High, high);
         self
+    }
+
+    /// A small scenario of a seed, with an index and without deaths.
+    pub fn to_kill_everywhere(seed: u64) -> Self {
+        let mut scenario = Self::of_seed(seed);
+        let mut rng = Rng::with_seed(seed ^ 0x0dea_d1e5);
+        scenario.set(Knob::Index, 1);
+        for knob in [Knob::Deaths, Knob::Destroy, Knob::Kernel] {
+            scenario.set(knob, 0);
+        }
+        for (knob, most) in [
+            (Knob::Steps, rng.u32(60..200)),
+            (Knob::Gfns, rng.u32(4..12)),
+            // Sometimes more than the ring has slots.
+            (Knob::Vcpus, rng.u32(1..14)),
+            (Knob::Tasks, 3),
+            (Knob::Slow, 2),
+        ] {
+            scenario.set(knob, scenario.get(knob).min(most));
+        }
+        scenario.made_possible()
     }
 
     /// A knob's value.

@@ -8,6 +8,7 @@ use pager_core::{Lane, Location, PageError, Step};
 use pager_store::StoreError;
 
 use super::event_queue::SimEvent;
+use super::index::Entry;
 use super::pager::Running;
 use super::scenario::Knob;
 use super::world::World;
@@ -27,12 +28,12 @@ impl World<'_> {
         // The pager that had this batch was killed.
         let Some(mut running) = taken else { return };
         match running.batch.step() {
-            Step::Nominate | Step::Probe | Step::Evict => self.call(&mut running),
-            Step::Save => self.save(&mut running),
-            Step::Restore => self.restore(&mut running),
+            Step::Nominate | Step::Probe | Step::Evict => self.call(&mut running, id),
+            Step::Save => self.save(&mut running, id),
+            Step::Restore => self.restore(&mut running, id),
             Step::Load => self.load(&mut running),
-            Step::Prep => self.prep(&mut running),
-            Step::Move => self.move_elsewhere(&mut running),
+            Step::Prep => self.prep(&mut running, id),
+            Step::Move => self.move_elsewhere(&mut running, id),
         }
         let is_done = running.done == running.batch.pages().len();
         let mut pager = self.pager.borrow_mut();
@@ -69,10 +70,13 @@ impl World<'_> {
         running.batch.pages()[range].iter().map(page).collect()
     }
 
-    fn call(&self, running: &mut Running) {
+    fn call(&self, running: &mut Running, id: u32) {
         let range = self.some_of(running);
         let pages = self.pages_of(running, range.clone());
         let is_evict = running.batch.step() == Step::Evict;
+        if is_evict && !self.note_in_index(running, range.clone(), id) {
+            return;
+        }
         let results = if is_evict {
             self.evict_pages(&pages)
         } else {
@@ -86,10 +90,30 @@ impl World<'_> {
                 self.guest.borrow_mut().pages[page].copy = Some(batch_page.location());
             }
         }
+        self.lives_on(id);
+    }
+
+    /// The pages are about to be evicted. Whether the pager lives on.
+    fn note_in_index(&self, running: &Running, range: std::ops::Range<usize>, id: u32) -> bool {
+        for page in &running.batch.pages()[range] {
+            if !self.has_index() {
+                return true;
+            }
+            let location = page.location();
+            let sum = |slot| self.disk.borrow().checksum(slot);
+            let checksum = location.slot().map_or(Some(0), sum);
+            let checksum = checksum.expect("what is to be evicted is in the store");
+            let entry = Entry { location, checksum };
+            self.index.borrow_mut().set(page.gfn(), entry);
+            if !self.lives_on(id) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Maps some pages first. Copies and unmaps them the next time.
-    fn save(&self, running: &mut Running) {
+    fn save(&self, running: &mut Running, id: u32) {
         if running.mapped.is_empty() {
             let range = self.some_of(running);
             let pages = self.pages_of(running, range.clone());
@@ -130,8 +154,14 @@ impl World<'_> {
                 .map(|saved| page.saved = saved)
                 .map_err(PageError::Store);
             running.done += 1;
+            drop((disk, rng));
+            if !self.lives_on(id) {
+                return self.unmap(mapped);
+            }
         }
+        self.disk.borrow_mut().flush();
         self.unmap(mapped);
+        self.lives_on(id);
     }
 
     fn load(&self, running: &mut Running) {
@@ -160,7 +190,7 @@ impl World<'_> {
         }
     }
 
-    fn move_elsewhere(&self, running: &mut Running) {
+    fn move_elsewhere(&self, running: &mut Running, id: u32) {
         for at in self.some_of(running) {
             let index = running.batch.index();
             let batch_page = &mut running.batch.pages_mut()[at];
@@ -182,10 +212,16 @@ impl World<'_> {
                 *copy = home;
             }
             running.done += 1;
+            drop((disk, rng));
+            if !self.lives_on(id) {
+                return;
+            }
         }
+        self.disk.borrow_mut().flush();
+        self.lives_on(id);
     }
 
-    fn prep(&self, running: &mut Running) {
+    fn prep(&self, running: &mut Running, id: u32) {
         for at in self.some_of(running) {
             let (index, lane) = (running.batch.index(), running.batch.lane());
             let batch_page = running.batch.pages()[at];
@@ -220,6 +256,15 @@ impl World<'_> {
             };
             running.batch.pages_mut()[at].outcome = result.map_err(PageError::Refused);
             running.done += 1;
+            if !self.lives_on(id) {
+                return;
+            }
+            if matches!(result, Ok(()) | Err(Errno::ENOENT)) {
+                self.index.borrow_mut().clear(batch_page.gfn());
+                if !self.lives_on(id) {
+                    return;
+                }
+            }
         }
     }
 
@@ -259,7 +304,7 @@ impl World<'_> {
         });
     }
 
-    fn restore(&self, running: &mut Running) {
+    fn restore(&self, running: &mut Running, id: u32) {
         let range = self.some_of(running);
         let pages = self.pages_of(running, range.clone());
         let results = self.restore_pages(&pages);
@@ -267,5 +312,6 @@ impl World<'_> {
         for (at, result) in range.zip(results) {
             running.batch.pages_mut()[at].outcome = result.map_err(PageError::Refused);
         }
+        self.lives_on(id);
     }
 }

@@ -11,6 +11,7 @@ use p2m_paging::paging::{Attachment, Paging};
 use p2m_paging::pause::VcpuCell;
 use p2m_paging::{Gfn, VcpuId};
 
+use super::areas::Stands;
 use super::block::BackEnd;
 use super::coverage::Coverage;
 use super::cpus::Cpus;
@@ -18,11 +19,13 @@ use super::disk::Disk;
 use super::event_queue::{EventQueue, SimEvent};
 use super::foreign::Foreign;
 use super::guest::Guest;
+use super::index::Index;
 use super::kernel::{Running, plan};
 use super::measured_guest::Meter;
 use super::pager::Process;
 use super::programs::Programs;
 use super::scenario::{Knob, Scenario};
+use super::take_over::Deaths;
 use super::tasks::Tasks;
 use super::trace::Trace;
 use crate::machine::{Format, Machine, Page, Surroundings};
@@ -46,6 +49,10 @@ pub(super) struct World<'d> {
     pub(super) guest: RefCell<Guest>,
     pub(super) pager: RefCell<Option<Process>>,
     pub(super) disk: RefCell<Disk>,
+    pub(super) index: RefCell<Index>,
+    pub(super) deaths: RefCell<Deaths>,
+    /// The areas as the last pager has left them.
+    pub(super) areas_left: RefCell<[Stands; 2]>,
     pub(super) foreign: RefCell<Foreign<'d>>,
     /// Physical CPUs, if vcpus share them.
     pub(super) cpus: Option<Cpus>,
@@ -91,6 +98,9 @@ impl<'d> World<'d> {
             guest: RefCell::new(Guest::new(knob(Knob::Gfns), cells.len())),
             pager: RefCell::new(None),
             disk: RefCell::new(Disk::new(&scenario)),
+            index: RefCell::default(),
+            deaths: RefCell::default(),
+            areas_left: RefCell::new([Stands::In; 2]),
             foreign: RefCell::new(Foreign::new(knob(Knob::Mappers))),
             cpus: Cpus::new(&scenario),
             tasks,
@@ -286,6 +296,8 @@ impl<'d> World<'d> {
             SimEvent::Rogue => self.rogue_toolstack_runs(),
             SimEvent::Kill => self.kill_pager(),
             SimEvent::Restart => self.restart_pager(),
+            SimEvent::Detach => self.detach(),
+            SimEvent::TakeOver => self.take_over(),
             SimEvent::Destroy => self.destroy_guest(),
         }
     }
