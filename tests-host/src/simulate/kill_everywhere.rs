@@ -41,10 +41,10 @@ impl KillTally {
     }
 
     /// All runs of a seed, up to the first that fails.
-    fn run_seed(&mut self, seed: u64) -> Result<(), (Scenario, Failed)> {
+    fn run_seed(&mut self, seed: u64) -> Result<(), Box<(Scenario, Failed)>> {
         let mut scenario = Scenario::to_kill_everywhere(seed);
         let fails = |scenario: &Scenario| {
-            run(scenario, &Trace::new()).map_err(|failed| (*scenario, failed))
+            run(scenario, &Trace::new()).map_err(|failed| Box::new((*scenario, failed)))
         };
         let points = fails(&scenario)?.deaths.points;
         for point in 1..=points {
@@ -71,7 +71,7 @@ pub fn kill_everywhere(seeds: Range<u64>, until: Option<Instant>, threads: usize
             }
             if let Err(failed) = tally.run_seed(seed) {
                 end.fetch_min(seed, Ordering::Relaxed);
-                tally.failed = Some(failed);
+                tally.failed = Some(*failed);
             }
         }
         total.lock().expect("not poisoned").add(tally);
