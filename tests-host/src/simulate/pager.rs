@@ -11,8 +11,8 @@ use p2m_paging::ring::abi::{RawEntry, RingHeader};
 use p2m_paging::ring::{Back, EntryFlags, Notify, PagingFlags, Request, Response, SLOTS};
 use p2m_paging::{Gfn, Mfn, VcpuId};
 use pager_core::policy::{PolicyName, SweepOptions};
-use pager_core::{Action, Actions, Batch, Config, Event, Pager, Scan, Summary};
-use pager_store::SlotRange;
+use pager_core::{Action, Actions, Batch, Config, Event, LossCause, Pager, Scan, Summary};
+use pager_store::{SlotRange, StoreError};
 
 use super::areas::{Stands, drained};
 use super::event_queue::{SimEvent, WORKERS};
@@ -512,8 +512,16 @@ impl Process {
                 let knows_all = self.id == 1 || world.has_index();
                 drained(world, &mut self.areas, knows_all, area, outcome);
             }
-            // The simulation's disk loses nothing.
-            Action::StopGuest(loss) => panic!("{loss}"),
+            // Only a torn page is gone for good. The guest goes on, so that the pager has more to do.
+            Action::StopGuest(loss) => {
+                let is_torn = match loss.cause {
+                    LossCause::Store(StoreError::Corrupt { slot, .. }) => {
+                        world.disk.borrow().is_corrupted(slot)
+                    }
+                    _ => false,
+                };
+                assert!(is_torn, "{loss}");
+            }
             Action::Moved(gfn, location) => {
                 if world.has_index() {
                     world.index.borrow_mut().move_to(gfn, location);
