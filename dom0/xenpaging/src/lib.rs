@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `xenpaging`: the pager of a Xen guest, and an embedded host to run it on without Xen.
 mod ask;
+mod attached_pager;
 pub mod cli;
 mod console;
 pub mod exit;
