@@ -81,6 +81,8 @@ pub struct Ready {
     handle: PagerHandle,
     member: ServiceMember,
     control: Option<Listener>,
+    /// Why no other pager can take over while this one lives, if none can.
+    stays: Option<&'static str>,
     options: Options,
 }
 
@@ -135,8 +137,11 @@ impl Ready {
             // Paging stays enabled after an error: pages are out.
             pager = take_over(pager, &mut *attached.calls, index, &*store)?;
         }
+        // Asked for now: to ask, a backend may have to open something.
+        let stays = stays(&options, &mut *attached.calls);
         let inbox = Arc::new(Inbox::new(waker, pager.batches()));
         Ok(Self {
+            stays,
             pager,
             store,
             attached,
@@ -182,7 +187,6 @@ impl Ready {
             inbox,
             metrics_cell,
         } = handle;
-        let stays = stays(&options, &mut *attached.calls);
         let queues = Arc::new(Queues::new(pager.batches()));
         let mut sets = buffer_sets(&pager, attached.buffers);
         // These end the threads that exist, if a later one cannot be started.
@@ -248,7 +252,7 @@ impl Ready {
             pager,
             store,
             index: options.index,
-            control: Control::new(options.areas.clone(), stays),
+            control: Control::new(options.areas.clone(), self.stays),
             _beside: beside,
             inbox,
             queues,
