@@ -9,10 +9,10 @@
 //! | opening a file, removing one outside the folders of [`Needs::removed_files`] | Landlock |
 //! | binding or connecting TCP sockets | Landlock, and no socket is made but AF_UNIX |
 //! | abstract sockets and signals to processes outside | Landlock, if the kernel has scopes |
-//! | any system call that a serving pager does not make ([`calls`]) | seccomp |
+//! | any system call that a serving pager does not make (`calls`) | seccomp |
 //! | ioctls but those of [`Needs::ioctls`] and a few of Rust's library | seccomp |
 //! | memory that can be executed | seccomp |
-//! | all capabilities but those that [`keep_capabilities`] names | capset |
+//! | all capabilities but those that `keep_capabilities` names | capset |
 //!
 //! A system call outside the allowed ones fails with EPERM and does not end the process: a pager that
 //! dies makes its guest wait.
