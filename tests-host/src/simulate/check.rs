@@ -349,11 +349,10 @@ impl World<'_> {
         let taken = process.core.slots_taken();
         let progress = process.core.progress();
         let copies = progress.copies;
-        // After a take-over a pager cannot find out that a page was given back, if it does not read back.
-        let maybe_gone = match self.deaths.borrow().take_overs {
-            0 => 0,
-            _ => progress.unreadable_pages,
-        };
+        // A pager that attached while pages were out cannot find out that a page was given back, if the
+        // page does not read back.
+        let is_first = self.scenario.get(Knob::Kills) == 0 && self.deaths.borrow().take_overs == 0;
+        let maybe_gone = if is_first { 0 } else { progress.unreadable_pages };
         if self.has_index() {
             let held = self.disk.borrow().held() as u64;
             assert!(held <= taken, "{held} slots hold a page, {taken} are taken");
