@@ -93,11 +93,19 @@ fn receive(connection: &Connection) -> Result<Request, String> {
     }
 }
 
+/// The files that a pager leaves to the next one.
+pub trait LeftFiles: std::fmt::Debug + Send + Sync {
+    /// Whether each has its name still.
+    fn are_found(&self) -> bool;
+}
+
 /// Main thread: the areas, and the clients that wait until one is drained.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     /// Why no other pager can take over while this one lives on.
     stays: Option<&'static str>,
+    /// What the next pager looks for.
+    files: Option<Arc<dyn LeftFiles>>,
     /// `None`: the store is not made of swap areas.
     areas: Option<Arc<Areas>>,
     drains: Vec<(SlotRange, ControlClient)>,
@@ -112,10 +120,15 @@ pub(super) enum Change {
 
 impl Control {
     /// `stays`: why no other pager can take over, if none can.
-    pub(super) fn new(areas: Option<Arc<Areas>>, stays: Option<&'static str>) -> Self {
+    pub(super) fn new(
+        areas: Option<Arc<Areas>>,
+        stays: Option<&'static str>,
+        files: Option<Arc<dyn LeftFiles>>,
+    ) -> Self {
         let drains = Vec::new();
         Self {
             stays,
+            files,
             areas,
             drains,
         }
@@ -172,9 +185,19 @@ impl Control {
         }
     }
 
-    /// The next pager must be able to read what this one leaves.
+    /// Everything is being brought back. The service manager may start no pager after this one.
+    pub(super) fn stopping(&mut self) {
+        self.stays = Some("this one is being stopped, and brings everything back");
+    }
+
+    /// The next pager must be able to find and to read what this one leaves.
     fn hand_over(&self, index_version: u64, client: &ControlClient) -> Option<Change> {
         if let Some(why) = self.stays {
+            client.answer(Err(format!("no other pager can take over: {why}")));
+            return None;
+        }
+        if !self.files.as_ref().is_none_or(|files| files.are_found()) {
+            let why = "its pagefile or its index is not where the next pager looks for it";
             client.answer(Err(format!("no other pager can take over: {why}")));
             return None;
         }
@@ -277,22 +300,41 @@ mod tests {
         assert!(receive(&theirs).is_err());
     }
 
+    /// Files that are found, or not.
+    #[derive(Debug)]
+    struct Found(bool);
+
+    impl LeftFiles for Found {
+        fn are_found(&self) -> bool {
+            self.0
+        }
+    }
+
     #[test]
     fn a_pager_ends_for_another_only_if_that_can_take_over() {
         let known = u64::from(index::VERSION);
-        for (stays, index_version, why) in [
-            (None, known, None),
+        let found = |found| -> Option<Arc<dyn LeftFiles>> { Some(Arc::new(Found(found))) };
+        for (stays, files, stops, index_version, why) in [
+            (None, None, false, known, None),
+            (None, found(true), false, known, None),
+            (None, found(false), false, known, Some("looks for it")),
+            (None, None, true, known, Some("brings everything back")),
+            (None, None, false, known + 1, Some("start the next one")),
             (
+                Some("it is a test"),
                 None,
-                known + 1,
-                Some("Stop this pager, and start the next one"),
+                false,
+                known,
+                Some("it is a test"),
             ),
-            (Some("it is a test"), known, Some("it is a test")),
         ] {
             let (ours, theirs) = Connection::pair().unwrap();
             let request = Request::HandOver { index_version };
-            let change =
-                Control::new(None, stays).asked(request, ControlClient(theirs), Vec::new());
+            let mut control = Control::new(None, stays, files);
+            if stops {
+                control.stopping();
+            }
+            let change = control.asked(request, ControlClient(theirs), Vec::new());
             assert_eq!(matches!(change, Some(Change::HandOver)), why.is_none());
             let mut words = Box::new([0; PACKET_WORDS]);
             let received = ours.receive(&mut words).unwrap().unwrap();

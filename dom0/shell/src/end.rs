@@ -73,6 +73,10 @@ impl End {
     pub(super) fn hands_over(&self) -> bool {
         self.hands_over
     }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.wait.is_some()
+    }
 }
 
 impl Shell {
@@ -81,6 +85,7 @@ impl Shell {
         if self.end.wait.is_some() {
             return;
         }
+        self.control.stopping();
         let left = self.left();
         let out_pages = left.out;
         tracing::info!(out_pages, "stopping: everything is paged back in");

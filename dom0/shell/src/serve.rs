@@ -142,7 +142,8 @@ impl Shell {
             if self.end.is_given_up() {
                 return Ok(self.abandon());
             }
-            if self.end.hands_over() {
+            // A stop that came at the same time counts: it brings everything back.
+            if self.end.hands_over() && !self.end.is_stopping() {
                 let out_pages = self.pager.progress().out_pages;
                 return Err(ShellError::HandedOver { out_pages });
             }

@@ -17,7 +17,7 @@ use pager_store::index::Index;
 use signal_hook::iterator::Signals;
 
 use super::buffers::{buffer_sets, buffers};
-use super::control::{Control, listen as listen_to_operators};
+use super::control::{Control, LeftFiles, listen as listen_to_operators};
 use super::cpu::pin_to;
 use super::demand::{DemandLane, REQUESTS};
 use super::end::End;
@@ -63,6 +63,8 @@ pub struct Options {
     /// Where it is noted what lies where, for the next pager if this one is killed. The store must be
     /// the one that the index is about. If another pager has left the index, its pages are adopted.
     pub index: Option<Arc<Index>>,
+    /// The files that this pager leaves if it is killed.
+    pub left_files: Option<Arc<dyn LeftFiles>>,
     /// What becomes of a guest that needs a page that is gone for good.
     pub on_loss: OnLoss,
     /// The name of the socket on which the pager listens for operators.
@@ -252,7 +254,7 @@ impl Ready {
             pager,
             store,
             index: options.index,
-            control: Control::new(options.areas.clone(), self.stays),
+            control: Control::new(options.areas.clone(), self.stays, options.left_files),
             _beside: beside,
             inbox,
             queues,

@@ -49,6 +49,7 @@ mod mapping;
 mod tests;
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::{Gfn, PAGE_SIZE};
@@ -60,6 +61,7 @@ pub use entry::Entry;
 pub use error::IndexError;
 pub use header::{GuestIdentity, Identity, StoreIdentity, StoreKind, VERSION};
 
+use super::has_name;
 use entry::Word;
 use error::at;
 use header::Header;
@@ -163,6 +165,11 @@ impl Index {
     /// Whether this process has made it. Otherwise another pager has left it.
     pub fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// Whether this is the file that has this name now.
+    pub fn has_name(&self, path: &Path) -> bool {
+        has_name(&self.file, path)
     }
 
     /// How many gfns it has.

@@ -18,7 +18,11 @@ pub mod pagefile;
 #[cfg(test)]
 mod testing;
 
+use std::fs::{File, Metadata};
+use std::io;
 use std::ops::{Add, Range};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2m_paging::PAGE_SIZE;
@@ -188,6 +192,13 @@ pub fn is_zeros(page: &PageBuf) -> bool {
 fn is_private_file(stat: &Stat, user: u32) -> bool {
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     is_file && stat.st_uid == user && (stat.st_nlink == 0 || stat.st_mode & 0o077 == 0)
+}
+
+/// Whether an open file is the one that has this name now.
+pub fn has_name(file: &File, path: &Path) -> bool {
+    let of = |data: io::Result<Metadata>| data.ok().map(|data| (data.dev(), data.ino()));
+    let is = of(file.metadata());
+    is.is_some() && is == of(std::fs::metadata(path))
 }
 
 /// Splits a list into stretches whose pages are of one kind and lie in neighbouring slots.

@@ -34,7 +34,7 @@ use super::checksums::Checksums;
 use super::index::{StoreIdentity, StoreKind};
 use super::{
     Fill, IoCounters, IoCounts, Outcome, PageBuf, PageStore, SaveOutcome, Saved, Slot, StoreError,
-    Write, is_private_file, is_zeros, stretches,
+    Write, has_name, is_private_file, is_zeros, stretches,
 };
 
 /// The most pages of one call. At 512 KiB a long write delays a read that a fault waits for only
@@ -151,6 +151,11 @@ impl Pagefile {
     /// The file's name, if it is to be removed at the end.
     pub fn named(&self) -> Option<&Path> {
         (self.keep == Keep::Named).then_some(&self.path)
+    }
+
+    /// Whether it can be opened by its name.
+    pub fn has_its_name(&self) -> bool {
+        has_name(&self.file, &self.path)
     }
 
     /// The memory in use for checksums, in bytes.

@@ -78,6 +78,7 @@ impl AttachedPager {
         let files = pagefile.map(|path| guest_files(cli, domain, path, guest));
         let files = files.transpose()?;
         options.index = files.as_ref().and_then(GuestFiles::index);
+        options.left_files = files.as_ref().and_then(GuestFiles::left_files);
         let takes_over = files.as_ref().is_some_and(GuestFiles::are_left);
         let store: Arc<dyn PageStore> = match (&areas, &files) {
             (Some(areas), _) => Arc::clone(areas) as _,
@@ -251,9 +252,10 @@ impl AttachedPager {
                     ShellError::Disabled { out_pages } if out_pages > 0 => {
                         (Some(Exit::PagesOut), true)
                     }
-                    ShellError::StaysEnabled | ShellError::HandedOver { .. } => {
-                        (Some(leaves_pages), false)
-                    }
+                    // Paging could not be disabled.
+                    ShellError::Machine(_)
+                    | ShellError::StaysEnabled
+                    | ShellError::HandedOver { .. } => (Some(leaves_pages), false),
                     _ => (None, false),
                 };
                 if let ShellError::HandedOver { .. } = error {

@@ -2,18 +2,19 @@
 //! The files of one guest: its pagefile, and the index that says where each page lies. If the pager is
 //! killed, both stay, and the next pager takes over.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pager_store::PageStore;
+use pager_shell::control::LeftFiles;
 use pager_store::index::{GuestIdentity, Identity, Index, IndexError};
 use pager_store::pagefile::{Keep, Pagefile};
+use pager_store::{PageStore, has_name};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
@@ -148,6 +149,16 @@ impl GuestFiles {
         self.named().into_iter().chain(index)
     }
 
+    /// What the next pager looks for, if there is an index.
+    pub(crate) fn left_files(&self) -> Option<Arc<dyn LeftFiles>> {
+        let (index, path) = self.index.as_ref()?;
+        Some(Arc::new(Names {
+            pagefile: Arc::clone(&self.pagefile),
+            index: Arc::clone(index),
+            index_path: path.clone(),
+        }))
+    }
+
     /// Removes the names. Nobody needs the contents any more.
     pub(crate) fn remove(self) {
         if let Some((_, index)) = self.index
@@ -170,6 +181,20 @@ impl GuestFiles {
     }
 }
 
+/// The names of both files.
+#[derive(Debug)]
+struct Names {
+    pagefile: Arc<Pagefile>,
+    index: Arc<Index>,
+    index_path: PathBuf,
+}
+
+impl LeftFiles for Names {
+    fn are_found(&self) -> bool {
+        self.pagefile.has_its_name() && self.index.has_name(&self.index_path)
+    }
+}
+
 fn identity(pagefile: &Pagefile, guest: GuestIdentity) -> anyhow::Result<Identity> {
     let store = pagefile.identity();
     let store = store.context("the pagefile cannot be identified")?;
@@ -184,19 +209,13 @@ fn lock_index(path: &Path) -> io::Result<Option<File>> {
         let file = open_index(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever had it locked may have removed it meanwhile.
-            Ok(()) if is_at(&file, path) => return Ok(Some(file)),
+            Ok(()) if has_name(&file, path) => return Ok(Some(file)),
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) if since.elapsed() > LOCK_TIME => return Ok(None),
             Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
             Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// Whether this is the file that has the name now.
-fn is_at(file: &File, path: &Path) -> bool {
-    let of = |data: io::Result<Metadata>| data.ok().map(|data| (data.dev(), data.ino()));
-    of(file.metadata()) == of(std::fs::metadata(path))
 }
 
 /// Opens the file, and creates it for its owner alone if it is not there.

@@ -18,7 +18,7 @@ use crate::ask;
 use crate::console::print_error;
 use crate::exit::Exit;
 use crate::not_started::NotStarted;
-use crate::pagers::Pagers;
+use crate::pagers::{Pagers, takes_over};
 use crate::status;
 use crate::swaps;
 
@@ -41,7 +41,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => {}
     }
     output::hold_output();
-    let started = match recorder(&cli) {
+    let recorder = match recorder(&cli) {
+        // A trace is worth less than the pages that a guest waits for.
+        Err(error) if takes_over(&cli) => {
+            tracing::warn!("nothing is recorded: {error:#}");
+            Ok(None)
+        }
+        recorder => recorder,
+    };
+    let started = match recorder {
         Ok(recorder) => Pagers::attach(&cli, recorder.as_ref()).map(|pagers| (pagers, recorder)),
         Err(error) => Err(NotStarted::new(error, || false)),
     };

@@ -37,23 +37,20 @@ impl Pagers {
     /// Finds the guests of the command line and attaches to each. After an error it is attached to
     /// none.
     pub(crate) fn attach(cli: &Cli, record: Option<&Arc<Recorder>>) -> Result<Self, NotStarted> {
-        Self::attach_all(cli, record).map_err(|error| {
-            let mut indices = cli
-                .guests()
-                .into_iter()
-                .filter_map(|(domain, ..)| index_for(cli, domain));
-            NotStarted::new(error, || indices.any(|index| is_left(&index)))
-        })
+        Self::attach_all(cli, record).map_err(|error| NotStarted::new(error, || takes_over(cli)))
     }
 
     fn attach_all(cli: &Cli, record: Option<&Arc<Recorder>>) -> anyhow::Result<Self> {
         let found = find_all(cli)?;
         let balance = host_memory(cli)?;
-        let metrics = cli
-            .metrics
-            .map(metrics_server::listen)
-            .transpose()
-            .context("metrics")?;
+        let metrics = match cli.metrics.map(metrics_server::listen).transpose() {
+            // Whoever has the port must not keep guests waiting.
+            Err(error) if takes_over(cli) => {
+                tracing::warn!("no metrics: {error}");
+                None
+            }
+            listener => listener.context("metrics")?,
+        };
         let harden = cli.embedded_host.is_none();
         if harden {
             protect_memory();
@@ -77,6 +74,7 @@ impl Pagers {
                     .or_else(|| cli.embedded_host.as_deref().map(embedded_name)),
                 areas: None,
                 index: None,
+                left_files: None,
                 on_loss: cli.on_loss,
             };
             match AttachedPager::new(cli, domain, pagefile, share, options, machine) {
@@ -180,6 +178,14 @@ fn leave_out<'a, T>(
         Some(error) if remain.is_empty() => Err(error),
         _ => Ok(remain),
     }
+}
+
+/// Whether a pager that was killed has left the index of one of these guests.
+pub(crate) fn takes_over(cli: &Cli) -> bool {
+    let guests = cli.guests().into_iter();
+    guests
+        .filter_map(|(domain, ..)| index_for(cli, domain))
+        .any(|index| is_left(&index))
 }
 
 /// Finds the domain with this number, or the guest of the embedded host.

@@ -352,7 +352,11 @@ impl World<'_> {
         // A pager that attached while pages were out cannot find out that a page was given back, if the
         // page does not read back.
         let is_first = self.scenario.get(Knob::Kills) == 0 && self.deaths.borrow().take_overs == 0;
-        let maybe_gone = if is_first { 0 } else { progress.unreadable_pages };
+        let maybe_gone = if is_first {
+            0
+        } else {
+            progress.unreadable_pages
+        };
         if self.has_index() {
             let held = self.disk.borrow().held() as u64;
             assert!(held <= taken, "{held} slots hold a page, {taken} are taken");

@@ -193,8 +193,15 @@ fn b10_pages_given_back_while_out_are_forgotten() {
 #[test]
 fn pages_that_are_never_victims_stay() {
     let never = ["--gfns", "0-1023", "--gfns", "0x800-0xbff"];
-    let mut host = start(&[&["--target", "0"][..], &never].concat());
+    let args = ["--seconds", "600", "--target", "0"];
+    let mut host = start(&[&args[..], &never].concat());
     wait_until_paged(&mut host);
+    for _ in 0..1000 {
+        let resident = guest_memory_bytes(&host).expect("the host works");
+        assert!(resident >= 8 << 20, "{resident} bytes");
+    }
+    let pid = rustix::process::Pid::from_child(&host);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     while host.try_wait().unwrap().is_none() {
         // `None`: the host has just ended.
         let resident = guest_memory_bytes(&host).unwrap_or(u64::MAX);
