@@ -22,7 +22,7 @@ use uuid::Uuid;
 use zerocopy::IntoBytes as _;
 
 pub use super::control_request::packet;
-use super::control_request::{ControlClient, Request};
+use super::control_request::{AreaRequest, ControlClient, Request};
 use super::inbox::Inbox;
 use super::socket::{Connection, Listener, PACKET_WORDS, Received};
 
@@ -78,14 +78,17 @@ fn receive(connection: &Connection) -> Result<Request, String> {
             };
             let file = File::from(fds.next().ok_or_else(no_sense)?);
             let header = area::take(&choice.path, &file).map_err(|error| error.to_string())?;
-            Ok(Request::On {
+            Ok(Request::Areas(AreaRequest::On {
                 file,
                 header,
                 choice,
-            })
+            }))
         }
-        ([OFF, low, high, ..], _) => Ok(Request::Off(Uuid::from_u64_pair(*high, *low))),
-        ([LIST, ..], _) => Ok(Request::List),
+        ([OFF, low, high, ..], _) => {
+            let uuid = Uuid::from_u64_pair(*high, *low);
+            Ok(Request::Areas(AreaRequest::Off(uuid)))
+        }
+        ([LIST, ..], _) => Ok(Request::Areas(AreaRequest::List)),
         ([HAND_OVER, version, ..], _) => Ok(Request::HandOver {
             index_version: *version,
         }),
@@ -141,15 +144,16 @@ impl Control {
         client: ControlClient,
         figures: Vec<AreaFigures>,
     ) -> Option<Change> {
-        if let Request::HandOver { index_version } = request {
-            return self.hand_over(index_version, &client);
-        }
+        let request = match request {
+            Request::Areas(request) => request,
+            Request::HandOver { index_version } => return self.hand_over(index_version, &client),
+        };
         let Some(areas) = &self.areas else {
             client.answer(Err("this pager was not started with swap areas".into()));
             return None;
         };
         match request {
-            Request::On {
+            AreaRequest::On {
                 file,
                 header,
                 choice,
@@ -165,7 +169,7 @@ impl Control {
                     None
                 }
             },
-            Request::Off(uuid) => match areas.find(uuid) {
+            AreaRequest::Off(uuid) => match areas.find(uuid) {
                 Some(range) => {
                     tracing::info!("{} is drained", self.name(range.first));
                     self.drains.push((range, client));
@@ -176,12 +180,11 @@ impl Control {
                     None
                 }
             },
-            Request::List => {
+            AreaRequest::List => {
                 let lines: Vec<_> = figures.iter().map(|area| self.line(area)).collect();
                 client.answer(Ok(lines.join("\n")));
                 None
             }
-            Request::HandOver { .. } => None,
         }
     }
 
@@ -355,9 +358,9 @@ mod tests {
             let words = [&[op][..], &rest].concat();
             ours.send(&words, &[]).unwrap();
             let is_known = match receive(&theirs) {
-                Ok(Request::On { .. }) => false,
-                Ok(Request::Off(_)) => op == OFF && rest.len() >= 2,
-                Ok(Request::List) => op == LIST,
+                Ok(Request::Areas(AreaRequest::On { .. })) => false,
+                Ok(Request::Areas(AreaRequest::Off(_))) => op == OFF && rest.len() >= 2,
+                Ok(Request::Areas(AreaRequest::List)) => op == LIST,
                 Ok(Request::HandOver { index_version }) => {
                     op == HAND_OVER && rest.first() == Some(&index_version)
                 }

@@ -16,6 +16,18 @@ pub(super) const MAX_TEXT: usize = 8 * (PACKET_WORDS - 4);
 /// A valid request of an operator.
 #[derive(Debug)]
 pub(super) enum Request {
+    /// About the swap areas.
+    Areas(AreaRequest),
+    /// End, so that another pager takes over. The next one knows this version of the index.
+    HandOver {
+        /// The version.
+        index_version: u64,
+    },
+}
+
+/// A request about the swap areas.
+#[derive(Debug)]
+pub(super) enum AreaRequest {
     /// Use another area.
     On {
         file: File,
@@ -26,11 +38,6 @@ pub(super) enum Request {
     Off(Uuid),
     /// List the areas.
     List,
-    /// End, so that another pager takes over. The next one knows this version of the index.
-    HandOver {
-        /// The version.
-        index_version: u64,
-    },
 }
 
 /// A client that waits for an answer.

@@ -201,19 +201,27 @@ fn identity(pagefile: &Pagefile, guest: GuestIdentity) -> anyhow::Result<Identit
     Ok(Identity { guest, store })
 }
 
-/// Opens the index and locks it. `None`: another process has it locked. A process that was killed may
-/// hold its lock for a moment longer.
+/// Opens the index and locks it. `None`: another process has it locked.
 fn lock_index(path: &Path) -> io::Result<Option<File>> {
-    let since = Instant::now();
     loop {
         let file = open_index(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match lock_soon(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever had it locked may have removed it meanwhile.
             Ok(()) if has_name(&file, path) => return Ok(Some(file)),
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) if since.elapsed() > LOCK_TIME => return Ok(None),
-            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Locks a file. A process that was killed may hold its lock for a moment longer, so this waits a while.
+pub(crate) fn lock_soon(file: &File, how: FlockOperation) -> Result<(), Errno> {
+    let since = Instant::now();
+    loop {
+        match rustix::fs::flock(file, how) {
+            Err(_) if since.elapsed() <= LOCK_TIME => thread::sleep(LOCK_PAUSE),
+            locked => return locked,
         }
     }
 }

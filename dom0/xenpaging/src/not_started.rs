@@ -7,8 +7,6 @@ use std::error::Error as StdError;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use pager_shell::{MachineError, NoPagingStates, ShellError};
 use pager_store::index::IndexError;
@@ -17,10 +15,7 @@ use pager_xen::XenError;
 use rustix::fs::FlockOperation;
 
 use crate::exit::Exit;
-
-/// How long the lock of a process that was killed is waited for, and how often it is tried.
-const LOCK_TIME: Duration = Duration::from_secs(3);
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+use crate::guest_files::lock_soon;
 
 /// A pager that did not start.
 #[derive(Debug)]
@@ -82,21 +77,12 @@ fn is_final(cause: &(dyn StdError + 'static)) -> bool {
 /// Whether a pager that does not live any more has left this index.
 pub(crate) fn is_left(index: &Path) -> bool {
     match File::open(index) {
-        Ok(file) => file.metadata().is_ok_and(|data| data.len() > 0) && is_unlocked(&file),
+        Ok(file) => {
+            let is_used = file.metadata().is_ok_and(|data| data.len() > 0);
+            is_used && lock_soon(&file, FlockOperation::NonBlockingLockShared).is_ok()
+        }
         // It may be there and not be accessible now, for want of memory or descriptors.
         Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
-}
-
-/// A process that was killed may hold its lock for a moment longer.
-fn is_unlocked(file: &File) -> bool {
-    let since = Instant::now();
-    loop {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => return true,
-            Err(_) if since.elapsed() > LOCK_TIME => return false,
-            Err(_) => thread::sleep(LOCK_PAUSE),
-        }
     }
 }
 

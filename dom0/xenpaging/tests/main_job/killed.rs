@@ -3,11 +3,14 @@
 //! instants.
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use super::{Finished, pager_of, start, wait_until_paged};
 
@@ -52,75 +55,92 @@ fn pages_survive_pagers_that_are_killed_at_any_instant() {
     assert!(!file.exists(), "the pagefile is left");
 }
 
+/// A host whose pager was killed, and whose pagefile has another name: nobody can take over.
+struct NoPagefile {
+    file: PathBuf,
+    elsewhere: PathBuf,
+    host: Child,
+    said: Lines<BufReader<ChildStderr>>,
+    _dir: TempDir,
+}
+
+impl NoPagefile {
+    fn new(more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, elsewhere) = (dir.path().join("pages"), dir.path().join("elsewhere"));
+        let args = ["--seconds", "6000", "--store", file.to_str().unwrap()];
+        let mut host = start(&[&args[..], more].concat());
+        wait_until_paged(&mut host);
+        fs::rename(&file, &elsewhere).unwrap();
+        kill_process(pager_of(&host), Signal::KILL).unwrap();
+        Self {
+            said: BufReader::new(host.stderr.take().unwrap()).lines(),
+            file,
+            elsewhere,
+            host,
+            _dir: dir,
+        }
+    }
+
+    fn wait_for(&mut self, what: &str) -> String {
+        let mut said = self.said.by_ref().map_while(Result::ok);
+        said.find(|line| line.contains(what)).expect(what)
+    }
+
+    fn put_back(&self) {
+        fs::rename(&self.elsewhere, &self.file).unwrap();
+    }
+
+    /// The end of the host, and what it said until then.
+    fn end(self) -> (Finished, Vec<String>) {
+        let said = self.said;
+        let rest = thread::spawn(move || said.map_while(Result::ok).collect());
+        let finished = Finished::from(self.host.wait_with_output().unwrap());
+        (finished, rest.join().unwrap())
+    }
+}
+
 /// The next pagers find no pagefile, until it is there again.
 #[test]
 fn a_take_over_that_fails_is_tried_again_until_it_succeeds() {
-    let dir = tempfile::tempdir().unwrap();
-    let (file, elsewhere) = (dir.path().join("pages"), dir.path().join("elsewhere"));
-    let file_name = file.to_str().unwrap();
-    let args = ["--seconds", "6000", "--verbose", "--store", file_name];
-    let mut host = start(&args);
-    wait_until_paged(&mut host);
-    fs::rename(&file, &elsewhere).unwrap();
-    kill_process(pager_of(&host), Signal::KILL).unwrap();
-    let mut said = BufReader::new(host.stderr.take().unwrap()).lines();
-    let mut wait_for = |what: &str| {
-        let mut said = said.by_ref().map_while(Result::ok);
-        said.find(|line| line.contains(what)).expect(what)
-    };
+    let mut host = NoPagefile::new(&["--verbose"]);
     for _ in 0..2 {
-        let line = wait_for("the take-over failed");
+        let line = host.wait_for("the take-over failed");
         assert!(line.contains("pages cannot be opened"), "{line}");
     }
-    fs::rename(&elsewhere, &file).unwrap();
-    wait_for("taken over from a pager that was killed");
-    let rest = thread::spawn(move || said.for_each(drop));
-    kill_process(Pid::from_child(&host), Signal::INT).unwrap();
-    let finished = Finished::from(host.wait_with_output().unwrap());
+    host.put_back();
+    host.wait_for("taken over from a pager that was killed");
+    kill_process(Pid::from_child(&host.host), Signal::INT).unwrap();
+    let (finished, _) = host.end();
     finished.nothing_was_lost();
     assert_eq!(finished.figure("pagers that died"), 1);
-    rest.join().unwrap();
 }
 
 /// The pages are overwritten while there is no pager.
 #[test]
 fn a_guest_that_needs_a_page_that_is_gone_is_paused_and_never_gets_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let (file, elsewhere) = (dir.path().join("pages"), dir.path().join("elsewhere"));
-    let file_name = file.to_str().unwrap();
-    let args = ["--seconds", "6000", "--store", file_name];
-    let mut host = start(&args);
-    wait_until_paged(&mut host);
-    fs::rename(&file, &elsewhere).unwrap();
-    kill_process(pager_of(&host), Signal::KILL).unwrap();
-    let mut said = BufReader::new(host.stderr.take().unwrap()).lines();
-    let mut wait_for = |what: &str| {
-        let mut said = said.by_ref().map_while(Result::ok);
-        said.find(|line| line.contains(what)).expect(what)
-    };
-    wait_for("the take-over failed");
-    let bytes = fs::metadata(&elsewhere).unwrap().len();
+    let mut host = NoPagefile::new(&[]);
+    host.wait_for("the take-over failed");
+    let bytes = fs::metadata(&host.elsewhere).unwrap().len();
     let spoilt = vec![0x5a; usize::try_from(bytes).unwrap()];
     OpenOptions::new()
         .write(true)
-        .open(&elsewhere)
+        .open(&host.elsewhere)
         .unwrap()
         .write_all(&spoilt)
         .unwrap();
-    fs::rename(&elsewhere, &file).unwrap();
-    let line = wait_for(" is lost, and ");
+    host.put_back();
+    let line = host.wait_for(" is lost, and ");
     let names = ["somebody needs it: slot ", "its checksum is 0x"];
     assert!(names.iter().all(|name| line.contains(name)), "{line}");
     assert!(line.contains("The guest is paused"), "{line}");
-    let rest = thread::spawn(move || said.map_while(Result::ok).collect::<Vec<_>>());
-    let finished = Finished::from(host.wait_with_output().unwrap());
+    let (finished, rest) = host.end();
     assert_eq!(finished.code, Some(1), "{}", finished.out);
     assert!(
         finished.out.contains("paused the guest"),
         "{}",
         finished.out
     );
-    let rest = rest.join().unwrap();
     let said = |what: &str| rest.iter().filter(|line| line.contains(what)).count();
     assert_eq!((said("is paused"), said("bad page: ")), (0, 0), "{rest:?}");
 }
